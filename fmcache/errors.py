@@ -1,0 +1,115 @@
+"""The exceptions fmcache raises on purpose, grouped by what the person at the keyboard would do next.
+
+::
+
+    FmcacheError
+    ├── ManifestError      (ValueError)          mend data_manifest.yaml
+    ├── SpecError          (ValueError)          mend the recipe, card or flag
+    ├── TileError          (ValueError)          mend an image or a mask
+    ├── EncoderUnavailable (RuntimeError)        get access, pass a file, choose another encoder
+    ├── WeightsMismatch    (ValueError)          these weights are not of this encoder
+    ├── TokensOverflow     (ArithmeticError)     store tokens in a wider type
+    ├── NoRoom             (OSError)             free disk space or move the working folder
+    ├── CacheNotFound      (FileNotFoundError)   run extract
+    ├── CacheUnsealed      (RuntimeError)        run extract again: it goes on where it stopped
+    ├── CacheMismatch      (ValueError)          recompute, or restore what changed
+    ├── CacheCorrupt       (RuntimeError)        remove and recompute
+    ├── Busy               (RuntimeError)        wait for the other process
+    ├── ResultsNotFound    (FileNotFoundError)   run fit
+    └── ResultsMismatch    (ValueError)          recompute, or give the recipe another name
+
+Every message says what was expected, what was found and what to do; ``fmcache.cli`` prints it in place of a traceback.
+"""
+
+from __future__ import annotations
+
+
+class FmcacheError(Exception):
+    """Base of all errors raised on purpose.
+
+    Parameters
+    ----------
+    problem
+        One sentence: what went wrong, with the name of the file, key or tile.
+    expected, found
+        What should have been there and what was.
+    next_step
+        What the user can do now, as a command where there is one.
+    """
+
+    def __init__(self, problem: str, *, expected: str = "", found: str = "", next_step: str = "") -> None:
+        self.problem, self.expected, self.found, self.next_step = problem, expected, found, next_step
+        super().__init__(problem, expected, found, next_step)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions cross process borders when units of work run on Dask; keyword-only arguments need help there.
+        return _rebuild, (type(self), self.problem, self.expected, self.found, self.next_step)
+
+    def __str__(self) -> str:
+        lines = [self.problem]
+        lines += [
+            f"  {word}: {text}"
+            for word, text in (("expected", self.expected), ("found", self.found), ("next", self.next_step))
+            if text
+        ]
+        return "\n".join(lines)
+
+
+def _rebuild(kind: type[FmcacheError], problem: str, expected: str, found: str, next_step: str) -> FmcacheError:
+    return kind(problem, expected=expected, found=found, next_step=next_step)
+
+
+class ManifestError(FmcacheError, ValueError):
+    """data_manifest.yaml, or a file it lists, is not as it should be."""
+
+
+class SpecError(FmcacheError, ValueError):
+    """A recipe, an encoder card or a flag is not as it should be."""
+
+
+class TileError(FmcacheError, ValueError):
+    """An image or a mask cannot be read or does not fit its label map."""
+
+
+class EncoderUnavailable(FmcacheError, RuntimeError):
+    """The encoder is unknown, or its weights cannot be had."""
+
+
+class WeightsMismatch(FmcacheError, ValueError):
+    """A weights file does not fit the encoder's card."""
+
+
+class TokensOverflow(FmcacheError, ArithmeticError):
+    """Tokens became inf or NaN in the stored type."""
+
+
+class NoRoom(FmcacheError, OSError):
+    """The disk or memory cannot hold what is about to be made."""
+
+
+class CacheNotFound(FmcacheError, FileNotFoundError):
+    """There is no cache at this place."""
+
+
+class CacheUnsealed(FmcacheError, RuntimeError):
+    """The cache was started but not finished."""
+
+
+class CacheMismatch(FmcacheError, ValueError):
+    """The cache was made from other inputs than those asked for."""
+
+
+class CacheCorrupt(FmcacheError, RuntimeError):
+    """The cache breaks its own format."""
+
+
+class Busy(FmcacheError, RuntimeError):
+    """Another process is writing here."""
+
+
+class ResultsNotFound(FmcacheError, FileNotFoundError):
+    """There are no results at this place."""
+
+
+class ResultsMismatch(FmcacheError, ValueError):
+    """Results under this name come from another recipe or cache."""

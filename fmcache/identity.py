@@ -1,0 +1,81 @@
+"""Identities: canonical JSON, sha256 of files and values, named keys for random generators.
+
+An identity is a plain dictionary of everything that can change a number. Its fingerprint is the sha256 of its canonical
+JSON. Both are stored, so that a mismatch can name the fields that differ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+
+def canonical_json(value: Any) -> bytes:
+    """Return `value` as JSON with sorted keys and no spaces; equal values give equal bytes."""
+    return msgspec.json.encode(value, order="sorted")
+
+
+def fingerprint(value: Any) -> str:
+    """Return the sha256 (64 hex digits) of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Return the sha256 (64 hex digits) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def random_key(*names: str | int) -> int:
+    """Return a 128-bit key for a counter-based generator, derived from the names alone.
+
+    The same names give the same key in every process and order of calls, and no two lists of names share one.
+    """
+    return int.from_bytes(hashlib.sha256(canonical_json(list(names))).digest()[:16], "big")
+
+
+def differences(expected: Any, found: Any, path: str = "") -> list[str]:
+    """Return one line for each leaf at which two identities differ, named by its dotted path."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        lines = []
+        for key in sorted(expected.keys() | found.keys()):
+            at = f"{path}.{key}" if path else str(key)
+            if key not in found:
+                lines.append(f"{at}: expected {_short(expected[key])}, found nothing")
+            elif key not in expected:
+                lines.append(f"{at}: expected nothing, found {_short(found[key])}")
+            else:
+                lines += differences(expected[key], found[key], at)
+        return lines
+    if canonical_json(expected) == canonical_json(found):
+        return []
+    return [f"{path}: expected {_short(expected)}, found {_short(found)}"]
+
+
+def _short(value: Any) -> str:
+    text = canonical_json(value).decode()
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+@contextlib.contextmanager
+def whole_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a temporary neighbour of `path` for writing; flush it to disk and rename it into place on success.
+
+    A reader sees the old file or the new one, never a part. On an exception nothing is left behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open(mode) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

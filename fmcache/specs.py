@@ -1,0 +1,137 @@
+"""Recipes: everything that can change a number, as frozen structs with the protocol's defaults.
+
+What cannot change a number (workers, folders) is a flag. Device, threads and versions move only the last bits; they are
+recorded beside each result.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from fmcache.errors import SpecError
+from fmcache.strict import Document, Frozen
+
+Positive = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(ge=0, lt=1)]
+GridPolicy = Literal["fit", "pad", "crop"]
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+class ViewSpec(Frozen):
+    """How the views of a tile are drawn. View 0 is the untouched tile; 1..count are random.
+
+    Angles are in degrees either way, `translate` and the jitters are shares either way (brightness 0.2: factor 0.8 to
+    1.2; hue 0.05: up to 5 % of the colour circle), `scale` is the largest zoom, as likely in as out. `outside` tells
+    what the mask holds where a view looks beyond the tile: the ignore label, or the reflected label. The image is
+    always reflected there, so that no encoder meets a black wedge.
+    """
+
+    count: Positive = 50
+    seed: Annotated[int, Meta(ge=0)] = 0
+    rotate_deg: Annotated[float, Meta(ge=0, le=180)] = 180.0
+    flip: bool = True
+    scale: Annotated[float, Meta(ge=1, le=4)] = 1.25
+    shear_deg: Annotated[float, Meta(ge=0, lt=60)] = 10.0
+    translate: Share = 0.1
+    brightness: Share = 0.2
+    contrast: Share = 0.2
+    saturation: Share = 0.2
+    hue: Annotated[float, Meta(ge=0, le=0.5)] = 0.05
+    outside: Literal["ignore", "reflect"] = "ignore"
+
+
+class EncoderChoice(Frozen):
+    """An encoder in a recipe: a card's name, ``timm:NAME`` or a card file; with own weights or random ones."""
+
+    name: str
+    weights: str = ""
+    random_weights: bool = False
+
+
+class DecoderSpec(Frozen):
+    """The light decoder: `width` is D of the protocol."""
+
+    width: Positive = 256
+
+
+class FitSpec(Frozen):
+    """How a decoder is trained (protocol, point 6).
+
+    `passes_per_epoch` views of each training tile are used in an epoch; learning rate follows a cosine from
+    `learning_rate` to 0 in every `restart_epochs` epochs, step by step; every `validate_epochs` epochs and after the
+    last one the validation Dice is taken, and the best of these weights are tested.
+    """
+
+    seeds: Positive = 10
+    epochs: Positive = 50
+    batch: Positive = 8
+    learning_rate: Annotated[float, Meta(gt=0)] = 1e-4
+    restart_epochs: Positive = 10
+    validate_epochs: Positive = 10
+    passes_per_epoch: Positive = 1
+    standardise: Literal["none", "channel"] = "none"
+    cross_entropy_weight: Annotated[float, Meta(ge=0)] = 1.0
+    dice_weight: Annotated[float, Meta(ge=0)] = 1.0
+
+
+class Recipe(Frozen):
+    """One study. Every default is the paper's protocol; `expect` is free text on the figures to expect."""
+
+    name: str = "paper"
+    question: str = ""
+    expect: str = ""
+    datasets: tuple[str, ...] = ()
+    encoders: tuple[str | EncoderChoice, ...] = ()
+    tile_px: Annotated[int, Meta(ge=8, le=8192)] = 512
+    views: ViewSpec = ViewSpec()
+    grid: GridPolicy = "fit"
+    tap: str = "last"
+    precision: Literal["published", "float32", "bfloat16", "float16"] = "published"
+    store: Literal["float16", "float32"] = "float16"
+    decoder: DecoderSpec = DecoderSpec()
+    fit: FitSpec = FitSpec()
+    dice: Literal["pooled", "per_tile"] = "pooled"
+
+    def __post_init__(self) -> None:
+        if not self.name or not all(c.isalnum() or c in "._-" for c in self.name) or self.name[0] in "._-":
+            raise ValueError(f"recipe name {self.name!r}: expected letters, digits, '.', '_' and '-'")
+        if self.tap != "last":
+            raise ValueError(f"tap {self.tap!r}: expected 'last'")
+        for kind, names in (("dataset", self.datasets), ("encoder", [c.name for c in self.encoder_choices])):
+            if len(set(names)) < len(names):
+                raise ValueError(f"a {kind} is listed twice: {', '.join(names)}")
+
+    @property
+    def encoder_choices(self) -> tuple[EncoderChoice, ...]:
+        """The encoders, each as an `EncoderChoice`."""
+        return tuple(EncoderChoice(name=c) if isinstance(c, str) else c for c in self.encoders)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Return the recipe in a YAML file; card and weights paths in it are relative to that file.
+
+    Raises
+    ------
+    SpecError
+        With file, line and key, when the file is missing or a key is unknown, of the wrong type or out of range.
+    """
+    recipe: Recipe = Document(path, SpecError).convert(Recipe)
+    return msgspec.structs.replace(
+        recipe, encoders=tuple(_anchored(choice, path.parent) for choice in recipe.encoder_choices)
+    )
+
+
+def _anchored(choice: EncoderChoice, folder: Path) -> EncoderChoice:
+    def anchored(text: str) -> str:
+        return str(folder / text)
+
+    is_file = choice.name.endswith((".yaml", ".yml"))
+    return msgspec.structs.replace(
+        choice,
+        name=anchored(choice.name) if is_file else choice.name,
+        weights=anchored(choice.weights) if choice.weights else "",
+    )

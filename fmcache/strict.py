@@ -1,0 +1,108 @@
+"""Strict YAML: text -> frozen, typed structs. Every complaint names the file, the line and the key.
+
+Recipes, the data manifest and encoder cards all come through here. Unknown keys, wrong types and repeated keys are
+refused; nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import yaml
+
+from fmcache.errors import FmcacheError, SpecError
+
+T = TypeVar("T")
+Key = tuple[str | int, ...]
+
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of every struct that is read from YAML: immutable, unknown fields refused."""
+
+
+class Document:
+    """A parsed YAML file: plain values, and the line of every key, for messages.
+
+    Raises
+    ------
+    `error`
+        When the file is missing, is not YAML, or repeats a key.
+    """
+
+    def __init__(self, path: Path, error: type[FmcacheError] = SpecError) -> None:
+        self.path, self.error = path, error
+        self._lines: dict[Key, int] = {}
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise error(f"{path} does not exist", next_step="check the path, or the folder you are in") from None
+        except (IsADirectoryError, UnicodeDecodeError) as reason:
+            raise error(f"{path} is not a YAML text file", found=str(reason)) from None
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            self.value = None if node is None else self._build(loader, node, ())
+        except yaml.YAMLError as reason:
+            raise error(f"{path} is not valid YAML", found=" ".join(str(reason).split())) from None
+        finally:
+            loader.dispose()
+
+    def _build(self, loader: Any, node: yaml.Node, at: Key) -> Any:
+        self._lines.setdefault(at, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            mapping: dict[Any, Any] = {}
+            for key_node, value_node in node.value:
+                key = loader.construct_object(key_node, deep=True)
+                self._lines[(*at, key)] = line = key_node.start_mark.line + 1
+                if key in mapping:
+                    raise self.error(f"{self.path}:{line}: key {key!r} is given twice", next_step="keep one of them")
+                mapping[key] = self._build(loader, value_node, (*at, key))
+            return mapping
+        if isinstance(node, yaml.SequenceNode):
+            return [self._build(loader, item, (*at, i)) for i, item in enumerate(node.value)]
+        return loader.construct_object(node, deep=True)
+
+    def where(self, *at: str | int) -> str:
+        """Return ``file:line: key.path`` for a key, or for its nearest parent that is in the file."""
+        for length in range(len(at), -1, -1):
+            if (line := self._lines.get(at[:length])) is not None:
+                name = "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in at).lstrip(".")
+                return f"{self.path}:{line}: {name}".removesuffix(": ")
+        return str(self.path)
+
+    def convert(self, kind: type[T] | Any, *at: str | int) -> T:
+        """Return the value under key `at` as a checked `kind`.
+
+        Raises
+        ------
+        the document's error
+            When a key is unknown, missing, of the wrong type, or out of range.
+        """
+        value = self.value
+        for key in at:
+            value = value[key]
+        if value is None:
+            value = {}
+        try:
+            result: T = msgspec.convert(value, kind, strict=True)
+        except msgspec.ValidationError as reason:
+            message, _, tail = str(reason).partition(" - at `")
+            inner: list[str | int] = [
+                int(index) if index else name
+                for name, index in re.findall(r"\.([^.\[\]`]+)|\[(\d+)\]", tail)
+            ]
+            if unknown := re.search(r"unknown field `([^`]*)`", message):
+                inner.append(unknown[1])
+                message = f"unknown key {unknown[1]!r}"
+            raise self.error(f"{self.where(*at, *inner)}: {message}") from None
+        return result
+
+
+def builtins(value: Any) -> Any:
+    """Return a struct as plain dictionaries, lists, strings and numbers (for identities and JSON)."""
+    return msgspec.to_builtins(value)
