@@ -34,9 +34,9 @@ class ViewSpec(Frozen):
     seed: Annotated[int, Meta(ge=0)] = 0
     rotate_deg: Annotated[float, Meta(ge=0, le=180)] = 180.0
     flip: bool = True
-    scale: Annotated[float, Meta(ge=1, le=4)] = 1.25
-    shear_deg: Annotated[float, Meta(ge=0, lt=60)] = 10.0
-    translate: Share = 0.1
+    scale: Annotated[float, Meta(ge=1, le=4)] = 1.2
+    shear_deg: Annotated[float, Meta(ge=0, lt=60)] = 5.0
+    translate: Share = 0.05
     brightness: Share = 0.2
     contrast: Share = 0.2
     saturation: Share = 0.2

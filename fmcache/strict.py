@@ -93,8 +93,7 @@ class Document:
         except msgspec.ValidationError as reason:
             message, _, tail = str(reason).partition(" - at `")
             inner: list[str | int] = [
-                int(index) if index else name
-                for name, index in re.findall(r"\.([^.\[\]`]+)|\[(\d+)\]", tail)
+                int(index) if index else name for name, index in re.findall(r"\.([^.\[\]`]+)|\[(\d+)\]", tail)
             ]
             if unknown := re.search(r"unknown field `([^`]*)`", message):
                 inner.append(unknown[1])

@@ -8,9 +8,7 @@ import numpy.typing as npt
 from fmcache.manifest import IGNORE
 
 
-def count(
-    prediction: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8], n_labels: int
-) -> npt.NDArray[np.int64]:
+def count(prediction: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8], n_labels: int) -> npt.NDArray[np.int64]:
     """Return tp, fp and fn of each label over all pixels whose truth is not the ignore label.
 
     Parameters

@@ -1,0 +1,120 @@
+"""What a cache says about itself: the attributes of FORMAT.md, and the check that a cache is the one asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from fmcache.errors import CacheCorrupt, CacheMismatch
+from fmcache.identity import differences, fingerprint
+
+FORMAT_VERSION = 1
+ATTRIBUTE = "fmcache"
+FILLING = "filling"
+
+Kind = Literal["tokens", "view_bank"]
+ARRAY: dict[Kind, str] = {"tokens": "tokens", "view_bank": "masks"}
+AXES: dict[Kind, tuple[str, ...]] = {
+    "tokens": ("tile", "view", "channel", "row", "col"),
+    "view_bank": ("tile", "view", "y", "x"),
+}
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    """The ``fmcache`` attribute of a cache group (FORMAT.md, section 3).
+
+    `tiles` are ids by position on the tile axis, `stored` the number of views of each that were there when the cache was
+    last sealed. `identity` is all that can change a value; its ``tiles`` field maps every id to its content hash.
+    """
+
+    format: int = FORMAT_VERSION
+    kind: Kind
+    state: Literal["filling", "sealed"]
+    tiles: tuple[str, ...]
+    stored: tuple[int, ...]
+    identity: dict[str, Any]
+    fingerprint: str
+    about: dict[str, Any]
+
+    def attributes(self) -> dict[str, Any]:
+        """Return the group attributes that hold this header."""
+        return {ATTRIBUTE: msgspec.to_builtins(self)}
+
+
+def parse_header(path: Path, attributes: dict[str, Any]) -> Header:
+    """Return the header in a group's attributes.
+
+    Raises
+    ------
+    CacheCorrupt
+        When there is none, it is malformed, or the fingerprint is not that of the identity.
+    CacheMismatch
+        When it has another format version.
+    """
+    value = attributes.get(ATTRIBUTE)
+    if not isinstance(value, dict):
+        raise CacheCorrupt(f"{path} is a Zarr group, but no cache of ours", next_step="check the path")
+    if value.get("format") != FORMAT_VERSION:
+        raise CacheMismatch(
+            f"{path} has another cache format",
+            expected=f"format {FORMAT_VERSION}",
+            found=f"format {value.get('format')}",
+            next_step="extract again with --recompute, or use the fmcache release that wrote it",
+        )
+    try:
+        header = msgspec.convert(value, Header)
+    except msgspec.ValidationError as reason:
+        raise CacheCorrupt(f"{path}: the attributes are malformed ({reason})", next_step=_REMOVE) from None
+    if header.fingerprint != fingerprint(header.identity):
+        raise CacheCorrupt(f"{path}: the fingerprint is not that of the identity", next_step=_REMOVE)
+    return header
+
+
+def check_identity(path: Path, expected: dict[str, Any], found: dict[str, Any]) -> None:
+    """Check that a cache was made from what is expected.
+
+    Every field of `expected` must be equal in `found`; tiles that only `found` has are no difference, since a cache may
+    serve several splits. `expected` may leave out fields the caller cannot know (stage two has no weights).
+
+    Raises
+    ------
+    CacheMismatch
+        Naming the fields that differ.
+    """
+    known = {key: found[key] for key in expected if key in found}
+    if isinstance(known.get("tiles"), dict) and isinstance(expected.get("tiles"), dict):
+        known["tiles"] = {id_: known["tiles"].get(id_) for id_ in expected["tiles"]}
+    if lines := differences(expected, known):
+        raise CacheMismatch(
+            f"{path} was made from something else:\n    " + "\n    ".join(lines[:12]),
+            next_step="restore what changed, or make the cache anew with --recompute",
+        )
+
+
+def with_tiles(identity: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
+    """Return an identity whose ``tiles`` also hold `added`."""
+    return {**identity, "tiles": {**identity["tiles"], **added}}
+
+
+def positions(path: Path, tiles: Sequence[str], ids: Sequence[str]) -> list[int]:
+    """Return the positions of tile ids on the tile axis.
+
+    Raises
+    ------
+    CacheMismatch
+        When the cache holds no tile of that id.
+    """
+    at = {id_: i for i, id_ in enumerate(tiles)}
+    if absent := [id_ for id_ in ids if id_ not in at]:
+        raise CacheMismatch(
+            f"{path} lacks {len(absent)} tiles",
+            found=f"no tile {absent[0]!r}",
+            next_step="run fmcache extract again",
+        )
+    return [at[id_] for id_ in ids]
+
+
+_REMOVE = "fmcache cache rm it, then fmcache extract"

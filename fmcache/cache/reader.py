@@ -1,0 +1,104 @@
+"""Reading a sealed cache: check it is whole and the one asked for, then read tiles and views."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from fmcache.cache.format import ARRAY, Header, Kind, check_identity, parse_header, positions
+from fmcache.errors import CacheCorrupt, CacheMismatch, CacheNotFound, CacheUnsealed
+
+
+class Cache:
+    """A sealed cache, made by `open_cache`. `header` tells its identity, tiles and numbers of views."""
+
+    def __init__(self, path: Path, header: Header, array: Any) -> None:
+        self.path, self.header, self._array = path, header, array
+
+    @property
+    def item(self) -> tuple[int, ...]:
+        """Shape of one view: (channel, row, col) or (y, x)."""
+        return tuple(self._array.shape[2:])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Stored type."""
+        return np.dtype(self._array.dtype)
+
+    def read(self, tile: str, first: int, stop: int) -> npt.NDArray[Any]:
+        """Return views `first` to `stop` - 1 of a tile: (view, channel, row, col) or (view, y, x), as stored.
+
+        Raises
+        ------
+        CacheMismatch
+            When the cache has no such tile or not as many views of it.
+        CacheCorrupt
+            When a checksum fails or a chunk is missing.
+        """
+        (position,) = positions(self.path, self.header.tiles, [tile])
+        if stop > self.header.stored[position]:
+            raise CacheMismatch(
+                f"{self.path} has too few views of tile {tile!r}",
+                expected=f"{stop} views",
+                found=f"{self.header.stored[position]} views",
+                next_step="run fmcache extract again with this recipe: it adds what is missing",
+            )
+        try:
+            values: npt.NDArray[Any] = np.asarray(self._array[position, first:stop])
+        except (ValueError, RuntimeError, OSError) as reason:
+            raise CacheCorrupt(
+                f"{self.path}: tile {tile!r} cannot be read",
+                found=str(reason),
+                next_step="fmcache cache verify",
+            ) from reason
+        if values.dtype.kind == "f" and np.isnan(values).any():
+            raise CacheCorrupt(f"{self.path}: views of tile {tile!r} are missing", next_step="fmcache cache verify")
+        return values
+
+    def read_tiles(self, tiles: Sequence[str], first: int, stop: int) -> Iterator[npt.NDArray[Any]]:
+        """Yield `read` of each tile, so that a caller can fill its own memory tile by tile."""
+        for tile in tiles:
+            yield self.read(tile, first, stop)
+
+
+def open_cache(path: Path, kind: Kind, expected: dict[str, Any]) -> Cache:
+    """Open a sealed cache that was made from `expected` (which may leave out fields the caller cannot know).
+
+    Raises
+    ------
+    CacheNotFound, CacheUnsealed, CacheMismatch, CacheCorrupt
+        When there is none, it is not finished, it was made from something else, or it breaks the format.
+    """
+    header = read_header(path)
+    if header.state != "sealed":
+        raise CacheUnsealed(
+            f"{path} was never finished",
+            next_step="run the same fmcache extract again: it goes on where it stopped",
+        )
+    if header.kind != kind:
+        raise CacheMismatch(f"{path} is of another kind", expected=kind, found=header.kind, next_step="check the path")
+    check_identity(path, expected, header.identity)
+    array = zarr.open_group(path, mode="r").get(ARRAY[kind])
+    if array is None:
+        raise CacheCorrupt(f"{path} has no array {ARRAY[kind]!r}", next_step="fmcache cache rm it, then extract")
+    return Cache(path, header, array)
+
+
+def read_header(path: Path) -> Header:
+    """Return the header of a cache, sealed or not.
+
+    Raises
+    ------
+    CacheNotFound
+        When there is no cache at `path`.
+    """
+    try:
+        group = zarr.open_group(path, mode="r")
+    except FileNotFoundError:
+        raise CacheNotFound(f"there is no cache {path}", next_step="fmcache extract makes it") from None
+    return parse_header(path, dict(group.attrs))

@@ -1,0 +1,54 @@
+"""Training loss: cross-entropy + Dice, blind to ignored pixels."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional
+
+from fmcache.manifest import IGNORE
+from fmcache.specs import FitSpec
+
+
+class Loss(NamedTuple):
+    """Scalars: the weighted `total` to descend, and its two parts."""
+
+    total: torch.Tensor
+    cross_entropy: torch.Tensor
+    dice: torch.Tensor
+
+
+def segmentation_loss(logits: torch.Tensor, truth: torch.Tensor, spec: FitSpec) -> Loss:
+    """Return the loss of a batch.
+
+    Cross-entropy is the mean over pixels with a truth. Dice loss is 1 - 2 sum(p g) / (sum p + sum g) with softmax
+    probabilities p and truth g, sums over the pixels of the whole batch, mean over the labels that the batch's truth
+    holds: as in the scores, a label that is absent has no Dice.
+
+    Parameters
+    ----------
+    logits
+        (view, label, y, x).
+    truth
+        (view, y, x) uint8 label ids; 255 is ignored.
+
+    References
+    ----------
+    Milletari et al. 2016, V-Net, for the soft Dice loss.
+    """
+    seen = truth != IGNORE
+    labels = truth.masked_fill(~seen, 0).long()
+    # one-hot sums in place of nll_loss2d and scatter: those have no deterministic form on GPUs
+    target = functional.one_hot(labels, logits.shape[1]).movedim(-1, 1).to(logits.dtype) * seen.unsqueeze(1)
+    log_probability = functional.log_softmax(logits, dim=1)
+    cross_entropy = -(target * log_probability).sum() / seen.sum().clamp(min=1)
+    probability = log_probability.exp() * seen.unsqueeze(1)
+    overlap = (probability * target).sum(dim=(0, 2, 3))
+    size = target.sum(dim=(0, 2, 3))
+    whole = probability.sum(dim=(0, 2, 3)) + size
+    present = (size > 0).to(logits.dtype)
+    dice = 2 * overlap / whole.clamp(min=torch.finfo(logits.dtype).tiny)
+    dice_loss = ((1 - dice) * present).sum() / present.sum().clamp(min=1)
+    total = spec.cross_entropy_weight * cross_entropy + spec.dice_weight * dice_loss
+    return Loss(total, cross_entropy, dice_loss)

@@ -1,0 +1,55 @@
+"""Where things lie below the working folder. Names are for people; identities inside the files decide what they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fmcache.encoders.cards import SUFFIXES, read_card
+from fmcache.identity import fingerprint
+from fmcache.specs import EncoderChoice, Recipe
+from fmcache.stages.identities import view_identity
+
+TIMM = "timm:"
+
+
+def caches(work: Path) -> Path:
+    """Return the folder of all caches."""
+    return work / "cache"
+
+
+def results(work: Path) -> Path:
+    """Return the folder of all results."""
+    return work / "results"
+
+
+def reports(work: Path) -> Path:
+    """Return the folder of all reports."""
+    return work / "report"
+
+
+def encoder_key(choice: EncoderChoice) -> str:
+    """Return an encoder's name for folders and tables, the same with and without torch at hand."""
+    if choice.name.startswith(TIMM):
+        name = "timm-" + choice.name.removeprefix(TIMM)
+    else:
+        name = read_card(choice.name).name if choice.name.endswith(SUFFIXES) else choice.name
+    return f"{name}-random" if choice.random_weights else name
+
+
+def bank_path(work: Path, dataset: str, recipe: Recipe) -> Path:
+    """Return the path of the view bank of a dataset under a recipe."""
+    views = fingerprint(view_identity(recipe.views, masks=True))[:6]
+    return caches(work) / dataset / "view-bank" / f"{recipe.tile_px}px-views-{views}.zarr"
+
+
+def tokens_path(work: Path, dataset: str, key: str, recipe: Recipe) -> Path:
+    """Return the path of an encoder's token cache under a recipe; recipes that differ in views or grid do not meet."""
+    views = fingerprint(view_identity(recipe.views, masks=False))[:6]
+    name = f"{recipe.tile_px}px-views-{views}-{recipe.grid}-{recipe.tap}-{recipe.store}.zarr"
+    return caches(work) / dataset / key / name
+
+
+def cached_encoders(work: Path, dataset: str, recipe: Recipe) -> list[str]:
+    """Return the keys of the encoders that have a cache for this dataset and recipe, sorted."""
+    name = tokens_path(work, dataset, "*", recipe).name
+    return sorted(path.parent.name for path in (caches(work) / dataset).glob(f"*/{name}"))

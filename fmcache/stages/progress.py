@@ -1,0 +1,72 @@
+"""Telling how far a stage is: a bar with rate and time left on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+LOG_EVERY_S = 15.0
+
+
+class _Rate(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.1f} {self.unit}/s" if speed else f"? {self.unit}/s")
+
+
+@contextmanager
+def progress(title: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """Show the progress of `total` units of work, of which `done` were there before; yield the function that counts on.
+
+    On a terminal this is a bar on standard error; otherwise a line at most every 15 s, and one at the end.
+    """
+    if sys.stderr.isatty():
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(unit),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        )  # fmt: skip
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(title, total=total, completed=done)
+            yield lambda n: bar.advance(task, n)
+    else:
+        yield from _lines(title, total, unit, done)
+
+
+def _lines(title: str, total: int, unit: str, done: int) -> Iterator[Callable[[int], None]]:
+    start = last = time.monotonic()
+    count = done
+
+    def advance(n: int) -> None:
+        nonlocal count, last
+        count += n
+        now = time.monotonic()
+        if now - last >= LOG_EVERY_S or count >= total:
+            last = now
+            rate = (count - done) / max(now - start, 1e-9)
+            left = (total - count) / rate if rate else float("inf")
+            print(
+                f"{title}: {count}/{total} {unit}, {rate:.1f} {unit}/s, {left:.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    yield advance
