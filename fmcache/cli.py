@@ -257,7 +257,9 @@ def cache_info(path: Annotated[Path, typer.Argument(help="A cache (a folder NAME
 
 @cache.command("verify")
 def cache_verify(
-    path: Annotated[list[Path] | None, typer.Argument(help="Caches; without one, all below the working folder.")] = None,
+    path: Annotated[
+        list[Path] | None, typer.Argument(help="Caches; without one, all below the working folder.")
+    ] = None,
     work: Work = DEFAULT_WORK,
 ) -> None:
     """Re-read every chunk against its checksum; exit code 1 when something is wrong.
@@ -279,8 +281,9 @@ def cache_rm(
 
     Example: fmcache cache rm work/cache/demo/raw-pixels/128px.zarr
     """
-    from fmcache.cache.verify import remove_cache
     from fmcache.stages.caches import size_text
+
+    from fmcache.cache.verify import remove_cache
 
     for folder in path:
         if yes or typer.confirm(f"remove {folder}?"):
@@ -365,8 +368,9 @@ def _print(renderable: object) -> None:
 
 
 def _print_report(work: Path, study: str) -> None:
-    from fmcache.stages import places
     from fmcache.stages.report import report
+
+    from fmcache.stages import places
 
     for result in report(places.results(work), places.reports(work), study):
         for table in result.tables:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from fmcache.grid import Grid
 from torch import nn
 from torch.nn import functional
 
+from fmcache.grid import Grid
 from fmcache.identity import random_key
 
 

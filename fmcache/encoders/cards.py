@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta
 
 from fmcache.errors import EncoderUnavailable, SpecError
@@ -22,14 +23,14 @@ SUFFIXES = (".yaml", ".yml")
 
 
 class Weights(Frozen):
-    """Where weights come from: a hub repository and file, or a local `file` (relative to the card).
+    """Where weights come from: file `file` of hub repository `repo`, or a local `file` (relative to the card).
 
-    `layout` names the key layout of the file (``timm`` needs no renaming). `drop` lists prefixes of keys that the file may
-    hold beyond the encoder; any other surplus key is an error. `sha256`, when given, must match.
+    `layout` names the key layout of the file (``timm`` needs no renaming). `drop` lists prefixes of keys that the file
+    may hold beyond the encoder; any other surplus key is an error. `sha256`, when given, must match.
     """
 
+    file: str
     repo: str = ""
-    file: str = ""
     revision: str = ""
     sha256: str = ""
     layout: Literal["timm"] = "timm"
@@ -41,15 +42,15 @@ class Card(Frozen, kw_only=True):
 
     `kind` is ``timm`` (a vision transformer built by timm from `architecture` and `arguments`) or ``pixels`` (the
     normalised pixels of each patch, no network). Weights are `weights`, or random ones from a fixed seed
-    (`random_weights`, for controls). `width` is d of one patch token, `patch` is P in pixels, `prefix_tokens` counts CLS
-    and registers. `precision` is the published inference precision, used on GPUs.
+    (`random_weights`, for controls). `width` is d of one patch token, `patch` is P in pixels, `prefix_tokens` counts
+    CLS and registers. `precision` is the published inference precision, used on GPUs. `params` 0: not stated.
     """
 
     name: str
     title: str
     kind: Literal["timm", "pixels"] = "timm"
     architecture: str = ""
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, str | int | float | bool | None] = msgspec.field(default_factory=dict)
     patch: Positive
     width: Positive
     prefix_tokens: Annotated[int, Meta(ge=0)] = 0
@@ -68,14 +69,29 @@ class Card(Frozen, kw_only=True):
     citation: str = ""
     notes: str = ""
 
+    def __post_init__(self) -> None:
+        if self.kind == "timm" and not self.architecture:
+            raise ValueError("an encoder of kind 'timm' needs an `architecture`, the name of a timm model")
+        if self.kind == "pixels" and self.width != 3 * self.patch**2:
+            raise ValueError(
+                f"raw pixels of patch {self.patch}: expected width {3 * self.patch**2}, found {self.width}"
+            )
+        if min(self.std) <= 0:
+            raise ValueError(f"std: expected numbers above 0, found {self.std}")
+
 
 def names() -> list[str]:
     """Return the names of the cards that come with fmcache, sorted."""
     return sorted(path.stem for path in BUILT_IN.iterdir() if path.suffix in SUFFIXES)
 
 
+def is_card_file(name: str) -> bool:
+    """Return whether an encoder is named by the path of a card file."""
+    return Path(name).suffix in SUFFIXES
+
+
 def read_card(name: str) -> Card:
-    """Return the card called `name`, or the card in the file `name`.
+    """Return the card called `name`, or the card in the file `name`, whose local weights file is made absolute.
 
     Raises
     ------
@@ -84,14 +100,15 @@ def read_card(name: str) -> Card:
     SpecError
         With file, line and key, when a card file is not as it should be.
     """
-    if Path(name).suffix in SUFFIXES:
-        card: Card = Document(Path(name), SpecError).convert(Card)
-        return card
-    if name not in names():
+    if not is_card_file(name) and name not in names():
         raise EncoderUnavailable(
             f"no encoder is called {name!r}",
             expected=", ".join(names()),
             next_step="choose one of these, or pass a card file (mine.yaml) or timm:NAME with --weights FILE",
         )
-    built_in: Card = Document(BUILT_IN / f"{name}.yaml", SpecError).convert(Card)
-    return built_in
+    path = Path(name) if is_card_file(name) else BUILT_IN / f"{name}.yaml"
+    card: Card = Document(path, SpecError).convert(Card)
+    if card.weights is None or card.weights.repo:
+        return card
+    local = str((path.parent / card.weights.file).resolve())
+    return msgspec.structs.replace(card, weights=msgspec.structs.replace(card.weights, file=local))

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 import torch
-from fmcache.encoders.load import Encoder, load_encoder
-from fmcache.encoders.tokens import token_grids
-from fmcache.grid import Grid
 from fmcache.tiles.images import Tile, read_tile, resize_tile
 
 from fmcache.cache.layout import Shard, raw_bytes
 from fmcache.cache.writer import Writer, open_writer, write_shard
+from fmcache.encoders.load import Encoder, load_encoder
+from fmcache.encoders.tokens import token_grids
 from fmcache.errors import EncoderUnavailable, NoRoom, TokensOverflow, WeightsMismatch
+from fmcache.grid import Grid
 from fmcache.manifest import AnyDataset, Manifest, TileEntry
 from fmcache.scores.table import EncoderInfo
 from fmcache.specs import EncoderChoice, Precision, Recipe, ViewSpec

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import msgspec
 import polars as pl
 import torch
-from fmcache.grid import Grid
 from safetensors.torch import save_file
 
 from fmcache.cache.reader import Cache, open_cache
@@ -30,6 +29,7 @@ from fmcache.decoders.train import (
     train,
 )
 from fmcache.errors import CacheCorrupt, CacheMismatch, CacheNotFound, CacheUnsealed
+from fmcache.grid import Grid
 from fmcache.identity import canonical_json
 from fmcache.manifest import AnyDataset, Manifest, Splits
 from fmcache.scores.table import (
