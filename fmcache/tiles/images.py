@@ -1,0 +1,212 @@
+"""One tile's image and mask as arrays: read from files and checked against their hashes, or drawn."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from fmcache.errors import ManifestError, TileError
+from fmcache.identity import sha256_file
+from fmcache.manifest import IGNORE, AnyDataset, DemoDataset, FolderDataset, Label, TileEntry
+from fmcache.tiles.demo import draw_tile
+
+Pixels = npt.NDArray[np.uint8]
+ORIENTATION = 0x0112  # EXIF tag
+
+
+class Tile(NamedTuple):
+    """A tile: image (y, x, colour) uint8 RGB, mask (y, x) uint8 label ids with 255 = ignore, and the sha256 of both."""
+
+    id: str
+    image: Pixels
+    mask: Pixels
+    image_sha256: str
+    mask_sha256: str
+
+
+def read_tile(dataset: AnyDataset, entry: TileEntry, folder: Path) -> Tile:
+    """Return a tile of a dataset at its own size.
+
+    Parameters
+    ----------
+    folder
+        The manifest's folder, where relative roots start.
+
+    Raises
+    ------
+    ManifestError
+        When a file is missing or is not the one that was listed.
+    TileError
+        When a file cannot be read, image and mask differ in size, or the mask holds a value no label has.
+    """
+    if isinstance(dataset, DemoDataset):
+        image, mask = draw_tile(dataset.seed, entry, dataset.size_px)
+        return Tile(entry.id, image, mask, _sha256(image), _sha256(mask))
+    root = folder / dataset.root
+    image_path, mask_path = root / entry.image, root / entry.mask
+    for path, listed in ((image_path, entry.image_sha256), (mask_path, entry.mask_sha256)):
+        _check_file(entry.id, path, listed)
+    image = read_image(image_path)
+    mask = to_label_ids(read_raw_mask(mask_path), dataset, mask_path)
+    if image.shape[:2] != mask.shape:
+        raise TileError(
+            f"tile {entry.id!r}: image and mask differ in size",
+            expected=f"{image.shape[1]} x {image.shape[0]} px as in {image_path}",
+            found=f"{mask.shape[1]} x {mask.shape[0]} px in {mask_path}",
+            next_step="export the mask again at the size of the image",
+        )
+    return Tile(entry.id, image, mask, entry.image_sha256, entry.mask_sha256)
+
+
+def resize_tile(tile: Tile, tile_px: int) -> Tile:
+    """Return a square tile at `tile_px` pixels; the same when it has that size.
+
+    The image is averaged over areas when it shrinks (so that no detail turns into false pattern) and interpolated when it
+    grows; the mask takes the nearest pixel centre.
+
+    Raises
+    ------
+    TileError
+        When the tile is not square.
+    """
+    height, width = tile.mask.shape
+    if height != width:
+        raise TileError(
+            f"tile {tile.id!r} is not square",
+            expected="a square tile",
+            found=f"{width} x {height} px",
+            next_step="cut it into squares: stretching would change the shape of cells",
+        )
+    if height == tile_px:
+        return tile
+    smooth = cv2.INTER_AREA if tile_px < height else cv2.INTER_LINEAR
+    image = cv2.resize(tile.image, (tile_px, tile_px), interpolation=smooth)
+    mask = cv2.resize(tile.mask, (tile_px, tile_px), interpolation=cv2.INTER_NEAREST_EXACT)
+    return tile._replace(image=np.asarray(image, dtype=np.uint8), mask=np.asarray(mask, dtype=np.uint8))
+
+
+def read_image(path: Path) -> Pixels:
+    """Return an image file as RGB, (y, x, colour) uint8. Alpha is dropped; grey and palette images become RGB.
+
+    Raises
+    ------
+    TileError
+        When the file is damaged, or is CMYK, 16 bits deep or rotated by its EXIF tag.
+    """
+    with _opened(path) as picture:
+        if picture.mode not in ("RGB", "RGBA", "L", "LA", "P", "1"):
+            raise TileError(
+                f"{path}: an image of mode {picture.mode} is not read",
+                expected="8-bit RGB, RGBA, grey or palette",
+                next_step="convert it to 8-bit RGB, so that you decide how its values are scaled",
+            )
+        return np.asarray(picture.convert("RGB"), dtype=np.uint8)
+
+
+def read_raw_mask(path: Path) -> Pixels:
+    """Return a mask file as it is: (y, x) uint8 grey values or palette indices, or (y, x, colour) uint8 RGB.
+
+    Raises
+    ------
+    TileError
+        When the file is damaged, of a kind that is no mask, or has values above 255.
+    """
+    with _opened(path) as picture:
+        if picture.mode in ("RGB", "RGBA"):
+            return np.asarray(picture.convert("RGB"), dtype=np.uint8)
+        if picture.mode not in ("L", "P", "1", "I;16", "I"):
+            raise TileError(
+                f"{path}: a mask of mode {picture.mode} is not read",
+                expected="grey, palette or RGB",
+                next_step="export label ids as an 8-bit PNG",
+            )
+        values = np.asarray(picture)
+    if values.size and values.max() > IGNORE:
+        raise TileError(f"{path}: mask values above 255", found=str(values.max()), next_step="export an 8-bit mask")
+    return values.astype(np.uint8)
+
+
+def to_label_ids(raw: Pixels, dataset: FolderDataset, path: Path) -> Pixels:
+    """Return label ids (y, x) uint8, 255 = ignore, of a raw mask; labels without values mean their position.
+
+    Raises
+    ------
+    TileError
+        Listing the values that no label has, with their pixel counts.
+    """
+    keys = pack(raw)
+    meaning = {key_of(value): IGNORE for value in dataset.ignore_values} | mask_keys(dataset.labels)
+    values, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    unknown = [(int(v), int(n)) for v, n in zip(values, counts, strict=True) if int(v) not in meaning]
+    if unknown:
+        listed = ", ".join(f"{_shown(v)} ({n} px)" for v, n in unknown[:8])
+        raise TileError(
+            f"{path}: mask values that no label has",
+            expected=", ".join(_shown(key) for key in meaning),
+            found=listed + (f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""),
+            next_step="add them to a label's values or to ignore_values (fmcache data add --labels, --ignore)",
+        )
+    table = np.array([meaning[int(v)] for v in values], dtype=np.uint8)
+    return table[inverse].reshape(keys.shape)
+
+
+def mask_keys(labels: tuple[Label, ...]) -> dict[int, int]:
+    """Return label id by packed mask value (see `pack`)."""
+    if not any(label.values for label in labels):
+        return {i: i for i in range(len(labels))}
+    return {key_of(value): i for i, label in enumerate(labels) for value in label.values}
+
+
+def key_of(value: int | str) -> int:
+    """Return the packed form of a mask value: grey values as they are, ``#rrggbb`` above them."""
+    return value if isinstance(value, int) else 0x1000000 + int(value[1:], 16)
+
+
+def pack(raw: Pixels) -> npt.NDArray[np.int32]:
+    """Return one number per pixel of a raw mask, (y, x) int32, grey and RGB kept apart."""
+    if raw.ndim == 2:
+        return raw.astype(np.int32)
+    red, green, blue = (raw[..., i].astype(np.int32) for i in range(3))
+    return 0x1000000 + (red << 16) + (green << 8) + blue
+
+
+def _shown(key: int) -> str:
+    return str(key) if key < 0x1000000 else f"#{key - 0x1000000:06x}"
+
+
+def _check_file(tile: str, path: Path, listed: str) -> None:
+    if not path.is_file():
+        raise ManifestError(f"tile {tile!r}: {path} is missing", next_step="restore it, or fmcache data add --replace")
+    if (found := sha256_file(path)) != listed:
+        raise ManifestError(
+            f"tile {tile!r}: {path} is not the file that was listed",
+            expected=f"sha256 {listed}",
+            found=f"sha256 {found}",
+            next_step="restore the file, or list the new one with fmcache data add --replace",
+        )
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        picture = Image.open(path)
+        picture.load()
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as reason:
+        raise TileError(
+            f"{path} cannot be read as an image", found=str(reason)[:200], next_step="export or download it again"
+        ) from None
+    if picture.getexif().get(ORIENTATION, 1) != 1:
+        raise TileError(
+            f"{path} is to be shown rotated (EXIF orientation), but a mask made beside it may not be",
+            next_step="save the image upright, without the tag",
+        )
+    return picture
+
+
+def _sha256(array: Pixels) -> str:
+    return hashlib.sha256(f"{array.shape}".encode() + array.tobytes()).hexdigest()
