@@ -1,13 +1,15 @@
 """Encoders as data: what an encoder is, how it is built and normalised, where its weights come from. No torch here.
 
-A card is a YAML file; the cards that come with fmcache lie in ``cards/``, a user's own card is passed by its path.
+A card is a YAML file; the cards that come with fmcache lie in ``cards/``, a user's own card is passed by its path. An
+encoder called ``timm:NAME`` has no file: `fmcache.encoders.load` makes its card from the model.
 """
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -20,21 +22,39 @@ Colour3 = tuple[float, float, float]
 
 BUILT_IN = Path(str(resources.files("fmcache.encoders"))) / "cards"
 SUFFIXES = (".yaml", ".yml")
+TIMM = "timm:"
+
+RESERVED = frozenset(
+    ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "in_chans", "num_classes",
+     "dynamic_img_size", "dynamic_img_pad")
+)  # fmt: skip
+"""Arguments of timm that are fmcache's to give: they would fetch weights, or move patches under the pixels."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NUMBER = re.compile(r"[-+]?[0-9.]+[eE][-+]?[0-9]+")
 
 
 class Weights(Frozen):
-    """Where weights come from: file `file` of hub repository `repo`, or a local `file` (relative to the card).
+    """Where weights come from: `file` of a hub `repo`, or, without one, a local `file` (relative to the card).
 
-    `layout` names the key layout of the file (``timm`` needs no renaming). `drop` lists prefixes of keys that the file
-    may hold beyond the encoder; any other surplus key is an error. `sha256`, when given, must match.
+    `layout` names the key layout of the file (``timm`` needs no renaming). `drop` lists prefixes of keys that the file may
+    hold beyond the encoder; any other surplus key is an error. `sha256`, when given, must match.
     """
 
-    file: str
     repo: str = ""
+    file: str = ""
     revision: str = ""
     sha256: str = ""
     layout: Literal["timm"] = "timm"
     drop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.repo or self.sha256) and not self.file:
+            raise ValueError("repo and sha256 need the name of the `file`")
+        if self.revision and not self.repo:
+            raise ValueError("a revision needs the `repo` it belongs to")
+        if self.sha256 and not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+            raise ValueError(f"expected a sha256 of 64 hex digits, found {self.sha256!r}")
 
 
 class Card(Frozen, kw_only=True):
@@ -42,15 +62,19 @@ class Card(Frozen, kw_only=True):
 
     `kind` is ``timm`` (a vision transformer built by timm from `architecture` and `arguments`) or ``pixels`` (the
     normalised pixels of each patch, no network). Weights are `weights`, or random ones from a fixed seed
-    (`random_weights`, for controls). `width` is d of one patch token, `patch` is P in pixels, `prefix_tokens` counts
-    CLS and registers. `precision` is the published inference precision, used on GPUs. `params` 0: not stated.
+    (`random_weights`, for controls). `width` is d of one patch token, `patch` is P in pixels, `prefix_tokens` counts CLS
+    and registers; `depth` (blocks) and `params` are checked where given. `native_px` is the image size the encoder was
+    made for. `precision` is the published inference precision, used on GPUs.
+
+    `arguments` go to timm as they are; classes are written as the names that `fmcache.encoders.load` knows. `img_size`
+    in them is the size at which the weights file stores its position table.
     """
 
     name: str
     title: str
     kind: Literal["timm", "pixels"] = "timm"
     architecture: str = ""
-    arguments: dict[str, str | int | float | bool | None] = msgspec.field(default_factory=dict)
+    arguments: dict[str, Any] = {}
     patch: Positive
     width: Positive
     prefix_tokens: Annotated[int, Meta(ge=0)] = 0
@@ -70,14 +94,27 @@ class Card(Frozen, kw_only=True):
     notes: str = ""
 
     def __post_init__(self) -> None:
-        if self.kind == "timm" and not self.architecture:
-            raise ValueError("an encoder of kind 'timm' needs an `architecture`, the name of a timm model")
-        if self.kind == "pixels" and self.width != 3 * self.patch**2:
-            raise ValueError(
-                f"raw pixels of patch {self.patch}: expected width {3 * self.patch**2}, found {self.width}"
-            )
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"card name {self.name!r}: expected letters, digits, '.', '_' and '-'")
         if min(self.std) <= 0:
-            raise ValueError(f"std: expected numbers above 0, found {self.std}")
+            raise ValueError(f"std {self.std}: expected three numbers above 0")
+        if self.kind == "pixels":
+            self._check_pixels()
+        elif not self.architecture:
+            raise ValueError("architecture: expected the name of a timm model")
+        if self.random_weights and self.weights:
+            raise ValueError("random_weights and weights contradict each other: keep one of them")
+        for key, value in self.arguments.items():
+            if key in RESERVED:
+                raise ValueError(f"arguments.{key} is set by fmcache: leave it out")
+            if isinstance(value, str) and _NUMBER.fullmatch(value):
+                raise ValueError(f"arguments.{key}: {value} is text to YAML; write it with a dot, as in 1.0e-5")
+
+    def _check_pixels(self) -> None:
+        if self.architecture or self.arguments or self.weights or self.random_weights or self.prefix_tokens:
+            raise ValueError("kind pixels has no network: leave out architecture, arguments, prefix_tokens and weights")
+        if self.width != 3 * self.patch**2:
+            raise ValueError(f"width {self.width}: expected 3 * patch * patch = {3 * self.patch**2} for kind pixels")
 
 
 def names() -> list[str]:
@@ -85,13 +122,8 @@ def names() -> list[str]:
     return sorted(path.stem for path in BUILT_IN.iterdir() if path.suffix in SUFFIXES)
 
 
-def is_card_file(name: str) -> bool:
-    """Return whether an encoder is named by the path of a card file."""
-    return Path(name).suffix in SUFFIXES
-
-
 def read_card(name: str) -> Card:
-    """Return the card called `name`, or the card in the file `name`, whose local weights file is made absolute.
+    """Return the card called `name`, or the card in the file `name`, with a local weights file anchored to its folder.
 
     Raises
     ------
@@ -100,15 +132,20 @@ def read_card(name: str) -> Card:
     SpecError
         With file, line and key, when a card file is not as it should be.
     """
-    if not is_card_file(name) and name not in names():
+    if Path(name).suffix in SUFFIXES:
+        return _anchored(Document(Path(name), SpecError).convert(Card), Path(name).parent)
+    if name not in names():
         raise EncoderUnavailable(
             f"no encoder is called {name!r}",
             expected=", ".join(names()),
             next_step="choose one of these, or pass a card file (mine.yaml) or timm:NAME with --weights FILE",
         )
-    path = Path(name) if is_card_file(name) else BUILT_IN / f"{name}.yaml"
-    card: Card = Document(path, SpecError).convert(Card)
-    if card.weights is None or card.weights.repo:
+    built_in: Card = Document(BUILT_IN / f"{name}.yaml", SpecError).convert(Card)
+    return built_in
+
+
+def _anchored(card: Card, folder: Path) -> Card:
+    if not card.weights or card.weights.repo or not card.weights.file:
         return card
-    local = str((path.parent / card.weights.file).resolve())
-    return msgspec.structs.replace(card, weights=msgspec.structs.replace(card.weights, file=local))
+    weights = msgspec.structs.replace(card.weights, file=str(folder / card.weights.file))
+    return msgspec.structs.replace(card, weights=weights)

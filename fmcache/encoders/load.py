@@ -1,247 +1,251 @@
-"""A card -> a frozen encoder: built by timm, weights loaded strictly, every fact of the card checked on the module."""
+"""Card -> frozen module on a device: built by timm, checked against its card, weights fitted strictly, gradients off."""
 
 from __future__ import annotations
 
+import difflib
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
 
 import timm
 import torch
-from timm.layers import SwiGLUPacked
 from torch import nn
 
-from fmcache.encoders.cards import Card, read_card
-from fmcache.encoders.weights import State, find_weights, read_state
-from fmcache.errors import EncoderUnavailable, SpecError, WeightsMismatch
-from fmcache.identity import random_key, sha256_file
+from fmcache.encoders.cards import TIMM, Card, Weights, read_card
+from fmcache.encoders.weights import State, check_sha256, find_weights, fit_weights, read_weights
+from fmcache.errors import SpecError
+from fmcache.identity import canonical_json, random_key
 from fmcache.specs import EncoderChoice
 
-TIMM = "timm:"
+CLASSES: dict[str, dict[str, type[nn.Module]]] = {
+    "mlp_layer": {"swiglu_packed": timm.layers.SwiGLUPacked},
+    "act_layer": {"silu": nn.SiLU, "gelu": nn.GELU},
+}
+"""Arguments of timm that take classes, and the names by which cards call them."""
 
-# Classes cannot stand in a YAML card; these words stand for them.
-CLASSES: dict[str, type[nn.Module]] = {"swiglu_packed": SwiGLUPacked, "silu": nn.SiLU, "gelu": nn.GELU}
-CLASS_ARGUMENTS = ("mlp_layer", "act_layer")
+META = torch.device("meta")
+CPU = torch.device("cpu")
 
 
-@dataclass(frozen=True)
-class Encoder:
-    """A frozen encoder on its device. `module` is None for raw pixels; `weights_sha256` is then empty."""
+class Module(Protocol):
+    """What fmcache asks of an encoder's module."""
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """Return tokens (view, token, channel), prefix tokens first, of normalised pixels (view, colour, y, x)."""
+
+
+class Encoder(NamedTuple):
+    """A frozen encoder.
+
+    `weights_sha256` is that of the weights file; for random weights that of names and values; '' where there are none.
+    `params` counts the weights of the module.
+    """
 
     card: Card
-    module: nn.Module | None
+    module: Module
     device: torch.device
     weights_sha256: str
     random_weights: bool
-
-    @property
-    def params(self) -> int:
-        """Number of weights."""
-        return sum(p.numel() for p in self.module.parameters()) if self.module else 0
+    params: int
 
 
-def load_encoder(choice: EncoderChoice, device: torch.device, offline: bool = False) -> Encoder:
-    """Return the encoder of a choice: in eval mode, gradients off, in float32, on `device`.
+class Pixels(nn.Module):
+    """The control without a network: a token is the normalised pixels of its patch."""
+
+    def __init__(self, patch: int) -> None:
+        super().__init__()
+        self.patch = patch
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """Return tokens (view, token, channel); channels in the order row in the patch, column in the patch, colour."""
+        by_patch = x.unflatten(3, (-1, self.patch)).unflatten(2, (-1, self.patch))  # view, colour, row, y, col, x
+        return by_patch.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+
+
+def load_encoder(choice: EncoderChoice, device: torch.device, *, offline: bool = False) -> Encoder:
+    """Return the encoder of a recipe's choice, in evaluation mode, with gradients off, in float32.
+
+    torch's global generators are left as they were. With `offline`, weights must be on this machine.
 
     Raises
     ------
     EncoderUnavailable
-        When it is unknown, or its weights cannot be had.
-    WeightsMismatch
-        When the file does not hold exactly this encoder.
+        When there is no such encoder, or its weights cannot be had.
     SpecError
-        When the card does not describe what timm builds.
+        When the card contradicts itself or the model that timm builds; the field is named.
+    WeightsMismatch
+        When the weights file cannot be read safely, or does not fit the card.
     """
-    card = card_of(choice)
+    card = card_of(choice.name)
+    random_weights = choice.random_weights or card.random_weights
+    if (random_weights and choice.weights) or (card.kind == "pixels" and (choice.random_weights or choice.weights)):
+        raise SpecError(
+            f"{card.name!r} takes no weights file here" if random_weights else f"{card.name!r} has no weights",
+            found=f"weights: {choice.weights or 'random'}",
+            next_step="leave out --weights" if choice.weights else "leave out --random-weights",
+        )
     if card.kind == "pixels":
-        return Encoder(card, None, device, "", False)
-    if choice.random_weights or card.random_weights:
-        module = _build_random(card)
-        check_module(card, module)
-        return Encoder(card, _freeze(module, device), device, state_sha256(module.state_dict()), True)
-    path = find_weights(card, choice.weights, offline)
-    module = _build(card)
-    check_module(card, module)
-    load_strictly(card, module, read_state(path), str(path))
-    return Encoder(card, _freeze(module, device), device, sha256_file(path), False)
+        return Encoder(card, Pixels(card.patch), device, "", False, 0)
+    outline = _build(card, META)
+    _check_card(card, outline)  # before weights are looked for: they may be gigabytes away
+    module, sha256 = _random_module(card) if random_weights else _trained_module(card, outline, choice.weights, offline)
+    module = module.eval().requires_grad_(False).to(device)
+    return Encoder(card, module, device, sha256, random_weights, _count(module))
 
 
-def card_of(choice: EncoderChoice) -> Card:
-    """Return the card of a choice; for ``timm:NAME`` one made from the timm model itself."""
-    return card_for_timm(choice.name.removeprefix(TIMM)) if choice.name.startswith(TIMM) else read_card(choice.name)
+def card_of(name: str) -> Card:
+    """Return the card of an encoder by card name, card file or ``timm:NAME``; raises as `read_card`."""
+    return card_for_timm(name.removeprefix(TIMM)) if name.startswith(TIMM) else read_card(name)
 
 
 def card_for_timm(name: str) -> Card:
-    """Return a card for a timm vision transformer, made from the model on the meta device (no memory, no weights).
+    """Return a card for a timm model, made from the model itself (on the meta device: nothing is allocated).
+
+    Its classifier's keys may be dropped from a weights file.
 
     Raises
     ------
-    EncoderUnavailable
-        When timm knows no such model.
     SpecError
-        When it is no plain vision transformer.
+        When timm has no such model, or it gives no grid of tokens.
     """
-    if not timm.is_model(name):
-        near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5])
-        raise EncoderUnavailable(f"timm has no model {name!r}", expected=near, next_step="see timm.list_models()")
-    with torch.device("meta"):
-        module = timm.create_model(name, pretrained=False, num_classes=0)
-    _require_transformer(name, module)
-    cfg = module.pretrained_cfg
+    model = _create(name, {}, META)
+    facts = _facts(name, model)
+    config = model.pretrained_cfg
+    classifier = config.get("classifier") or ()
+    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     return Card(
         name=f"timm-{name}",
         title=name,
         architecture=name,
-        arguments={"img_size": int(module.patch_embed.img_size[0])},
-        patch=int(module.patch_embed.patch_size[0]),
-        width=int(module.embed_dim),
-        prefix_tokens=int(module.num_prefix_tokens),
-        depth=len(module.blocks),
-        native_px=int(module.patch_embed.img_size[0]),
-        mean=tuple(cfg["mean"]),
-        std=tuple(cfg["std"]),
-        notes="mean and std are timm's for this name; weights trained otherwise need a card of their own",
+        **facts,
+        native_px=model.patch_embed.img_size[0],
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        weights=Weights(drop=tuple(f"{head}." for head in heads)),
+        notes=f"Mean and std are those timm lists for its own weights {config.get('tag') or 'of this model'!r}: check that "
+        "yours were trained with these, and write a card if not.",
     )
 
 
-def load_strictly(card: Card, module: nn.Module, state: State, source: str) -> None:
-    """Load `state` into `module`: every key used or on the card's `drop` list, every shape equal, nothing left over.
-
-    A position table of another grid size is the one thing that is adapted; `check_module` ties the module to the card's
-    ``img_size``, so cards state the size of the file and no table is resampled here.
-
-    Raises
-    ------
-    WeightsMismatch
-        Naming keys and shapes; or when trained LayerScale is expected and all its values are equal.
-    """
-    own = module.state_dict()
-    drop = card.weights.drop if card.weights else ()
-    state = {key: value for key, value in state.items() if not key.startswith(drop) or key in own} if drop else state
-    surplus, missing = sorted(state.keys() - own.keys()), sorted(own.keys() - state.keys())
-    shapes = [
-        f"{key}: expected {tuple(own[key].shape)}, found {tuple(state[key].shape)}"
-        for key in own
-        if key in state and own[key].shape != state[key].shape
-    ]
-    if surplus or missing or shapes:
-        raise WeightsMismatch(
-            f"{source} does not hold the weights of {card.name}",
-            expected=f"{len(own)} keys" + (f"; missing {_some(missing)}" if missing else ""),
-            found=f"{len(state)} keys{_surplus(surplus)}"
-            + (f"; {_some(shapes)}" if shapes else "")
-            + _looks_like(state),
-            next_step="check that file and card belong together; keys to ignore go into the card's weights: drop:",
+def _create(architecture: str, arguments: dict[str, Any], device: torch.device) -> Any:
+    """Return a timm model without classifier, on `device`; torch's global generators are the caller's to guard."""
+    if not timm.is_model(architecture):  # also keeps hub names out: timm would go and fetch their configuration
+        close = difflib.get_close_matches(architecture, timm.list_models("*vit*"), n=4)
+        raise SpecError(
+            f"timm {timm.__version__} has no model {architecture!r}",
+            expected=", ".join(close) or "a name from timm.list_models()",
+            next_step="correct the name",
         )
-    scales = [key for key in own if key.endswith((".ls1.gamma", ".ls2.gamma"))]
-    if scales and all((state[key] == state[scales[0]].flatten()[0]).all() for key in scales):
-        raise WeightsMismatch(
-            f"all LayerScale values in {source} are equal: it does not look trained",
-            found=f"{state[scales[0]].flatten()[0].item():g} throughout",
-            next_step="get the published file, or use --random-weights for a dry run",
-        )
-    module.load_state_dict({key: value.float() for key, value in state.items()}, strict=True)
+    try:
+        with device:
+            return timm.create_model(
+                architecture, pretrained=False, num_classes=0, dynamic_img_size=True, **arguments
+            )  # fmt: skip
+    except (TypeError, RuntimeError, ValueError, AssertionError) as reason:
+        raise SpecError(
+            f"timm cannot build {architecture!r} as an encoder",
+            expected="a vision transformer that takes dynamic_img_size and the arguments of the card",
+            found=str(reason) or type(reason).__name__,
+            next_step="correct the arguments, or choose a vision transformer",
+        ) from reason
 
 
-def check_module(card: Card, module: nn.Module) -> None:
-    """Check every fact of the card on the module that was built from it.
+def _build(card: Card, device: torch.device) -> Any:
+    return _create(card.architecture, _with_classes(card), device)
+
+
+def _with_classes(card: Card) -> dict[str, Any]:
+    arguments = dict(card.arguments)
+    for key, known in CLASSES.items():
+        name = arguments.get(key)
+        if name is None:
+            continue
+        if name not in known:
+            raise SpecError(
+                f"card {card.name!r}: arguments.{key} has no class called {name!r}",
+                expected=", ".join(known),
+                next_step="write one of these names",
+            )
+        arguments[key] = known[name]
+    return arguments
+
+
+def _facts(name: str, outline: Any) -> dict[str, int]:
+    """Return patch, width, prefix_tokens, depth and params of a model on the meta device.
 
     Raises
     ------
     SpecError
-        Naming the first field that differs.
+        When it does not turn square patches into (view, token, channel).
     """
-    _require_transformer(card.name, module)
-    facts: dict[str, int] = {
-        "patch": module.patch_embed.patch_size[0],  # type: ignore[union-attr,index]
-        "width": module.embed_dim,  # type: ignore[dict-item]
-        "prefix_tokens": module.num_prefix_tokens,  # type: ignore[dict-item]
-        "depth": len(module.blocks),  # type: ignore[arg-type]
-        "params": sum(p.numel() for p in module.parameters()),
-    }
-    for field, found in facts.items():
-        stated = getattr(card, field)
-        if stated != found and not (field in ("params", "depth") and stated == 0):
+    embed = getattr(outline, "patch_embed", None)
+    size, patch = getattr(embed, "img_size", None) or (0, 0), getattr(embed, "patch_size", None) or (0, 0)
+    prefix = getattr(outline, "num_prefix_tokens", -1)
+    found: tuple[int, ...] = ()
+    if patch[0] == patch[1] > 0:
+        found = tuple(outline.eval().forward_features(torch.empty(1, 3, *size, device=META)).shape)
+        if found == (1, prefix + (size[0] // patch[0]) * (size[1] // patch[1]), found[-1]):
+            blocks = len(getattr(outline, "blocks", ()))
+            return dict(patch=patch[0], width=found[-1], prefix_tokens=prefix, depth=blocks, params=_count(outline))
+    raise SpecError(
+        f"{name!r} gives no grid of tokens",
+        expected="a vision transformer with square patches: features (view, token, channel), one token for each patch",
+        found=f"{type(outline).__name__}, patches {tuple(patch)}, features {found}",
+        next_step="choose a plain vision transformer",
+    )
+
+
+def _check_card(card: Card, outline: Any) -> None:
+    for field, found in _facts(card.architecture, outline).items():
+        expected = getattr(card, field)
+        if expected != found and (expected or field not in ("depth", "params")):
             raise SpecError(
-                f"card {card.name}: `{field}` is not what timm builds from `architecture` and `arguments`",
-                expected=f"{field}: {found}",
-                found=f"{field}: {stated}",
-                next_step="correct the card",
+                f"card {card.name!r} contradicts the model that timm builds from it: {field}",
+                expected=f"{field}: {expected}",
+                found=f"{field}: {found}",
+                next_step=f"correct `{field}`, or `architecture` and `arguments`",
             )
 
 
-def state_sha256(state: State) -> str:
-    """Return the sha256 of names, shapes and bytes of tensors: the identity of weights that came from no file."""
+def _random_module(card: Card) -> tuple[Any, str]:
+    """Return the module with random weights, always the same for an architecture and its arguments, and their sha256."""
+    key = random_key("random weights", card.architecture, canonical_json(card.arguments).decode())
+    with _own_generator(key):
+        module = _build(card, CPU)
+    return module, sha256_state(module.state_dict())
+
+
+def _trained_module(card: Card, outline: Any, chosen: str, offline: bool) -> tuple[Any, str]:
+    path = find_weights(card, chosen, offline)
+    sha256 = check_sha256(path, card.weights.sha256 if card.weights else "")
+    state = fit_weights(path, read_weights(path), card, outline.state_dict())
+    module = outline
+    if any(True for _ in outline.buffers()):
+        # Tables that no file holds (rotary positions) must be computed; without them the outline needs weights only.
+        with _own_generator(0):
+            module = _build(card, CPU)
+    module.load_state_dict(state, strict=True, assign=True)
+    return module, sha256
+
+
+@contextmanager
+def _own_generator(seed: int) -> Iterator[None]:
+    # timm draws from torch's global CPU generator. torch.manual_seed would reach the GPUs' generators as well.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed % 2**63)
+        yield
+
+
+def sha256_state(state: State) -> str:
+    """Return the sha256 over names, types, shapes and values of a state dict, in the order of the names."""
     digest = hashlib.sha256()
-    for key in sorted(state):
-        digest.update(f"{key} {tuple(state[key].shape)} {state[key].dtype}".encode())
-        digest.update(state[key].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    for name in sorted(state):
+        tensor = state[name].contiguous()
+        digest.update(canonical_json([name, str(tensor.dtype), list(tensor.shape)]))
+        digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
 
 
-def _build(card: Card) -> nn.Module:
-    try:
-        module: nn.Module = timm.create_model(
-            card.architecture, pretrained=False, num_classes=0, dynamic_img_size=True, **_arguments(card)
-        )
-    except (RuntimeError, TypeError, ValueError) as reason:
-        raise SpecError(
-            f"card {card.name}: timm cannot build {card.architecture!r}",
-            found=str(reason).split("\n", 1)[0][:200],
-            next_step="correct `architecture` and `arguments` in the card",
-        ) from None
-    return module
-
-
-def _build_random(card: Card) -> nn.Module:
-    # timm initialises from the global generator: it is seeded in a fork and given back as it was
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(random_key("random weights", card.architecture) % 2**63)
-        return _build(card)
-
-
-def _freeze(module: nn.Module, device: torch.device) -> nn.Module:
-    return module.eval().requires_grad_(False).to(device)
-
-
-def _arguments(card: Card) -> dict[str, Any]:
-    arguments: dict[str, Any] = dict(card.arguments)
-    for name in CLASS_ARGUMENTS:
-        if (word := arguments.get(name)) is None:
-            continue
-        if word not in CLASSES:
-            raise SpecError(
-                f"card {card.name}: {name} {word!r} is unknown",
-                expected=" or ".join(CLASSES),
-                next_step="correct `arguments` in the card",
-            )
-        arguments[name] = CLASSES[word]
-    return arguments
-
-
-def _require_transformer(name: str, module: nn.Module) -> None:
-    patch = getattr(getattr(module, "patch_embed", None), "patch_size", None)
-    plain = hasattr(module, "num_prefix_tokens") and hasattr(module, "blocks")
-    if not plain or not isinstance(patch, tuple) or patch[0] != patch[1]:
-        raise SpecError(
-            f"{name} is no vision transformer with square patches",
-            found=type(module).__name__,
-            next_step="choose a vit_* model; other networks have no token grid of one size",
-        )
-
-
-def _some(lines: Iterable[str]) -> str:
-    listed = list(lines)
-    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
-
-
-def _surplus(keys: list[str]) -> str:
-    return f"; unknown {_some(keys)}" if keys else ""
-
-
-def _looks_like(state: State) -> str:
-    kernel = next((value for key, value in state.items() if key.endswith("patch_embed.proj.weight")), None)
-    if kernel is None or kernel.ndim != 4:
-        return ""
-    return f"; it looks like width {kernel.shape[0]}, patch {kernel.shape[-1]}"
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,85 +1,84 @@
-"""Pixels -> token grids: grid policy, normalisation, forward pass, prefix tokens dropped, rows and columns restored."""
+"""Views -> token grids: scale, lay onto the encoder's grid, normalise, run, drop prefix tokens, reshape."""
 
 from __future__ import annotations
 
-import contextlib
-
 import numpy as np
-import numpy.typing as npt
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
 from fmcache.encoders.load import Encoder
-from fmcache.errors import EncoderUnavailable
+from fmcache.errors import SpecError
 from fmcache.grid import Grid
 from fmcache.specs import Precision
 
-AUTOCAST = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def token_grids(encoder: Encoder, views: npt.NDArray[np.uint8], grid: Grid, precision: Precision) -> torch.Tensor:
-    """Return the token grids of views, (view, channel, row, col) float32, on the encoder's device.
+def token_grids(
+    encoder: Encoder, images: NDArray[np.uint8] | torch.Tensor, grid: Grid, precision: Precision = "float32"
+) -> torch.Tensor:
+    """Return token grids (view, channel, row, col) float32, on the encoder's device, of RGB images.
 
-    Parameters
-    ----------
-    views
-        (view, y, x, colour) uint8, RGB, square, `grid.tile_px` pixels.
-    precision
-        Of the forward pass: float32, or autocast to float16 or bfloat16.
+    images: (view, y, x, colour) uint8, as large as the grid's tile. In half `precision` the weights stay float32 and
+    torch's autocast picks the operations.
 
     Raises
     ------
-    EncoderUnavailable
-        When the module returns another number of tokens than the grid has.
-
-    References
-    ----------
-    Paper, eqs. 2 and 3: patch tokens, row by row, reshaped to d x h x w.
+    SpecError
+        When images and grid, or grid and encoder, do not belong together.
     """
-    with torch.inference_mode():
-        pixels = prepare(encoder, views, grid)
-        if encoder.module is None:
-            return functional.pixel_unshuffle(pixels, grid.patch)
-        cast = AUTOCAST.get(precision)
-        with torch.autocast(encoder.device.type, cast) if cast else contextlib.nullcontext():
-            tokens = encoder.module.forward_features(pixels)  # type: ignore[operator]
-        return to_grid(tokens.float(), encoder.card.prefix_tokens, grid)
-
-
-def prepare(encoder: Encoder, views: npt.NDArray[np.uint8], grid: Grid) -> torch.Tensor:
-    """Return what the encoder sees: (view, colour, y, x) float32 of `grid.input_px` pixels, normalised by its card.
-
-    The policy is applied to pixels between 0 and 1, before mean and std, so that a padded rim is made of tissue and not
-    of a value no image has.
-    """
-    pixels = torch.from_numpy(np.ascontiguousarray(views)).to(encoder.device, non_blocking=True)
-    pixels = pixels.permute(0, 3, 1, 2).float() / 255
-    size = grid.input_px
-    if size != grid.tile_px:
-        if grid.policy == "fit":
-            pixels = functional.interpolate(
-                pixels, size=(size, size), mode="bilinear", align_corners=False, antialias=True
-            )
-        elif grid.policy == "pad":
-            rim = size - grid.tile_px
-            pixels = functional.pad(pixels, (0, rim, 0, rim), mode="reflect")
-        else:
-            pixels = pixels[..., :size, :size]
-    mean, std = (
-        torch.tensor(values, device=encoder.device)[:, None, None] for values in (encoder.card.mean, encoder.card.std)
-    )
-    return (pixels - mean) / std
-
-
-def to_grid(tokens: torch.Tensor, prefix_tokens: int, grid: Grid) -> torch.Tensor:
-    """Return (view, channel, row, col) of tokens (view, token, channel): prefix dropped, row by row."""
-    expected = prefix_tokens + grid.side**2
-    if tokens.ndim != 3 or tokens.shape[1] != expected:
-        raise EncoderUnavailable(
-            "the encoder's tokens do not fit the grid",
-            expected=f"{expected} tokens ({prefix_tokens} prefix, {grid.side} x {grid.side} patches)",
-            found=f"shape {tuple(tokens.shape)}",
-            next_step="check prefix_tokens and patch of the card",
+    pixels = input_pixels(encoder, images, grid)
+    dtype = AUTOCAST[precision]
+    with torch.inference_mode(), torch.autocast(pixels.device.type, dtype=dtype, enabled=dtype is not None):
+        tokens = encoder.module.forward_features(pixels)
+    card = encoder.card
+    expected = (len(pixels), card.prefix_tokens + grid.side**2, card.width)
+    if tokens.shape != expected:
+        raise SpecError(
+            f"{card.name!r} gave tokens that do not lie on the grid",
+            expected=f"(view, token, channel) = {expected}: {card.prefix_tokens} prefix tokens and {grid.side}² patches",
+            found=str(tuple(tokens.shape)),
+            next_step="correct patch, width and prefix_tokens in the card",
         )
-    patches = tokens[:, prefix_tokens:]
-    return patches.transpose(1, 2).reshape(len(tokens), -1, grid.side, grid.side).contiguous()
+    grids = tokens[:, card.prefix_tokens :].transpose(1, 2).unflatten(2, (grid.side, grid.side))
+    # A copy made outside inference mode is an ordinary tensor: a decoder can be trained on it directly.
+    return grids.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+
+
+def input_pixels(encoder: Encoder, images: NDArray[np.uint8] | torch.Tensor, grid: Grid) -> torch.Tensor:
+    """Return what the encoder sees: (view, colour, y, x) float32, normalised, a whole number of patches each way.
+
+    Raises
+    ------
+    SpecError
+        When the images are not RGB bytes of the grid's tile size, or the grid is not of the encoder's patches.
+    """
+    card = encoder.card
+    images = torch.as_tensor(images)
+    shape = (len(images), grid.tile_px, grid.tile_px, 3)
+    if images.shape != shape or images.dtype != torch.uint8 or grid.patch != card.patch:
+        raise SpecError(
+            f"these images cannot go through {card.name!r}",
+            expected=f"uint8 (view, y, x, colour) = {shape}, patches of {card.patch} px",
+            found=f"{images.dtype} {tuple(images.shape)}, patches of {grid.patch} px",
+        )
+    scaled = images.to(encoder.device).permute(0, 3, 1, 2).float() / 255
+    mean, std = (torch.tensor(c, device=encoder.device).view(1, 3, 1, 1) for c in (card.mean, card.std))
+    return (_on_grid(scaled, grid) - mean) / std
+
+
+def _on_grid(pixels: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """Return 0..1 pixels (view, colour, y, x) resized, reflected or cropped from tile size to input size."""
+    if grid.tile_px == grid.input_px:
+        return pixels
+    if grid.policy == "crop":
+        return pixels[..., : grid.input_px, : grid.input_px]
+    if grid.policy == "pad":
+        index = torch.arange(grid.input_px, device=pixels.device)
+        period = max(1, 2 * (grid.tile_px - 1))  # a row of pixels there and back, its ends counted once
+        index = torch.minimum(index % period, -index % period)
+        return pixels[..., index, :][..., index]
+    size = (grid.input_px, grid.input_px)
+    resized = functional.interpolate(pixels, size=size, mode="bicubic", align_corners=False, antialias=True)
+    return resized.clamp(0, 1)  # bicubic overshoots at edges; images saved as bytes are clamped too

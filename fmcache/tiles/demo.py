@@ -13,6 +13,8 @@ Ruifrok & Johnston 2001, Quantification of histochemical staining by color decon
 
 from __future__ import annotations
 
+import functools
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +32,7 @@ DRAWN_PX = 512
 MEAN_DENSITY = {"haematoxylin": 0.42, "eosin": 0.40}
 
 
+@functools.lru_cache(maxsize=64)  # one dataset; every encoder asks for the same tiles
 def draw_tile(seed: int, tile: TileEntry, size_px: int) -> tuple[Pixels, Pixels]:
     """Return image (y, x, colour) uint8 and mask (y, x) uint8 of a tile; a function of seed, tile id and group alone."""
     rng = _generator(seed, "tile", tile.id)
