@@ -281,9 +281,8 @@ def cache_rm(
 
     Example: fmcache cache rm work/cache/demo/raw-pixels/128px.zarr
     """
-    from fmcache.stages.caches import size_text
-
     from fmcache.cache.verify import remove_cache
+    from fmcache.stages.caches import size_text
 
     for folder in path:
         if yes or typer.confirm(f"remove {folder}?"):
@@ -333,7 +332,7 @@ def _end(failures: list[Failure]) -> None:
 
 
 def _failed_before(failure: Failure, earlier: list[Failure]) -> bool:
-    return any((failure.dataset, failure.key) == (other.dataset, other.key) for other in earlier)
+    return any(failure[:2] == other[:2] for other in earlier)
 
 
 def _recipe(path: Path | None, datasets: list[str] | None) -> Recipe:
@@ -368,9 +367,8 @@ def _print(renderable: object) -> None:
 
 
 def _print_report(work: Path, study: str) -> None:
-    from fmcache.stages.report import report
-
     from fmcache.stages import places
+    from fmcache.stages.report import report
 
     for result in report(places.results(work), places.reports(work), study):
         for table in result.tables:

@@ -24,21 +24,28 @@ BUILT_IN = Path(str(resources.files("fmcache.encoders"))) / "cards"
 SUFFIXES = (".yaml", ".yml")
 TIMM = "timm:"
 
-RESERVED = frozenset(
-    ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "in_chans", "num_classes",
-     "dynamic_img_size", "dynamic_img_pad")
-)  # fmt: skip
+RESERVED = (
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "checkpoint_path",
+    "cache_dir",
+    "in_chans",
+    "num_classes",
+    "dynamic_img_size",
+    "dynamic_img_pad",
+)
 """Arguments of timm that are fmcache's to give: they would fetch weights, or move patches under the pixels."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NUMBER = re.compile(r"[-+]?[0-9.]+[eE][-+]?[0-9]+")
 
 
-class Weights(Frozen):
+class Weights(Frozen, frozen=True):
     """Where weights come from: `file` of a hub `repo`, or, without one, a local `file` (relative to the card).
 
-    `layout` names the key layout of the file (``timm`` needs no renaming). `drop` lists prefixes of keys that the file may
-    hold beyond the encoder; any other surplus key is an error. `sha256`, when given, must match.
+    `layout` names the key layout of the file (``timm`` needs no renaming). `drop` lists prefixes of keys that the file
+    may hold beyond the encoder; any other surplus key is an error. `sha256`, when given, must match.
     """
 
     repo: str = ""
@@ -57,14 +64,14 @@ class Weights(Frozen):
             raise ValueError(f"expected a sha256 of 64 hex digits, found {self.sha256!r}")
 
 
-class Card(Frozen, kw_only=True):
+class Card(Frozen, frozen=True, kw_only=True):
     """An encoder.
 
     `kind` is ``timm`` (a vision transformer built by timm from `architecture` and `arguments`) or ``pixels`` (the
     normalised pixels of each patch, no network). Weights are `weights`, or random ones from a fixed seed
-    (`random_weights`, for controls). `width` is d of one patch token, `patch` is P in pixels, `prefix_tokens` counts CLS
-    and registers; `depth` (blocks) and `params` are checked where given. `native_px` is the image size the encoder was
-    made for. `precision` is the published inference precision, used on GPUs.
+    (`random_weights`, for controls). `width` is d of one patch token, `patch` is P in pixels, `prefix_tokens` counts
+    CLS and registers; `depth` (blocks) and `params` are checked where given. `native_px` is the image size the encoder
+    was made for. `precision` is the published inference precision, used on GPUs.
 
     `arguments` go to timm as they are; classes are written as the names that `fmcache.encoders.load` knows. `img_size`
     in them is the size at which the weights file stores its position table.
@@ -74,7 +81,7 @@ class Card(Frozen, kw_only=True):
     title: str
     kind: Literal["timm", "pixels"] = "timm"
     architecture: str = ""
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = msgspec.field(default_factory=dict)
     patch: Positive
     width: Positive
     prefix_tokens: Annotated[int, Meta(ge=0)] = 0

@@ -1,4 +1,4 @@
-"""Card -> frozen module on a device: built by timm, checked against its card, weights fitted strictly, gradients off."""
+"""Card -> frozen module on a device: built by timm, checked against its card, weights fitted, gradients off."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from fmcache.encoders.cards import TIMM, Card, Weights, read_card
-from fmcache.encoders.weights import State, check_sha256, find_weights, fit_weights, read_weights
+from fmcache.encoders.layouts import State, fit_weights
+from fmcache.encoders.weights import check_sha256, find_weights, read_weights
 from fmcache.errors import SpecError
 from fmcache.identity import canonical_json, random_key
 from fmcache.specs import EncoderChoice
@@ -59,8 +60,9 @@ class Pixels(nn.Module):
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Return tokens (view, token, channel); channels in the order row in the patch, column in the patch, colour."""
-        by_patch = x.unflatten(3, (-1, self.patch)).unflatten(2, (-1, self.patch))  # view, colour, row, y, col, x
-        return by_patch.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+        rows, cols = x.shape[2] // self.patch, x.shape[3] // self.patch
+        by_patch = x.reshape(len(x), x.shape[1], rows, self.patch, cols, self.patch)
+        return by_patch.permute(0, 2, 4, 3, 5, 1).reshape(len(x), rows * cols, -1)
 
 
 def load_encoder(choice: EncoderChoice, device: torch.device, *, offline: bool = False) -> Encoder:
@@ -79,19 +81,25 @@ def load_encoder(choice: EncoderChoice, device: torch.device, *, offline: bool =
     """
     card = card_of(choice.name)
     random_weights = choice.random_weights or card.random_weights
-    if (random_weights and choice.weights) or (card.kind == "pixels" and (choice.random_weights or choice.weights)):
+    if random_weights and choice.weights:
         raise SpecError(
-            f"{card.name!r} takes no weights file here" if random_weights else f"{card.name!r} has no weights",
-            found=f"weights: {choice.weights or 'random'}",
-            next_step="leave out --weights" if choice.weights else "leave out --random-weights",
+            f"{card.name!r} is to have random weights and those of a file",
+            found=f"weights: {choice.weights}",
+            next_step="leave out one of them",
         )
     if card.kind == "pixels":
-        return Encoder(card, Pixels(card.patch), device, "", False, 0)
-    outline = _build(card, META)
-    _check_card(card, outline)  # before weights are looked for: they may be gigabytes away
-    module, sha256 = _random_module(card) if random_weights else _trained_module(card, outline, choice.weights, offline)
+        return _pixels(card, choice, device)
+    model = _build(card, META)
+    _check_card(card, model)  # before weights are looked for: they may be gigabytes away
+    module, sha256 = _random_module(card) if random_weights else _trained_module(card, model, choice.weights, offline)
     module = module.eval().requires_grad_(False).to(device)
     return Encoder(card, module, device, sha256, random_weights, _count(module))
+
+
+def _pixels(card: Card, choice: EncoderChoice, device: torch.device) -> Encoder:
+    if choice.weights or choice.random_weights:
+        raise SpecError(f"{card.name!r} has no weights", next_step="leave out --weights and --random-weights")
+    return Encoder(card, Pixels(card.patch), device, "", False, 0)
 
 
 def card_of(name: str) -> Card:
@@ -110,7 +118,7 @@ def card_for_timm(name: str) -> Card:
         When timm has no such model, or it gives no grid of tokens.
     """
     model = _create(name, {}, META)
-    facts = _facts(name, model)
+    outline = _outline(name, model)
     config = model.pretrained_cfg
     classifier = config.get("classifier") or ()
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
@@ -118,13 +126,17 @@ def card_for_timm(name: str) -> Card:
         name=f"timm-{name}",
         title=name,
         architecture=name,
-        **facts,
+        patch=outline.patch,
+        width=outline.width,
+        prefix_tokens=outline.prefix_tokens,
+        depth=outline.depth,
+        params=outline.params,
         native_px=model.patch_embed.img_size[0],
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         weights=Weights(drop=tuple(f"{head}." for head in heads)),
-        notes=f"Mean and std are those timm lists for its own weights {config.get('tag') or 'of this model'!r}: check that "
-        "yours were trained with these, and write a card if not.",
+        notes=f"Mean and std are those timm lists for its own weights {config.get('tag') or name!r}; if yours were "
+        "trained with others, write a card.",
     )
 
 
@@ -171,33 +183,42 @@ def _with_classes(card: Card) -> dict[str, Any]:
     return arguments
 
 
-def _facts(name: str, outline: Any) -> dict[str, int]:
-    """Return patch, width, prefix_tokens, depth and params of a model on the meta device.
+class Outline(NamedTuple):
+    """What a card says of a model, as the model itself tells it."""
+
+    patch: int
+    width: int
+    prefix_tokens: int
+    depth: int
+    params: int
+
+
+def _outline(name: str, model: Any) -> Outline:
+    """Return the outline of a model on the meta device.
 
     Raises
     ------
     SpecError
         When it does not turn square patches into (view, token, channel).
     """
-    embed = getattr(outline, "patch_embed", None)
-    size, patch = getattr(embed, "img_size", None) or (0, 0), getattr(embed, "patch_size", None) or (0, 0)
-    prefix = getattr(outline, "num_prefix_tokens", -1)
+    embed = getattr(model, "patch_embed", None)
+    size, patch = (timm.layers.to_2tuple(getattr(embed, key, None) or 0) for key in ("img_size", "patch_size"))
+    prefix = getattr(model, "num_prefix_tokens", -1)
     found: tuple[int, ...] = ()
     if patch[0] == patch[1] > 0:
-        found = tuple(outline.eval().forward_features(torch.empty(1, 3, *size, device=META)).shape)
+        found = tuple(model.eval().forward_features(torch.empty(1, 3, *size, device=META)).shape)
         if found == (1, prefix + (size[0] // patch[0]) * (size[1] // patch[1]), found[-1]):
-            blocks = len(getattr(outline, "blocks", ()))
-            return dict(patch=patch[0], width=found[-1], prefix_tokens=prefix, depth=blocks, params=_count(outline))
+            return Outline(patch[0], found[-1], prefix, len(getattr(model, "blocks", ())), _count(model))
     raise SpecError(
         f"{name!r} gives no grid of tokens",
         expected="a vision transformer with square patches: features (view, token, channel), one token for each patch",
-        found=f"{type(outline).__name__}, patches {tuple(patch)}, features {found}",
+        found=f"{type(model).__name__}, patches {tuple(patch)}, features {found}",
         next_step="choose a plain vision transformer",
     )
 
 
-def _check_card(card: Card, outline: Any) -> None:
-    for field, found in _facts(card.architecture, outline).items():
+def _check_card(card: Card, model: Any) -> None:
+    for field, found in _outline(card.architecture, model)._asdict().items():
         expected = getattr(card, field)
         if expected != found and (expected or field not in ("depth", "params")):
             raise SpecError(
@@ -209,24 +230,23 @@ def _check_card(card: Card, outline: Any) -> None:
 
 
 def _random_module(card: Card) -> tuple[Any, str]:
-    """Return the module with random weights, always the same for an architecture and its arguments, and their sha256."""
+    """Return the module with random weights, the same for the same architecture and arguments, and their sha256."""
     key = random_key("random weights", card.architecture, canonical_json(card.arguments).decode())
     with _own_generator(key):
         module = _build(card, CPU)
     return module, sha256_state(module.state_dict())
 
 
-def _trained_module(card: Card, outline: Any, chosen: str, offline: bool) -> tuple[Any, str]:
+def _trained_module(card: Card, model: Any, chosen: str, offline: bool) -> tuple[Any, str]:
     path = find_weights(card, chosen, offline)
     sha256 = check_sha256(path, card.weights.sha256 if card.weights else "")
-    state = fit_weights(path, read_weights(path), card, outline.state_dict())
-    module = outline
-    if any(True for _ in outline.buffers()):
-        # Tables that no file holds (rotary positions) must be computed; without them the outline needs weights only.
+    state = fit_weights(path, read_weights(path), card, model.state_dict())
+    if any(True for _ in model.buffers()):
+        # Tables that no file holds (rotary positions) are computed when built; other models lack nothing but weights.
         with _own_generator(0):
-            module = _build(card, CPU)
-    module.load_state_dict(state, strict=True, assign=True)
-    return module, sha256
+            model = _build(card, CPU)
+    model.load_state_dict(state, strict=True, assign=True)
+    return model, sha256
 
 
 @contextmanager

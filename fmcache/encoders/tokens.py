@@ -37,13 +37,14 @@ def token_grids(
     if tokens.shape != expected:
         raise SpecError(
             f"{card.name!r} gave tokens that do not lie on the grid",
-            expected=f"(view, token, channel) = {expected}: {card.prefix_tokens} prefix tokens and {grid.side}² patches",
+            expected=f"(view, token, channel) = {expected}: {card.prefix_tokens} prefix, {grid.side}² patches",
             found=str(tuple(tokens.shape)),
             next_step="correct patch, width and prefix_tokens in the card",
         )
-    grids = tokens[:, card.prefix_tokens :].transpose(1, 2).unflatten(2, (grid.side, grid.side))
+    by_channel = tokens[:, card.prefix_tokens :].transpose(1, 2)
     # A copy made outside inference mode is an ordinary tensor: a decoder can be trained on it directly.
-    return grids.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+    grids = by_channel.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+    return grids.reshape(len(pixels), card.width, grid.side, grid.side)
 
 
 def input_pixels(encoder: Encoder, images: NDArray[np.uint8] | torch.Tensor, grid: Grid) -> torch.Tensor:

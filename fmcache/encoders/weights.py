@@ -1,12 +1,11 @@
-"""Weights files: which one, read without running anything in it, and fitted key by key to the model it is for."""
+"""Weights files: which one, its sha256, and its tensors, read without running anything in it."""
 
 from __future__ import annotations
 
-import math
 import pickle
 import re
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,12 @@ from safetensors.torch import load_file
 
 from fmcache.encoders.cards import Card, Weights
 from fmcache.encoders.hub import download
+from fmcache.encoders.layouts import State, some
 from fmcache.errors import EncoderUnavailable, WeightsMismatch
 from fmcache.identity import sha256_file
 
-State = dict[str, torch.Tensor]
-
 WRAPPERS = ("state_dict", "model", "teacher")
 """Keys under which training code wraps a state dict."""
-
-_LAYER_SCALE = re.compile(r"\.(ls\d+\.gamma|gamma_\d+)$")
-_BLOCK = re.compile(r"\b(?:blocks|layer|layers)\.(\d+)\.")
-_SHOWN = 4
 
 
 def find_weights(card: Card, chosen: str, offline: bool) -> Path:
@@ -68,7 +62,7 @@ def _chosen_file(card: Card, weights: Weights, chosen: Path) -> Path:
     raise EncoderUnavailable(
         f"the folder {chosen} holds no weights of {card.name!r}",
         expected=name or "a file: the card names none",
-        found=_some(sorted(path.name for path in chosen.iterdir())) or "an empty folder",
+        found=some(sorted(path.name for path in chosen.iterdir())) or "an empty folder",
         next_step="pass the file itself with --weights FILE",
     )
 
@@ -76,8 +70,8 @@ def _chosen_file(card: Card, weights: Weights, chosen: Path) -> Path:
 def read_weights(path: Path) -> State:
     """Return the tensors in a safetensors file or a torch checkpoint, on the CPU, in the types they are stored in.
 
-    What kind of file it is shows in its first bytes, not in its name. Pickled checkpoints are read by torch's restricted
-    reader, which makes tensors and nothing else. One level of wrapping (`WRAPPERS`) is taken off.
+    What kind of file it is shows in its first bytes, not in its name. Pickled checkpoints are read by torch's
+    restricted reader, which makes tensors and nothing else. One level of wrapping (`WRAPPERS`) is taken off.
 
     Raises
     ------
@@ -128,9 +122,10 @@ def _read_pickle(path: Path, zipped: bool) -> Any:
 
 
 def _broken(path: Path, reason: Exception) -> WeightsMismatch:
+    first, _, _ = str(reason).strip().partition("\n")
     return WeightsMismatch(
         f"{path} cannot be read: it is truncated or corrupt",
-        found=f"{path.stat().st_size} bytes; {str(reason).strip().splitlines()[0] if str(reason).strip() else 'no end'}",
+        found=f"{path.stat().st_size} bytes; {first or type(reason).__name__}",
         next_step="fetch the file again, and compare its size with that at the source",
     )
 
@@ -153,7 +148,7 @@ def _unwrapped(path: Path, loaded: Any) -> State:
     raise WeightsMismatch(
         f"{path} holds {'several state dicts' if inner else 'no state dict'}",
         expected=f"names and tensors, alone or under one of {', '.join(WRAPPERS)}",
-        found=_some([str(key) for key in keys]) or type(loaded).__name__,
+        found=some([str(key) for key in keys]) or type(loaded).__name__,
         next_step="save the encoder's state dict as safetensors and pass that",
     )
 
@@ -175,87 +170,3 @@ def check_sha256(path: Path, expected: str) -> str:
             next_step="fetch the file again, or correct `weights.sha256` in the card",
         )
     return found
-
-
-def fit_weights(path: Path, stored: State, card: Card, model: Mapping[str, torch.Tensor]) -> State:
-    """Return `stored` as a float32 state dict for the `model` whose names and shapes are given.
-
-    Every key must be used, or match a prefix in the card's ``weights.drop``. The model is built at the size of the
-    file's position table (``arguments.img_size``), so that the table is taken as it is; at other image sizes timm
-    resamples it once, with antialiased bicubic interpolation.
-
-    Raises
-    ------
-    WeightsMismatch
-        When keys are missing, left over or of another shape, or LayerScale holds one single value.
-    """
-    drop = card.weights.drop if card.weights else ()
-    state = {name: tensor for name, tensor in stored.items() if not name.startswith(drop)}
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.items()}
-    if shapes != wanted:
-        raise _misfit(path, card, shapes, wanted)
-    scales = [tensor for name, tensor in state.items() if _LAYER_SCALE.search(name)]
-    if scales and all(bool((scale == scales[0].flatten()[0]).all()) for scale in scales):
-        raise WeightsMismatch(
-            f"{path} does not seem to hold trained LayerScale",
-            expected="gammas that differ from each other",
-            found=f"{float(scales[0].flatten()[0]):g} in all {len(scales)} gammas: the value they are made with",
-            next_step="fetch the trained weights; an untrained model runs with --random-weights",
-        )
-    # Copied: tensors of a mapped file would change, or vanish, with the file.
-    return {name: tensor.to(torch.float32, copy=True).contiguous() for name, tensor in state.items()}
-
-
-Shapes = Mapping[str, tuple[int, ...]]
-
-
-def _misfit(path: Path, card: Card, found: Shapes, wanted: Shapes) -> WeightsMismatch:
-    groups = {
-        "missing": [f"{name} {wanted[name]}" for name in wanted.keys() - found.keys()],
-        "left over": [f"{name} {found[name]}" for name in found.keys() - wanted.keys()],
-        "of another shape": [
-            f"{name} {found[name]} instead of {wanted[name]}"
-            for name in wanted.keys() & found.keys()
-            if found[name] != wanted[name]
-        ],
-    }
-    return WeightsMismatch(
-        f"{path} does not fit {card.name!r}",
-        expected=f"{len(wanted)} keys: {_looks(wanted)}",
-        found=f"{len(found)} keys: {_looks(found)}; "
-        + "; ".join(f"{len(keys)} {what}: {_some(sorted(keys))}" for what, keys in groups.items() if keys),
-        next_step=_position_advice(card, found, wanted)
-        or "pass the file of this encoder; what a file may hold beyond it is listed as `weights.drop` in a card",
-    )
-
-
-def _position_advice(card: Card, found: Shapes, wanted: Shapes) -> str:
-    name = "pos_embed"
-    if {key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key)} != {name}:
-        return ""
-    for unplaced in (card.prefix_tokens, 0):
-        built, stored = (shapes[name][1] - unplaced if name in shapes else -1 for shapes in (wanted, found))
-        if built > 0 and stored > 0 and math.isqrt(built) ** 2 == built and math.isqrt(stored) ** 2 == stored:
-            side = math.isqrt(stored)
-            return (
-                f"write `img_size: {side * card.patch}` in the card's arguments: its position table is {side} x {side}"
-            )
-    return ""
-
-
-def _looks(shapes: Shapes) -> str:
-    """Return the outline of a vision transformer: patch size, width and blocks, as the shapes tell them."""
-    blocks = {found[1] for name in shapes if (found := _BLOCK.search(name))}
-    parts = [f"{len(blocks)} blocks"] if blocks else []
-    # The patch embedding is the one kernel over the three colours, whatever it is called.
-    for shape in shapes.values():
-        if len(shape) == 4 and shape[1] == 3 and shape[2] == shape[3]:
-            parts = [f"patch {shape[2]}", f"width {shape[0]}", *parts]
-            break
-    return "it looks like " + ", ".join(parts) if parts else "not those of a vision transformer"
-
-
-def _some(items: Iterable[str]) -> str:
-    items = list(items)
-    return ", ".join(items[:_SHOWN]) + (f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else "")

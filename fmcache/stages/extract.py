@@ -12,18 +12,18 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 import torch
-from fmcache.tiles.images import Tile, read_tile, resize_tile
 
 from fmcache.cache.layout import Shard, raw_bytes
 from fmcache.cache.writer import Writer, open_writer, write_shard
 from fmcache.encoders.load import Encoder, load_encoder
 from fmcache.encoders.tokens import token_grids
-from fmcache.errors import EncoderUnavailable, NoRoom, TokensOverflow, WeightsMismatch
+from fmcache.errors import EncoderUnavailable, NoRoom, SpecError, TokensOverflow, WeightsMismatch
 from fmcache.grid import Grid
 from fmcache.manifest import AnyDataset, Manifest, TileEntry
 from fmcache.scores.table import EncoderInfo
 from fmcache.specs import EncoderChoice, Precision, Recipe, ViewSpec
 from fmcache.stages import places, runners
+from fmcache.stages.caches import size_text
 from fmcache.stages.devices import device_name, pick_device, set_threads, versions
 from fmcache.stages.flags import Failure, Flags
 from fmcache.stages.identities import (
@@ -36,6 +36,7 @@ from fmcache.stages.identities import (
 )
 from fmcache.stages.progress import progress
 from fmcache.strict import builtins
+from fmcache.tiles.images import Tile, read_tile, resize_tile
 from fmcache.tiles.views import render_mask, render_view
 
 BATCH = {"cpu": 4, "cuda": 16}
@@ -113,8 +114,8 @@ def extract(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str
         for choice in recipe.encoder_choices:
             try:
                 _fill_tokens(recipe, choice, source, entries, demand, hashes, device, flags, say)
-            except (EncoderUnavailable, WeightsMismatch, TokensOverflow) as error:
-                failures.append(Failure(name, choice.name, error))
+            except (EncoderUnavailable, SpecError, WeightsMismatch, TokensOverflow) as error:
+                failures.append(Failure(name, places.encoder_key(choice), error))
                 say(f"{name} · {choice.name}: failed; going on with the next encoder")
     return failures
 
@@ -220,12 +221,12 @@ def _fill(
     size = raw_bytes(shards, writer.layout.view_bytes)
     free = shutil.disk_usage(writer.path.parent).free
     layout = "x".join(str(n) for n in writer.layout.item)
-    say(f"{title}: {todo} of {wanted} views of {layout}, at most {_size(size)}; {_size(free)} free on disk")
+    say(f"{title}: {todo} of {wanted} views of {layout}, at most {size_text(size)}; {size_text(free)} free on disk")
     if size > free:
         raise NoRoom(
             f"{writer.path} does not fit on the disk",
-            expected=f"{_size(size)} free (compression will need less, but not surely)",
-            found=f"{_size(free)} free",
+            expected=f"{size_text(size)} free (compression will need less, but not surely)",
+            found=f"{size_text(free)} free",
             next_step="free space, move the working folder with --work, or use fewer views",
         )
     writer.begin()
@@ -277,7 +278,3 @@ def _batches(views: Iterator[Any], device: str) -> Iterator[list[Any]]:
 def _encoder(choice: EncoderChoice, device: str, offline: bool) -> Encoder:
     # one encoder at a time per process: the largest take most of a GPU
     return load_encoder(choice, torch.device(device), offline=offline)
-
-
-def _size(n_bytes: int) -> str:
-    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"

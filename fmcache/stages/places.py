@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fmcache.encoders.cards import is_card_file, read_card
+from fmcache.encoders.cards import SUFFIXES, TIMM, read_card
 from fmcache.identity import fingerprint
 from fmcache.specs import EncoderChoice, Recipe
 from fmcache.stages.identities import view_identity
-
-TIMM = "timm:"
 
 
 def caches(work: Path) -> Path:
@@ -32,7 +30,7 @@ def encoder_key(choice: EncoderChoice) -> str:
     if choice.name.startswith(TIMM):
         name = "timm-" + choice.name.removeprefix(TIMM)
     else:
-        name = read_card(choice.name).name if is_card_file(choice.name) else choice.name
+        name = read_card(choice.name).name if choice.name.endswith(SUFFIXES) else choice.name
     return f"{name}-random" if choice.random_weights else name
 
 

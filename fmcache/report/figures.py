@@ -1,0 +1,116 @@
+"""The figures of a report, PNG and SVG; the only place that plots. Same results, same bytes."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from fmcache.report.summary import Row, Summary
+
+# text stays text in SVG, and neither dates nor random ids are written
+STYLE = {"svg.fonttype": "none", "svg.hashsalt": "fmcache", "font.size": 8, "axes.spines.top": False,
+         "axes.spines.right": False, "figure.constrained_layout.use": True}  # fmt: skip
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#f0e442")
+CONTROL = "#888888"
+
+
+def figures(summary: Summary) -> dict[str, bytes]:
+    """Return the files of all figures by name: ``size``, ``labels`` and ``curves``, each as ``.png`` and ``.svg``."""
+    files = {}
+    with mpl.rc_context(STYLE):
+        for name, draw in (("size", dice_by_size), ("labels", dice_by_label), ("curves", training_curves)):
+            figure = draw(summary)
+            for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+                file = io.BytesIO()
+                FigureCanvasAgg(figure)
+                figure.savefig(file, format=kind, dpi=200, metadata=metadata)
+                files[f"{name}.{kind}"] = file.getvalue()
+    return files
+
+
+def dice_by_size(summary: Summary) -> Figure:
+    """Return the paper's Figure 1: mean Dice against the encoder's parameters, one bubble each, area by size."""
+    figure = Figure(figsize=(5.0, 3.4))
+    axes = figure.add_subplot()
+    for i, row in enumerate(summary.rows):
+        mean, std = 100 * row.mean[-1], 100 * row.std[-1]
+        colour = CONTROL if row.is_control else COLOURS[i % len(COLOURS)]
+        if row.encoder.params == 0:
+            axes.axhline(mean, color=colour, linestyle="--", linewidth=0.8)
+            axes.annotate(row.encoder.display, (1.0, mean), xycoords=("axes fraction", "data"), ha="right", va="bottom")
+            continue
+        millions = row.encoder.params / 1e6
+        area = 30 + 25 * math.sqrt(millions)
+        axes.errorbar(millions, mean, yerr=None if math.isnan(std) else std, color=colour, capsize=2, linewidth=0.8)
+        axes.scatter(millions, mean, s=area, color=colour, alpha=0.6, edgecolor="white", zorder=3)
+        axes.annotate(
+            row.encoder.display, (millions, mean), xytext=(0, math.sqrt(area) / 2 + 3), textcoords="offset points",
+            ha="center", zorder=4,
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.margins(x=0.25, y=0.2)
+    axes.set_xlabel("encoder parameters (millions)")
+    axes.set_ylabel(f"test Dice, mean over labels (%){_spread(summary)}")
+    return figure
+
+
+def dice_by_label(summary: Summary) -> Figure:
+    """Return one panel per label and for the mean: every seed a point, the mean over seeds a bar."""
+    n = len(summary.columns)
+    figure = Figure(figsize=(1.2 + 1.9 * n, 0.9 + 0.28 * len(summary.rows)))
+    panels = np.atleast_1d(figure.subplots(1, n, sharey=True))
+    colours = [colour for _, colour in summary.record.labels] + ["#444444"]
+    for column, (axes, title, colour) in enumerate(zip(panels, summary.columns, colours, strict=True)):
+        for y, row in enumerate(reversed(summary.rows)):
+            values = 100 * row.dice[:, column]
+            axes.barh(y, 100 * row.mean[column], color=colour, alpha=0.35, hatch="///" if row.is_control else None)
+            axes.plot(values, np.full(len(values), y), ".", color="black", markersize=3)
+        axes.set_title(title)
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("test Dice (%)")
+    panels[0].set_yticks(range(len(summary.rows)), [row.encoder.display for row in reversed(summary.rows)])
+    return figure
+
+
+def training_curves(summary: Summary) -> Figure:
+    """Return training loss and validation Dice per epoch: seeds thin, their mean thick, one column per encoder."""
+    n = len(summary.rows)
+    columns = min(n, 5)
+    bands = -(-n // columns)
+    figure = Figure(figsize=(0.6 + 1.7 * columns, 2.6 * bands))
+    panels = figure.subplots(2 * bands, columns, sharex=True, sharey=False, squeeze=False)
+    top = max(float(curve["loss"].max() or 0) for row in summary.rows for curve in row.curves)  # type: ignore[arg-type]
+    for axes in panels.flat:
+        axes.set_visible(False)
+    for i, row in enumerate(summary.rows):
+        band, column = divmod(i, columns)
+        loss, dice = panels[2 * band, column], panels[2 * band + 1, column]
+        _curves(loss, dice, row, CONTROL if row.is_control else COLOURS[i % len(COLOURS)])
+        loss.set_title(row.encoder.display, fontsize=7)
+        loss.set_ylim(0, 1.05 * top)
+        dice.set_ylim(0, 100)
+        dice.set_xlabel("epoch")
+        if column == 0:
+            loss.set_ylabel("training loss")
+            dice.set_ylabel("validation Dice (%)")
+        for axes in (loss, dice):
+            axes.set_visible(True)
+    return figure
+
+
+def _curves(loss: mpl.axes.Axes, dice: mpl.axes.Axes, row: Row, colour: str) -> None:
+    for curve in row.curves:
+        loss.plot(curve["epoch"], curve["loss"], color=colour, linewidth=0.5, alpha=0.6)
+        tested = curve.drop_nulls("val_dice")
+        dice.plot(tested["epoch"], 100 * tested["val_dice"], "o-", color=colour, linewidth=0.5, markersize=2, alpha=0.6)
+    mean = np.mean([curve["loss"].to_numpy() for curve in row.curves], axis=0)
+    loss.plot(row.curves[0]["epoch"], mean, color=colour, linewidth=1.6)
+
+
+def _spread(summary: Summary) -> str:
+    return ", ± SD over seeds" if any(len(row.seeds) > 1 for row in summary.rows) else ""

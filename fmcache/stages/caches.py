@@ -1,0 +1,58 @@
+"""What `fmcache cache` shows: caches as a table, one as JSON, the outcome of verifying them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+from rich.table import Table
+
+from fmcache.cache.reader import read_header
+from fmcache.cache.verify import find_caches, verify_cache
+from fmcache.errors import CacheNotFound, CacheUnsealed
+from fmcache.stages import places
+from fmcache.stages.progress import progress
+
+
+def size_text(n_bytes: int) -> str:
+    """Return a number of bytes for people."""
+    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"
+
+
+def list_caches(work: Path) -> Table:
+    """Return a table of all caches below the working folder."""
+    table = Table("cache", "kind", "state", "tiles", "views", "on disk", title=f"caches in {places.caches(work)}")
+    for entry in find_caches(places.caches(work)):
+        name = str(entry.path)
+        if entry.header is None:
+            table.add_row(name, "?", entry.problem, "", "", size_text(entry.bytes))
+            continue
+        views = str(sum(entry.header.stored))
+        tiles = str(len(entry.header.tiles))
+        table.add_row(name, entry.header.kind, entry.header.state, tiles, views, size_text(entry.bytes))
+    return table
+
+
+def describe_cache(path: Path) -> str:
+    """Return the header of a cache as JSON."""
+    return msgspec.json.format(msgspec.json.encode(read_header(path)), indent=2).decode()
+
+
+def verify_caches(paths: Sequence[Path], work: Path, say: Callable[[str], None]) -> int:
+    """Verify caches (all below `work` when none is named), tell the outcome of each; return the number of problems."""
+    chosen = list(paths) or [entry.path for entry in find_caches(places.caches(work))]
+    if not chosen:
+        raise CacheNotFound(f"there is no cache in {places.caches(work)}", next_step="fmcache extract makes one")
+    problems = 0
+    for path in chosen:
+        with progress(str(path), sum(read_header(path).stored), "views") as tick:
+            try:
+                lines = verify_cache(path, tick)
+            except CacheUnsealed as error:
+                lines = [error.problem]
+        say(f"{path}: " + ("sound" if not lines else f"{len(lines)} problems"))
+        for line in lines:
+            say(f"  {line}")
+        problems += len(lines)
+    return problems

@@ -1,0 +1,107 @@
+"""Stage three: counts -> report. Reads the results table only; no torch, no cache, no images."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+from rich.table import Table
+
+from fmcache.errors import ResultsNotFound
+from fmcache.identity import whole_file
+from fmcache.report import tables
+from fmcache.report.figures import figures
+from fmcache.report.summary import Summary, summarise
+from fmcache.scores.table import find_parts, read_part, studies
+
+FIGURES = {
+    "size": "Mean Dice against encoder size; bars: standard deviation over seeds.",
+    "labels": "Dice per label: points are seeds, bars their mean; hatched: controls and random weights.",
+    "curves": "Training loss and validation Dice: thin lines are seeds, the thick one their mean.",
+}
+
+
+class StudyReport(NamedTuple):
+    """A written report: its Markdown file, and a table per dataset for the terminal."""
+
+    path: Path
+    tables: tuple[Table, ...]
+
+
+def report(results: Path, out: Path, study: str = "") -> list[StudyReport]:
+    """Write the report of a study, or of all that have results, below `out`; return what was written.
+
+    Raises
+    ------
+    ResultsNotFound
+        When there are no results, or none of this name; the message lists the studies there are.
+    ResultsMismatch
+        When runs of a study do not belong together.
+    """
+    known = studies(results)
+    if not known or (study and study not in known):
+        raise ResultsNotFound(
+            f"there are no results{f' of study {study!r}' if study else ''} in {results}",
+            found=f"results of {', '.join(known)}" if known else "nothing",
+            next_step="fmcache fit, with the same --work folder",
+        )
+    return [_report_study(results, out / name, name) for name in ([study] if study else known)]
+
+
+def _report_study(results: Path, folder: Path, study: str) -> StudyReport:
+    parts = [read_part(path) for path in find_parts(results, study)]
+    by_dataset = groupby(parts, key=lambda part: part.record.dataset)
+    summaries = [summarise(list(group)) for _, group in by_dataset]
+    sections = []
+    for summary in summaries:
+        dataset = summary.record.dataset
+        files = figures(summary) | {"table.csv": tables.csv_text(summary).encode(), "table.tex": tables.latex(summary).encode()}
+        for name, content in files.items():
+            with whole_file(folder / dataset / name) as file:
+                file.write(content)
+        sections.append(_section(summary))
+    with whole_file(folder / "report.md", "w") as file:
+        file.write(_head(summaries[0]) + "\n".join(sections) + _tail(summaries[0]))
+    return StudyReport(folder / "report.md", tuple(tables.terminal(summary) for summary in summaries))
+
+
+def _head(summary: Summary) -> str:
+    recipe = summary.record.recipe
+    texts = [recipe["question"], f"Expected: {recipe['expect']}" if recipe["expect"] else ""]
+    return f"# {summary.record.study}\n\n" + "".join(f"{text}\n\n" for text in texts if text)
+
+
+def _section(summary: Summary) -> str:
+    record = summary.record
+    fit = record.recipe["fit"]
+    steps = -(-record.tiles["train"] * fit["passes_per_epoch"] // fit["batch"]) * fit["epochs"]
+    rows = summary.rows
+    facts = {
+        "tiles": " / ".join(f"{n} {split}" for split, n in record.tiles.items()),
+        "tile size": f"{record.recipe['tile_px']} px" + (f", listed at {record.mpp:g} um/px" if record.mpp else ""),
+        "views": f"{record.recipe['views']['count']} of each training tile",
+        "budget": f"{steps} steps of up to {fit['batch']} views, {fit['epochs']} epochs",
+        "decoder": f"width {record.recipe['decoder']['width']}, {record.decoder_params:,} parameters (first encoder)",
+        "seeds": ", ".join(sorted({str(len(row.seeds)) for row in rows})),
+        "device": f"{record.device}, {record.threads} threads",
+        "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
+    }
+    lines = [f"## {record.dataset_title} ({record.dataset})", "", tables.markdown(summary)]
+    lines += [f"- {note}" for note in tables.notes(summary)]
+    lines += ["", "| what | value |", "|---|---|"] + [f"| {key} | {value} |" for key, value in facts.items()] + [""]
+    for name, caption in FIGURES.items():
+        lines += [f"![{caption}]({record.dataset}/{name}.png)", "", f"*{caption}*", ""]
+    lines += ["Encoders:", ""]
+    lines += [
+        f"- {row.encoder.display}: {row.encoder.params:,} parameters, patch {row.encoder.patch}, width {row.encoder.width}"
+        + "".join(f"; {text}" for text in (row.encoder.licence, row.encoder.citation) if text)
+        for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _tail(summary: Summary) -> str:
+    recipe = yaml.safe_dump(summary.record.recipe, sort_keys=False, allow_unicode=True)
+    return f"\n## Recipe\n\n```yaml\n{recipe}```\n"
