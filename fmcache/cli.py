@@ -6,6 +6,7 @@ Nothing heavy is imported before a command's body runs, so that ``--help`` is qu
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -300,8 +301,14 @@ def encoders_list() -> None:
     _print(list_encoders())
 
 
+class Interrupted(BaseException):
+    """Ctrl-C or a request to end; not KeyboardInterrupt, which the command-line library would answer itself."""
+
+
 def main() -> None:
     """Run the command line. Known errors are printed without a traceback; FMCACHE_DEBUG=1 brings it back."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         app()
     except FmcacheError as error:
@@ -309,9 +316,13 @@ def main() -> None:
     except OSError as error:
         name = f" {error.filename}" if error.filename else ""
         _fail(error, f"the system refused{name}: {error.strerror or error}\n  next: {_SYSTEM_HINT}")
-    except KeyboardInterrupt:
+    except Interrupted as request:
         print("\ninterrupted: what was finished is kept; the same command goes on from there", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + request.args[0])
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    raise Interrupted(number)
 
 
 _SYSTEM_HINT = "check free disk space and write permission of the working folder (--work)"

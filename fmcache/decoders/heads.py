@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils import skip_init
 
 from fmcache.grid import Grid
 from fmcache.identity import random_key
@@ -15,7 +16,7 @@ class Block(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(width, width, kernel_size=3, padding=1)
+        self.conv = skip_init(nn.Conv2d, width, width, kernel_size=3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return (view, width, 2 row, 2 col) of (view, width, row, col)."""
@@ -28,6 +29,9 @@ class Decoder(nn.Module):
 
     It has d*D + D + s*(9*D*D + D) + D*C + C parameters for d `channels`, D `width`, C `labels` and s blocks.
 
+    Its values are undefined until `initialise` or a state dict sets them: torch's own way would draw from the global
+    generator.
+
     References
     ----------
     Vitoria et al., A Benchmark of Foundation Model Encoders for Histopathological Image Segmentation, eqs. 4 and 5.
@@ -36,9 +40,9 @@ class Decoder(nn.Module):
     def __init__(self, channels: int, width: int, labels: int, grid: Grid) -> None:
         super().__init__()
         self.grid = grid
-        self.project = nn.Conv2d(channels, width, kernel_size=1)
+        self.project = skip_init(nn.Conv2d, channels, width, kernel_size=1)
         self.blocks = nn.ModuleList(Block(width) for _ in range(grid.upsampling_blocks))
-        self.classify = nn.Conv2d(width, labels, kernel_size=1)
+        self.classify = skip_init(nn.Conv2d, width, labels, kernel_size=1)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return logits (view, label, y, x) over the covered pixels of the tile, for tokens (view, channel, row, col)."""

@@ -89,8 +89,8 @@ def load_encoder(choice: EncoderChoice, device: torch.device, *, offline: bool =
         )
     if card.kind == "pixels":
         return _pixels(card, choice, device)
-    model = _build(card, META)
-    _check_card(card, model)  # before weights are looked for: they may be gigabytes away
+    model = build(card, META)
+    check_card(card, model)  # before weights are looked for: they may be gigabytes away
     module, sha256 = _random_module(card) if random_weights else _trained_module(card, model, choice.weights, offline)
     module = module.eval().requires_grad_(False).to(device)
     return Encoder(card, module, device, sha256, random_weights, _count(module))
@@ -151,9 +151,7 @@ def _create(architecture: str, arguments: dict[str, Any], device: torch.device) 
         )
     try:
         with device:
-            return timm.create_model(
-                architecture, pretrained=False, num_classes=0, dynamic_img_size=True, **arguments
-            )  # fmt: skip
+            return timm.create_model(architecture, num_classes=0, dynamic_img_size=True, **arguments)
     except (TypeError, RuntimeError, ValueError, AssertionError) as reason:
         raise SpecError(
             f"timm cannot build {architecture!r} as an encoder",
@@ -163,7 +161,14 @@ def _create(architecture: str, arguments: dict[str, Any], device: torch.device) 
         ) from reason
 
 
-def _build(card: Card, device: torch.device) -> Any:
+def build(card: Card, device: torch.device) -> Any:
+    """Return the timm model of a card on `device`, as timm initialises it.
+
+    Raises
+    ------
+    SpecError
+        When timm has no such model, or does not take the card's arguments.
+    """
     return _create(card.architecture, _with_classes(card), device)
 
 
@@ -217,7 +222,14 @@ def _outline(name: str, model: Any) -> Outline:
     )
 
 
-def _check_card(card: Card, model: Any) -> None:
+def check_card(card: Card, model: Any) -> None:
+    """Check patch, width, prefix tokens and, where the card tells them, depth and parameters of a model on `META`.
+
+    Raises
+    ------
+    SpecError
+        When the card says otherwise; the field is named.
+    """
     for field, found in _outline(card.architecture, model)._asdict().items():
         expected = getattr(card, field)
         if expected != found and (expected or field not in ("depth", "params")):
@@ -233,7 +245,7 @@ def _random_module(card: Card) -> tuple[Any, str]:
     """Return the module with random weights, the same for the same architecture and arguments, and their sha256."""
     key = random_key("random weights", card.architecture, canonical_json(card.arguments).decode())
     with _own_generator(key):
-        module = _build(card, CPU)
+        module = build(card, CPU)
     return module, sha256_state(module.state_dict())
 
 
@@ -244,7 +256,7 @@ def _trained_module(card: Card, model: Any, chosen: str, offline: bool) -> tuple
     if any(True for _ in model.buffers()):
         # Tables that no file holds (rotary positions) are computed when built; other models lack nothing but weights.
         with _own_generator(0):
-            model = _build(card, CPU)
+            model = build(card, CPU)
     model.load_state_dict(state, strict=True, assign=True)
     return model, sha256
 

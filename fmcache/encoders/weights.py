@@ -22,6 +22,17 @@ from fmcache.identity import sha256_file
 WRAPPERS = ("state_dict", "model", "teacher")
 """Keys under which training code wraps a state dict."""
 
+_BROKEN_PICKLE = (
+    RuntimeError,
+    EOFError,
+    struct.error,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+)
+
 
 def find_weights(card: Card, chosen: str, offline: bool) -> Path:
     """Return the path of an encoder's weights file.

@@ -57,7 +57,10 @@ def _report_study(results: Path, folder: Path, study: str) -> StudyReport:
     sections = []
     for summary in summaries:
         dataset = summary.record.dataset
-        files = figures(summary) | {"table.csv": tables.csv_text(summary).encode(), "table.tex": tables.latex(summary).encode()}
+        files = figures(summary) | {
+            "table.csv": tables.csv_text(summary).encode(),
+            "table.tex": tables.latex(summary).encode(),
+        }
         for name, content in files.items():
             with whole_file(folder / dataset / name) as file:
                 file.write(content)

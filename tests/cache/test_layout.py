@@ -45,4 +45,6 @@ def test_a_shard_holds_as_many_views_as_fit_its_bytes_and_at_least_one():
 
 def test_raw_bytes_count_every_view_before_compression():
     layout = Layout(2, 3, (4, 2, 2), "float32", 2)
-    assert raw_bytes([Shard(0, 0, 0, 2), Shard(1, 1, 2, 3)], layout.view_bytes) == 3 * 4 * 2 * 2 * np.dtype("f4").itemsize
+    assert (
+        raw_bytes([Shard(0, 0, 0, 2), Shard(1, 1, 2, 3)], layout.view_bytes) == 3 * 4 * 2 * 2 * np.dtype("f4").itemsize
+    )

@@ -297,7 +297,11 @@ def test_a_full_disk_loses_the_shard_in_hand_and_no_more(tmp_path):
             except OSError as error:
                 print("refused", [s.tile for s in writer.missing()])
     """
-    command = [sys.executable, "-c", "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n" + textwrap.dedent(script)]
+    command = [
+        sys.executable,
+        "-c",
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n" + textwrap.dedent(script),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
     assert done.stdout == "refused [1]\n", done.stderr
     assert not list(path.rglob("*.partial"))

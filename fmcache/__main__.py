@@ -1,0 +1,5 @@
+"""python -m fmcache."""
+
+from fmcache.cli import main
+
+main()

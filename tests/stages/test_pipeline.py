@@ -1,0 +1,293 @@
+"""Both stages on the drawn tiles, in small: what the cache must not change, interruption, workers, walls."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import polars as pl
+import pytest
+import torch
+import yaml
+
+from fmcache.decoders.heads import Decoder
+from fmcache.decoders.train import train
+from fmcache.encoders.load import load_encoder
+from fmcache.encoders.tokens import token_grids
+from fmcache.errors import CacheMismatch, CacheNotFound, CacheUnsealed, NoRoom, ResultsMismatch
+from fmcache.grid import Grid
+from fmcache.manifest import Manifest
+from fmcache.scores.table import find_parts, read_part
+from fmcache.specs import DecoderSpec, EncoderChoice, FitSpec, Recipe, ViewSpec
+from fmcache.stages import fit as fit_stage
+from fmcache.stages import places
+from fmcache.stages.extract import extract
+from fmcache.stages.fit import fit
+from fmcache.stages.flags import Flags
+from fmcache.tiles.images import read_tile, resize_tile
+from fmcache.tiles.views import render_mask, render_view
+
+TINY = {
+    "name": "tiny", "title": "Tiny ViT", "architecture": "vit_tiny_patch16_224",
+    "arguments": {"img_size": 64, "depth": 2, "embed_dim": 24, "num_heads": 2}, "patch": 16, "width": 24,
+    "prefix_tokens": 1, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2], "random_weights": True,
+}  # fmt: skip
+MANIFEST = {
+    "format": 1,
+    "default": "toy",
+    "datasets": {
+        "toy": {
+            "format": "demo", "seed": 1, "size_px": 64,
+            "labels": [{"name": n, "colour": c} for n, c in (("a", "#ff0000"), ("b", "#00ff00"), ("c", "#0000ff"))],
+            "tiles": [{"id": f"t{i}"} for i in range(6)],
+            "splits": {"train": ["t0", "t1", "t2"], "val": ["t3"], "test": ["t4", "t5"]},
+        }
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("toy")
+    (folder / "data_manifest.yaml").write_text(yaml.safe_dump(MANIFEST))
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def manifest(folder):
+    return Manifest(folder / "data_manifest.yaml")
+
+
+@pytest.fixture
+def recipe(folder):
+    return Recipe(
+        name="toy",
+        encoders=("raw-pixels", str(folder / "tiny.yaml")),
+        tile_px=64,
+        views=ViewSpec(count=4),
+        decoder=DecoderSpec(width=6),
+        fit=FitSpec(seeds=2, epochs=4, batch=2, validate_epochs=2, learning_rate=1e-2),
+    )
+
+
+def flags(work, **kwargs):
+    return Flags(work, device="cpu", threads=1, **kwargs)
+
+
+def quiet(_):
+    pass
+
+
+def contents(root):
+    return {
+        str(p.relative_to(root)): p.read_bytes()
+        for p in root.rglob("*")
+        if p.is_file() and not p.name.endswith(".lock")
+    }
+
+
+def runs(work, study="toy"):
+    return {
+        (part.record.encoder.name, part.record.seed): part
+        for part in map(read_part, find_parts(places.results(work), study))
+    }
+
+
+def change(struct, **fields):
+    return msgspec.structs.replace(struct, **fields)
+
+
+class InTheLoop:
+    """The usual way: render, encode and train, nothing stored."""
+
+    def __init__(self, recipe, manifest, encoder, grid):
+        self.tiles, self.views = manifest.dataset().splits.train, range(1, recipe.views.count + 1)
+        self.recipe, self.encoder, self.grid = recipe, encoder, grid
+        dataset = manifest.dataset()
+        self.read = {e.id: resize_tile(read_tile(dataset, e, manifest.folder), recipe.tile_px) for e in dataset.tiles}
+
+    def fetch(self, step, device):
+        tokens, masks = [], []
+        for tile, view in step.tolist():
+            name, index = self.tiles[tile], self.views[view]
+            image = render_view(self.recipe.views, "toy", name, index, self.read[name].image)
+            tokens.append(token_grids(self.encoder, image[np.newaxis], self.grid, "float32")[0])
+            masks.append(torch.from_numpy(render_mask(self.recipe.views, "toy", name, index, self.read[name].mask)))
+        return torch.stack(tokens), torch.stack(masks)
+
+
+@pytest.mark.parametrize("store", ["float32", "float16"])
+def test_training_from_the_cache_equals_training_with_the_encoder_in_the_loop(
+    tmp_path, folder, manifest, recipe, store
+):
+    recipe = change(recipe, store=store, encoders=(str(folder / "tiny.yaml"),))
+    assert extract(recipe, manifest, flags(tmp_path), quiet) == []
+    (job,), _ = fit_stage._jobs(recipe, manifest, "toy", torch.device("cpu"), flags(tmp_path))
+    cached = fit_stage._load(job)
+    encoder = load_encoder(EncoderChoice(str(folder / "tiny.yaml")), torch.device("cpu"))
+    grid = Grid(64, 16)
+    curves = []
+    for source in (cached.train, InTheLoop(recipe, manifest, encoder, grid)):
+        decoder = Decoder(24, 6, 3, grid)
+        cpu = torch.device("cpu")
+        fitted = train(decoder, source, cached.val, cached.test, recipe.fit, 0, "pooled", cpu)
+        curves.append([epoch.loss for epoch in fitted.curve])
+    difference = np.abs(np.subtract(*curves)).max()
+    assert difference < (1e-6 if store == "float32" else 1e-3)
+    assert curves[0][0] != curves[0][-1]  # it did train
+
+
+def test_a_sweep_writes_a_whole_part_per_run_and_a_rerun_does_nothing(tmp_path, manifest, recipe):
+    assert extract(recipe, manifest, flags(tmp_path), quiet) == fit(recipe, manifest, flags(tmp_path), quiet) == []
+    parts = runs(tmp_path)
+    assert sorted(parts) == [("raw-pixels", 0), ("raw-pixels", 1), ("tiny", 0), ("tiny", 1)]
+    part = parts["tiny", 1]
+    assert part.counts.group_by("split", "tile").len().height == 3
+    per_tile = part.counts.group_by("tile").agg((pl.col("tp") + pl.col("fn")).sum().alias("px"))
+    assert (per_tile["px"] == 64 * 64).all()
+    assert part.record.encoder.random_weights
+    assert part.record.encoder.display == "Tiny ViT (random weights)"
+    assert part.curve["val_dice"].is_not_null().to_list() == [False, True, False, True]
+    before = contents(tmp_path)
+    lines = []
+    assert extract(recipe, manifest, flags(tmp_path), lines.append) == []
+    assert fit(recipe, manifest, flags(tmp_path), lines.append) == []
+    assert sum("complete" in line for line in lines) == 3
+    assert any("0 of 4 runs" in line for line in lines)
+    assert contents(tmp_path) == before
+
+
+def test_one_seed_alone_equals_the_same_seed_in_a_sweep_and_two_seeds_differ(tmp_path, manifest, recipe):
+    extract(recipe, manifest, flags(tmp_path), quiet)
+    fit(recipe, manifest, flags(tmp_path), quiet)
+    sweep = runs(tmp_path)
+    part = places.results(tmp_path) / "toy" / "toy" / "tiny" / "seed-001"
+    weights = (part / "decoder.safetensors").read_bytes()
+    shutil.rmtree(part)
+    fit_stage._load.cache_clear()
+    fit(recipe, manifest, flags(tmp_path), quiet)
+    alone = runs(tmp_path)["tiny", 1]
+    assert alone.counts.equals(sweep["tiny", 1].counts)
+    assert alone.curve.equals(sweep["tiny", 1].curve)
+    assert (part / "decoder.safetensors").read_bytes() == weights
+    assert not alone.curve.equals(sweep["tiny", 0].curve)
+
+
+@pytest.mark.slow
+def test_dask_workers_give_the_same_caches_and_results_as_the_serial_runner(tmp_path, manifest, recipe):
+    for name, workers in (("serial", 0), ("dask", 2)):
+        assert extract(recipe, manifest, flags(tmp_path / name, workers=workers), quiet) == []
+        assert fit(recipe, manifest, flags(tmp_path / name, workers=workers), quiet) == []
+    assert contents(tmp_path / "serial" / "cache") == contents(tmp_path / "dask" / "cache")
+    serial, dask = runs(tmp_path / "serial"), runs(tmp_path / "dask")
+    assert serial.keys() == dask.keys()
+    for key, part in serial.items():
+        assert part.counts.equals(dask[key].counts), key
+        assert part.curve.equals(dask[key].curve), key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_an_extraction_that_is_stopped_goes_on_and_ends_byte_for_byte_the_same(tmp_path, folder, recipe, manifest, how):
+    many = change(recipe, views=ViewSpec(count=60), encoders=("random-vits16",))
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(msgspec.to_builtins(many)))
+    command = [sys.executable, "-m", "fmcache", "extract", "--recipe", str(tmp_path / "r.yaml"), "--threads", "1"]
+    command += [
+        "--device",
+        "cpu",
+        "--manifest",
+        str(folder / "data_manifest.yaml"),
+        "--work",
+        str(tmp_path / "stopped"),
+    ]
+    path = places.tokens_path(tmp_path / "stopped", "toy", "random-vits16", many)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        while process.poll() is None and not list(path.glob("filling/*.*")):
+            time.sleep(0.02)
+        os.killpg(process.pid, how)
+        errors = process.communicate()[1]
+    assert process.returncode == (-how if how == signal.SIGKILL else 130), errors
+    if how == signal.SIGINT:
+        assert "the same command goes on from there" in errors
+    jobs, failures = fit_stage._jobs(many, manifest, "toy", torch.device("cpu"), flags(tmp_path / "stopped"))
+    assert jobs == []
+    assert isinstance(failures[0].error, CacheUnsealed)
+    for name in ("stopped", "whole"):
+        assert extract(many, manifest, flags(tmp_path / name), quiet) == []
+    assert contents(tmp_path / "stopped" / "cache") == contents(tmp_path / "whole" / "cache")
+
+
+def test_more_views_and_another_split_extend_the_cache_and_never_recompute_it(tmp_path, folder, manifest, recipe):
+    extract(recipe, manifest, flags(tmp_path), quiet)
+    text = (folder / "data_manifest.yaml").read_text()
+    (tmp_path / "data_manifest.yaml").write_text(
+        text.replace("- t3\n", "- t0\n").replace("train:\n      - t0", "train:\n      - t3")
+    )
+    swapped = Manifest(tmp_path / "data_manifest.yaml")
+    assert swapped.dataset().splits.train == ("t3", "t1", "t2")
+    lines = []
+    assert extract(recipe, swapped, flags(tmp_path), lines.append) == []
+    assert [line.split(": ")[1].split(" of ")[0] for line in lines] == ["5", "5", "5"]  # t3 as a training tile; no more
+    lines.clear()
+    assert extract(change(recipe, views=ViewSpec(count=3)), swapped, flags(tmp_path), lines.append) == []
+    assert all("complete" in line for line in lines)
+
+
+def test_another_recipe_under_the_same_name_is_refused_by_field_until_recomputed(tmp_path, manifest, recipe):
+    extract(recipe, manifest, flags(tmp_path), quiet)
+    fit(recipe, manifest, flags(tmp_path), quiet)
+    other = change(recipe, fit=change(recipe.fit, epochs=3))
+    with pytest.raises(ResultsMismatch, match=r"fit.epochs: expected 3, found 4"):
+        fit(other, manifest, flags(tmp_path), quiet)
+    fit(other, manifest, flags(tmp_path, recompute=True), quiet)
+    assert {part.curve.height for part in runs(tmp_path).values()} == {3}
+
+
+def test_a_failing_encoder_does_not_stop_the_others(tmp_path, manifest, recipe):
+    mixed = change(recipe, encoders=(EncoderChoice("virchow2", weights=str(tmp_path / "absent")), "raw-pixels"))
+    failures = extract(mixed, manifest, flags(tmp_path, offline=True), quiet)
+    assert [(f.dataset, f.encoder) for f in failures] == [("toy", "virchow2")]
+    failures = fit(mixed, manifest, flags(tmp_path), quiet)
+    assert isinstance(failures[0].error, CacheNotFound)
+    assert {encoder for encoder, _ in runs(tmp_path)} == {"raw-pixels"}
+
+
+def test_changed_tiles_are_refused_by_name(tmp_path, folder, manifest, recipe):
+    extract(recipe, manifest, flags(tmp_path), quiet)
+    (tmp_path / "data_manifest.yaml").write_text(
+        (folder / "data_manifest.yaml").read_text().replace("seed: 1", "seed: 2")
+    )
+    with pytest.raises(CacheMismatch, match=r"tiles\.t0"):
+        extract(recipe, Manifest(tmp_path / "data_manifest.yaml"), flags(tmp_path), quiet)
+
+
+def test_too_little_disk_stops_before_work_starts(tmp_path, manifest, recipe, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(NoRoom, match="does not fit"):
+        extract(recipe, manifest, flags(tmp_path), quiet)
+    assert not list(Path(tmp_path).rglob("zarr.json"))
+
+
+def test_standardised_training_uses_the_statistics_of_the_training_grids(tmp_path, manifest, recipe):
+    recipe = change(recipe, fit=change(recipe.fit, standardise="channel"), encoders=("raw-pixels",))
+    extract(recipe, manifest, flags(tmp_path), quiet)
+    (job,), _ = fit_stage._jobs(recipe, manifest, "toy", torch.device("cpu"), flags(tmp_path))
+    loaded = fit_stage._load(job)
+    tokens = loaded.train.tokens.float().movedim(2, 0).flatten(1)
+    assert torch.allclose(loaded.scale.mean.flatten(), tokens.mean(1), atol=1e-5)
+    assert torch.allclose(loaded.scale.std.flatten(), tokens.std(1, correction=0), atol=1e-5)
+    assert loaded.train.tokens.shape == (3, 4, 768, 4, 4)
