@@ -26,7 +26,7 @@ _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-class Label(Frozen):
+class Label(Frozen, frozen=True):
     """A label: its name, display colour (``#rrggbb``) and the mask values that mean it.
 
     `values` are grey or palette indices (0..255), or ``#rrggbb`` colours of an RGB mask.
@@ -42,7 +42,7 @@ class Label(Frozen):
         check_mask_values(self.values)
 
 
-class TileEntry(Frozen):
+class TileEntry(Frozen, frozen=True):
     """One tile: its id, group (patient or slide; tiles of a group never part) and, for files, paths and sha256."""
 
     id: str
@@ -60,7 +60,7 @@ class TileEntry(Frozen):
                 raise ValueError(f"tile {self.id!r}: expected a sha256 of 64 hex digits, found {digest!r}")
 
 
-class Splits(Frozen):
+class Splits(Frozen, frozen=True):
     """Tile ids to train on, to choose the weights with, and to test on."""
 
     train: tuple[str, ...]
@@ -73,7 +73,7 @@ class Splits(Frozen):
         return ids
 
 
-class Dataset(Frozen, tag_field="format"):
+class Dataset(Frozen, frozen=True, tag_field="format"):
     """What every dataset has: labels, tiles, splits, and where its pixels stand in the world."""
 
     labels: tuple[Label, ...]
@@ -91,14 +91,14 @@ class Dataset(Frozen, tag_field="format"):
         return tuple(label.name for label in self.labels)
 
 
-class DemoDataset(Dataset, tag="demo", kw_only=True):
+class DemoDataset(Dataset, frozen=True, tag="demo", kw_only=True):
     """Tiles drawn procedurally from `seed`, at `size_px`; needs no files."""
 
     seed: int
     size_px: int = 512
 
 
-class FolderDataset(Dataset, tag="folder", kw_only=True):
+class FolderDataset(Dataset, frozen=True, tag="folder", kw_only=True):
     """Images and masks in files below `root` (relative to the manifest, or absolute).
 
     `ignore_values` are mask values, written as in `Label.values`, that become the ignore label.
@@ -114,7 +114,7 @@ class FolderDataset(Dataset, tag="folder", kw_only=True):
 AnyDataset = DemoDataset | FolderDataset
 
 
-class _Head(Frozen):
+class _Head(Frozen, frozen=True):
     format: int
     default: str
     datasets: dict[str, dict[str, object]]
@@ -142,7 +142,7 @@ class Manifest:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._document = Document(path, ManifestError)
-        head = self._document.convert(_Head)
+        head: _Head = self._document.convert(_Head)
         if head.format != FORMAT:
             raise ManifestError(
                 f"{self._document.where('format')}: this manifest has another format",

@@ -21,7 +21,7 @@ GridPolicy = Literal["fit", "pad", "crop"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
-class ViewSpec(Frozen):
+class ViewSpec(Frozen, frozen=True):
     """How the views of a tile are drawn. View 0 is the untouched tile; 1..count are random.
 
     Angles are in degrees either way, `translate` and the jitters are shares either way (brightness 0.2: factor 0.8 to
@@ -44,7 +44,7 @@ class ViewSpec(Frozen):
     outside: Literal["ignore", "reflect"] = "ignore"
 
 
-class EncoderChoice(Frozen):
+class EncoderChoice(Frozen, frozen=True):
     """An encoder in a recipe: a card's name, ``timm:NAME`` or a card file; with own weights or random ones."""
 
     name: str
@@ -52,13 +52,13 @@ class EncoderChoice(Frozen):
     random_weights: bool = False
 
 
-class DecoderSpec(Frozen):
+class DecoderSpec(Frozen, frozen=True):
     """The light decoder: `width` is D of the protocol."""
 
     width: Positive = 256
 
 
-class FitSpec(Frozen):
+class FitSpec(Frozen, frozen=True):
     """How a decoder is trained (protocol, point 6).
 
     `passes_per_epoch` views of each training tile are used in an epoch; learning rate follows a cosine from
@@ -78,7 +78,7 @@ class FitSpec(Frozen):
     dice_weight: Annotated[float, Meta(ge=0)] = 1.0
 
 
-class Recipe(Frozen):
+class Recipe(Frozen, frozen=True):
     """One study. Every default is the paper's protocol; `expect` is free text on the figures to expect."""
 
     name: str = "paper"

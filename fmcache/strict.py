@@ -83,7 +83,7 @@ class Document:
         the document's error
             When a key is unknown, missing, of the wrong type, or out of range.
         """
-        value = self.value
+        value: Any = self.value
         for key in at:
             value = value[key]
         if value is None:

@@ -28,7 +28,8 @@ class Cache:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Stored type."""
-        return np.dtype(self._array.dtype)
+        dtype: np.dtype[Any] = np.dtype(self._array.dtype)
+        return dtype
 
     def read(self, tile: str, first: int, stop: int) -> npt.NDArray[Any]:
         """Return views `first` to `stop` - 1 of a tile: (view, channel, row, col) or (view, y, x), as stored.

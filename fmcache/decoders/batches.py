@@ -65,8 +65,8 @@ def load_grids(tokens: Cache, bank: Cache, tiles: Sequence[str], views: range, d
     home = device
     if device.type == "cuda" and size > torch.cuda.mem_get_info(device)[0] / 2:
         home = torch.device("cpu")
-    values, masks = (torch.from_numpy(array).to(home) for array in arrays)
-    return Grids(tuple(tiles), views, values, masks)
+    held, masks = (torch.from_numpy(array).to(home) for array in arrays)
+    return Grids(tuple(tiles), views, held, masks)
 
 
 def steps_per_epoch(n_tiles: int, spec: FitSpec) -> int:

@@ -16,7 +16,7 @@ class Block(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.conv = skip_init(nn.Conv2d, width, width, kernel_size=3, padding=1)
+        self.conv = _conv(width, width, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return (view, width, 2 row, 2 col) of (view, width, row, col)."""
@@ -40,9 +40,9 @@ class Decoder(nn.Module):
     def __init__(self, channels: int, width: int, labels: int, grid: Grid) -> None:
         super().__init__()
         self.grid = grid
-        self.project = skip_init(nn.Conv2d, channels, width, kernel_size=1)
+        self.project = _conv(channels, width, 1)
         self.blocks = nn.ModuleList(Block(width) for _ in range(grid.upsampling_blocks))
-        self.classify = skip_init(nn.Conv2d, width, labels, kernel_size=1)
+        self.classify = _conv(width, labels, 1)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return logits (view, label, y, x) over the covered pixels of the tile, for tokens (view, channel, row, col)."""
@@ -55,6 +55,11 @@ class Decoder(nn.Module):
             logits = functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
         covered = self.grid.covered_px
         return logits[..., :covered, :covered]
+
+
+def _conv(channels: int, width: int, kernel: int) -> nn.Conv2d:
+    conv: nn.Conv2d = skip_init(nn.Conv2d, channels, width, kernel_size=kernel, padding=kernel // 2)  # type: ignore[no-untyped-call]
+    return conv
 
 
 def initialise(decoder: Decoder, seed: int) -> None:

@@ -203,7 +203,7 @@ def _train_epoch(
         logits = decoder(scale(tokens) if scale else tokens)
         loss = segmentation_loss(logits, masks[..., :covered, :covered], spec)
         optimiser.zero_grad()
-        loss.total.backward()
+        loss.total.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         losses.append(torch.stack([part.detach() for part in loss]))
     # one transfer per epoch, not one per step: on a GPU each would wait for the whole queue

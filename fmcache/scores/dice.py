@@ -19,7 +19,8 @@ def dice(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """
     tp, fp, fn = np.moveaxis(np.asarray(counts, dtype=np.float64), -1, 0)
     whole = 2 * tp + fp + fn
-    return np.divide(2 * tp, whole, out=np.full_like(whole, np.nan), where=whole > 0)
+    result: npt.NDArray[np.float64] = np.divide(2 * tp, whole, out=np.full_like(whole, np.nan), where=whole > 0)
+    return result
 
 
 def dice_per_label(counts: npt.NDArray[np.int64], reduction: Reduction) -> npt.NDArray[np.float64]:
@@ -43,4 +44,5 @@ def mean_of_defined(values: npt.NDArray[np.float64], axis: int) -> npt.NDArray[n
     defined = ~np.isnan(values)
     n = defined.sum(axis=axis)
     total = np.where(defined, values, 0.0).sum(axis=axis)
-    return np.divide(total, n, out=np.full(np.shape(total), np.nan), where=n > 0)
+    mean: npt.NDArray[np.float64] = np.divide(total, n, out=np.full(np.shape(total), np.nan), where=n > 0)
+    return mean

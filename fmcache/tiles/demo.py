@@ -48,7 +48,7 @@ def draw_tile(seed: int, tile: TileEntry, size_px: int) -> tuple[Pixels, Pixels]
 def _regions(rng: np.random.Generator) -> Pixels:
     """Label of every pixel: the largest of three smooth random fields."""
     fields = np.stack([_smooth_noise(rng, 55.0) + rng.normal(0, 0.25) for _ in range(3)])
-    return fields.argmax(axis=0).astype(np.uint8)
+    return np.asarray(fields.argmax(axis=0), dtype=np.uint8)
 
 
 def _tissue(rng: np.random.Generator, mask: Pixels) -> tuple[Field, Field, Field]:
@@ -87,8 +87,8 @@ def _nuclei(
 ) -> Field:
     """Density of nuclei on a jittered lattice, (y, x), about 1 in a nucleus: rim and chromatin, none on top of another."""
     canvas = np.zeros((DRAWN_PX, DRAWN_PX), np.float32)
-    at = np.stack(np.meshgrid(np.arange(0, DRAWN_PX, spacing), np.arange(0, DRAWN_PX, spacing)), -1).reshape(-1, 2)
-    at = at + rng.uniform(-0.42, 0.42, at.shape) * spacing
+    lattice = np.stack(np.meshgrid(*[np.arange(0, DRAWN_PX, spacing)] * 2), -1).reshape(-1, 2)
+    at = lattice + rng.uniform(-0.42, 0.42, lattice.shape) * spacing
     sizes, ratios = rng.uniform(*radius, len(at)), np.sqrt(rng.uniform(*stretch, len(at)))
     turns, depths = rng.uniform(0, np.pi, len(at)), rng.uniform(0.7, 1.2, len(at))
     for (x, y), size, ratio, turn, depth in zip(at, sizes, ratios, turns, depths, strict=True):
