@@ -11,9 +11,9 @@ from fmcache.specs import GridPolicy
 class Grid(NamedTuple):
     """The geometry of a square tile of `tile_px` pixels for patches of `patch` pixels, under a `policy`.
 
-    When the patch size does not divide the tile: ``fit`` resizes the view to the nearest multiple, ``pad`` reflects it at
-    the bottom and right up to the next multiple, ``crop`` drops the rim at the bottom and right (as Hugging Face's Dinov2
-    does in silence). When it does, all three are the same.
+    When the patch size does not divide the tile: ``fit`` resizes the view to the nearest multiple, ``pad`` reflects it
+    at the bottom and right up to the next multiple, ``crop`` drops the rim at the bottom and right (as Hugging Face's
+    Dinov2 does in silence). When it does, all three are the same.
     """
 
     tile_px: int

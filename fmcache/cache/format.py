@@ -26,8 +26,8 @@ AXES: dict[Kind, tuple[str, ...]] = {
 class Header(msgspec.Struct, frozen=True, kw_only=True):
     """The ``fmcache`` attribute of a cache group (FORMAT.md, section 3).
 
-    `tiles` are ids by position on the tile axis, `stored` the number of views of each that were there when the cache was
-    last sealed. `identity` is all that can change a value; its ``tiles`` field maps every id to its content hash.
+    `tiles` are ids by position on the tile axis, `stored` the number of views of each that were there when the cache
+    was last sealed. `identity` is all that can change a value; its ``tiles`` field maps every id to its content hash.
     """
 
     format: int = FORMAT_VERSION

@@ -1,7 +1,7 @@
 """How an array of views is cut into chunks and shards, and which shards are still to be written. Integers only, no I/O.
 
-Axes are (tile, view, ...). A chunk is one view; a shard is a run of views of one tile, bounded in bytes. Tiles need different
-numbers of views (training tiles V + 1, others 1), so what is asked for is a `Demand`: views 0..n-1 of each tile.
+Axes are (tile, view, ...). A chunk is one view; a shard is a run of views of one tile, bounded in bytes. Tiles need
+different numbers of views (training tiles V + 1, others 1): what is asked for is views 0..n-1 of each tile.
 """
 
 from __future__ import annotations

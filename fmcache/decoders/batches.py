@@ -39,7 +39,7 @@ class Grids(NamedTuple):
 
 
 def load_grids(tokens: Cache, bank: Cache, tiles: Sequence[str], views: range, device: torch.device) -> Grids:
-    """Return the grids and masks of tiles and views, read once; on `device` when they take at most half its free memory.
+    """Return grids and masks of tiles and views, read once; on `device` if they take at most half its free memory.
 
     Raises
     ------
@@ -77,8 +77,9 @@ def steps_per_epoch(n_tiles: int, spec: FitSpec) -> int:
 def epoch_steps(tiles: Sequence[str], n_views: int, spec: FitSpec, seed: int, epoch: int) -> list[Step]:
     """Return the batches of an epoch (0, 1, ...): every tile `passes_per_epoch` times, each time in its next view.
 
-    A tile's views are walked in an order of the seed's own; when all were used, in a new order. The items of an epoch are
-    shuffled, then cut into batches; the last one may be smaller. All of it depends on (seed, tile id, epoch) alone.
+    A tile's views are walked in an order of the seed's own; when all were used, in a new order. The items of an
+    epoch are shuffled, then cut into batches; the last one may be smaller. All
+    of it depends on (seed, tile ids, epoch) alone.
     """
     items = []
     for tile, name in enumerate(tiles):

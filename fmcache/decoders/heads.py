@@ -45,7 +45,7 @@ class Decoder(nn.Module):
         self.classify = _conv(width, labels, 1)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return logits (view, label, y, x) over the covered pixels of the tile, for tokens (view, channel, row, col)."""
+        """Return logits (view, label, y, x) over the tile's covered pixels, of tokens (view, channel, row, col)."""
         x = self.project(tokens)
         for block in self.blocks:
             x = block(x)

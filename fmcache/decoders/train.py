@@ -174,8 +174,8 @@ def collapsed(counts: Counts, labels: Sequence[str]) -> tuple[str, ...]:
 def still_falling(losses: Sequence[float], cycle: int) -> bool:
     """Return whether training ended before its loss was flat.
 
-    The mean loss of the last `cycle` epochs (a restart cycle: equal learning rates are compared) is set against the mean
-    of the `cycle` epochs before; with fewer epochs than two cycles, the two halves are compared.
+    The mean loss of the last `cycle` epochs (a restart cycle: equal learning rates are compared) is set against the
+    mean of the `cycle` epochs before; with fewer epochs than two cycles, the two halves are compared.
     """
     cycle = min(cycle, len(losses) // 2)
     if cycle == 0:
@@ -213,7 +213,7 @@ def _train_epoch(
 
 @contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
-    """Ask torch for reproducible kernels on a GPU, and give back its setting afterwards. CPU kernels are reproducible."""
+    """Ask torch for reproducible kernels on a GPU (those of the CPU are), and give its setting back afterwards."""
     if device.type != "cuda":
         yield
         return

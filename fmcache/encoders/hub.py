@@ -26,12 +26,9 @@ def download(card: Card, weights: Weights, offline: bool) -> Path:
 
     # The base of all transport errors belongs to whichever HTTP library this release of huggingface_hub uses.
     transport: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
+    revision = weights.revision or None
     try:
-        return Path(
-            hf_hub_download(
-                weights.repo, weights.file, revision=weights.revision or None, local_files_only=offline
-            )
-        )  # fmt: skip
+        return Path(hf_hub_download(weights.repo, weights.file, revision=revision, local_files_only=offline))
     except (
         errors.HfHubHTTPError,
         errors.LocalEntryNotFoundError,

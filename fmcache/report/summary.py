@@ -1,4 +1,4 @@
-"""From counts to what a table or figure shows: Dice per label and seed, means, deviations, flags. Runs are never mixed."""
+"""From counts to what tables and figures show: Dice per label and seed, means, deviations, flags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The paper's table, encoder x label, as Markdown, CSV, LaTeX and for the terminal. One place decides what a cell says."""
+"""The paper's table, encoder x label, as Markdown, CSV, LaTeX and for the terminal; one place decides on a cell."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ def dice_per_label(counts: npt.NDArray[np.int64], reduction: Reduction) -> npt.N
     counts
         (tile, label, 3): tp, fp, fn.
     reduction
-        ``pooled``: counts are summed over the tiles first. ``per_tile``: mean over the tiles in which the label occurs in
-        truth or prediction.
+        ``pooled``: counts are summed over the tiles first. ``per_tile``: mean over the tiles in which the label
+        occurs in truth or prediction.
     """
     if reduction == "pooled":
         return dice(counts.sum(axis=0))

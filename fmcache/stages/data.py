@@ -26,7 +26,8 @@ from fmcache.tiles.splits import balanced_split
 
 
 class Check(NamedTuple):
-    """What was found in a dataset: problems stop a study, notes are worth knowing. `pixels` is (split, label + ignored)."""
+    """What was found in a dataset: problems stop a study, notes are worth knowing. `pixels` is (split, label +
+    ignored)."""
 
     name: str
     dataset: AnyDataset

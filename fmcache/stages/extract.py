@@ -1,4 +1,4 @@
-"""Stage one: manifest -> views -> encoder -> cache. Every frozen encoder runs once over every view it will be asked for."""
+"""Stage one: manifest -> views -> encoder -> cache. Every frozen encoder runs once over every view."""
 
 from __future__ import annotations
 

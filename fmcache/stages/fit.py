@@ -1,4 +1,4 @@
-"""Stage two: cache -> decoder -> counts. Trains (encoder, seed) runs from cached grids; no encoder, image or token in sight."""
+"""Stage two: cache -> decoder -> counts. Trains (encoder, seed) runs; no encoder, image or hub token in sight."""
 
 from __future__ import annotations
 

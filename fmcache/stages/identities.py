@@ -1,4 +1,4 @@
-"""The identities of both kinds of cache (cache/FORMAT.md, section 4), as stage one writes and stage two expects them."""
+"""The identities of both kinds of cache (cache/FORMAT.md, section 4), written by stage one, expected by two."""
 
 from __future__ import annotations
 

@@ -98,7 +98,8 @@ def _section(summary: Summary) -> str:
         lines += [f"![{caption}]({record.dataset}/{name}.png)", "", f"*{caption}*", ""]
     lines += ["Encoders:", ""]
     lines += [
-        f"- {row.encoder.display}: {row.encoder.params:,} parameters, patch {row.encoder.patch}, width {row.encoder.width}"
+        f"- {row.encoder.display}: {row.encoder.params:,} parameters, "
+        f"patch {row.encoder.patch}, width {row.encoder.width}"
         + "".join(f"; {text}" for text in (row.encoder.licence, row.encoder.citation) if text)
         for row in rows
     ]

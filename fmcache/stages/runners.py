@@ -1,7 +1,7 @@
 """Running units of work, one after another or on a Dask cluster of processes, behind one interface.
 
-A unit is a function and a task. Tasks do not share anything they write, so they may run in any order and place; results come
-back as they end. The serial runner needs no Dask.
+A unit is a function and a task. Tasks do not share anything they write, so they may run in any order and place;
+results come back as they end. The serial runner needs no Dask.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The embedded dataset: tiles drawn from a seed to look like H&E, with three tissues that colour cannot tell apart.
 
-Tumour has large, crowded, uneven nuclei; stroma has wavy fibres, thin nuclei along them and white clefts; other (lymphoid)
-has small, round, dense nuclei and white gaps. Every tissue is scaled to the same mean density of both stains, and stains
-vary from slide to slide (group): what is left to decide by is size, shape, density and direction of structures.
+Tumour has large, crowded, uneven nuclei; stroma has wavy fibres, thin nuclei along them and white clefts; other
+(lymphoid) has small, round, dense nuclei and white gaps. Every tissue is scaled to the same mean density of both stains, and
+stains vary from slide to slide (group): what is left to decide by is size, shape, density and direction of structures.
 
 Colours come from densities of haematoxylin and eosin by the law of Beer and Lambert.
 
@@ -34,7 +34,7 @@ MEAN_DENSITY = {"haematoxylin": 0.42, "eosin": 0.40}
 
 @functools.lru_cache(maxsize=64)  # one dataset; every encoder asks for the same tiles
 def draw_tile(seed: int, tile: TileEntry, size_px: int) -> tuple[Pixels, Pixels]:
-    """Return image (y, x, colour) uint8 and mask (y, x) uint8 of a tile; a function of seed, tile id and group alone."""
+    """Return image (y, x, colour) and mask (y, x), both uint8: a function of seed, tile id and group alone."""
     rng = _generator(seed, "tile", tile.id)
     mask = _regions(rng)
     haematoxylin, eosin, gaps = _tissue(rng, mask)
@@ -85,7 +85,7 @@ def _nuclei(
     stretch: tuple[float, float],
     angle: Field | None,
 ) -> Field:
-    """Density of nuclei on a jittered lattice, (y, x), about 1 in a nucleus: rim and chromatin, none on top of another."""
+    """Density of nuclei on a jittered lattice, (y, x): about 1 in a nucleus, uneven with its chromatin."""
     canvas = np.zeros((DRAWN_PX, DRAWN_PX), np.float32)
     lattice = np.stack(np.meshgrid(*[np.arange(0, DRAWN_PX, spacing)] * 2), -1).reshape(-1, 2)
     at = lattice + rng.uniform(-0.42, 0.42, lattice.shape) * spacing

@@ -67,8 +67,8 @@ def read_tile(dataset: AnyDataset, entry: TileEntry, folder: Path) -> Tile:
 def resize_tile(tile: Tile, tile_px: int) -> Tile:
     """Return a square tile at `tile_px` pixels; the same when it has that size.
 
-    The image is averaged over areas when it shrinks (so that no detail turns into false pattern) and interpolated when it
-    grows; the mask takes the nearest pixel centre.
+    The image is averaged over areas when it shrinks (so that no detail turns into false pattern) and interpolated
+    when it grows; the mask takes the nearest pixel centre.
 
     Raises
     ------

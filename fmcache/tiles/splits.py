@@ -1,4 +1,4 @@
-"""Splits that can be defended: balanced by label share, a patient or slide never in two of them, the same every time."""
+"""Splits that can be defended: balanced by label share, patients or slides never parted, the same every time."""
 
 from __future__ import annotations
 

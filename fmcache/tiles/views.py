@@ -1,8 +1,8 @@
 """Views of a tile: (view recipe, dataset, tile id, view index) -> pixels and mask.
 
-View 0 is the untouched tile. Views 1, 2, ... are a random affine warp of image and mask together and a colour jitter of the
-image. Their parameters come from a counter-based generator (Philox) keyed by the four names above: they depend neither on
-the order of calls, nor on the process, nor on how many views there are.
+View 0 is the untouched tile. Views 1, 2, ... are a random affine warp of image and mask together and a colour jitter
+of the image. Their parameters come from a counter-based generator (Philox) keyed by the four names above: they depend
+neither on the order of calls, nor on the process, nor on how many views there are.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ cv2.setNumThreads(1)
 
 
 class ViewParams(NamedTuple):
-    """How one view is drawn. Angles in degrees, shifts as shares of the tile, the rest factors (`hue`: circle shares)."""
+    """How one view is drawn: angles in degrees, shifts as shares of the tile, factors (`hue`: share of the circle)."""
 
     rotate_deg: float
     shear_deg: float

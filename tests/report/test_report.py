@@ -18,7 +18,8 @@ def part(name, seed, a, b, control=False, random_weights=False, **fields):
         identity={"seed": seed, "tokens": name, "fit": {"epochs": 2}} | fields.pop("identity", {}),
         recipe=msgspec.to_builtins(Recipe(name="toy")), labels=(("a", "#ff0000"), ("b", "#0000ff")), mpp=0.5,
         tiles={"train": 15, "val": 5, "test": 1}, decoder_params=10, best_epoch=1, val_dice=0.5,
-        collapsed=fields.pop("collapsed", ()), still_falling=fields.pop("still_falling", False), device="cpu", threads=1,
+        collapsed=fields.pop("collapsed", ()),
+        still_falling=fields.pop("still_falling", False), device="cpu", threads=1,
         versions={"fmcache": "0"}, wall_s=1.0,
     )  # fmt: skip
     rows = [("test", "t", "a", *a), ("test", "t", "b", *b), ("val", "v", "a", 9, 0, 0), ("val", "v", "b", 9, 0, 0)]
