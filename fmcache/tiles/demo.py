@@ -1,8 +1,9 @@
 """The embedded dataset: tiles drawn from a seed to look like H&E, with three tissues that colour cannot tell apart.
 
 Tumour has large, crowded, uneven nuclei; stroma has wavy fibres, thin nuclei along them and white clefts; other
-(lymphoid) has small, round, dense nuclei and white gaps. Every tissue is scaled to the same mean density of both stains, and
-stains vary from slide to slide (group): what is left to decide by is size, shape, density and direction of structures.
+(lymphoid) has small, round, dense nuclei and white gaps. Every tissue is scaled to the same mean density of both
+stains, and stains vary from slide to slide (group): what is left to decide by is size, shape, density and direction of
+structures.
 
 Colours come from densities of haematoxylin and eosin by the law of Beer and Lambert.
 
