@@ -160,7 +160,7 @@ def mutations():
     yield "store", changed(store="float32")
 
 
-@pytest.mark.parametrize(("field", "identity"), mutations(), ids=[name for name, _ in mutations()])
+@pytest.mark.parametrize(("field", "identity"), list(mutations()), ids=[name for name, _ in mutations()])
 def test_every_field_that_differs_is_refused_by_name_for_reading_and_writing(tmp_path, field, identity):
     path = tmp_path / "toy.zarr"
     fill(path)
