@@ -325,7 +325,10 @@ def _interrupt(number: int, _frame: object) -> None:
     raise Interrupted(number)
 
 
-_SYSTEM_HINT = "check free disk space and write permission of the working folder (--work)"
+_SYSTEM_HINT = (
+    "check free disk space and write permission of the working folder (--work); what was finished is kept, and the "
+    "same command goes on from there"
+)
 
 
 def _fail(error: BaseException, text: str) -> None:

@@ -21,7 +21,8 @@ MEAN = "mean"
 class Row(NamedTuple):
     """One encoder. `dice` is (seed, column): the labels, then their mean; shares of 1, NaN where a label has no Dice.
 
-    `collapsed` and `falling` list the seeds that never predicted a label, or whose training loss was still falling.
+    `collapsed` lists the seeds that never predicted a label, `falling` those whose training loss was still falling,
+    and `rising` those of the latter whose validation Dice was best at the end: more training may well help these.
     """
 
     encoder: EncoderInfo
@@ -29,6 +30,7 @@ class Row(NamedTuple):
     dice: npt.NDArray[np.float64]
     collapsed: tuple[int, ...]
     falling: tuple[int, ...]
+    rising: tuple[int, ...]
     curves: tuple[pl.DataFrame, ...]
 
     @property
@@ -108,6 +110,7 @@ def _row(parts: list[Part], labels: tuple[str, ...], reduction: Reduction) -> Ro
         np.array(dice),
         tuple(record.seed for record in records if record.collapsed),
         tuple(record.seed for record in records if record.still_falling),
+        tuple(r.seed for r in records if r.still_falling and r.best_epoch == r.recipe["fit"]["epochs"]),
         tuple(part.curve for part in parts),
     )
 

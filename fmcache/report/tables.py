@@ -56,7 +56,7 @@ def notes(summary: Summary) -> list[str]:
     ]
     lines += [
         f"{FALLING} {row.encoder.display}: the training loss of {len(row.falling)} of {len(row.seeds)} seeds was still "
-        "falling at the end; a larger budget may change its rank."
+        f"falling at the end; {_outlook(row)}."
         for row in summary.rows
         if row.falling
     ]
@@ -140,6 +140,12 @@ def terminal(summary: Summary) -> Table:
 
 def _style(cell: Cell) -> str:
     return " ".join(["bold"] * (1 <= cell.place <= 3) + ["underline"] * (cell.place == 1))
+
+
+def _outlook(row: Row) -> str:
+    if not row.rising:
+        return "none of them had its best validation Dice there: they were learning their training tiles by heart"
+    return f"{len(row.rising)} of them had their best validation Dice there: a larger budget may change its rank"
 
 
 def _seeds(seeds: tuple[int, ...]) -> str:

@@ -111,12 +111,13 @@ def extract(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str
         bare: AnyDataset = msgspec.structs.replace(dataset, tiles=())
         source = Source(manifest.folder, name, bare, recipe.tile_px, recipe.views)
         _fill_bank(recipe, source, entries, demand, hashes, flags, say)
-        for choice in recipe.encoder_choices:
+        for i, choice in enumerate(recipe.encoder_choices, start=1):
             try:
                 _fill_tokens(recipe, choice, source, entries, demand, hashes, device, flags, say)
             except (EncoderUnavailable, SpecError, WeightsMismatch, TokensOverflow) as error:
                 failures.append(Failure(name, places.encoder_key(choice), error))
-                say(f"{name} · {choice.name}: failed; going on with the next encoder")
+                more = "; going on with the next encoder" if i < len(recipe.encoder_choices) else ""
+                say(f"{name} · {choice.name}: failed{more}")
     return failures
 
 

@@ -45,6 +45,7 @@ from fmcache.scores.table import (
 )
 from fmcache.specs import Recipe
 from fmcache.stages import places, runners
+from fmcache.stages.caches import size_text
 from fmcache.stages.devices import device_name, pick_device, set_threads, versions
 from fmcache.stages.flags import Failure, Flags
 from fmcache.stages.identities import bank_identity, listed_hashes, only_tiles, tokens_identity, used_tiles
@@ -292,4 +293,15 @@ def _curve_table(fitted: Fitted) -> pl.DataFrame:
 def _forecast(jobs: Sequence[Job], seeds: int, runs: int, todo: int) -> str:
     job = jobs[0]
     steps = steps_per_epoch(len(job.splits.train), job.recipe.fit) * job.recipe.fit.epochs
-    return f"fit: {len(jobs)} caches x {seeds} seeds; {todo} of {runs} runs to do, {steps} steps each ({job.dataset})"
+    largest = max(_grids_bytes(job) for job in jobs)
+    return (
+        f"fit: {len(jobs)} caches x {seeds} seeds; {todo} of {runs} runs to do, {steps} steps each ({job.dataset}); "
+        f"grids in memory at most {size_text(largest)}"
+    )
+
+
+def _grids_bytes(job: Job) -> int:
+    splits = job.splits
+    views = len(splits.train) * job.recipe.views.count + len(splits.val) + len(splits.test)
+    tokens = job.encoder.width * job.grid.side**2 * (2 if job.recipe.store == "float16" else 4)
+    return views * (tokens + job.recipe.tile_px**2)

@@ -305,3 +305,22 @@ def test_a_full_disk_loses_the_shard_in_hand_and_no_more(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
     assert done.stdout == "refused [1]\n", done.stderr
     assert not list(path.rglob("*.partial"))
+
+
+GOLDEN = Path(__file__).parent / "golden"
+"""Caches as earlier releases wrote them: they must be read for ever (FORMAT.md, section 6)."""
+
+
+def test_golden_tokens_of_version_1_are_read_as_they_were_written():
+    cache = open_cache(GOLDEN / "tokens-v1.zarr", "tokens", IDENTITY)
+    assert (cache.header.tiles, cache.header.stored, cache.dtype) == (("a", "b"), (5, 1), np.float16)
+    assert np.array_equal(cache.read("a", 0, 5), np.stack([value_of(0, view) for view in range(5)]))
+    assert np.array_equal(cache.read("b", 0, 1)[0], value_of(1, 0))
+    assert verify_cache(cache.path, lambda _: None) == []
+
+
+def test_golden_view_bank_of_version_1_is_read_as_it_was_written():
+    cache = open_cache(GOLDEN / "view-bank-v1.zarr", "view_bank", {"dataset": "toy", "labels": {"x": [0], "y": [1]}})
+    stripes, framed = cache.read("a", 0, 2)
+    assert np.array_equal(stripes, np.tile([0, 1], (4, 2)))
+    assert np.array_equal(framed, [[255] * 4, [1] * 4, [1] * 4, [1] * 4])

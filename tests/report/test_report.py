@@ -17,7 +17,7 @@ def part(name, seed, a, b, control=False, random_weights=False, **fields):
         study="toy", dataset="d", dataset_title="Toy", encoder=info, seed=seed,
         identity={"seed": seed, "tokens": name, "fit": {"epochs": 2}} | fields.pop("identity", {}),
         recipe=msgspec.to_builtins(Recipe(name="toy")), labels=(("a", "#ff0000"), ("b", "#0000ff")), mpp=0.5,
-        tiles={"train": 15, "val": 5, "test": 1}, decoder_params=10, best_epoch=1, val_dice=0.5,
+        tiles={"train": 15, "val": 5, "test": 1}, decoder_params=10, best_epoch=fields.pop("best_epoch", 1), val_dice=0.5,
         collapsed=fields.pop("collapsed", ()),
         still_falling=fields.pop("still_falling", False), device="cpu", threads=1,
         versions={"fmcache": "0"}, wall_s=1.0,
@@ -80,6 +80,12 @@ def test_flags_and_random_weights_are_in_every_output(tmp_path):
     assert r"BEST 50\%\_ (random weights)" in latex
     assert r"\textbf{\underline{85.00 $\pm$ 7.07}}" in latex
     assert {p.suffix for p in folder.glob("size.*")} == {".png", ".svg"}
+
+
+@pytest.mark.parametrize(("best_epoch", "says"), [(50, "1 of them had their best"), (10, "learning their training")])
+def test_a_falling_loss_asks_for_a_larger_budget_only_if_validation_still_rose(best_epoch, says):
+    summary = summarise([part("x", 0, (8, 2, 2), (6, 4, 4), still_falling=True, best_epoch=best_epoch)])
+    assert any(note.startswith("‡") and says in note for note in tables.notes(summary))
 
 
 def test_a_report_written_twice_has_the_same_bytes(tmp_path):
