@@ -41,19 +41,28 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NUMBER = re.compile(r"[-+]?[0-9.]+[eE][-+]?[0-9]+")
 
 
+LayoutName = Literal["timm", "hf-vit", "hf-dinov2", "hf-dinov2-registers", "conch", "conchv1.5", "dinov2"]
+"""Ways in which publishers name the keys of a weights file (`fmcache.encoders.layouts`)."""
+
+
 class Weights(Frozen, frozen=True):
     """Where weights come from: `file` of a hub `repo`, or, without one, a local `file` (relative to the card).
 
-    `layout` names the key layout of the file (``timm`` needs no renaming). `drop` lists prefixes of keys that the file
-    may hold beyond the encoder; any other surplus key is an error. `sha256`, when given, must match.
+    `layouts` names the key layouts a file of this encoder may have; which one it has shows in its keys. `drop` lists
+    prefixes of keys (as in the file) that it may hold beyond the encoder; any other surplus key is an error.
+    `stored_px` lists image sizes, beyond the card's own ``img_size``, for which a file may hold its position table.
+    `sha256`, when given, must match, and a `revision` is asked for by name; without them, those of the first download
+    are held to. `megabytes` tells the size of a download.
     """
 
     repo: str = ""
     file: str = ""
     revision: str = ""
     sha256: str = ""
-    layout: Literal["timm"] = "timm"
+    layouts: tuple[LayoutName, ...] = ("timm",)
     drop: tuple[str, ...] = ()
+    stored_px: tuple[Positive, ...] = ()
+    megabytes: Annotated[int, Meta(ge=0)] = 0
 
     def __post_init__(self) -> None:
         if (self.repo or self.sha256) and not self.file:

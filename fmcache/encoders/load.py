@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
 import timm
 import torch
 from torch import nn
 
 from fmcache.encoders.cards import TIMM, Card, Weights, read_card
-from fmcache.encoders.layouts import State, fit_weights
+from fmcache.encoders.layouts import State, fit_weights, table_px, to_timm
 from fmcache.encoders.weights import check_sha256, find_weights, read_weights
 from fmcache.errors import SpecError
 from fmcache.identity import canonical_json, random_key
@@ -252,13 +253,25 @@ def _random_module(card: Card) -> tuple[Any, str]:
 def _trained_module(card: Card, model: Any, chosen: str, offline: bool) -> tuple[Any, str]:
     path = find_weights(card, chosen, offline)
     sha256 = check_sha256(path, card.weights.sha256 if card.weights else "")
-    state = fit_weights(path, read_weights(path), card, model.state_dict())
+    state = to_timm(path, read_weights(path), card)
+    built = _at_size_of(state, card)
+    if built is not card:
+        model = build(built, META)
+    state = fit_weights(path, state, card, model.state_dict())
     if any(True for _ in model.buffers()):
         # Tables that no file holds (rotary positions) are computed when built; other models lack nothing but weights.
         with _own_generator(0):
-            model = build(card, CPU)
+            model = build(built, CPU)
     model.load_state_dict(state, strict=True, assign=True)
     return model, sha256
+
+
+def _at_size_of(state: State, card: Card) -> Card:
+    """Return the card with the image size of the position table in `state`, where the card allows for that size."""
+    size = table_px(state, card)
+    if not card.weights or size not in card.weights.stored_px:
+        return card
+    return msgspec.structs.replace(card, arguments=card.arguments | {"img_size": size})
 
 
 @contextmanager
