@@ -18,7 +18,7 @@ from fmcache.errors import FmcacheError
 
 if TYPE_CHECKING:
     from fmcache.manifest import Manifest
-    from fmcache.specs import Recipe
+    from fmcache.specs import EncoderChoice, Recipe
     from fmcache.stages.flags import Failure, Flags
 
 app = typer.Typer(
@@ -45,6 +45,10 @@ DatasetNames = Annotated[list[str] | None, typer.Option("--dataset", help="Datas
 EncoderNames = Annotated[
     list[str] | None,
     typer.Option("--encoder", help="Card name, card file (mine.yaml) or timm:NAME; may be repeated."),
+]
+Taps = Annotated[
+    str,
+    typer.Option("--tap", help="Where tokens are taken: last, or blocks such as 6,12,18 or 6+norm; '': the recipe's."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads of torch; 0: all. Moves the last bits, is recorded.")]
@@ -89,7 +93,9 @@ def run_command(
 @app.command("extract")
 def extract_command(
     encoder: EncoderNames = None,
+    everything: Annotated[bool, typer.Option("--all", help="All 15 encoders of the study.")] = False,
     dataset: DatasetNames = None,
+    tap: Taps = "",
     weights: Annotated[str, typer.Option(help="Weights file or folder, for a single --encoder.")] = "",
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Dry run: random weights, labelled as such everywhere.")
@@ -110,17 +116,9 @@ def extract_command(
     import msgspec
 
     from fmcache.errors import SpecError
-    from fmcache.specs import EncoderChoice
 
-    study, listed = _recipe(recipe, dataset), _manifest(manifest)
-    if encoder:
-        if weights and len(encoder) > 1:
-            raise SpecError(
-                "--weights goes with a single --encoder",
-                found=", ".join(encoder),
-                next_step="extract them one by one, or list each with its weights in a recipe",
-            )
-        choices = tuple(EncoderChoice(name, weights, random_weights) for name in encoder)
+    study, listed = _recipe(recipe, dataset, tap), _manifest(manifest)
+    if choices := _choices(encoder, everything, weights, random_weights):
         study = msgspec.structs.replace(study, encoders=choices)
     if not study.encoders:
         raise SpecError("no encoder to extract", next_step="pass --encoder NAME; fmcache encoders list shows the names")
@@ -134,6 +132,7 @@ def fit_command(
     seeds: Annotated[int, typer.Option(min=0, help="Number of seeds; 0: as the recipe says (10 in the paper's).")] = 0,
     encoder: EncoderNames = None,
     dataset: DatasetNames = None,
+    tap: Taps = "",
     recipe: RecipeFile = None,
     manifest: ManifestFile = DEFAULT_MANIFEST,
     work: Work = DEFAULT_WORK,
@@ -148,7 +147,7 @@ def fit_command(
     """
     import msgspec
 
-    study, listed = _recipe(recipe, dataset), _manifest(manifest)
+    study, listed = _recipe(recipe, dataset, tap), _manifest(manifest)
     if seeds:
         study = msgspec.structs.replace(study, fit=msgspec.structs.replace(study.fit, seeds=seeds))
     if encoder:
@@ -301,6 +300,53 @@ def encoders_list() -> None:
     _print(list_encoders())
 
 
+@encoders.command("show")
+def encoders_show(name: Annotated[str, typer.Argument(help="Card name or card file.")]) -> None:
+    """Print all that is known of an encoder: its card, its token grid, where its weights come from.
+
+    Example: fmcache encoders show virchow2
+    """
+    from fmcache.stages.catalogue import describe_encoder
+
+    _say(describe_encoder(name))
+
+
+@encoders.command("check")
+def encoders_check(
+    name: Annotated[list[str] | None, typer.Argument(help="Card names, card files or timm:NAME.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All 15 encoders of the study.")] = False,
+    weights: Annotated[str, typer.Option(help="Weights file or folder, for a single encoder.")] = "",
+    random_weights: Annotated[bool, typer.Option("--random-weights", help="Dry run: no weights are needed.")] = False,
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="Fetch weights that are not here; otherwise only ask.")
+    ] = False,
+    work: Work = DEFAULT_WORK,
+    device: Device = "auto",
+    threads: Threads = 0,
+    offline: Offline = False,
+) -> None:
+    """Tell of each encoder whether it can be had, whether its file loads strictly, and what one tile gives.
+
+    Exit code 1 when one fails.
+
+    Example: fmcache encoders check virchow2
+    """
+    from fmcache.errors import SpecError
+
+    choices = _choices(name, everything, weights, random_weights)
+    if not choices:
+        raise SpecError("no encoder to check", next_step="pass a name, or --all; fmcache encoders list shows the names")
+    from fmcache.stages import access
+
+    checked = access.check_encoders(choices, _flags(work, device, threads, 0, False, offline), fetch, _say)
+    _print(access.table(checked))
+    failed = [one for one in checked if one.error]
+    for one in failed:
+        print(f"\n{one.encoder}: {one.error}", file=sys.stderr)
+    if failed:
+        raise typer.Exit(1)
+
+
 class Interrupted(BaseException):
     """Ctrl-C or a request to end; not KeyboardInterrupt, which the command-line library would answer itself."""
 
@@ -349,13 +395,37 @@ def _failed_before(failure: Failure, earlier: list[Failure]) -> bool:
     return any(failure[:2] == other[:2] for other in earlier)
 
 
-def _recipe(path: Path | None, datasets: list[str] | None) -> Recipe:
+def _recipe(path: Path | None, datasets: list[str] | None, taps: str) -> Recipe:
     import msgspec
 
+    from fmcache.errors import SpecError
     from fmcache.specs import Recipe, read_recipe
 
     recipe = read_recipe(path) if path else Recipe()
-    return msgspec.structs.replace(recipe, datasets=tuple(datasets)) if datasets else recipe
+    changes = {"datasets": tuple(datasets or ()), "taps": tuple(tap.strip() for tap in taps.split(",") if tap.strip())}
+    try:
+        return msgspec.structs.replace(recipe, **{key: value for key, value in changes.items() if value})
+    except ValueError as reason:
+        raise SpecError(str(reason), next_step="correct the flag") from reason
+
+
+def _choices(
+    encoder: list[str] | None, everything: bool, weights: str, random_weights: bool
+) -> tuple[EncoderChoice, ...]:
+    from fmcache.errors import SpecError
+    from fmcache.specs import EncoderChoice
+    from fmcache.stages.catalogue import study_encoders
+
+    if encoder and everything:
+        raise SpecError("--all and names of encoders exclude each other", next_step="leave out one of them")
+    chosen = study_encoders() if everything else encoder or []
+    if weights and len(chosen) > 1:
+        raise SpecError(
+            "--weights goes with a single encoder",
+            found=", ".join(chosen),
+            next_step="take them one by one, or list each with its weights in a recipe",
+        )
+    return tuple(EncoderChoice(name, weights, random_weights) for name in chosen)
 
 
 def _manifest(path: Path) -> Manifest:

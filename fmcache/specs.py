@@ -6,6 +6,7 @@ recorded beside each result.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,6 +20,9 @@ Positive = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
 GridPolicy = Literal["fit", "pad", "crop"]
 Precision = Literal["float32", "bfloat16", "float16"]
+
+
+_TAP = re.compile(r"last|[1-9][0-9]*(\+norm)?")
 
 
 class ViewSpec(Frozen, frozen=True):
@@ -79,7 +83,11 @@ class FitSpec(Frozen, frozen=True):
 
 
 class Recipe(Frozen, frozen=True):
-    """One study. Every default is the paper's protocol; `expect` is free text on the figures to expect."""
+    """One study. Every default is the paper's protocol; `expect` is free text on the figures to expect.
+
+    `taps` tells where tokens are taken: ``last`` (after the final norm), the output of a block counted from 1 (``6``),
+    or that after the final norm (``6+norm``). All of them come from one forward pass, each into its own cache.
+    """
 
     name: str = "paper"
     question: str = ""
@@ -89,7 +97,7 @@ class Recipe(Frozen, frozen=True):
     tile_px: Annotated[int, Meta(ge=8, le=8192)] = 512
     views: ViewSpec = ViewSpec()
     grid: GridPolicy = "fit"
-    tap: str = "last"
+    taps: tuple[str, ...] = ("last",)
     precision: Literal["published", "float32", "bfloat16", "float16"] = "published"
     store: Literal["float16", "float32"] = "float16"
     decoder: DecoderSpec = DecoderSpec()
@@ -99,9 +107,13 @@ class Recipe(Frozen, frozen=True):
     def __post_init__(self) -> None:
         if not self.name or not all(c.isalnum() or c in "._-" for c in self.name) or self.name[0] in "._-":
             raise ValueError(f"recipe name {self.name!r}: expected letters, digits, '.', '_' and '-'")
-        if self.tap != "last":
-            raise ValueError(f"tap {self.tap!r}: expected 'last'")
-        for kind, names in (("dataset", self.datasets), ("encoder", [c.name for c in self.encoder_choices])):
+        for tap in self.taps:
+            if not _TAP.fullmatch(tap):
+                raise ValueError(f"tap {tap!r}: expected 'last', a block such as '6', or '6+norm'")
+        if not self.taps:
+            raise ValueError("taps: expected at least one, such as 'last'")
+        chosen = [c.name for c in self.encoder_choices]
+        for kind, names in (("dataset", self.datasets), ("encoder", chosen), ("tap", self.taps)):
             if len(set(names)) < len(names):
                 raise ValueError(f"a {kind} is listed twice: {', '.join(names)}")
 

@@ -37,6 +37,9 @@ RESERVED = (
 )
 """Arguments of timm that are fmcache's to give: they would fetch weights, or move patches under the pixels."""
 
+TEXTURE_WIDTH = 30
+"""Channels of kind ``texture``: mean and spread of 3 colours and 12 filters."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NUMBER = re.compile(r"[-+]?[0-9.]+[eE][-+]?[0-9]+")
 
@@ -76,8 +79,9 @@ class Weights(Frozen, frozen=True):
 class Card(Frozen, frozen=True, kw_only=True):
     """An encoder.
 
-    `kind` is ``timm`` (a vision transformer built by timm from `architecture` and `arguments`) or ``pixels`` (the
-    normalised pixels of each patch, no network). Weights are `weights`, or random ones from a fixed seed
+    `kind` is ``timm`` (a vision transformer built by timm from `architecture` and `arguments`), ``pixels`` (the
+    normalised pixels of each patch) or ``texture`` (hand-crafted colour and texture); the last two have no network and
+    no weights (`fmcache.encoders.controls`). Weights are `weights`, or random ones from a fixed seed
     (`random_weights`, for controls). `width` is d of one patch token, `patch` is P in pixels, `prefix_tokens` counts
     CLS and registers; `depth` (blocks) and `params` are checked where given. `native_px` is the image size the encoder
     was made for. `precision` is the published inference precision, used on GPUs.
@@ -88,7 +92,7 @@ class Card(Frozen, frozen=True, kw_only=True):
 
     name: str
     title: str
-    kind: Literal["timm", "pixels"] = "timm"
+    kind: Literal["timm", "pixels", "texture"] = "timm"
     architecture: str = ""
     arguments: dict[str, Any] = msgspec.field(default_factory=dict)
     patch: Positive
@@ -114,8 +118,8 @@ class Card(Frozen, frozen=True, kw_only=True):
             raise ValueError(f"card name {self.name!r}: expected letters, digits, '.', '_' and '-'")
         if min(self.std) <= 0:
             raise ValueError(f"std {self.std}: expected three numbers above 0")
-        if self.kind == "pixels":
-            self._check_pixels()
+        if self.kind != "timm":
+            self._check_without_network()
         elif not self.architecture:
             raise ValueError("architecture: expected the name of a timm model")
         if self.random_weights and self.weights:
@@ -126,11 +130,14 @@ class Card(Frozen, frozen=True, kw_only=True):
             if isinstance(value, str) and _NUMBER.fullmatch(value):
                 raise ValueError(f"arguments.{key}: {value} is text to YAML; write it with a dot, as in 1.0e-5")
 
-    def _check_pixels(self) -> None:
+    def _check_without_network(self) -> None:
         if self.architecture or self.arguments or self.weights or self.random_weights or self.prefix_tokens:
-            raise ValueError("kind pixels has no network: leave out architecture, arguments, prefix_tokens and weights")
-        if self.width != 3 * self.patch**2:
-            raise ValueError(f"width {self.width}: expected 3 * patch * patch = {3 * self.patch**2} for kind pixels")
+            raise ValueError(
+                f"kind {self.kind} has no network: leave out architecture, arguments, prefix_tokens and weights"
+            )
+        width = 3 * self.patch**2 if self.kind == "pixels" else TEXTURE_WIDTH
+        if self.width != width:
+            raise ValueError(f"width {self.width}: expected {width} for kind {self.kind} and patch {self.patch}")
 
 
 def names() -> list[str]:

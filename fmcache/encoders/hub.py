@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fmcache.encoders.cards import Card, Weights
@@ -22,16 +24,47 @@ def download(card: Card, weights: Weights, offline: bool) -> Path:
         token, no network, offline, a hub that fails, a download that broke off.
     """
     # Imported here: only a download needs it, and weights that are already on disk must load without it.
-    from huggingface_hub import errors, hf_hub_download
+    from huggingface_hub import hf_hub_download
+
+    with _in_plain_words(card, weights, offline):
+        revision = weights.revision or None
+        return Path(hf_hub_download(weights.repo, weights.file, revision=revision, local_files_only=offline))
+
+
+def commit_of(path: Path) -> str:
+    """Return the commit that a file in the hub's local cache belongs to (``.../snapshots/COMMIT/...``)."""
+    parts = path.parts
+    return parts[parts.index("snapshots") + 1]
+
+
+def local_file(weights: Weights) -> Path | None:
+    """Return a card's hub file in the hub's local cache, without asking the hub; None when it is not there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(weights.repo, weights.file, revision=weights.revision or None)
+    return Path(found) if isinstance(found, str) else None
+
+
+def check_access(card: Card, weights: Weights) -> None:
+    """Ask the hub whether this account may have the card's file, without fetching it; raises as `download`."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    with _in_plain_words(card, weights, offline=False):
+        get_hf_file_metadata(hf_hub_url(weights.repo, weights.file, revision=weights.revision or None))
+
+
+@contextmanager
+def _in_plain_words(card: Card, weights: Weights, offline: bool) -> Iterator[None]:
+    from huggingface_hub import errors
 
     # The base of all transport errors belongs to whichever HTTP library this release of huggingface_hub uses.
     transport: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
-    revision = weights.revision or None
     try:
-        return Path(hf_hub_download(weights.repo, weights.file, revision=revision, local_files_only=offline))
+        yield
     except (
         errors.HfHubHTTPError,
         errors.LocalEntryNotFoundError,
+        errors.OfflineModeIsEnabled,
         errors.FileMetadataError,
         errors.HFValidationError,
         transport,
@@ -52,7 +85,7 @@ def _explained(reason: Exception, card: Card, weights: Weights, offline: bool) -
         case errors.RevisionNotFoundError():
             problem = f"{weights.repo!r} has no revision {weights.revision!r}"
             step = f"check `weights.revision` in the card of {card.name!r}, {_OR_FILE}"
-        case errors.LocalEntryNotFoundError() if offline or isinstance(reason.__cause__, errors.OfflineModeIsEnabled):
+        case errors.OfflineModeIsEnabled() | errors.LocalEntryNotFoundError() if _must_not_ask(reason, offline):
             problem = f"the weights of {card.name!r} ({place}) are not on this machine, and the hub may not be asked"
             step = f"run once without --offline and HF_HUB_OFFLINE, {_OR_FILE}"
         case errors.LocalEntryNotFoundError() if isinstance(reason.__cause__, errors.HfHubHTTPError):
@@ -76,6 +109,16 @@ def _explained(reason: Exception, card: Card, weights: Weights, offline: bool) -
             problem = f"the download of {place} broke off"
             step = f"try again, {_OR_FILE}"
     return EncoderUnavailable(problem, found=_first_line(reason.__cause__ or reason), next_step=step)
+
+
+def _must_not_ask(reason: Exception, offline: bool) -> bool:
+    from huggingface_hub import errors
+
+    return (
+        offline
+        or isinstance(reason, errors.OfflineModeIsEnabled)
+        or isinstance(reason.__cause__, errors.OfflineModeIsEnabled)
+    )
 
 
 def _gated(card: Card, weights: Weights, status: int) -> EncoderUnavailable:

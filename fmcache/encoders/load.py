@@ -6,6 +6,7 @@ import difflib
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -14,8 +15,9 @@ import torch
 from torch import nn
 
 from fmcache.encoders.cards import TIMM, Card, Weights, read_card
+from fmcache.encoders.controls import ColourTexture, Pixels
 from fmcache.encoders.layouts import State, fit_weights, table_px, to_timm
-from fmcache.encoders.weights import check_sha256, find_weights, read_weights
+from fmcache.encoders.weights import find_weights, read_weights
 from fmcache.errors import SpecError
 from fmcache.identity import canonical_json, random_key
 from fmcache.specs import EncoderChoice
@@ -52,24 +54,13 @@ class Encoder(NamedTuple):
     params: int
 
 
-class Pixels(nn.Module):
-    """The control without a network: a token is the normalised pixels of its patch."""
-
-    def __init__(self, patch: int) -> None:
-        super().__init__()
-        self.patch = patch
-
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """Return tokens (view, token, channel); channels in the order row in the patch, column in the patch, colour."""
-        rows, cols = x.shape[2] // self.patch, x.shape[3] // self.patch
-        by_patch = x.reshape(len(x), x.shape[1], rows, self.patch, cols, self.patch)
-        return by_patch.permute(0, 2, 4, 3, 5, 1).reshape(len(x), rows * cols, -1)
-
-
-def load_encoder(choice: EncoderChoice, device: torch.device, *, offline: bool = False) -> Encoder:
+def load_encoder(
+    choice: EncoderChoice, device: torch.device, *, offline: bool = False, lock: Path | None = None
+) -> Encoder:
     """Return the encoder of a recipe's choice, in evaluation mode, with gradients off, in float32.
 
-    torch's global generators are left as they were. With `offline`, weights must be on this machine.
+    torch's global generators are left as they were. With `offline`, weights must be on this machine. `lock`
+    holds hub files to what they were at first (`find_weights`).
 
     Raises
     ------
@@ -88,19 +79,22 @@ def load_encoder(choice: EncoderChoice, device: torch.device, *, offline: bool =
             found=f"weights: {choice.weights}",
             next_step="leave out one of them",
         )
-    if card.kind == "pixels":
-        return _pixels(card, choice, device)
+    if card.kind != "timm":
+        return _control(card, choice, device)
     model = build(card, META)
     check_card(card, model)  # before weights are looked for: they may be gigabytes away
-    module, sha256 = _random_module(card) if random_weights else _trained_module(card, model, choice.weights, offline)
+    module, sha256 = (
+        _random_module(card) if random_weights else _trained_module(card, model, choice.weights, offline, lock)
+    )
     module = module.eval().requires_grad_(False).to(device)
     return Encoder(card, module, device, sha256, random_weights, _count(module))
 
 
-def _pixels(card: Card, choice: EncoderChoice, device: torch.device) -> Encoder:
+def _control(card: Card, choice: EncoderChoice, device: torch.device) -> Encoder:
     if choice.weights or choice.random_weights:
         raise SpecError(f"{card.name!r} has no weights", next_step="leave out --weights and --random-weights")
-    return Encoder(card, Pixels(card.patch), device, "", False, 0)
+    module = Pixels(card.patch) if card.kind == "pixels" else ColourTexture(card.patch)
+    return Encoder(card, module.eval().to(device), device, "", False, 0)
 
 
 def card_of(name: str) -> Card:
@@ -250,9 +244,8 @@ def _random_module(card: Card) -> tuple[Any, str]:
     return module, sha256_state(module.state_dict())
 
 
-def _trained_module(card: Card, model: Any, chosen: str, offline: bool) -> tuple[Any, str]:
-    path = find_weights(card, chosen, offline)
-    sha256 = check_sha256(path, card.weights.sha256 if card.weights else "")
+def _trained_module(card: Card, model: Any, chosen: str, offline: bool, lock: Path | None) -> tuple[Any, str]:
+    path, sha256 = find_weights(card, chosen, offline, lock)
     state = to_timm(path, read_weights(path), card)
     built = _at_size_of(state, card)
     if built is not card:

@@ -7,17 +7,21 @@ import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 import torch
+import yaml
+from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from fmcache.encoders.cards import Card, Weights
-from fmcache.encoders.hub import download
+from fmcache.encoders.hub import commit_of, download
 from fmcache.encoders.layouts import State, some
-from fmcache.errors import EncoderUnavailable, WeightsMismatch
-from fmcache.identity import sha256_file
+from fmcache.errors import EncoderUnavailable, SpecError, WeightsMismatch
+from fmcache.identity import sha256_file, whole_file
+from fmcache.strict import Document, Frozen, builtins
 
 WRAPPERS = ("state_dict", "model", "teacher")
 """Keys under which training code wraps a state dict."""
@@ -34,21 +38,40 @@ _BROKEN_PICKLE = (
 )
 
 
-def find_weights(card: Card, chosen: str, offline: bool) -> Path:
-    """Return the path of an encoder's weights file.
+class Found(NamedTuple):
+    """A weights file on this machine, and its sha256."""
+
+    path: Path
+    sha256: str
+
+
+class Held(Frozen, frozen=True):
+    """What a hub file was when it was first fetched: all later runs ask for, and check for, the same."""
+
+    revision: str
+    sha256: str
+
+
+def find_weights(card: Card, chosen: str, offline: bool, lock: Path | None) -> Found:
+    """Return an encoder's weights file, after checking its sha256 where one is known.
 
     `chosen` (a file, or a folder that holds the card's file) goes before the card's local file, that before the hub.
+    `lock` is a YAML file that holds the revision and sha256 of each hub file since it was first fetched; what a card
+    states itself goes before it.
 
     Raises
     ------
     EncoderUnavailable
         When there is no such file, the card names none, or the hub does not give it.
+    WeightsMismatch
+        When the file is not the one that the card or the lock states.
     """
     weights = card.weights or Weights()
     if chosen:
-        return _chosen_file(card, weights, Path(chosen))
+        path = _chosen_file(card, weights, Path(chosen))
+        return Found(path, check_sha256(path, weights.sha256, "the card"))
     if weights.repo:
-        return download(card, weights, offline)
+        return _from_hub(card, weights, offline, lock)
     if not weights.file:
         raise EncoderUnavailable(
             f"{card.name!r} needs weights, and its card names no file",
@@ -59,7 +82,48 @@ def find_weights(card: Card, chosen: str, offline: bool) -> Path:
             f"the weights of {card.name!r} are not at {weights.file}",
             next_step="correct `weights.file` in the card (it is relative to the card), or pass --weights FILE",
         )
-    return Path(weights.file)
+    return Found(Path(weights.file), check_sha256(Path(weights.file), weights.sha256, "the card"))
+
+
+def _from_hub(card: Card, weights: Weights, offline: bool, lock: Path | None) -> Found:
+    held = read_lock(lock).get(_lock_key(weights))
+    revision = weights.revision or (held.revision if held else "")
+    path = download(card, msgspec.structs.replace(weights, revision=revision), offline)
+    if weights.sha256:
+        return Found(path, check_sha256(path, weights.sha256, "the card"))
+    if held and held.revision == revision:
+        return Found(path, check_sha256(path, held.sha256, str(lock)))
+    found = Found(path, sha256_file(path))
+    if lock:
+        _record(lock, _lock_key(weights), Held(revision or commit_of(path), found.sha256))
+    return found
+
+
+def _lock_key(weights: Weights) -> str:
+    return f"{weights.repo}/{weights.file}"
+
+
+def read_lock(lock: Path | None) -> dict[str, Held]:
+    """Return what is held of each hub file (``repo/file``) in a lock file; nothing when there is none.
+
+    Raises
+    ------
+    SpecError
+        When it is not as `find_weights` writes it.
+    """
+    if lock is None or not lock.is_file():
+        return {}
+    held: dict[str, Held] = Document(lock, SpecError).convert(dict[str, Held])
+    return held
+
+
+def _record(lock: Path, key: str, held: Held) -> None:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock.with_name(f".{lock.name}.lock"), timeout=60):
+        entries = read_lock(lock) | {key: held}
+        with whole_file(lock, "w") as file:
+            file.write("# Weights as they were when first fetched; every later run is held to these.\n")
+            yaml.safe_dump({name: builtins(entry) for name, entry in sorted(entries.items())}, file)
 
 
 def _chosen_file(card: Card, weights: Weights, chosen: Path) -> Path:
@@ -164,20 +228,20 @@ def _unwrapped(path: Path, loaded: Any) -> State:
     )
 
 
-def check_sha256(path: Path, expected: str) -> str:
+def check_sha256(path: Path, expected: str, stated_by: str) -> str:
     """Return the sha256 of a weights file.
 
     Raises
     ------
     WeightsMismatch
-        When the card expects another one.
+        When another one is expected; `stated_by` tells by whom.
     """
     found = sha256_file(path)
     if expected and found != expected:
         raise WeightsMismatch(
-            f"{path} is not the file the card was written for",
+            f"{path} is not the file that {stated_by} was written for",
             expected=f"sha256 {expected}",
             found=f"sha256 {found}",
-            next_step="fetch the file again, or correct `weights.sha256` in the card",
+            next_step=f"fetch the file again, or correct the sha256 in {stated_by}",
         )
     return found

@@ -1,27 +1,84 @@
-"""What `fmcache encoders` shows."""
+"""What `fmcache encoders list` and `show` tell of the encoders that have a card. No torch here."""
 
 from __future__ import annotations
 
+import yaml
 from rich.table import Table
 
 from fmcache.encoders.cards import Card, names, read_card
+from fmcache.encoders.hub import local_file
+from fmcache.grid import Grid
+from fmcache.stages.caches import size_text
+from fmcache.strict import builtins
+
+TILE_PX = 512
+"""The tile size of the paper, for which token grids and bytes are told."""
 
 
 def list_encoders() -> Table:
-    """Return a table of the encoders that have a card."""
-    table = Table("name", "title", "patch", "width", "parameters", "weights", "licence")
-    for name in names():
-        card = read_card(name)
-        params = f"{card.params / 1e6:.1f} M" if card.params else "–"
-        table.add_row(card.name, card.title, str(card.patch), str(card.width), params, _weights(card), card.licence)
+    """Return a table of the encoders that have a card: controls last."""
+    table = Table(
+        "name", "parameters", f"tokens at {TILE_PX} px", "a view", "access", "download", "here", "licence",
+        caption=f"a view: bytes of its tokens as float16, uncompressed, in tiles of {TILE_PX} px",
+    )  # fmt: skip
+    cards = sorted((read_card(name) for name in names()), key=lambda card: (card.control, card.name))
+    for i, card in enumerate(cards):
+        table.add_row(
+            card.name, _parameters(card), _grid(card), size_text(view_bytes(card)), _access(card), _download(card),
+            _here(card), card.licence,
+            end_section=i + 1 < len(cards) and cards[i + 1].control and not card.control,
+        )  # fmt: skip
     return table
 
 
-def _weights(card: Card) -> str:
-    if card.kind == "pixels":
-        return "none (control)"
+def describe_encoder(name: str) -> str:
+    """Return all that is known of an encoder (card name or card file) as text; raises as `read_card`."""
+    card = read_card(name)
+    facts = {
+        "parameters": _parameters(card),
+        f"tokens at {TILE_PX} px": f"{_grid(card)}, {size_text(view_bytes(card))} a view",
+        "access": _access(card),
+        "download": _download(card),
+        "here": _here(card),
+    }
+    head = "".join(f"{key}: {value}\n" for key, value in facts.items())
+    return head + "\n" + yaml.safe_dump(builtins(card), sort_keys=False, allow_unicode=True, width=100).rstrip()
+
+
+def study_encoders() -> list[str]:
+    """Return the names of all built-in encoders that are no controls, sorted."""
+    return [name for name in names() if not read_card(name).control]
+
+
+def view_bytes(card: Card) -> int:
+    """Return the uncompressed bytes of the float16 tokens of one view of `TILE_PX`."""
+    return 2 * card.width * Grid(TILE_PX, card.patch, "fit").side ** 2
+
+
+def _grid(card: Card) -> str:
+    side = Grid(TILE_PX, card.patch, "fit").side
+    return f"{card.width} x {side} x {side}"
+
+
+def _parameters(card: Card) -> str:
+    return f"{card.params / 1e6:.1f} M" if card.params else "–"
+
+
+def _access(card: Card) -> str:
+    if card.kind != "timm":
+        return "no weights"
     if card.random_weights:
-        return "random (control)"
-    if card.weights is None:
-        return "your own"
-    return card.weights.repo + (" (gated)" if card.gated else "")
+        return "random weights"
+    if card.weights is None or not card.weights.repo:
+        return "your file"
+    return "gated" if card.gated else "open"
+
+
+def _download(card: Card) -> str:
+    return size_text(card.weights.megabytes * 10**6) if card.weights and card.weights.megabytes else "–"
+
+
+def _here(card: Card) -> str:
+    if card.weights is None or not card.weights.repo:
+        return "–"
+    return "yes" if local_file(card.weights) else "no"

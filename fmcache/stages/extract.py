@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from fmcache.cache.layout import Shard, raw_bytes
 from fmcache.cache.writer import Writer, open_writer, write_shard
 from fmcache.encoders.load import Encoder, load_encoder
-from fmcache.encoders.tokens import token_grids
+from fmcache.encoders.tokens import LAST, check_taps, grids_of_views
 from fmcache.errors import EncoderUnavailable, NoRoom, SpecError, TokensOverflow, WeightsMismatch
 from fmcache.grid import Grid
 from fmcache.manifest import AnyDataset, Manifest, TileEntry
@@ -39,7 +41,6 @@ from fmcache.strict import builtins
 from fmcache.tiles.images import Tile, read_tile, resize_tile
 from fmcache.tiles.views import render_mask, render_view
 
-BATCH = {"cpu": 4, "cuda": 16}
 STORE = {"float16": torch.float16, "float32": torch.float32}
 
 
@@ -57,26 +58,32 @@ class Source(NamedTuple):
         return resize_tile(read_tile(self.dataset, entry, self.folder), self.tile_px)
 
 
+class Target(NamedTuple):
+    """A shard of a cache, to be written."""
+
+    path: Path
+    shard: Shard
+
+
 class BankTask(NamedTuple):
     """One shard of the view bank."""
 
-    path: Path
+    target: Target
     source: Source
     entry: TileEntry
-    shard: Shard
 
     @property
     def weight(self) -> int:
-        return self.shard.weight
+        return self.target.shard.weight
 
 
 class TokenTask(NamedTuple):
-    """One shard of an encoder's cache."""
+    """The same views of a tile in the caches of one encoder: one target for each of `taps`."""
 
-    path: Path
+    targets: tuple[Target, ...]
+    taps: tuple[str, ...]
     source: Source
     entry: TileEntry
-    shard: Shard
     encoder: EncoderChoice
     grid: Grid
     precision: Precision
@@ -84,10 +91,11 @@ class TokenTask(NamedTuple):
     device: str
     threads: int
     offline: bool
+    lock: Path
 
     @property
     def weight(self) -> int:
-        return self.shard.weight
+        return self.targets[0].shard.weight
 
 
 def extract(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], None] = print) -> list[Failure]:
@@ -150,9 +158,9 @@ def _fill_bank(
     with open_writer(path, "view_bank", identity, item, "uint8", demand, about, flags.recompute) as writer:
         by_id = {entry.id: entry for entry in entries}
         _fill(
-            writer,
+            [writer],
             write_bank_shard,
-            lambda shard: BankTask(path, source, by_id[writer.header.tiles[shard.tile]], shard),
+            lambda tile, targets: BankTask(targets[0], source, by_id[tile]),
             f"{source.name} · view bank",
             flags.workers,
             say,
@@ -170,112 +178,126 @@ def _fill_tokens(
     flags: Flags,
     say: Callable[[str], None],
 ) -> None:
-    encoder = _encoder(choice, str(device), flags.offline)
+    lock = places.weights_lock(flags.work)
+    encoder = _encoder(choice, str(device), flags.offline, lock)
+    check_taps(encoder, recipe.taps)
     card = encoder.card
     key = places.encoder_key(choice)
     grid = Grid(recipe.tile_px, card.patch, recipe.grid)
     published: Precision = card.precision if device.type == "cuda" else "float32"
     precision = published if recipe.precision == "published" else recipe.precision
-    identity = with_encoder(
-        tokens_identity(recipe, source.name, hashes), builtins(card), encoder.weights_sha256,
-        encoder.random_weights, precision,
-    )  # fmt: skip
-    info = EncoderInfo(
-        key, card.title, encoder.params, card.width, card.patch, card.control, encoder.random_weights,
-        encoder.weights_sha256, card.licence, card.citation,
-    )  # fmt: skip
     about = {
-        "encoder": builtins(info),
         "device": device_name(device),
         "versions": versions("fmcache", "torch", "timm", "opencv-python-headless", "pillow"),
     }
-    path = places.tokens_path(flags.work, source.name, key, recipe)
     item = (card.width, grid.side, grid.side)
-    with open_writer(path, "tokens", identity, item, recipe.store, demand, about, flags.recompute) as writer:
-        by_id = {entry.id: entry for entry in entries}
+    by_id = {entry.id: entry for entry in entries}
+    with ExitStack() as stack:
+        writers = []
+        for tap in recipe.taps:
+            path = places.tokens_path(flags.work, source.name, key, recipe, tap)
+            identity = with_encoder(
+                tokens_identity(recipe, source.name, hashes, tap), builtins(card), encoder.weights_sha256,
+                encoder.random_weights, precision,
+            )  # fmt: skip
+            told = about | {"encoder": builtins(_info(encoder, key, tap))}
+            opened = open_writer(path, "tokens", identity, item, recipe.store, demand, told, flags.recompute)
+            writers.append(stack.enter_context(opened))
+        tap_of = {writer.path: tap for writer, tap in zip(writers, recipe.taps, strict=True)}
         _fill(
-            writer,
+            writers,
             write_token_shard,
-            lambda shard: TokenTask(
-                path, source, by_id[writer.header.tiles[shard.tile]], shard, choice, grid, precision,
-                recipe.store, str(device), torch.get_num_threads(), flags.offline,
+            lambda tile, targets: TokenTask(
+                targets, tuple(tap_of[target.path] for target in targets), source, by_id[tile], choice, grid,
+                precision, recipe.store, str(device), torch.get_num_threads(), flags.offline, lock,
             ),
-            f"{source.name} · {info.display}",
+            f"{source.name} · {_info(encoder, key, LAST).display}",
             flags.workers,
             say,
         )  # fmt: skip
 
 
+def _info(encoder: Encoder, key: str, tap: str) -> EncoderInfo:
+    """Return what tables and figures say of an encoder; a tap other than the last makes it another entry."""
+    card = encoder.card
+    name, title = (key, card.title) if tap == LAST else (f"{key}@{tap}", f"{card.title}, block {tap}")
+    return EncoderInfo(
+        name, title, encoder.params, card.width, card.patch, card.control, encoder.random_weights,
+        encoder.weights_sha256, card.licence, card.citation,
+    )  # fmt: skip
+
+
 def _fill(
-    writer: Writer,
+    writers: Sequence[Writer],
     write: Callable[[Any, runners.Tick], None],
-    task_of: Callable[[Shard], Any],
+    task_of: Callable[[str, tuple[Target, ...]], Any],
     title: str,
     workers: int,
     say: Callable[[str], None],
 ) -> None:
-    shards = writer.missing()
-    if not shards and writer.header.state == "sealed":
-        say(f"{title}: complete, {sum(writer.demand)} views")
+    """Write what is missing in caches of the same views and shapes; one task for the same views in all of them."""
+    first = writers[0]
+    by_views: dict[tuple[str, int, int], list[Target]] = {}
+    for writer in writers:
+        for shard in writer.missing():
+            views = (writer.header.tiles[shard.tile], shard.first, shard.stop)
+            by_views.setdefault(views, []).append(Target(writer.path, shard))
+    wanted, todo = sum(first.demand), sum(targets[0].shard.weight for targets in by_views.values())
+    if not by_views and all(writer.header.state == "sealed" for writer in writers):
+        say(f"{title}: complete, {wanted} views")
         return
-    wanted, todo = sum(writer.demand), sum(shard.weight for shard in shards)
-    size = raw_bytes(shards, writer.layout.view_bytes)
-    free = shutil.disk_usage(writer.path.parent).free
-    layout = "x".join(str(n) for n in writer.layout.item)
+    shards = [target.shard for targets in by_views.values() for target in targets]
+    size = raw_bytes(shards, first.layout.view_bytes)
+    free = shutil.disk_usage(first.path.parent).free
+    layout = "x".join(str(n) for n in first.layout.item) + (f" at {len(writers)} taps" if len(writers) > 1 else "")
     say(f"{title}: {todo} of {wanted} views of {layout}, at most {size_text(size)}; {size_text(free)} free on disk")
     if size > free:
         raise NoRoom(
-            f"{writer.path} does not fit on the disk",
+            f"{first.path} does not fit on the disk",
             expected=f"{size_text(size)} free (compression will need less, but not surely)",
             found=f"{size_text(free)} free",
             next_step="free space, move the working folder with --work, or use fewer views",
         )
-    writer.begin()
+    for writer in writers:
+        writer.begin()
+    tasks = [task_of(tile, tuple(targets)) for (tile, _, _), targets in by_views.items()]
     with progress(title, wanted, "views", done=wanted - todo) as tick:
-        for _ in runners.run(write, [task_of(shard) for shard in shards], tick, workers):
+        for _ in runners.run(write, tasks, tick, workers):
             pass
-    writer.seal()
+    for writer in writers:
+        writer.seal()
 
 
 def write_bank_shard(task: BankTask, tick: runners.Tick) -> None:
     """Render the masks of one shard and write it."""
     mask = task.source.tile(task.entry).mask
-    views = range(task.shard.first, task.shard.stop)
+    shard = task.target.shard
+    views = range(shard.first, shard.stop)
     spec, name = task.source.views, task.source.name
     masks = np.stack([render_mask(spec, name, task.entry.id, view, mask) for view in views])
-    write_shard(task.path, "view_bank", task.shard, masks)
+    write_shard(task.target.path, "view_bank", shard, masks)
     tick(task.weight)
 
 
 def write_token_shard(task: TokenTask, tick: runners.Tick) -> None:
-    """Run the encoder over the views of one shard and write it. Views are rendered ahead in threads."""
+    """Run the encoder over the views of one shard and write its taps. Views are rendered ahead in threads."""
     torch.set_num_threads(task.threads)
-    encoder = _encoder(task.encoder, task.device, task.offline)
+    encoder = _encoder(task.encoder, task.device, task.offline, task.lock)
     image = task.source.tile(task.entry).image
-    spec, name = task.source.views, task.source.name
+    spec, name, shard = task.source.views, task.source.name, task.targets[0].shard
     render = functools.partial(render_view, spec, name, task.entry.id, image=image)
-    parts = []
+    parts: list[list[npt.NDArray[Any]]] = [[] for _ in task.taps]
     with ThreadPoolExecutor(max_workers=max(2, task.threads)) as pool:
-        for views in _batches(pool.map(render, range(task.shard.first, task.shard.stop)), task.device):
-            grids = token_grids(encoder, np.stack(views), task.grid, task.precision)
-            parts.append(grids.to(STORE[task.store]).cpu().numpy())
-            tick(len(views))
-    write_shard(task.path, "tokens", task.shard, np.concatenate(parts))
-
-
-def _batches(views: Iterator[Any], device: str) -> Iterator[list[Any]]:
-    batch: list[Any] = []
-    size = BATCH[torch.device(device).type]
-    for view in views:
-        batch.append(view)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+        views = pool.map(render, range(shard.first, shard.stop))
+        for grids in grids_of_views(encoder, views, task.grid, task.precision, task.taps):
+            for part, at_tap in zip(parts, grids, strict=True):
+                part.append(at_tap.to(STORE[task.store]).cpu().numpy())
+            tick(len(grids[0]))
+    for target, part in zip(task.targets, parts, strict=True):
+        write_shard(target.path, "tokens", target.shard, np.concatenate(part))
 
 
 @functools.lru_cache(maxsize=1)
-def _encoder(choice: EncoderChoice, device: str, offline: bool) -> Encoder:
+def _encoder(choice: EncoderChoice, device: str, offline: bool, lock: Path) -> Encoder:
     # one encoder at a time per process: the largest take most of a GPU
-    return load_encoder(choice, torch.device(device), offline=offline)
+    return load_encoder(choice, torch.device(device), offline=offline, lock=lock)

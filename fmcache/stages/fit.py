@@ -189,18 +189,20 @@ def _jobs(
     bank_path = places.bank_path(flags.work, name, recipe)
     bank = open_cache(bank_path, "view_bank", bank_identity(recipe, name, dataset, listed_hashes(dataset)))
     hashes = only_tiles(bank.header.identity, used_tiles(dataset))["tiles"]
-    keys = [places.encoder_key(choice) for choice in recipe.encoder_choices]
-    keys = keys or places.cached_encoders(flags.work, name, recipe)
-    if not keys:
+    listed = [places.encoder_key(choice) for choice in recipe.encoder_choices]
+    wanted = [
+        (key, tap) for tap in recipe.taps for key in listed or places.cached_encoders(flags.work, name, recipe, tap)
+    ]
+    if not wanted:
         raise CacheNotFound(
             f"no encoder has been extracted on {name} for recipe {recipe.name!r}",
             next_step=f"fmcache extract --dataset {name} --encoder NAME, with the same recipe and --work folder",
         )
     jobs, failures = [], []
-    for key in keys:
-        path = places.tokens_path(flags.work, name, key, recipe)
+    for key, tap in wanted:
+        path = places.tokens_path(flags.work, name, key, recipe, tap)
         try:
-            tokens = open_cache(path, "tokens", tokens_identity(recipe, name, hashes))
+            tokens = open_cache(path, "tokens", tokens_identity(recipe, name, hashes, tap))
             jobs.append(_job(recipe, name, dataset, tokens, bank, device, flags))
         except (CacheNotFound, CacheUnsealed, CacheMismatch, CacheCorrupt) as error:
             failures.append(Failure(name, key, error))

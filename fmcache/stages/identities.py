@@ -43,7 +43,7 @@ def bank_identity(recipe: Recipe, name: str, dataset: AnyDataset, hashes: Hashes
     }
 
 
-def tokens_identity(recipe: Recipe, name: str, hashes: Hashes) -> dict[str, Any]:
+def tokens_identity(recipe: Recipe, name: str, hashes: Hashes, tap: str) -> dict[str, Any]:
     """Return the identity of an encoder's cache as far as stage two can know it: without `encoder` and `precision`."""
     return {
         "format": FORMAT_VERSION,
@@ -52,7 +52,7 @@ def tokens_identity(recipe: Recipe, name: str, hashes: Hashes) -> dict[str, Any]
         "tiles": {tile: image for tile, (image, _) in hashes.items()},
         "tile_px": recipe.tile_px,
         "views": view_identity(recipe.views, masks=False),
-        "tap": recipe.tap,
+        "tap": tap,
         "grid": recipe.grid,
         "store": recipe.store,
     } | ({} if recipe.precision == "published" else {"precision": recipe.precision})

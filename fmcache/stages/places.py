@@ -40,14 +40,19 @@ def bank_path(work: Path, dataset: str, recipe: Recipe) -> Path:
     return caches(work) / dataset / "view-bank" / f"{recipe.tile_px}px-views-{views}.zarr"
 
 
-def tokens_path(work: Path, dataset: str, key: str, recipe: Recipe) -> Path:
+def tokens_path(work: Path, dataset: str, key: str, recipe: Recipe, tap: str) -> Path:
     """Return the path of an encoder's token cache under a recipe; recipes that differ in views or grid do not meet."""
     views = fingerprint(view_identity(recipe.views, masks=False))[:6]
-    name = f"{recipe.tile_px}px-views-{views}-{recipe.grid}-{recipe.tap}-{recipe.store}.zarr"
+    name = f"{recipe.tile_px}px-views-{views}-{recipe.grid}-{tap}-{recipe.store}.zarr"
     return caches(work) / dataset / key / name
 
 
-def cached_encoders(work: Path, dataset: str, recipe: Recipe) -> list[str]:
-    """Return the keys of the encoders that have a cache for this dataset and recipe, sorted."""
-    name = tokens_path(work, dataset, "*", recipe).name
+def cached_encoders(work: Path, dataset: str, recipe: Recipe, tap: str) -> list[str]:
+    """Return the keys of the encoders that have a cache for this dataset, recipe and tap, sorted."""
+    name = tokens_path(work, dataset, "*", recipe, tap).name
     return sorted(path.parent.name for path in (caches(work) / dataset).glob(f"*/{name}"))
+
+
+def weights_lock(work: Path) -> Path:
+    """Return the file that holds revision and sha256 of every weights file fetched from the hub."""
+    return work / "weights.lock.yaml"

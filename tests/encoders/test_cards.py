@@ -58,7 +58,7 @@ def test_a_local_weights_file_lies_beside_its_card_and_a_hub_file_stays_a_name(w
         ({"kind": "pixels"}, "kind pixels has no network"),
         (
             {"kind": "pixels", "architecture": None, "arguments": {}, "prefix_tokens": 0, "weights": None},
-            r"expected 3 \* patch \* patch = 768",
+            r"expected 768 for kind pixels",
         ),
         ({"mean": [0.5, 0.5]}, "mean"),
         ({"patch": 0}, "patch"),

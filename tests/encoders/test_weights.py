@@ -193,13 +193,13 @@ def test_a_chosen_file_or_folder_goes_before_the_card(write_card, tmp_path):
     (tmp_path / "folder").mkdir()
     inside = tmp_path / "folder" / "model.safetensors"
     with pytest.raises(EncoderUnavailable, match="holds no weights of 'tiny'") as caught:
-        find_weights(card, str(tmp_path / "folder"), offline=True)
+        find_weights(card, str(tmp_path / "folder"), offline=True, lock=None)
     assert caught.value.found == "an empty folder"
     inside.touch()
-    assert find_weights(card, str(tmp_path / "folder"), offline=True) == inside
-    assert find_weights(card, str(inside), offline=True) == inside
+    assert find_weights(card, str(tmp_path / "folder"), offline=True, lock=None).path == inside
+    assert find_weights(card, str(inside), offline=True, lock=None).path == inside
     with pytest.raises(EncoderUnavailable, match="there is no weights file"):
-        find_weights(card, str(tmp_path / "nowhere"), offline=True)
+        find_weights(card, str(tmp_path / "nowhere"), offline=True, lock=None)
 
 
 def test_a_card_whose_file_is_not_there_says_where_it_was_looked_for(write_card, tmp_path):
