@@ -37,8 +37,10 @@ MAY = {
     "stages.identities": GROUND | {"cache.format"},
     "stages.places": GROUND | CARDS | {"stages.identities"},
     "stages.caches": GROUND | {"cache", "stages"},
-    "stages.catalogue": GROUND | CARDS,
-    "cli": GROUND | {"stages", "cache.verify"},
+    "stages.catalogue": GROUND | CARDS | {"encoders.hub", "stages.caches"},
+    "stages.access": GROUND | {"tiles", "encoders", "stages"},
+    "commands": GROUND | {"commands", "stages", "cache.verify"},
+    "cli": GROUND | {"commands", "stages"},
 }
 
 
@@ -98,3 +100,11 @@ def test_report_loads_no_torch_and_no_cache():
 
 def test_the_serial_runner_needs_no_dask():
     assert not {"dask", "distributed"} & loaded_after("import fmcache.stages.extract, fmcache.stages.fit")
+
+
+def test_public_names_are_there_and_importing_fmcache_loads_none_of_their_rooms():
+    for name in fmcache.__all__:
+        assert getattr(fmcache, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = fmcache.nothing
+    assert not HEAVY & loaded_after("import fmcache")

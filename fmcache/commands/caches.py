@@ -1,0 +1,68 @@
+"""fmcache cache: look after caches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fmcache.commands.options import DEFAULT_WORK, Work, say, show
+
+app = typer.Typer(no_args_is_help=True, help="Caches: list, inspect, verify, remove.\n\nExample: fmcache cache ls")
+
+
+@app.command("ls")
+def cache_ls(work: Work = DEFAULT_WORK) -> None:
+    """List all caches with state, views and size on disk.
+
+    Example: fmcache cache ls
+    """
+    from fmcache.stages.caches import list_caches
+
+    show(list_caches(work))
+
+
+@app.command("info")
+def cache_info(path: Annotated[Path, typer.Argument(help="A cache (a folder NAME.zarr).")]) -> None:
+    """Print what a cache was made from, as JSON.
+
+    Example: fmcache cache info work/cache/demo/raw-pixels/128px.zarr
+    """
+    from fmcache.stages.caches import describe_cache
+
+    say(describe_cache(path))
+
+
+@app.command("verify")
+def cache_verify(
+    path: Annotated[
+        list[Path] | None, typer.Argument(help="Caches; without one, all below the working folder.")
+    ] = None,
+    work: Work = DEFAULT_WORK,
+) -> None:
+    """Re-read every chunk against its checksum; exit code 1 when something is wrong.
+
+    Example: fmcache cache verify
+    """
+    from fmcache.stages.caches import verify_caches
+
+    if verify_caches(path or [], work, say):
+        raise typer.Exit(1)
+
+
+@app.command("rm")
+def cache_rm(
+    path: Annotated[list[Path], typer.Argument(help="Caches to remove.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove caches.
+
+    Example: fmcache cache rm work/cache/demo/raw-pixels/128px.zarr
+    """
+    from fmcache.cache.verify import remove_cache
+    from fmcache.stages.caches import size_text
+
+    for folder in path:
+        if yes or typer.confirm(f"remove {folder}?"):
+            say(f"{folder}: removed, {size_text(remove_cache(folder))} set free")

@@ -1,0 +1,76 @@
+"""fmcache data: list, check and show tiles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fmcache.commands.options import DEFAULT_MANIFEST, DEFAULT_WORK, ManifestFile, Work, read_listed, say, show
+
+app = typer.Typer(no_args_is_help=True, help="Datasets: add, check and show tiles.\n\nExample: fmcache data check")
+
+
+@app.command("add")
+def data_add(
+    name: Annotated[str, typer.Argument(help="Name of the new dataset.")],
+    images: Annotated[Path, typer.Option(help="Folder of images (PNG, TIFF, JPEG).")],
+    masks: Annotated[Path, typer.Option(help="Folder of masks of the same names.")],
+    labels: Annotated[str, typer.Option(help="Labels and mask values: 'other=0,tumour=1|2' or 'tumour=#ff0000,...'.")],
+    ignore: Annotated[str, typer.Option(help="Mask values without truth, joined with '|'.")] = "255",
+    mpp: Annotated[float | None, typer.Option(help="um per pixel of the images.")] = None,
+    groups: Annotated[
+        str, typer.Option(help="Patient or slide of a tile: a regex on its name with one (group), or a CSV tile,group.")
+    ] = "",
+    split: Annotated[str, typer.Option(help="Tiles to train/validate/test.")] = "15/5/10",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a dataset of this name.")] = False,
+    manifest: ManifestFile = DEFAULT_MANIFEST,
+) -> None:
+    """Add a folder of images and masks to the manifest, hashed, with a split balanced by label share.
+
+    Example: fmcache data add mine --images tiles/images --masks tiles/masks --labels other=0,tumour=1 --mpp 0.5
+    """
+    from fmcache.stages.data import add
+
+    say(add(manifest, name, images, masks, labels, ignore, mpp, groups, split, seed, replace))
+
+
+@app.command("check")
+def data_check(
+    dataset: Annotated[list[str] | None, typer.Argument(help="Datasets; without one, all.")] = None,
+    manifest: ManifestFile = DEFAULT_MANIFEST,
+) -> None:
+    """Verify every listed file and print sizes, label shares and problems; exit code 1 when there are problems.
+
+    Example: fmcache data check
+    """
+    from fmcache.stages.data import check
+
+    listed = read_listed(manifest)
+    problems = 0
+    for name in dataset or listed.datasets:
+        result = check(listed, name)
+        show(result.table())
+        problems += len(result.problems)
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command("show")
+def data_show(
+    dataset: Annotated[str, typer.Argument(help="Dataset; without one, the manifest's default.")] = "",
+    out: Annotated[Path | None, typer.Option(help="The PNG to write; default: WORK/sheets/DATASET.png.")] = None,
+    manifest: ManifestFile = DEFAULT_MANIFEST,
+    work: Work = DEFAULT_WORK,
+) -> None:
+    """Write a contact sheet: every tile beside its mask, with legend and scale bar.
+
+    Example: fmcache data show demo
+    """
+    from fmcache.stages.data import show
+
+    listed = read_listed(manifest)
+    name = dataset or listed.default
+    say(str(show(listed, name, out or work / "sheets" / f"{name}.png")))

@@ -1,0 +1,70 @@
+"""fmcache encoders: which there are, what is known of them, whether they can be had."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from fmcache.commands.options import DEFAULT_WORK, Device, Offline, Threads, Work, choices_of, flags_of, say, show
+
+app = typer.Typer(no_args_is_help=True, help="Encoders that have a card.\n\nExample: fmcache encoders list")
+
+
+@app.command("list")
+def encoders_list() -> None:
+    """List the encoders that have a card.
+
+    Example: fmcache encoders list
+    """
+    from fmcache.stages.catalogue import list_encoders
+
+    show(list_encoders())
+
+
+@app.command("show")
+def encoders_show(name: Annotated[str, typer.Argument(help="Card name or card file.")]) -> None:
+    """Print all that is known of an encoder: its card, its token grid, where its weights come from.
+
+    Example: fmcache encoders show virchow2
+    """
+    from fmcache.stages.catalogue import describe_encoder
+
+    say(describe_encoder(name))
+
+
+@app.command("check")
+def encoders_check(
+    name: Annotated[list[str] | None, typer.Argument(help="Card names, card files or timm:NAME.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All 15 encoders of the study.")] = False,
+    weights: Annotated[str, typer.Option(help="Weights file or folder, for a single encoder.")] = "",
+    random_weights: Annotated[bool, typer.Option("--random-weights", help="Dry run: no weights are needed.")] = False,
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="Fetch weights that are not here; otherwise only ask.")
+    ] = False,
+    work: Work = DEFAULT_WORK,
+    device: Device = "auto",
+    threads: Threads = 0,
+    offline: Offline = False,
+) -> None:
+    """Tell of each encoder whether it can be had, whether its file loads strictly, and what one tile gives.
+
+    Exit code 1 when one fails.
+
+    Example: fmcache encoders check virchow2
+    """
+    from fmcache.errors import SpecError
+
+    choices = choices_of(name, everything, weights, random_weights)
+    if not choices:
+        raise SpecError("no encoder to check", next_step="pass a name, or --all; fmcache encoders list shows the names")
+    from fmcache.stages import access
+
+    checked = access.check_encoders(choices, flags_of(work, device, threads, 0, False, offline), fetch, say)
+    show(access.table(checked))
+    failed = [one for one in checked if one.error]
+    for one in failed:
+        print(f"\n{one.encoder}: {one.error}", file=sys.stderr)
+    if failed:
+        raise typer.Exit(1)

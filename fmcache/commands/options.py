@@ -1,0 +1,95 @@
+"""What commands share: options, and the steps from them to a recipe, a manifest and flags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from fmcache.manifest import Manifest
+    from fmcache.specs import EncoderChoice, Recipe
+    from fmcache.stages.flags import Flags
+
+Work = Annotated[Path, typer.Option("--work", help="Working folder: caches, results and reports.")]
+ManifestFile = Annotated[Path, typer.Option("--manifest", help="The data manifest.")]
+RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="Recipe; without it the paper's protocol.")]
+DatasetNames = Annotated[list[str] | None, typer.Option("--dataset", help="Dataset; may be repeated.")]
+EncoderNames = Annotated[
+    list[str] | None,
+    typer.Option("--encoder", help="Card name, card file (mine.yaml) or timm:NAME; may be repeated."),
+]
+Taps = Annotated[
+    str,
+    typer.Option("--tap", help="Where tokens are taken: last, or blocks such as 6,12,18 or 6+norm; '': the recipe's."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Threads = Annotated[int, typer.Option(min=0, help="CPU threads of torch; 0: all. Moves the last bits, is recorded.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes of a local Dask cluster; 0: run here.")]
+Recompute = Annotated[bool, typer.Option("--recompute", help="Replace what is there instead of adding to it.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never ask the hub: weights must be here.")]
+
+DEFAULT_WORK = Path("work")
+DEFAULT_MANIFEST = Path("data_manifest.yaml")
+
+
+def recipe_of(path: Path | None, datasets: list[str] | None, taps: str) -> Recipe:
+    """Return the recipe in a file, or the paper's protocol, with what flags change in it."""
+    import msgspec
+
+    from fmcache.errors import SpecError
+    from fmcache.specs import Recipe, read_recipe
+
+    recipe = read_recipe(path) if path else Recipe()
+    changes = {"datasets": tuple(datasets or ()), "taps": tuple(tap.strip() for tap in taps.split(",") if tap.strip())}
+    try:
+        return msgspec.structs.replace(recipe, **{key: value for key, value in changes.items() if value})
+    except ValueError as reason:
+        raise SpecError(str(reason), next_step="correct the flag") from reason
+
+
+def choices_of(
+    encoder: list[str] | None, everything: bool, weights: str, random_weights: bool
+) -> tuple[EncoderChoice, ...]:
+    """Return the encoders that flags ask for; none where they ask for none."""
+    from fmcache.errors import SpecError
+    from fmcache.specs import EncoderChoice
+    from fmcache.stages.catalogue import study_encoders
+
+    if encoder and everything:
+        raise SpecError("--all and names of encoders exclude each other", next_step="leave out one of them")
+    chosen = study_encoders() if everything else encoder or []
+    if weights and len(chosen) > 1:
+        raise SpecError(
+            "--weights goes with a single encoder",
+            found=", ".join(chosen),
+            next_step="take them one by one, or list each with its weights in a recipe",
+        )
+    return tuple(EncoderChoice(name, weights, random_weights) for name in chosen)
+
+
+def read_listed(path: Path) -> Manifest:
+    """Return the manifest in a file."""
+    from fmcache.manifest import Manifest
+
+    return Manifest(path)
+
+
+def flags_of(work: Path, device: str, threads: int, workers: int, recompute: bool, offline: bool) -> Flags:
+    """Return the flags that stages share."""
+    from fmcache.stages.flags import Flags
+
+    return Flags(work, device, threads, workers, recompute, offline)
+
+
+def say(text: str) -> None:
+    """Print a line at once, also into a pipe."""
+    print(text, flush=True)
+
+
+def show(renderable: object) -> None:
+    """Print a table."""
+    from rich.console import Console
+
+    Console().print(renderable)
