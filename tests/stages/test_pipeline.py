@@ -213,7 +213,7 @@ def test_an_extraction_that_is_stopped_goes_on_and_ends_byte_for_byte_the_same(t
         "--work",
         str(tmp_path / "stopped"),
     ]
-    path = places.tokens_path(tmp_path / "stopped", "toy", "random-vits16", many)
+    path = places.tokens_path(tmp_path / "stopped", "toy", "random-vits16", many, "last")
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         while process.poll() is None and not list(path.glob("filling/*.*")):
             time.sleep(0.02)
