@@ -18,9 +18,14 @@ TILE_PX = 512
 def list_encoders() -> Table:
     """Return a table of the encoders that have a card: controls last."""
     table = Table(
-        "name", "parameters", f"tokens at {TILE_PX} px", "a view", "access", "download", "here", "licence",
-        caption=f"a view: bytes of its tokens as float16, uncompressed, in tiles of {TILE_PX} px",
-    )  # fmt: skip
+        caption=f"tokens: channels x rows x columns at {TILE_PX} px; a view: its bytes as float16, uncompressed",
+        caption_justify="left",
+    )
+    table.add_column("name", no_wrap=True)
+    table.add_column("parameters", no_wrap=True, justify="right")
+    for column in ("tokens", "a view", "access", "download", "here"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("licence")
     cards = sorted((read_card(name) for name in names()), key=lambda card: (card.control, card.name))
     for i, card in enumerate(cards):
         table.add_row(
@@ -57,7 +62,7 @@ def view_bytes(card: Card) -> int:
 
 def _grid(card: Card) -> str:
     side = Grid(TILE_PX, card.patch, "fit").side
-    return f"{card.width} x {side} x {side}"
+    return f"{card.width}x{side}x{side}"
 
 
 def _parameters(card: Card) -> str:
