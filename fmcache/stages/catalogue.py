@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import yaml
+from rich import box
 from rich.table import Table
 
 from fmcache.encoders.cards import Card, names, read_card
@@ -20,12 +21,13 @@ def list_encoders() -> Table:
     table = Table(
         caption=f"tokens: channels x rows x columns at {TILE_PX} px; a view: its bytes as float16, uncompressed",
         caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
-    table.add_column("name", no_wrap=True)
-    table.add_column("parameters", no_wrap=True, justify="right")
-    for column in ("tokens", "a view", "access", "download", "here"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("licence")
+    for column in ("name", "params", "tokens", "a view"):
+        table.add_column(column, no_wrap=True, justify="right" if column == "params" else "left")
+    for column in ("access", "download", "here", "licence"):
+        table.add_column(column)
     cards = sorted((read_card(name) for name in names()), key=lambda card: (card.control, card.name))
     for i, card in enumerate(cards):
         table.add_row(
@@ -66,7 +68,7 @@ def _grid(card: Card) -> str:
 
 
 def _parameters(card: Card) -> str:
-    return f"{card.params / 1e6:.1f} M" if card.params else "–"
+    return f"{card.params / 1e6:.0f} M" if card.params else "–"
 
 
 def _access(card: Card) -> str:
