@@ -43,7 +43,6 @@ from fmcache.tiles.listing import list_tiles, region_notes
 from fmcache.tiles.sheet import Entry, contact_sheet
 from fmcache.tiles.splits import balanced_split
 
-
 NO_PIXELS = np.zeros((0, 0), dtype=np.uint8)
 
 

@@ -30,6 +30,8 @@ MAY = {
     "stages.fit": GROUND | {"cache", "decoders", "scores", "stages"},
     "stages.report": GROUND | {"scores", "report"},
     "stages.data": GROUND | {"tiles", "stages"},
+    "stages.fetch": GROUND | {"tiles", "stages"},
+    "stages.download": GROUND | {"stages.progress"},
     "stages.runners": set(),
     "stages.progress": set(),
     "stages.flags": {"errors"},
@@ -79,8 +81,8 @@ def loaded_after(code):
     )
 
 
-HEAVY = {"torch", "timm", "zarr", "numcodecs", "polars", "numpy", "dask", "distributed", "matplotlib", "PIL", "cv2",
-         "shapely", "rasterio"}  # fmt: skip
+HEAVY = {"torch", "timm", "zarr", "numcodecs", "polars", "numpy", "dask", "distributed", "matplotlib", "PIL", "cv2"}
+HEAVY |= {"shapely", "rasterio", "requests"}
 
 
 def test_help_loads_the_ground_floor_and_typer_only():
