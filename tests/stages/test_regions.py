@@ -134,6 +134,15 @@ def test_what_was_mended_or_left_out_is_in_the_notes_of_a_check(folder):
     assert "no region (Point) (1)" in notes
 
 
+def test_links_to_files_elsewhere_are_listed_where_they_are(folder):
+    (folder / "elsewhere").mkdir()
+    (folder / "t0.png").rename(folder / "elsewhere" / "far.png")
+    (folder / "t0.png").symlink_to(folder / "elsewhere" / "far.png")
+    listed, dataset = add_to(folder)
+    assert dataset.tiles[0].image == "t0.png"
+    assert check(listed, "mine").problems == []
+
+
 def test_a_changed_annotation_is_found(folder):
     listed, dataset = add_to(folder)
     (folder / "t0.geojson").write_text(json.dumps(regions(5)))
