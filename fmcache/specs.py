@@ -134,7 +134,7 @@ class Recipe(Frozen, frozen=True):
     store: Literal["float16", "float32"] = "float16"
     decoder: DecoderSpec = DecoderSpec()
     fit: FitSpec = FitSpec()
-    dice: Literal["pooled", "per_tile"] = "pooled"
+    dice: Literal["pooled", "per_tile", "puma"] = "pooled"
     sweep: Sweep = Sweep()
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""fmcache data: list, check and show tiles."""
+"""fmcache data: list, fetch, check and show tiles."""
 
 from __future__ import annotations
 
@@ -9,22 +9,33 @@ import typer
 
 from fmcache.commands.options import DEFAULT_MANIFEST, DEFAULT_WORK, ManifestFile, Work, read_listed, say, show
 
-app = typer.Typer(no_args_is_help=True, help="Datasets: add, check and show tiles.\n\nExample: fmcache data check")
+app = typer.Typer(
+    no_args_is_help=True, help="Datasets: add, fetch, check and show tiles.\n\nExample: fmcache data check"
+)
 
 
 @app.command("add")
 def data_add(
     name: Annotated[str, typer.Argument(help="Name of the new dataset.")],
     images: Annotated[Path, typer.Option(help="Folder of images (PNG, TIFF, JPEG).")],
-    masks: Annotated[Path, typer.Option(help="Folder of masks of the same names.")],
-    labels: Annotated[str, typer.Option(help="Labels and mask values: 'other=0,tumour=1|2' or 'tumour=#ff0000,...'.")],
-    ignore: Annotated[str, typer.Option(help="Mask values without truth, joined with '|'.")] = "255",
+    masks: Annotated[Path, typer.Option(help="Folder of masks (or of QuPath GeoJSON) of the same names.")],
+    labels: Annotated[
+        str,
+        typer.Option(
+            help="Labels and mask values: 'other=0,tumour=1|2', 'tumour=#ff0000,...', or classes: 'tumour=Tumor|...'."
+        ),
+    ],
+    ignore: Annotated[str, typer.Option(help="Mask values or classes without truth, joined with '|'.")] = "255",
     mpp: Annotated[float | None, typer.Option(help="um per pixel of the images.")] = None,
     groups: Annotated[
         str, typer.Option(help="Patient or slide of a tile: a regex on its name with one (group), or a CSV tile,group.")
     ] = "",
     split: Annotated[str, typer.Option(help="Tiles to train/validate/test.")] = "15/5/10",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
+    order: Annotated[
+        str, typer.Option(help="GeoJSON: labels or classes, lowest first, where they overlap; '': as in the file.")
+    ] = "",
+    fill: Annotated[str, typer.Option(help="GeoJSON: the label of pixels in no region.")] = "ignore",
     replace: Annotated[bool, typer.Option("--replace", help="Replace a dataset of this name.")] = False,
     manifest: ManifestFile = DEFAULT_MANIFEST,
 ) -> None:
@@ -34,7 +45,25 @@ def data_add(
     """
     from fmcache.stages.data import add
 
-    say(add(manifest, name, images, masks, labels, ignore, mpp, groups, split, seed, replace))
+    say(add(manifest, name, images, masks, labels, ignore, mpp, groups, split, seed, replace, order, fill))
+
+
+@app.command("fetch")
+def data_fetch(
+    name: Annotated[str, typer.Argument(help="A dataset of the manifest that has `fetch:`.")],
+    into: Annotated[Path | None, typer.Option(help="Folder for the files; default: the dataset's root.")] = None,
+    source: Annotated[str, typer.Option("--from", help="URL of a mirror, in place of the manifest's.")] = "",
+    manifest: ManifestFile = DEFAULT_MANIFEST,
+) -> None:
+    """Download a public dataset, or list the files of a private one, and write its tiles and splits to a lock file.
+
+    What was fetched is not fetched again; a broken download goes on where it stopped; checksums are held to.
+
+    Example: fmcache data fetch puma
+    """
+    from fmcache.stages.fetch import fetch
+
+    say(fetch(read_listed(manifest), name, into, source))
 
 
 @app.command("check")
@@ -54,6 +83,8 @@ def data_check(
         result = check(listed, name)
         show(result.table())
         problems += len(result.problems)
+    for name in () if dataset else listed.unfetched:
+        say(f"{name}: not here yet; fmcache data fetch {name}")
     if problems:
         raise typer.Exit(1)
 
