@@ -1,0 +1,221 @@
+"""Whole slides: what a slide says of itself, the grid of tiles at a wanted um/px, and the pixels of one tile.
+
+OpenSlide reads the formats of the scanner makers; its Python package and library are an optional extra that installs
+from wheels. A slide is never read at once: a tile is read from the best level, in strips when the level is much finer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from fmcache.errors import ExtraMissing, SpecError, TileError
+
+if TYPE_CHECKING:
+    import openslide
+
+Pixels = npt.NDArray[np.uint8]
+SAME_MPP = 0.01  # a level this near the wanted um/px is read as it is: resampling by 1 % would only blur
+STRIP_PX = 1 << 22  # pixels of a level held at a time (16 MiB as RGBA)
+PLAUSIBLE_MPP = (0.05, 20.0)  # beyond: 72 dots per inch (353 um/px) and the like, written by software, not by a scanner
+
+
+class Grid(NamedTuple):
+    """Tiles of one slide, side by side from its upper left corner, all of them inside the slide.
+
+    `level` is the level they are read from, `window_px` the edge of a tile there, `step_px` its edge in pixels of
+    level 0, `mpp` the um/px of the finished tile of `tile_px`.
+    """
+
+    columns: int
+    rows: int
+    level: int
+    window_px: int
+    step_px: float
+    tile_px: int
+    mpp: float
+
+    def corner(self, column: int, row: int) -> tuple[int, int]:
+        """Return the upper left corner (x, y) of a tile in pixels of level 0."""
+        return round(column * self.step_px), round(row * self.step_px)
+
+    @property
+    def scale(self) -> float:
+        """Pixels of the tile per pixel of level 0."""
+        return self.tile_px / self.step_px
+
+
+class Slide(NamedTuple):
+    """An open slide. `size` is (width, height) in pixels of level 0, `mpp` its um/px; `key` tells slides apart."""
+
+    path: Path
+    name: str
+    size: tuple[int, int]
+    mpp: float
+    downsamples: tuple[float, ...]
+    key: str
+    handle: openslide.OpenSlide
+
+
+@contextmanager
+def opened(path: Path, mpp: float | None = None) -> Iterator[Slide]:
+    """Open a slide; `mpp` overrules the um/px that the slide states.
+
+    Raises
+    ------
+    ExtraMissing
+        When OpenSlide is not installed.
+    TileError
+        When the file is no slide, is damaged, or states no um/px that could be true.
+    """
+    try:
+        import openslide
+    except ImportError as reason:
+        raise ExtraMissing(
+            f"{path}: reading whole slides needs OpenSlide",
+            expected="the packages openslide-python and openslide-bin",
+            found=str(reason).splitlines()[0],
+            next_step="pip install 'fmcache[wsi]'",
+        ) from None
+    if not path.is_file():
+        raise TileError(f"{path}: there is no such slide", next_step="check the path")
+    try:
+        handle = openslide.OpenSlide(path)
+    except openslide.OpenSlideError as reason:
+        raise TileError(
+            f"{path} cannot be read as a slide",
+            expected="a format that OpenSlide reads (SVS, NDPI, MRXS, SCN, tiled TIFF, ...)",
+            found=str(reason)[:200],
+            next_step="check the file, or save it as a tiled pyramidal TIFF",
+        ) from None
+    with handle:
+        properties = dict(handle.properties)
+        yield Slide(
+            path,
+            path.stem,
+            handle.dimensions,
+            stated_mpp(path, properties) if mpp is None else mpp,
+            tuple(handle.level_downsamples),
+            properties.get(openslide.PROPERTY_NAME_QUICKHASH1, "") or f"{path.stat().st_size} bytes",
+            handle,
+        )
+
+
+def stated_mpp(path: Path, properties: dict[str, str]) -> float:
+    """Return um/px from a slide's properties (OpenSlide falls back to the TIFF's resolution by itself).
+
+    Raises
+    ------
+    TileError
+        When there is none, it cannot be true, or it differs between x and y by more than 1 %.
+    """
+    stated = [properties.get(f"openslide.mpp-{axis}", "") for axis in "xy"]
+    expected, next_step = "openslide.mpp-x and -y in its metadata", "look them up and pass --mpp-of-slide"
+    try:
+        x, y = (float(text) for text in stated)
+    except ValueError:
+        raise TileError(
+            f"{path}: the slide does not say how many um a pixel is",
+            expected=expected,
+            found=f"mpp-x {stated[0] or 'absent'}, mpp-y {stated[1] or 'absent'}",
+            next_step=next_step,
+        ) from None
+    low, high = PLAUSIBLE_MPP
+    if not (low <= x <= high and abs(x - y) <= SAME_MPP * x):
+        raise TileError(
+            f"{path}: the um/px that the slide states cannot be used",
+            expected=f"{low:g} to {high:g} um/px, the same in x and y",
+            found=f"{x:g} in x, {y:g} in y",
+            next_step=next_step,
+        )
+    return (x + y) / 2
+
+
+def plan_grid(
+    size: tuple[int, int], slide_mpp: float, downsamples: Sequence[float], mpp: float, tile_px: int
+) -> Grid:
+    """Return the grid of whole tiles over a slide of `size` (width, height) px: integer arithmetic, no reading.
+
+    The level is the coarsest that is still as fine as wanted. A tile covers a whole number of its pixels, so that
+    pixels of image and mask are cut at the same places; its um/px is then off by less than one part in `tile_px`.
+
+    Raises
+    ------
+    SpecError
+        When `mpp` or `tile_px` is not positive.
+    """
+    if mpp <= 0 or tile_px <= 0 or slide_mpp <= 0:
+        raise SpecError("um/px and --tile-px must be above 0", found=f"{mpp:g} and {slide_mpp:g} um/px, {tile_px} px")
+    wanted = mpp / slide_mpp
+    fine = [i for i, factor in enumerate(downsamples) if factor <= wanted * (1 + SAME_MPP)]
+    level = max(fine, key=lambda i: downsamples[i], default=0)
+    factor = wanted / downsamples[level]
+    if abs(factor - 1) <= SAME_MPP:
+        window = tile_px
+    else:
+        parts = strips(tile_px, round(tile_px * factor))
+        window = max(1, round(tile_px * factor / parts)) * parts
+    step = window * downsamples[level]
+    # a hair's breadth of tolerance: a level's downsample is a quotient of rounded sizes
+    columns, rows = (int(edge / step + 1e-6) for edge in size)
+    return Grid(columns, rows, level, window, step, tile_px, slide_mpp * step / tile_px)
+
+
+def strips(tile_px: int, window_px: int) -> int:
+    """Return into how many strips of equal height a window is cut: a divisor of `tile_px`, so that area means stay."""
+    divisors = (n for n in range(1, tile_px + 1) if tile_px % n == 0)
+    return next((n for n in divisors if window_px * window_px <= n * STRIP_PX), tile_px)
+
+
+def read_tile(slide: Slide, grid: Grid, column: int, row: int) -> Pixels:
+    """Return a tile as (y, x, colour) uint8 RGB: area means when it is coarser than the level, else interpolated.
+
+    Where a scanner took no picture the slide is white.
+
+    Raises
+    ------
+    TileError
+        When the slide is damaged there.
+    """
+    left, top = grid.corner(column, row)
+    downsample = slide.downsamples[grid.level]
+    parts = strips(grid.tile_px, grid.window_px) if grid.window_px > grid.tile_px else 1
+    height = grid.window_px // parts
+    drawn = [
+        _resized(
+            _region(slide, left, top + round(i * height * downsample), grid.level, (grid.window_px, height)),
+            (grid.tile_px, grid.tile_px // parts),
+        )
+        for i in range(parts)
+    ]
+    return np.concatenate(drawn)
+
+
+def _region(slide: Slide, left: int, top: int, level: int, size: tuple[int, int]) -> Pixels:
+    import openslide
+
+    try:
+        region = slide.handle.read_region((left, top), level, size)
+    except openslide.OpenSlideError as reason:
+        raise TileError(
+            f"{slide.path}: the slide cannot be read at x {left}, y {top}",
+            found=str(reason)[:200],
+            next_step="copy the slide again: it is damaged",
+        ) from None
+    white = Image.new("RGB", size, "white")
+    white.paste(region, mask=region.getchannel("A"))
+    return np.asarray(white, dtype=np.uint8)
+
+
+def _resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    if pixels.shape[1::-1] == size:
+        return pixels
+    smooth = cv2.INTER_AREA if pixels.shape[1] > size[0] else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(pixels, size, interpolation=smooth), dtype=np.uint8)
