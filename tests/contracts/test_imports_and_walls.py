@@ -79,7 +79,8 @@ def loaded_after(code):
     )
 
 
-HEAVY = {"torch", "timm", "zarr", "numcodecs", "polars", "numpy", "dask", "distributed", "matplotlib", "PIL", "cv2"}
+HEAVY = {"torch", "timm", "zarr", "numcodecs", "polars", "numpy", "dask", "distributed", "matplotlib", "PIL", "cv2",
+         "shapely", "rasterio"}  # fmt: skip
 
 
 def test_help_loads_the_ground_floor_and_typer_only():
@@ -91,7 +92,9 @@ def test_the_light_import_test_can_fail():
 
 
 def test_fit_loads_no_timm_no_images_and_no_hub():
-    assert not {"timm", "torchvision", "PIL", "cv2", "huggingface_hub"} & loaded_after("import fmcache.stages.fit")
+    assert not {"timm", "torchvision", "PIL", "cv2", "rasterio", "huggingface_hub"} & loaded_after(
+        "import fmcache.stages.fit"
+    )
 
 
 def test_report_loads_no_torch_and_no_cache():

@@ -1,0 +1,217 @@
+"""QuPath GeoJSON -> polygons with class names -> mask of label ids.
+
+Polygons are kept by shapely and drawn by rasterio (GDAL): it takes holes and MultiPolygons as they are, and a pixel
+belongs to a polygon when its centre does, so that neighbours that share an edge leave neither gap nor double pixels.
+OpenCV and Pillow draw the outline as well and would make every region half a pixel larger; GDAL comes in wheels for
+all systems and Python versions of fmcache.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import shapely
+from rasterio import Affine
+from rasterio.features import rasterize
+from shapely.errors import ShapelyError
+from shapely.geometry.base import BaseGeometry
+
+from fmcache.errors import TileError
+from fmcache.manifest import IGNORE
+
+NAMELESS = "(no class)"
+BOM = b"\xef\xbb\xbf"
+
+
+class Annotation(NamedTuple):
+    """A region: the name of its class, empty when it has none, and its outline, a Polygon or MultiPolygon, (x, y)."""
+
+    name: str
+    geometry: BaseGeometry
+
+
+class Mask(NamedTuple):
+    """Label ids (y, x) uint8, and the share of pixels that two or more different labels cover."""
+
+    mask: npt.NDArray[np.uint8]
+    overlap: float
+
+
+def read_annotations(path: Path, notes: Counter[str] | None = None) -> list[Annotation]:
+    """Return the regions of a GeoJSON file in file order: a FeatureCollection, a list of features or one feature.
+
+    Only the name of a class is read, never its colour. Outlines that cross themselves are mended. What is no region
+    (points, lines, empty outlines) is left out; `notes`, when passed, counts what was left out or mended.
+
+    Raises
+    ------
+    TileError
+        When the file is not JSON, or a feature is not as GeoJSON has it.
+
+    References
+    ----------
+    RFC 7946, The GeoJSON Format; classes are where QuPath writes them, in ``properties.classification.name``.
+    """
+    notes = Counter() if notes is None else notes
+    annotations = []
+    for i, feature in enumerate(_features(path)):
+        try:
+            parts = list(_polygons(feature["geometry"], notes))
+            whole = _mended(parts, notes) if parts else shapely.MultiPolygon()
+            name = _class_name(feature.get("properties") or {})
+        except (LookupError, TypeError, ValueError, AttributeError, ShapelyError) as reason:
+            raise TileError(
+                f"{path}: feature {i} cannot be read",
+                expected="a GeoJSON feature with a Polygon or MultiPolygon, as QuPath exports it",
+                found=f"{type(reason).__name__}: {reason}"[:200],
+                next_step="export the annotations again, as GeoJSON",
+            ) from None
+        if not whole.is_empty:
+            annotations.append(Annotation(name, whole))
+    return annotations
+
+
+def class_counts(annotations: Sequence[Annotation]) -> Counter[str]:
+    """Return the number of regions by class name."""
+    return Counter(annotation.name for annotation in annotations)
+
+
+def rasterise(
+    annotations: Sequence[Annotation],
+    ids: Mapping[str, int],
+    size_px: tuple[int, int],
+    *,
+    order: Sequence[str] = (),
+    origin: tuple[float, float] = (0.0, 0.0),
+    scale: float = 1.0,
+    fill: int = IGNORE,
+) -> Mask:
+    """Return the label of every pixel: that of the last region drawn whose inside holds the pixel's centre.
+
+    Parameters
+    ----------
+    ids
+        Label id by class name; 255 for a class whose pixels are ignored.
+    size_px
+        (width, height) of the mask; what lies outside is cut off.
+    order
+        Class names from lowest to highest: later ones lie over earlier ones. Empty: the order of the file.
+    origin, scale
+        (x, y) of the mask's upper left corner in the coordinates of the annotations, and mask pixels per unit there.
+    fill
+        Label id where there is no region, and in holes below which there is none.
+
+    Raises
+    ------
+    TileError
+        Listing all class names with their counts, when `ids` or a given `order` lacks one.
+    """
+    counts = class_counts(annotations)
+    _refuse_unknown(counts, ids, "that no label has", "add them to a label's values, or to ignore_values")
+    if order:
+        rank = {name: i for i, name in enumerate(order)}
+        _refuse_unknown(counts, rank, "without a place in the order", f"add them to the order ({', '.join(order)})")
+        annotations = sorted(annotations, key=lambda a: rank[a.name])  # stable: file order within a class
+    width, height = size_px
+    window = shapely.box(*origin, origin[0] + width / scale, origin[1] + height / scale)
+    shapes = [(a.geometry, ids[a.name]) for a in annotations if a.geometry.intersects(window)]
+    place = Affine(1 / scale, 0.0, origin[0], 0.0, 1 / scale, origin[1])
+    mask = _drawn(shapes, (height, width), place, fill)
+    labels = {label for _, label in shapes}
+    covered = np.zeros((height, width), dtype=np.uint8)
+    for label in labels if len(labels) > 1 else ():
+        covered += _drawn([(shape, 1) for shape, its_label in shapes if its_label == label], (height, width), place, 0)
+    return Mask(mask, float((covered > 1).mean()) if covered.size else 0.0)
+
+
+def listed(counts: Mapping[str, int]) -> str:
+    """Return names with counts for a message, most frequent first."""
+    return ", ".join(f"{name or NAMELESS} ({n})" for name, n in sorted(counts.items(), key=lambda item: -item[1]))
+
+
+def _drawn(
+    shapes: Sequence[tuple[BaseGeometry, int]], shape: tuple[int, int], place: Affine, fill: int
+) -> npt.NDArray[np.uint8]:
+    if not shapes:
+        return np.full(shape, fill, dtype=np.uint8)
+    return np.asarray(rasterize(shapes, out_shape=shape, transform=place, fill=fill, dtype="uint8"), dtype=np.uint8)
+
+
+def _refuse_unknown(counts: Counter[str], known: Mapping[str, int], what: str, next_step: str) -> None:
+    if unknown := {name: n for name, n in counts.items() if name not in known}:
+        raise TileError(
+            f"annotations of classes {what}: {listed(unknown)}",
+            expected=", ".join(name or NAMELESS for name in known),
+            found=listed(counts),
+            next_step=next_step,
+        )
+
+
+def _features(path: Path) -> list[dict[str, Any]]:
+    try:
+        document = msgspec.json.decode(path.read_bytes().removeprefix(BOM))
+    except FileNotFoundError:
+        raise TileError(f"{path} does not exist", next_step="export the annotations as GeoJSON") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as reason:
+        raise TileError(
+            f"{path} is not valid JSON", found=str(reason)[:200], next_step="export or download it again"
+        ) from None
+    features = document
+    if isinstance(document, dict):
+        features = document.get("features") if document.get("type") == "FeatureCollection" else [document]
+    if not isinstance(features, list) or not all(isinstance(f, dict) and "geometry" in f for f in features):
+        raise TileError(
+            f"{path} holds no GeoJSON features",
+            expected="a FeatureCollection, a list of features or one feature",
+            next_step="export the annotations as GeoJSON (in QuPath: File > Export objects as GeoJSON)",
+        )
+    return features
+
+
+def _class_name(properties: dict[str, Any]) -> str:
+    found = properties.get("classification") or ""
+    if isinstance(found, dict):  # QuPath writes `name`, or `names` for a derived class such as Tumor: Positive
+        found = found.get("name") or ": ".join(found.get("names") or ())
+    if not isinstance(found, str):
+        raise TypeError(f"the class name is {found!r}, not text")
+    return found
+
+
+def _polygons(geometry: dict[str, Any] | None, notes: Counter[str]) -> Iterator[shapely.Polygon]:
+    """Yield the polygons of a geometry, in two dimensions."""
+    kind = (geometry or {}).get("type")
+    if not geometry or not (geometry.get("coordinates") or geometry.get("geometries")):
+        notes["empty"] += 1
+    elif kind == "GeometryCollection":
+        for part in geometry["geometries"]:
+            yield from _polygons(part, notes)
+    elif kind in ("Polygon", "MultiPolygon"):
+        for rings in geometry["coordinates"] if kind == "MultiPolygon" else [geometry["coordinates"]]:
+            outer, *holes = [[(float(x), float(y)) for x, y, *_ in ring] for ring in rings] or [[]]
+            if _encloses(outer):
+                yield shapely.Polygon(outer, [hole for hole in holes if _encloses(hole)])
+            else:
+                notes["empty"] += 1
+    else:
+        notes[f"no region ({kind})"] += 1
+
+
+def _encloses(ring: list[tuple[float, float]]) -> bool:
+    return len(ring) - (len(ring) > 1 and ring[0] == ring[-1]) >= 3
+
+
+def _mended(parts: list[shapely.Polygon], notes: Counter[str]) -> BaseGeometry:
+    whole: BaseGeometry = parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
+    if shapely.is_valid(whole):
+        return whole
+    notes["mended"] += 1
+    # "structure" keeps what any loop or part encloses; the older method makes holes where two of them overlap
+    mended = shapely.make_valid(whole, method="structure", keep_collapsed=False)
+    areas = [part for part in shapely.get_parts(mended) if part.geom_type == "Polygon"]
+    return areas[0] if len(areas) == 1 else shapely.MultiPolygon(areas)
