@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from fmcache.commands.options import DEFAULT_MANIFEST, DEFAULT_WORK, ManifestFile, Work, read_listed, say, show
 
+GroupBy = Literal["slide", "tile"]
 app = typer.Typer(no_args_is_help=True, help="Datasets: add, check and show tiles.\n\nExample: fmcache data check")
 
 
@@ -35,6 +36,49 @@ def data_add(
     from fmcache.stages.data import add
 
     say(add(manifest, name, images, masks, labels, ignore, mpp, groups, split, seed, replace))
+
+
+@app.command("cut")
+def data_cut(
+    slides: Annotated[list[Path], typer.Argument(help="Whole slides, in any format that OpenSlide reads.")],
+    annotations: Annotated[Path, typer.Option(help="QuPath GeoJSON of the slide, or a folder of SLIDENAME.geojson.")],
+    labels: Annotated[str, typer.Option(help="Labels and their classes: 'tumour=Tumor,stroma=Stroma|Fibrous'.")],
+    into: Annotated[Path, typer.Option(help="Folder for images, masks and positions.csv.")],
+    name: Annotated[str, typer.Option(help="Name of the new dataset.")],
+    mpp: Annotated[float, typer.Option(help="um per pixel of the tiles.")] = 0.44,
+    tile_px: Annotated[int, typer.Option(min=16, help="Edge of a tile in pixels.")] = 512,
+    order: Annotated[
+        str, typer.Option(help="Labels from lowest to highest where regions overlap; '': file order.")
+    ] = "",
+    fill: Annotated[str, typer.Option(help="What unannotated pixels are: a label, or ignore.")] = "ignore",
+    ignore: Annotated[str, typer.Option(help="Classes without truth, joined with '|'.")] = "",
+    skip: Annotated[str, typer.Option(help="Classes to leave out as if not drawn, joined with '|'.")] = "",
+    min_share: Annotated[float, typer.Option(min=0, max=1, help="Least annotated share of a tile.")] = 0.5,
+    tiles: Annotated[int, typer.Option(min=0, help="Tiles to cut; 0: those of the split.")] = 0,
+    split: Annotated[str, typer.Option(help="Tiles to train/validate/test.")] = "15/5/10",
+    group_by: Annotated[
+        GroupBy, typer.Option(help="What no split parts: slides, or (with a warning) tiles.")
+    ] = "slide",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
+    mpp_of_slide: Annotated[float | None, typer.Option(help="um/px of slides that state none, or a wrong one.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the dataset, and tiles cut otherwise.")] = False,
+    manifest: ManifestFile = DEFAULT_MANIFEST,
+) -> None:
+    """Cut annotated tiles out of whole slides and list them; needs pip install 'fmcache[wsi]'.
+
+    Tiles lie side by side, none beyond the slide; those annotated enough are chosen so that labels are even, and no
+    slide is in two splits. An interrupted cut goes on where it stopped.
+
+    Example: fmcache data cut a.svs b.svs c.svs --annotations geojson --labels tumour=Tumor,stroma=Stroma --into
+    tiles --name mine
+    """
+    from fmcache.stages.cut import Wanted, cut
+
+    wanted = Wanted(
+        slides, annotations, into, mpp, tile_px, labels, order, fill, ignore, skip, min_share, tiles, split, group_by,
+        seed, mpp_of_slide,
+    )  # fmt: skip
+    say(cut(manifest, name, wanted, replace, say))
 
 
 @app.command("check")

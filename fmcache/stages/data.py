@@ -71,15 +71,14 @@ def add(
     ManifestError, SpecError, TileError
         When files have no partner or cannot be read, a mask holds unknown values, or the split cannot be made.
     """
-    sizes = _sizes(split)
+    sizes = split_sizes(split)
     if manifest.exists() and name in Manifest(manifest).datasets and not replace:
         raise ManifestError(f"{manifest} lists a dataset {name!r} already", next_step="pass --replace, or another name")
     pairs = find_pairs(images, masks)
     found = parse_labels(labels)
     root = Path(os.path.commonpath([images.resolve(), masks.resolve()]))
-    listed_root = os.path.relpath(root, manifest.parent.resolve())
     rule = FolderDataset(
-        labels=found, tiles=(), splits=Splits((), (), ()), root=listed_root, mpp=mpp,
+        labels=found, tiles=(), splits=Splits((), (), ()), root=listed_root(root, manifest), mpp=mpp,
         ignore_values=ignored_values(ignore, found),
     )  # fmt: skip
     entries, pixels = [], np.zeros((len(pairs), len(found)), dtype=np.int64)
@@ -93,7 +92,7 @@ def add(
             tick(1)
     chosen = balanced_split([e.id for e in entries], [e.group for e in entries], pixels, sizes, seed)
     splits = {str(part): [entries[i].id for i in at] for part, at in zip(SPLITS, chosen.members, strict=True)}
-    _write_entry(manifest, name, _entry(rule, entries, splits))
+    write_entry(manifest, name, folder_entry(rule, entries, splits))
     spare = len(entries) - sum(sizes)
     return (
         f"{manifest}: {name} added, {len(entries)} tiles, split {split}"
@@ -154,14 +153,27 @@ def show(manifest: Manifest, name: str, out: Path) -> Path:
     return out
 
 
-def _sizes(split: str) -> list[int]:
+def listed_root(root: Path, manifest: Path) -> str:
+    """Return a folder as a manifest lists it: relative to the manifest."""
+    return os.path.relpath(root.resolve(), manifest.parent.resolve())
+
+
+def split_sizes(split: str) -> list[int]:
+    """Return the numbers of tiles in train, val and test from ``15/5/10``.
+
+    Raises
+    ------
+    SpecError
+        When it is not three numbers above 0.
+    """
     parts = split.split("/")
     if len(parts) != len(SPLITS) or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise SpecError(f"--split {split!r}", expected="three numbers of tiles, such as 15/5/10 (train/val/test)")
     return [int(part) for part in parts]
 
 
-def _entry(rule: FolderDataset, entries: list[TileEntry], splits: dict[str, list[str]]) -> CommentedMap:
+def folder_entry(rule: FolderDataset, entries: list[TileEntry], splits: dict[str, list[str]]) -> CommentedMap:
+    """Return the manifest's entry of a folder of tiles: `rule` says all but tiles and splits."""
     entry = CommentedMap(format="folder", root=Quoted(rule.root))
     if rule.mpp is not None:
         entry["mpp"] = rule.mpp
@@ -190,7 +202,8 @@ def _flow_list(values: Any) -> CommentedSeq:
     return sequence
 
 
-def _write_entry(manifest: Path, name: str, entry: CommentedMap) -> None:
+def write_entry(manifest: Path, name: str, entry: CommentedMap) -> None:
+    """Put an entry into a manifest, made when there is none; comments and other entries survive."""
     yaml = YAML()
     yaml.width = 4096  # one line per tile
     yaml.indent(mapping=2, sequence=4, offset=2)

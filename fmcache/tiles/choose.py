@@ -12,7 +12,8 @@ from fmcache.errors import SpecError
 from fmcache.identity import random_key
 from fmcache.manifest import SPLITS
 
-Counts = npt.NDArray[np.int64]
+Counts = npt.NDArray[np.float64]
+TINY = 1e-9
 ALL_DEALS = 7000  # up to 3**8 deals are all looked at; beyond, this many random ones
 
 
@@ -26,11 +27,11 @@ def choose_even(pixels: Counts, slides: npt.NDArray[np.int64], wanted: int) -> l
     Parameters
     ----------
     pixels
-        (tile, label): pixels of each label.
+        (tile, label): pixels, or shares of pixels, of each label.
     slides
         (tile,): number of the tile's slide.
     """
-    present = pixels[:, pixels.sum(axis=0) > 0].astype(np.float64)
+    present = pixels[:, pixels.sum(axis=0) > 0]
     even = 1 / max(present.shape[1], 1)
     free = np.ones(len(pixels), dtype=bool)
     total, turns = np.zeros(present.shape[1]), dict.fromkeys(slides.tolist(), 0)
@@ -39,7 +40,7 @@ def choose_even(pixels: Counts, slides: npt.NDArray[np.int64], wanted: int) -> l
         turn = min(turns[slide] for slide in set(slides[free].tolist()))
         here = np.flatnonzero(free & np.isin(slides, [slide for slide, n in turns.items() if n == turn]))
         sums = total + present[here]
-        shares = sums / np.maximum(sums.sum(axis=1, keepdims=True), 1)
+        shares = sums / np.maximum(sums.sum(axis=1, keepdims=True), TINY)
         best = int(here[np.argmin(((shares - even) ** 2).sum(axis=1))])
         chosen.append(best)
         free[best] = False
@@ -80,11 +81,11 @@ def deal_slides(pixels: Counts, slides: npt.NDArray[np.int64], sizes: Sequence[i
     aim = np.array(sizes) / sum(sizes)
     need = np.array(sizes)[:, None] * pixels.sum() / max(len(pixels), 1) / max((stock.sum(axis=0) > 0).sum(), 1)
     best: tuple[tuple[float, float], tuple[int, ...]] | None = None
-    for deal in _deals(len(names), seed):
+    for deal in _deals(len(names), aim, seed):
         member = np.array(deal) == np.arange(len(SPLITS))[:, None]
         if (member @ tiles < sizes).any():
             continue
-        supply = np.minimum(1, (member @ stock)[:, stock.sum(axis=0) > 0] / np.maximum(need, 1)).min()
+        supply = np.minimum(1, (member @ stock)[:, stock.sum(axis=0) > 0] / np.maximum(need, TINY)).min()
         merit = (float(supply), -float(np.abs(member.mean(axis=1) - aim).sum()))
         if best is None or merit > best[0]:
             best = (merit, deal)
@@ -98,10 +99,10 @@ def deal_slides(pixels: Counts, slides: npt.NDArray[np.int64], sizes: Sequence[i
     return [[name for name, part in zip(names, best[1], strict=True) if part == i] for i in range(len(SPLITS))]
 
 
-def _deals(slides: int, seed: int) -> Iterator[tuple[int, ...]]:
+def _deals(slides: int, aim: npt.NDArray[np.float64], seed: int) -> Iterator[tuple[int, ...]]:
     if len(SPLITS) ** slides <= ALL_DEALS:
         yield from itertools.product(range(len(SPLITS)), repeat=slides)
         return
     rng = np.random.Generator(np.random.Philox(key=random_key("deal", seed)))
     for _ in range(ALL_DEALS):
-        yield tuple(rng.integers(0, len(SPLITS), slides).tolist())
+        yield tuple(rng.choice(len(SPLITS), slides, p=aim).tolist())

@@ -30,14 +30,15 @@ PLAUSIBLE_MPP = (0.05, 20.0)  # beyond: 72 dots per inch (353 um/px) and the lik
 class Grid(NamedTuple):
     """Tiles of one slide, side by side from its upper left corner, all of them inside the slide.
 
-    `level` is the level they are read from, `window_px` the edge of a tile there, `step_px` its edge in pixels of
-    level 0, `mpp` the um/px of the finished tile of `tile_px`.
+    `level` is the level they are read from, `window_px` the edge of a tile there, read in `strips` of equal height;
+    `step_px` its edge in pixels of level 0, `mpp` the um/px of the finished tile of `tile_px`.
     """
 
     columns: int
     rows: int
     level: int
     window_px: int
+    strips: int
     step_px: float
     tile_px: int
     mpp: float
@@ -138,9 +139,7 @@ def stated_mpp(path: Path, properties: dict[str, str]) -> float:
     return (x + y) / 2
 
 
-def plan_grid(
-    size: tuple[int, int], slide_mpp: float, downsamples: Sequence[float], mpp: float, tile_px: int
-) -> Grid:
+def plan_grid(size: tuple[int, int], slide_mpp: float, downsamples: Sequence[float], mpp: float, tile_px: int) -> Grid:
     """Return the grid of whole tiles over a slide of `size` (width, height) px: integer arithmetic, no reading.
 
     The level is the coarsest that is still as fine as wanted. A tile covers a whole number of its pixels, so that
@@ -157,19 +156,16 @@ def plan_grid(
     fine = [i for i, factor in enumerate(downsamples) if factor <= wanted * (1 + SAME_MPP)]
     level = max(fine, key=lambda i: downsamples[i], default=0)
     factor = wanted / downsamples[level]
-    if abs(factor - 1) <= SAME_MPP:
-        window = tile_px
-    else:
-        parts = strips(tile_px, round(tile_px * factor))
-        window = max(1, round(tile_px * factor / parts)) * parts
+    parts = _strips(tile_px, round(tile_px * factor)) if factor > 1 + SAME_MPP else 1
+    window = tile_px if abs(factor - 1) <= SAME_MPP else max(1, round(tile_px * factor / parts)) * parts
     step = window * downsamples[level]
     # a hair's breadth of tolerance: a level's downsample is a quotient of rounded sizes
     columns, rows = (int(edge / step + 1e-6) for edge in size)
-    return Grid(columns, rows, level, window, step, tile_px, slide_mpp * step / tile_px)
+    return Grid(columns, rows, level, window, parts, step, tile_px, slide_mpp * step / tile_px)
 
 
-def strips(tile_px: int, window_px: int) -> int:
-    """Return into how many strips of equal height a window is cut: a divisor of `tile_px`, so that area means stay."""
+def _strips(tile_px: int, window_px: int) -> int:
+    # a divisor of tile_px: then no pixel of the tile averages over two strips, and strips change no value
     divisors = (n for n in range(1, tile_px + 1) if tile_px % n == 0)
     return next((n for n in divisors if window_px * window_px <= n * STRIP_PX), tile_px)
 
@@ -186,14 +182,13 @@ def read_tile(slide: Slide, grid: Grid, column: int, row: int) -> Pixels:
     """
     left, top = grid.corner(column, row)
     downsample = slide.downsamples[grid.level]
-    parts = strips(grid.tile_px, grid.window_px) if grid.window_px > grid.tile_px else 1
-    height = grid.window_px // parts
+    height = grid.window_px // grid.strips
     drawn = [
         _resized(
             _region(slide, left, top + round(i * height * downsample), grid.level, (grid.window_px, height)),
-            (grid.tile_px, grid.tile_px // parts),
+            (grid.tile_px, grid.tile_px // grid.strips),
         )
-        for i in range(parts)
+        for i in range(grid.strips)
     ]
     return np.concatenate(drawn)
 

@@ -29,6 +29,7 @@ MAY = {
     "stages.extract": GROUND | {"tiles", "encoders", "cache", "stages"} | {"scores"},
     "stages.fit": GROUND | {"cache", "decoders", "scores", "stages"},
     "stages.report": GROUND | {"scores", "report"},
+    "stages.cut": GROUND | {"tiles", "stages"},
     "stages.data": GROUND | {"tiles", "stages"},
     "stages.runners": set(),
     "stages.progress": set(),
@@ -80,7 +81,7 @@ def loaded_after(code):
 
 
 HEAVY = {"torch", "timm", "zarr", "numcodecs", "polars", "numpy", "dask", "distributed", "matplotlib", "PIL", "cv2",
-         "shapely", "rasterio"}  # fmt: skip
+         "shapely", "rasterio", "openslide"}  # fmt: skip
 
 
 def test_help_loads_the_ground_floor_and_typer_only():

@@ -1,0 +1,126 @@
+"""Annotated regions over a grid of tiles: which classes mean which label, how much of a tile they cover, its mask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+
+from fmcache.errors import SpecError
+from fmcache.manifest import IGNORE, Label
+from fmcache.tiles.annotations import Annotation, Mask, rasterise
+from fmcache.tiles.folder import PALETTE
+from fmcache.tiles.slides import Grid
+
+IGNORED = "ignore"
+BARE = 254  # while counting: pixels under no region; labels end below it
+SAMPLE_PX = 64  # tiles are counted on a lattice of 64 x 64, enough to choose by
+
+
+class Rules(NamedTuple):
+    """What annotations mean: label id by class name (255: ignored), classes left out, drawing order, unannotated
+    pixels."""
+
+    labels: tuple[Label, ...]
+    ids: Mapping[str, int]
+    skip: frozenset[str]
+    order: tuple[str, ...]
+    fill: int
+
+
+def parse_rules(labels: str, order: str, fill: str, ignore: str, skip: str) -> Rules:
+    """Return the rules that flags describe.
+
+    Parameters
+    ----------
+    labels
+        ``name=Class|Class|#rrggbb,...``; a name alone is also its class.
+    order
+        Label names from lowest to highest, joined by commas, ``ignore`` among them if need be; empty: file order.
+    fill
+        A label, or ``ignore``, for pixels under no region.
+    ignore, skip
+        Classes joined by ``|``: drawn as ignored pixels, or left out.
+
+    Raises
+    ------
+    SpecError
+        When a label has no name, a class means two things, or order or fill name no label.
+    """
+    classes: dict[str, list[str]] = {}
+    found = []
+    for i, part in enumerate(labels.split(",")):
+        name, _, text = (piece.strip() for piece in part.partition("="))
+        words = _words(text)
+        colour = next((word.lower() for word in words if word.startswith("#")), PALETTE[i % len(PALETTE)])
+        if not name or name in classes or name == IGNORED:
+            raise SpecError(
+                f"--labels {labels!r}: {f'{name!r} cannot be a label here' if name else 'a label has no name'}",
+                expected="names that differ, such as 'tumour=Tumor,stroma=Stroma|Fibrous tissue'",
+            )
+        classes[name] = [word for word in words if not word.startswith("#")] or [name]
+        try:
+            found.append(Label(name, colour, (i,)))
+        except ValueError as reason:
+            raise SpecError(f"--labels {labels!r}: {reason}") from None
+    values = {name: i for i, name in enumerate(classes)} | {IGNORED: IGNORE}
+    classes[IGNORED] = _words(ignore)
+    listed = [word for words in (*classes.values(), _words(skip)) for word in words]
+    if twice := next((word for word in listed if listed.count(word) > 1), ""):
+        raise SpecError(f"class {twice!r} means two things", next_step="name it once in --labels, --ignore and --skip")
+    if fill not in values:
+        raise SpecError(f"--fill {fill!r} is no label", expected=", ".join(values))
+    ids = {word: values[name] for name, words in classes.items() for word in words}
+    return Rules(tuple(found), ids, frozenset(_words(skip)), _order(order, classes), values[fill])
+
+
+def _order(order: str, classes: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    if not order:
+        return ()
+    names = [name.strip() for name in order.split(",")]
+    if IGNORED not in names:
+        names.append(IGNORED)  # what has no truth lies over everything, unless said otherwise
+    if sorted(names) != sorted(classes):
+        raise SpecError(
+            f"--order {order!r} does not name every label once",
+            expected=f"all of {', '.join(name for name in classes if name != IGNORED)}, from lowest to highest",
+            next_step="name them all: later labels lie over earlier ones",
+        )
+    return tuple(word for name in names for word in classes[name])
+
+
+class Regions:
+    """The annotations of one slide, found by place."""
+
+    def __init__(self, annotations: Sequence[Annotation], rules: Rules) -> None:
+        self._rules = rules
+        self._kept = [a for a in annotations if a.name not in rules.skip]
+        self._tree = shapely.STRtree([a.geometry for a in self._kept])
+
+    def mask(self, grid: Grid, column: int, row: int) -> Mask:
+        """Return the mask of a tile, (y, x) uint8 label ids, and the share of pixels that several labels cover."""
+        return self._drawn(grid.corner(column, row), (grid.tile_px, grid.tile_px), grid.scale, self._rules.fill)
+
+    def counts(self, grid: Grid) -> npt.NDArray[np.float64]:
+        """Return (row, column, label + 2) shares of each tile: every label, unannotated, ignored; row by row."""
+        sample = min(SAMPLE_PX, grid.tile_px)
+        values = [*range(len(self._rules.labels)), BARE, IGNORE]
+        shares = np.zeros((grid.rows, grid.columns, len(values)))
+        for row in range(grid.rows if grid.columns else 0):
+            origin, size = (0.0, row * grid.step_px), (grid.columns * sample, sample)
+            mask = self._drawn(origin, size, sample / grid.step_px, BARE).mask
+            tiles = mask.reshape(sample, grid.columns, sample)
+            shares[row] = np.stack([(tiles == value).mean(axis=(0, 2)) for value in values], axis=-1)
+        return shares
+
+    def _drawn(self, origin: tuple[float, float], size: tuple[int, int], scale: float, fill: int) -> Mask:
+        window = shapely.box(*origin, origin[0] + size[0] / scale, origin[1] + size[1] / scale)
+        near = [self._kept[i] for i in sorted(self._tree.query(window).tolist())]  # file order stays
+        return rasterise(near, self._rules.ids, size, order=self._rules.order, origin=origin, scale=scale, fill=fill)
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split("|") if word.strip()]
