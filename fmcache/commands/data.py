@@ -56,9 +56,10 @@ def data_cut(
     min_share: Annotated[float, typer.Option(min=0, max=1, help="Least annotated share of a tile.")] = 0.5,
     tiles: Annotated[int, typer.Option(min=0, help="Tiles to cut; 0: those of the split.")] = 0,
     split: Annotated[str, typer.Option(help="Tiles to train/validate/test.")] = "15/5/10",
-    group_by: Annotated[
-        GroupBy, typer.Option(help="What no split parts: slides, or (with a warning) tiles.")
-    ] = "slide",
+    groups: Annotated[
+        str, typer.Option(help="Patient of a slide: a regex on its name with one (group), or a CSV tile,group.")
+    ] = "",
+    group_by: Annotated[GroupBy, typer.Option(help="What no split parts: slides (or patients), or tiles.")] = "slide",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
     mpp_of_slide: Annotated[float | None, typer.Option(help="um/px of slides that state none, or a wrong one.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace the dataset, and tiles cut otherwise.")] = False,
@@ -72,11 +73,12 @@ def data_cut(
     Example: fmcache data cut a.svs b.svs c.svs --annotations geojson --labels tumour=Tumor,stroma=Stroma --into
     tiles --name mine
     """
-    from fmcache.stages.cut import Wanted, cut
+    from fmcache.stages.cut import cut
+    from fmcache.stages.cut_plan import Wanted
 
     wanted = Wanted(
-        slides, annotations, into, mpp, tile_px, labels, order, fill, ignore, skip, min_share, tiles, split, group_by,
-        seed, mpp_of_slide,
+        slides, annotations, into, mpp, tile_px, labels, order, fill, ignore, skip, min_share, tiles, split, groups,
+        group_by, seed, mpp_of_slide,
     )  # fmt: skip
     say(cut(manifest, name, wanted, replace, say))
 

@@ -1,4 +1,4 @@
-"""Which tiles of which slides: slides are dealt to splits, tiles are chosen to even out the labels. Arithmetic only."""
+"""Which tiles of which slides: groups are dealt to splits, tiles are chosen to even out the labels. Arithmetic only."""
 
 from __future__ import annotations
 
@@ -49,31 +49,33 @@ def choose_even(pixels: Counts, slides: npt.NDArray[np.int64], wanted: int) -> l
     return chosen
 
 
-def deal_slides(pixels: Counts, slides: npt.NDArray[np.int64], sizes: Sequence[int], seed: int) -> list[list[int]]:
-    """Return the slides of train, val and test: each slide in one, each split with enough tiles of every label.
+def deal_groups(pixels: Counts, groups: npt.NDArray[np.int64], sizes: Sequence[int], seed: int) -> list[list[int]]:
+    """Return the groups (slides, or patients) of train, val and test: each in one, with enough tiles of every label.
 
-    Of all deals (of many random ones, for more than eight slides) that give each split its tiles, the one is taken
-    whose scarcest label is least scarce, and of those the one whose numbers of slides are most like the sizes.
+    Of all deals (of many random ones, for more than eight groups) that give each split its tiles, the one is taken
+    whose scarcest label is least scarce, and of those the one whose numbers of groups are most like the sizes.
 
     Parameters
     ----------
-    pixels, slides
-        As in `choose_even`.
+    pixels
+        (tile, label), as in `choose_even`.
+    groups
+        (tile,): number of the tile's group.
     sizes
         Tiles wanted in train, val and test.
 
     Raises
     ------
     SpecError
-        When there are fewer slides than splits, or no deal gives every split its tiles.
+        When there are fewer groups than splits, or no deal gives every split its tiles.
     """
-    names = sorted(set(slides.tolist()))
-    tiles = np.array([(slides == name).sum() for name in names])
-    stock = np.stack([pixels[slides == name].sum(axis=0) for name in names]) if names else np.zeros((0, 1))
+    names = sorted(set(groups.tolist()))
+    tiles = np.array([(groups == name).sum() for name in names])
+    stock = np.stack([pixels[groups == name].sum(axis=0) for name in names]) if names else np.zeros((0, 1))
     shown = "/".join(map(str, sizes))
     if len(names) < len(SPLITS):
         raise SpecError(
-            f"a split of {shown} that never parts a slide needs {len(SPLITS)} slides with annotated tiles",
+            f"a split of {shown} that never parts a slide or patient needs {len(SPLITS)} of them, annotated",
             found=f"{len(names)}",
             next_step="add slides, or pass --group-by tile: tiles of one slide are then in several splits, and test "
             "scores look better than they would on a new slide",
@@ -91,18 +93,18 @@ def deal_slides(pixels: Counts, slides: npt.NDArray[np.int64], sizes: Sequence[i
             best = (merit, deal)
     if best is None:
         raise SpecError(
-            f"no choice of whole slides gives a split of {shown}",
-            found="annotated tiles of the slides: " + ", ".join(map(str, tiles)),
+            f"no choice of whole slides or patients gives a split of {shown}",
+            found="annotated tiles of each: " + ", ".join(map(str, tiles)),
             next_step="choose other sizes with --split or --tiles, a smaller --tile-px or --min-share, or --group-by "
             "tile (tiles of one slide are then in several splits)",
         )
     return [[name for name, part in zip(names, best[1], strict=True) if part == i] for i in range(len(SPLITS))]
 
 
-def _deals(slides: int, aim: npt.NDArray[np.float64], seed: int) -> Iterator[tuple[int, ...]]:
-    if len(SPLITS) ** slides <= ALL_DEALS:
-        yield from itertools.product(range(len(SPLITS)), repeat=slides)
+def _deals(groups: int, aim: npt.NDArray[np.float64], seed: int) -> Iterator[tuple[int, ...]]:
+    if len(SPLITS) ** groups <= ALL_DEALS:
+        yield from itertools.product(range(len(SPLITS)), repeat=groups)
         return
     rng = np.random.Generator(np.random.Philox(key=random_key("deal", seed)))
     for _ in range(ALL_DEALS):
-        yield tuple(rng.choice(len(SPLITS), slides, p=aim).tolist())
+        yield tuple(rng.choice(len(SPLITS), groups, p=aim).tolist())

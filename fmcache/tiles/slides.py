@@ -44,7 +44,7 @@ class Grid(NamedTuple):
     mpp: float
 
     def corner(self, column: int, row: int) -> tuple[int, int]:
-        """Return the upper left corner (x, y) of a tile in pixels of level 0."""
+        """Return the upper left corner (x, y) of a tile in pixels of level 0 from the picture's origin, as QuPath's."""
         return round(column * self.step_px), round(row * self.step_px)
 
     @property
@@ -54,27 +54,47 @@ class Grid(NamedTuple):
 
 
 class Slide(NamedTuple):
-    """An open slide. `size` is (width, height) in pixels of level 0, `mpp` its um/px; `key` tells slides apart."""
+    """What a slide says of itself: `size` (width, height) and `origin` (x, y) of its picture in pixels of level 0.
+
+    The picture is the whole plane, but for formats (MIRAX, Leica) whose plane is larger than what was scanned.
+    `key` tells slides apart.
+    """
 
     path: Path
     name: str
+    origin: tuple[int, int]
     size: tuple[int, int]
     mpp: float
     downsamples: tuple[float, ...]
     key: str
-    handle: openslide.OpenSlide
+
+
+def describe(path: Path, mpp: float | None = None) -> Slide:
+    """Return what a slide says of itself; `mpp` overrules its um/px.
+
+    Raises
+    ------
+    ExtraMissing, TileError
+        As `opened`; and when the slide states no um/px that could be true.
+    """
+    with opened(path) as handle:
+        properties = dict(handle.properties)
+        origin, size = picture_frame(properties, handle.dimensions)
+        key = properties.get("openslide.quickhash-1", "") or f"{path.stat().st_size} bytes"
+        stated = stated_mpp(path, properties) if mpp is None else mpp
+        return Slide(path, path.stem, origin, size, stated, tuple(handle.level_downsamples), key)
 
 
 @contextmanager
-def opened(path: Path, mpp: float | None = None) -> Iterator[Slide]:
-    """Open a slide; `mpp` overrules the um/px that the slide states.
+def opened(path: Path) -> Iterator[openslide.OpenSlide]:
+    """Open a slide.
 
     Raises
     ------
     ExtraMissing
         When OpenSlide is not installed.
     TileError
-        When the file is no slide, is damaged, or states no um/px that could be true.
+        When the file is no slide or is damaged.
     """
     try:
         import openslide
@@ -93,20 +113,27 @@ def opened(path: Path, mpp: float | None = None) -> Iterator[Slide]:
         raise TileError(
             f"{path} cannot be read as a slide",
             expected="a format that OpenSlide reads (SVS, NDPI, MRXS, SCN, tiled TIFF, ...)",
-            found=str(reason)[:200],
+            found=str(reason)[:200] or type(reason).__name__,
             next_step="check the file, or save it as a tiled pyramidal TIFF",
         ) from None
     with handle:
-        properties = dict(handle.properties)
-        yield Slide(
-            path,
-            path.stem,
-            handle.dimensions,
-            stated_mpp(path, properties) if mpp is None else mpp,
-            tuple(handle.level_downsamples),
-            properties.get(openslide.PROPERTY_NAME_QUICKHASH1, "") or f"{path.stat().st_size} bytes",
-            handle,
-        )
+        yield handle
+
+
+def picture_frame(properties: dict[str, str], plane: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return origin (x, y) and size (width, height) of the scanned part of the plane, in pixels of level 0.
+
+    QuPath counts coordinates from that origin, and shows and exports nothing beyond it.
+
+    References
+    ----------
+    OpenSlide, properties `openslide.bounds-*`; qupath/qupath issue 1278: QuPath applies them since version 0.2.
+    """
+    try:
+        x, y, width, height = (int(properties[f"openslide.bounds-{edge}"]) for edge in ("x", "y", "width", "height"))
+    except (KeyError, ValueError):
+        return (0, 0), plane
+    return (x, y), (width, height)
 
 
 def stated_mpp(path: Path, properties: dict[str, str]) -> float:
@@ -170,7 +197,7 @@ def _strips(tile_px: int, window_px: int) -> int:
     return next((n for n in divisors if window_px * window_px <= n * STRIP_PX), tile_px)
 
 
-def read_tile(slide: Slide, grid: Grid, column: int, row: int) -> Pixels:
+def read_tile(handle: openslide.OpenSlide, slide: Slide, grid: Grid, column: int, row: int) -> Pixels:
     """Return a tile as (y, x, colour) uint8 RGB: area means when it is coarser than the level, else interpolated.
 
     Where a scanner took no picture the slide is white.
@@ -180,27 +207,25 @@ def read_tile(slide: Slide, grid: Grid, column: int, row: int) -> Pixels:
     TileError
         When the slide is damaged there.
     """
-    left, top = grid.corner(column, row)
-    downsample = slide.downsamples[grid.level]
-    height = grid.window_px // grid.strips
-    drawn = [
-        _resized(
-            _region(slide, left, top + round(i * height * downsample), grid.level, (grid.window_px, height)),
-            (grid.tile_px, grid.tile_px // grid.strips),
-        )
-        for i in range(grid.strips)
-    ]
+    left, top = (start + at for start, at in zip(slide.origin, grid.corner(column, row), strict=True))
+    height, drawn = grid.window_px // grid.strips, []
+    for i in range(grid.strips):
+        place = (left, top + round(i * height * slide.downsamples[grid.level]))
+        pixels = _region(handle, slide.path, place, grid.level, (grid.window_px, height))
+        drawn.append(_resized(pixels, (grid.tile_px, grid.tile_px // grid.strips)))
     return np.concatenate(drawn)
 
 
-def _region(slide: Slide, left: int, top: int, level: int, size: tuple[int, int]) -> Pixels:
+def _region(
+    handle: openslide.OpenSlide, path: Path, place: tuple[int, int], level: int, size: tuple[int, int]
+) -> Pixels:
     import openslide
 
     try:
-        region = slide.handle.read_region((left, top), level, size)
+        region = handle.read_region(place, level, size)
     except openslide.OpenSlideError as reason:
         raise TileError(
-            f"{slide.path}: the slide cannot be read at x {left}, y {top}",
+            f"{path}: the slide cannot be read at x {place[0]}, y {place[1]}",
             found=str(reason)[:200],
             next_step="copy the slide again: it is damaged",
         ) from None

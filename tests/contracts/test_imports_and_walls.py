@@ -30,6 +30,7 @@ MAY = {
     "stages.fit": GROUND | {"cache", "decoders", "scores", "stages"},
     "stages.report": GROUND | {"scores", "report"},
     "stages.cut": GROUND | {"tiles", "stages"},
+    "stages.cut_plan": GROUND | {"tiles", "stages.progress"},
     "stages.data": GROUND | {"tiles", "stages"},
     "stages.runners": set(),
     "stages.progress": set(),
