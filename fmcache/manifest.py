@@ -1,5 +1,7 @@
 """data_manifest.yaml -> Manifest: the one list of inputs. Datasets, tiles, checksums, labels, um/px, groups and splits.
 
+A dataset that is fetched has its tiles and splits in a lock file of its own, ``NAME.lock.yaml``, beside the manifest.
+
 Only the file itself is read here; images and masks are opened (and hash-checked) in `fmcache.tiles`, so that stage two
 can read the manifest on a machine that has no images.
 """
@@ -10,6 +12,8 @@ import re
 from collections import Counter
 from pathlib import Path
 from typing import Literal
+
+import msgspec
 
 from fmcache.errors import ManifestError
 from fmcache.strict import Document, Frozen
@@ -29,7 +33,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 class Label(Frozen, frozen=True):
     """A label: its name, display colour (``#rrggbb``) and the mask values that mean it.
 
-    `values` are grey or palette indices (0..255), or ``#rrggbb`` colours of an RGB mask.
+    `values` are grey or palette indices (0..255), or ``#rrggbb`` colours of an RGB mask; for annotated regions they are
+    names of classes, and the label's own name when there are none.
     """
 
     name: str
@@ -39,7 +44,6 @@ class Label(Frozen, frozen=True):
     def __post_init__(self) -> None:
         if not _COLOUR.fullmatch(self.colour):
             raise ValueError(f"colour of label {self.name!r}: expected '#rrggbb', found {self.colour!r}")
-        check_mask_values(self.values)
 
 
 class TileEntry(Frozen, frozen=True):
@@ -77,8 +81,8 @@ class Dataset(Frozen, frozen=True, tag_field="format"):
     """What every dataset has: labels, tiles, splits, and where its pixels stand in the world."""
 
     labels: tuple[Label, ...]
-    tiles: tuple[TileEntry, ...]
-    splits: Splits
+    tiles: tuple[TileEntry, ...] = ()
+    splits: Splits = Splits((), (), ())
     title: str = ""
     source: str = ""
     licence: str = ""
@@ -98,20 +102,88 @@ class DemoDataset(Dataset, frozen=True, tag="demo", kw_only=True):
     size_px: int = 512
 
 
-class FolderDataset(Dataset, frozen=True, tag="folder", kw_only=True):
+class Archive(Frozen, frozen=True):
+    """A zip file of images or masks. Checksums that are not known are recorded at the first download."""
+
+    file: str
+    holds: Literal["images", "masks"]
+    md5: str = ""
+
+
+class Fetch(Frozen, frozen=True):
+    """How `fmcache data fetch` makes the list of tiles and splits, which is kept in a lock file beside the manifest.
+
+    `url` is where archives lie, with ``{file}`` for their names. Without archives the user puts the files in place, as
+    `place` tells. `images` and `masks` are folders below the dataset's root; `groups`, `split` and `seed` are those of
+    `fmcache data add`.
+    """
+
+    url: str = ""
+    archives: tuple[Archive, ...] = ()
+    place: str = ""
+    images: str = "images"
+    masks: str = "masks"
+    groups: str = ""
+    split: str = "15/5/10"
+    seed: int = 0
+
+
+class FileDataset(Dataset, frozen=True, kw_only=True):
     """Images and masks in files below `root` (relative to the manifest, or absolute).
 
-    `ignore_values` are mask values, written as in `Label.values`, that become the ignore label.
+    `ignore_values` are mask values, written as in `Label.values`, that become the ignore label. `view_mpp` is the um
+    per pixel that encoders must see: a recipe whose tile size gives another is refused. A dataset that has `fetch`
+    lists no tiles of its own.
     """
 
     root: str
     ignore_values: tuple[int | str, ...] = ()
+    view_mpp: float | None = None
+    fetch: Fetch | None = None
+
+
+class FolderDataset(FileDataset, frozen=True, tag="folder", kw_only=True):
+    """Masks that are pictures: grey, palette or RGB."""
 
     def __post_init__(self) -> None:
         check_mask_values(self.ignore_values)
 
 
-AnyDataset = DemoDataset | FolderDataset
+class GeojsonDataset(FileDataset, frozen=True, tag="geojson", kw_only=True):
+    """Masks that are annotated regions in pixels of the image, as QuPath exports them; values are names of classes.
+
+    `order` lists all classes from lowest to highest: where regions overlap, the higher is seen. Without it the later in
+    the file is. `fill` is the label of pixels in no region, or ``ignore``.
+    """
+
+    order: tuple[str, ...] = ()
+    fill: str = "ignore"
+
+    def classes(self) -> dict[str, int]:
+        """Return label id by name of class, `IGNORE` for classes that are ignored."""
+        ids = {str(value): IGNORE for value in self.ignore_values}
+        for i, label in enumerate(self.labels):
+            ids |= {str(value): i for value in label.values or (label.name,)}
+        return ids
+
+    def __post_init__(self) -> None:
+        if self.fill not in (*self.label_names, "ignore"):
+            raise ValueError(f"fill {self.fill!r}: expected ignore or a label: {', '.join(self.label_names)}")
+        if self.order and sorted(self.order) != sorted(self.classes()):
+            odd = sorted(set(self.order) ^ set(self.classes()))
+            raise ValueError(f"order: expected each class of the labels once; see {', '.join(odd or self.order)}")
+
+
+AnyDataset = DemoDataset | FolderDataset | GeojsonDataset
+
+
+class Lock(Frozen, frozen=True):
+    """What `fmcache data fetch` found: where the files of a dataset lie, its tiles with their hashes, its splits."""
+
+    format: int
+    root: str
+    tiles: tuple[TileEntry, ...]
+    splits: Splits
 
 
 class _Head(Frozen, frozen=True):
@@ -131,6 +203,8 @@ class Manifest:
         Name of the dataset used when none is asked for.
     datasets
         Dataset by name.
+    unfetched
+        Datasets whose tiles are not listed yet, because `fmcache data fetch` has not been here.
 
     Raises
     ------
@@ -151,12 +225,12 @@ class Manifest:
                 next_step="install the fmcache release that wrote it, or rewrite the manifest",
             )
         self.default = head.default
-        self.datasets: dict[str, AnyDataset] = {
-            name: self._document.convert(AnyDataset, "datasets", name) for name in head.datasets
-        }
-        for name, dataset in self.datasets.items():
-            self._check(name, dataset)
-        if self.default not in self.datasets:
+        self.datasets: dict[str, AnyDataset] = {}
+        self.unfetched: dict[str, FolderDataset | GeojsonDataset] = {}
+        self._locks: dict[str, Document] = {}
+        for name in head.datasets:
+            self._add(name, self._document.convert(AnyDataset, "datasets", name))
+        if self.default not in {**self.datasets, **self.unfetched}:
             raise ManifestError(
                 f"{self._document.where('default')}: no dataset has this name",
                 expected=", ".join(self.datasets) or "a dataset",
@@ -175,28 +249,69 @@ class Manifest:
         Raises
         ------
         ManifestError
-            When no dataset has this name.
+            When no dataset has this name, or its tiles are not listed yet.
         """
+        name = name or self.default
+        if name in self.unfetched:
+            raise ManifestError(
+                f"{self.where(name)}: the tiles of {name!r} are not here yet",
+                expected=f"{self.lock_path(name)}, which lists them",
+                next_step=f"fmcache data fetch {name}",
+            )
         try:
-            return self.datasets[name or self.default]
+            return self.datasets[name]
         except KeyError:
             raise ManifestError(
                 f"{self.path} lists no dataset {name!r}",
-                expected=" or ".join(self.datasets),
+                expected=" or ".join([*self.datasets, *self.unfetched]),
                 next_step=f"fmcache data add {name} --images DIR --masks DIR --labels ...",
             ) from None
 
     def where(self, dataset: str, tile_id: str = "", key: str = "") -> str:
         """Return ``file:line: key`` of a dataset, of one of its tiles, or of a key there."""
-        at: list[str | int] = ["datasets", dataset]
+        at: list[str | int] = []
         if tile_id:
             ids = [tile.id for tile in self.datasets[dataset].tiles]
             at += ["tiles", ids.index(tile_id)]
-        return self._document.where(*at, *([key] if key else []))
+        return self._where(dataset, *at, *([key] if key else []))
+
+    def lock_path(self, name: str) -> Path:
+        """Return the file in which `fmcache data fetch` lists the tiles of a dataset."""
+        return self.folder / f"{name}.lock.yaml"
+
+    def _where(self, name: str, *at: str | int) -> str:
+        if name in self._locks and at and at[0] in Lock.__struct_fields__:
+            return self._locks[name].where(*at)
+        return self._document.where("datasets", name, *at)
+
+    def _add(self, name: str, dataset: AnyDataset) -> None:
+        self._check(name, dataset)
+        if not isinstance(dataset, DemoDataset) and dataset.fetch:
+            if dataset.tiles or any(dataset.splits.of(split) for split in SPLITS):
+                raise ManifestError(
+                    f"{self._where(name, 'fetch')}: a dataset that is fetched lists no tiles and splits here",
+                    next_step="remove `fetch:`, or `tiles:` and `splits:`",
+                )
+            if not self.lock_path(name).exists():
+                self.unfetched[name] = dataset
+                return
+            self._locks[name] = Document(self.lock_path(name), ManifestError)
+            lock: Lock = self._locks[name].convert(Lock)
+            if lock.format != FORMAT:
+                raise ManifestError(
+                    f"{self._where(name, 'format')}: this lock file has another format",
+                    expected=f"format: {FORMAT}",
+                    found=f"format: {lock.format}",
+                    next_step=f"remove it and run fmcache data fetch {name}",
+                )
+            dataset = msgspec.structs.replace(dataset, root=lock.root, tiles=lock.tiles, splits=lock.splits)
+        self.datasets[name] = dataset
+        self._check_tiles(name, dataset)
+        self._check_splits(name, dataset)
 
     def _check(self, name: str, dataset: AnyDataset) -> None:
         def refuse(at: tuple[str | int, ...], problem: str, next_step: str) -> ManifestError:
-            return ManifestError(f"{self._document.where('datasets', name, *at)}: {problem}", next_step=next_step)
+            return ManifestError(f"{self._where(name, *at)}: {problem}", next_step=next_step)
 
         if not _NAME.fullmatch(name):
             raise refuse((), f"dataset name {name!r}", "use letters, digits, '.', '_' and '-'")
@@ -204,27 +319,43 @@ class Manifest:
             raise refuse(("labels",), f"expected 2 to 254 labels, found {len(dataset.labels)}", "list the labels")
         if twice := _repeated(dataset.label_names):
             raise refuse(("labels",), f"label {twice!r} is listed twice", "give every label its own name")
-        values = [v for label in dataset.labels for v in label.values]
-        values += dataset.ignore_values if isinstance(dataset, FolderDataset) else ()
+        if isinstance(dataset, FileDataset) and dataset.view_mpp and not dataset.mpp:
+            raise refuse(("view_mpp",), "needs to know the um/px of the files", "add mpp:")
+        values: list[int | str] = [v for label in dataset.labels for v in label.values]
+        if isinstance(dataset, GeojsonDataset):
+            values += [label.name for label in dataset.labels if not label.values]
+        else:
+            for i, label in enumerate(dataset.labels):
+                try:
+                    check_mask_values(label.values)
+                except ValueError as reason:
+                    raise refuse(("labels", i, "values"), str(reason), "correct it") from None
+        values += dataset.ignore_values if isinstance(dataset, FileDataset) else ()
         if twice := _repeated(values):
             raise refuse(("labels",), f"mask value {twice!r} means two things", "list each mask value once")
+
+    def _check_tiles(self, name: str, dataset: AnyDataset) -> None:
         ids = [tile.id for tile in dataset.tiles]
         if twice := _repeated(ids):
             second = max(i for i, tile_id in enumerate(ids) if tile_id == twice)
-            raise refuse(("tiles", second), f"tile id {twice!r} is listed twice", "give every tile its own id")
-        if isinstance(dataset, FolderDataset):
-            for i, tile in enumerate(dataset.tiles):
-                if not (tile.image and tile.mask and tile.image_sha256 and tile.mask_sha256):
-                    keys = "image, mask, image_sha256 and mask_sha256"
-                    raise refuse(("tiles", i), f"tile {tile.id!r} needs {keys}", "fmcache data add writes them")
-        self._check_splits(name, dataset)
+            raise ManifestError(
+                f"{self._where(name, 'tiles', second)}: tile id {twice!r} is listed twice",
+                next_step="give every tile its own id",
+            )
+        for i, tile in enumerate(dataset.tiles if isinstance(dataset, FileDataset) else ()):
+            if not (tile.image and tile.mask and tile.image_sha256 and tile.mask_sha256):
+                raise ManifestError(
+                    f"{self._where(name, 'tiles', i)}: a tile needs image, mask, image_sha256 and mask_sha256",
+                    found=f"tile {tile.id!r} without some of them",
+                    next_step="fmcache data add writes them",
+                )
 
     def _check_splits(self, name: str, dataset: AnyDataset) -> None:
         groups = {tile.id: tile.group for tile in dataset.tiles}
         split_of: dict[str, str] = {}
         split_of_group: dict[str, tuple[str, str]] = {}
         for split in SPLITS:
-            at = self._document.where("datasets", name, "splits", split)
+            at = self._where(name, "splits", split)
             if not dataset.splits.of(split):
                 raise ManifestError(f"{at}: the split is empty", next_step="put at least one tile into it")
             for tile_id in dataset.splits.of(split):

@@ -17,15 +17,24 @@ app = typer.Typer(no_args_is_help=True, help="Datasets: add, check and show tile
 def data_add(
     name: Annotated[str, typer.Argument(help="Name of the new dataset.")],
     images: Annotated[Path, typer.Option(help="Folder of images (PNG, TIFF, JPEG).")],
-    masks: Annotated[Path, typer.Option(help="Folder of masks of the same names.")],
-    labels: Annotated[str, typer.Option(help="Labels and mask values: 'other=0,tumour=1|2' or 'tumour=#ff0000,...'.")],
-    ignore: Annotated[str, typer.Option(help="Mask values without truth, joined with '|'.")] = "255",
+    masks: Annotated[Path, typer.Option(help="Folder of masks (or of QuPath GeoJSON) of the same names.")],
+    labels: Annotated[
+        str,
+        typer.Option(
+            help="Labels and mask values: 'other=0,tumour=1|2', 'tumour=#ff0000,...', or classes: 'tumour=Tumor|...'."
+        ),
+    ],
+    ignore: Annotated[str, typer.Option(help="Mask values or classes without truth, joined with '|'.")] = "255",
     mpp: Annotated[float | None, typer.Option(help="um per pixel of the images.")] = None,
     groups: Annotated[
         str, typer.Option(help="Patient or slide of a tile: a regex on its name with one (group), or a CSV tile,group.")
     ] = "",
     split: Annotated[str, typer.Option(help="Tiles to train/validate/test.")] = "15/5/10",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
+    order: Annotated[
+        str, typer.Option(help="GeoJSON: labels or classes, lowest first, where they overlap; '': as in the file.")
+    ] = "",
+    fill: Annotated[str, typer.Option(help="GeoJSON: the label of pixels in no region.")] = "ignore",
     replace: Annotated[bool, typer.Option("--replace", help="Replace a dataset of this name.")] = False,
     manifest: ManifestFile = DEFAULT_MANIFEST,
 ) -> None:
@@ -35,7 +44,7 @@ def data_add(
     """
     from fmcache.stages.data import add
 
-    say(add(manifest, name, images, masks, labels, ignore, mpp, groups, split, seed, replace))
+    say(add(manifest, name, images, masks, labels, ignore, mpp, groups, split, seed, replace, order, fill))
 
 
 @app.command("cut")
@@ -48,7 +57,7 @@ def data_cut(
     mpp: Annotated[float, typer.Option(help="um per pixel of the tiles.")] = 0.44,
     tile_px: Annotated[int, typer.Option(min=16, help="Edge of a tile in pixels.")] = 512,
     order: Annotated[
-        str, typer.Option(help="Labels from lowest to highest where regions overlap; '': file order.")
+        str, typer.Option(help="Labels or classes, lowest first, where they overlap; '': as in the file.")
     ] = "",
     fill: Annotated[str, typer.Option(help="What unannotated pixels are: a label, or ignore.")] = "ignore",
     ignore: Annotated[str, typer.Option(help="Classes without truth, joined with '|'.")] = "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from PIL import Image
 
 from fmcache.errors import ManifestError, NoRoom, SpecError
 from fmcache.identity import canonical_json, differences, sha256_file, whole_file
-from fmcache.manifest import IGNORE, SPLITS, FolderDataset, Label, Manifest, Splits, TileEntry
+from fmcache.manifest import IGNORE, SPLITS, FolderDataset, Label, Manifest, TileEntry
 from fmcache.stages.cut_plan import (
     Plan,
     Source,
@@ -28,7 +29,7 @@ from fmcache.stages.cut_plan import (
     label_shares,
     tile_id,
 )
-from fmcache.stages.data import folder_entry, listed_root, split_sizes, write_entry
+from fmcache.stages.data import folder_entry, split_sizes, write_entry
 from fmcache.stages.progress import progress
 from fmcache.tiles.regions import Rules, parse_rules
 from fmcache.tiles.slides import opened, read_tile
@@ -52,8 +53,10 @@ def cut(manifest: Path, name: str, wanted: Wanted, replace: bool, say: Callable[
     sizes = split_sizes(wanted.split)
     if wanted.tiles and wanted.tiles < sum(sizes):
         raise SpecError(f"--tiles {wanted.tiles} is less than the split {wanted.split} needs", found=str(sum(sizes)))
-    if manifest.exists() and name in Manifest(manifest).datasets and not replace:
-        raise ManifestError(f"{manifest} lists a dataset {name!r} already", next_step="pass --replace, or another name")
+    if manifest.exists() and not replace:
+        before = Manifest(manifest)
+        if name in {**before.datasets, **before.unfetched}:
+            raise ManifestError(f"{manifest} lists a dataset {name!r} already", next_step="--replace, or another name")
     rules = parse_rules(wanted.labels, wanted.order, wanted.fill, wanted.ignore, wanted.skip)
     sources = find_sources(wanted, rules, say)
     spots, cells = find_annotated(sources, rules, wanted.min_share)
@@ -62,9 +65,11 @@ def cut(manifest: Path, name: str, wanted: Wanted, replace: bool, say: Callable[
     say(_forecast(plan, sources, cells, len(spots), wanted))
     entries, overlap = _write(wanted.into, name, plan, sources, rules)
     rule = FolderDataset(
-        labels=rules.labels, tiles=(), splits=Splits((), (), ()), root=listed_root(wanted.into, manifest),
-        mpp=wanted.mpp, ignore_values=(IGNORE,),
-    )  # fmt: skip
+        labels=rules.labels,
+        root=os.path.relpath(wanted.into, manifest.parent),
+        mpp=wanted.mpp,
+        ignore_values=(IGNORE,),
+    )
     if wanted.group_by == "tile":
         entries = [msgspec.structs.replace(entry, group="") for entry in entries]
     parts: dict[str, list[str]] = {

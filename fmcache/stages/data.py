@@ -16,13 +16,34 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString as Quoted
 
 from fmcache.errors import FmcacheError, ManifestError, SpecError
-from fmcache.identity import sha256_file, whole_file
-from fmcache.manifest import FORMAT, IGNORE, SPLITS, AnyDataset, FolderDataset, Label, Manifest, Splits, TileEntry
+from fmcache.identity import whole_file
+from fmcache.manifest import (
+    FORMAT,
+    IGNORE,
+    SPLITS,
+    AnyDataset,
+    FolderDataset,
+    GeojsonDataset,
+    Label,
+    Manifest,
+    TileEntry,
+)
 from fmcache.stages.progress import progress
-from fmcache.tiles.folder import find_pairs, group_of, ignored_values, parse_labels
-from fmcache.tiles.images import read_image, read_raw_mask, read_tile, to_label_ids
+from fmcache.tiles.folder import (
+    find_pairs,
+    group_of,
+    holds_regions,
+    ignored_values,
+    parse_classes,
+    parse_labels,
+    parse_order,
+)
+from fmcache.tiles.images import Tile, read_tile
+from fmcache.tiles.listing import list_tiles, region_notes
 from fmcache.tiles.sheet import Entry, contact_sheet
 from fmcache.tiles.splits import balanced_split
+
+NO_PIXELS = np.zeros((0, 0), dtype=np.uint8)
 
 
 class Check(NamedTuple):
@@ -60,6 +81,8 @@ def add(
     split: str,
     seed: int,
     replace: bool,
+    order: str = "",
+    fill: str = "ignore",
 ) -> str:
     """List a folder of images and masks in the manifest (made when there is none); return a line on what was added.
 
@@ -72,27 +95,21 @@ def add(
         When files have no partner or cannot be read, a mask holds unknown values, or the split cannot be made.
     """
     sizes = split_sizes(split)
-    if manifest.exists() and name in Manifest(manifest).datasets and not replace:
-        raise ManifestError(f"{manifest} lists a dataset {name!r} already", next_step="pass --replace, or another name")
+    if manifest.exists() and not replace:
+        listed = Manifest(manifest)
+        if name in {**listed.datasets, **listed.unfetched}:
+            raise ManifestError(
+                f"{manifest} lists a dataset {name!r} already", next_step="pass --replace, or another name"
+            )
     pairs = find_pairs(images, masks)
-    found = parse_labels(labels)
     root = Path(os.path.commonpath([images.resolve(), masks.resolve()]))
-    rule = FolderDataset(
-        labels=found, tiles=(), splits=Splits((), (), ()), root=listed_root(root, manifest), mpp=mpp,
-        ignore_values=ignored_values(ignore, found),
-    )  # fmt: skip
-    entries, pixels = [], np.zeros((len(pairs), len(found)), dtype=np.int64)
+    listed_root = os.path.relpath(root, manifest.parent.resolve())
+    rule = _rule(listed_root, labels, ignore, mpp, holds_regions(masks), order, fill)
     with progress(f"reading {name}", len(pairs), "tiles") as tick:
-        for i, (pair, group) in enumerate(zip(pairs, group_of(groups, pairs), strict=True)):
-            read_image(pair.image)
-            mask = to_label_ids(read_raw_mask(pair.mask), rule, pair.mask)
-            pixels[i] = np.bincount(mask.ravel(), minlength=IGNORE + 1)[: len(found)]
-            image, file = (path.resolve().relative_to(root).as_posix() for path in (pair.image, pair.mask))
-            entries.append(TileEntry(pair.id, group, image, file, sha256_file(pair.image), sha256_file(pair.mask)))
-            tick(1)
+        entries, pixels = list_tiles(rule, pairs, group_of(groups, pairs), root, tick)
     chosen = balanced_split([e.id for e in entries], [e.group for e in entries], pixels, sizes, seed)
     splits = {str(part): [entries[i].id for i in at] for part, at in zip(SPLITS, chosen.members, strict=True)}
-    write_entry(manifest, name, folder_entry(rule, entries, splits))
+    write_entry(manifest, name, folder_entry(rule, list(entries), splits))
     spare = len(entries) - sum(sizes)
     return (
         f"{manifest}: {name} added, {len(entries)} tiles, split {split}"
@@ -108,6 +125,7 @@ def check(manifest: Manifest, name: str) -> Check:
     pixels = np.zeros((len(SPLITS), len(dataset.labels) + 1), dtype=np.int64)
     sizes: Counter[str] = Counter()
     problems, notes = [], []
+    seen_tiles: list[Tile] = []
     with progress(f"checking {name}", len(dataset.tiles), "tiles") as tick:
         for entry in dataset.tiles:
             tick(1)
@@ -118,6 +136,7 @@ def check(manifest: Manifest, name: str) -> Check:
                 continue
             height, width = tile.mask.shape
             sizes[f"{width} x {height} px"] += 1
+            seen_tiles.append(tile._replace(image=NO_PIXELS, mask=NO_PIXELS))  # pixels of all tiles are too much
             counts = np.bincount(tile.mask.ravel(), minlength=IGNORE + 1)
             seen = counts[: len(dataset.labels)]
             if not seen.any():
@@ -129,6 +148,7 @@ def check(manifest: Manifest, name: str) -> Check:
     for i, split in enumerate(SPLITS):
         absent = [label for label, n in zip(dataset.label_names, pixels[i], strict=False) if n == 0]
         notes += [f"label {label!r} does not occur in {split}" for label in absent if pixels[i].any()]
+    notes += region_notes(dataset, seen_tiles)
     if dataset.mpp is None:
         notes.append("um/px is unknown: add `mpp:` to the manifest, so that results say at what scale they hold")
     if len(sizes) > 1:
@@ -153,18 +173,13 @@ def show(manifest: Manifest, name: str, out: Path) -> Path:
     return out
 
 
-def listed_root(root: Path, manifest: Path) -> str:
-    """Return a folder as a manifest lists it: relative to the manifest."""
-    return os.path.relpath(root.resolve(), manifest.parent.resolve())
-
-
 def split_sizes(split: str) -> list[int]:
-    """Return the numbers of tiles in train, val and test from ``15/5/10``.
+    """Return the numbers of tiles to train, validate and test on, from such as 15/5/10.
 
     Raises
     ------
     SpecError
-        When it is not three numbers above 0.
+        When the text is something else.
     """
     parts = split.split("/")
     if len(parts) != len(SPLITS) or not all(part.isdecimal() and int(part) > 0 for part in parts):
@@ -172,9 +187,33 @@ def split_sizes(split: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def folder_entry(rule: FolderDataset, entries: list[TileEntry], splits: dict[str, list[str]]) -> CommentedMap:
+def _rule(
+    root: str, labels: str, ignore: str, mpp: float | None, regions: bool, order: str, fill: str
+) -> FolderDataset | GeojsonDataset:
+    """Return the dataset without its tiles."""
+    found = parse_labels(labels, regions)
+    if not regions:
+        if order or fill != "ignore":
+            raise SpecError("--order and --fill go with annotated regions", expected="a folder of GeoJSON for --masks")
+        return FolderDataset(labels=found, root=root, mpp=mpp, ignore_values=ignored_values(ignore, found))
+    ignored = () if ignore == str(IGNORE) else parse_classes(ignore)  # the default is a value of pictures, not a class
+    try:
+        return GeojsonDataset(
+            labels=found, root=root, mpp=mpp, ignore_values=ignored, order=parse_order(order, found, ignored), fill=fill
+        )
+    except ValueError as reason:
+        raise SpecError(f"--fill or --order: {reason}", next_step="correct the flag") from None
+
+
+def folder_entry(
+    rule: FolderDataset | GeojsonDataset, entries: list[TileEntry], splits: dict[str, list[str]]
+) -> CommentedMap:
     """Return the manifest's entry of a folder of tiles: `rule` says all but tiles and splits."""
     entry = CommentedMap(format="folder", root=Quoted(rule.root))
+    if isinstance(rule, GeojsonDataset):
+        entry["format"] = "geojson"
+        entry["order"] = _flow_list(rule.order)
+        entry["fill"] = Quoted(rule.fill)
     if rule.mpp is not None:
         entry["mpp"] = rule.mpp
     entry["labels"] = CommentedSeq(_flow(_label(label)) for label in rule.labels)

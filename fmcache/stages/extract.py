@@ -38,7 +38,7 @@ from fmcache.stages.identities import (
 )
 from fmcache.stages.progress import progress
 from fmcache.strict import builtins
-from fmcache.tiles.images import Tile, read_tile, resize_tile
+from fmcache.tiles.images import Tile, check_view_mpp, read_tile, resize_tile
 from fmcache.tiles.views import render_mask, render_view
 
 STORE = {"float16": torch.float16, "float32": torch.float32}
@@ -55,7 +55,9 @@ class Source(NamedTuple):
 
     def tile(self, entry: TileEntry) -> Tile:
         """Return a tile at the recipe's size."""
-        return resize_tile(read_tile(self.dataset, entry, self.folder), self.tile_px)
+        tile = read_tile(self.dataset, entry, self.folder)
+        check_view_mpp(self.dataset, tile, self.tile_px)
+        return resize_tile(tile, self.tile_px)
 
 
 class Target(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fmcache.cache.format import FORMAT_VERSION
-from fmcache.manifest import AnyDataset, FolderDataset
+from fmcache.manifest import AnyDataset, FileDataset, GeojsonDataset
 from fmcache.specs import Precision, Recipe, ViewSpec
 from fmcache.strict import builtins
 
@@ -22,7 +22,7 @@ def used_tiles(dataset: AnyDataset) -> list[str]:
 
 def listed_hashes(dataset: AnyDataset) -> dict[str, tuple[str, str]]:
     """Return the hashes that the manifest lists for the tiles in use; none for drawn tiles."""
-    if not isinstance(dataset, FolderDataset):
+    if not isinstance(dataset, FileDataset):
         return {}
     entries = {tile.id: tile for tile in dataset.tiles}
     return {id_: (entries[id_].image_sha256, entries[id_].mask_sha256) for id_ in used_tiles(dataset)}
@@ -30,7 +30,8 @@ def listed_hashes(dataset: AnyDataset) -> dict[str, tuple[str, str]]:
 
 def bank_identity(recipe: Recipe, name: str, dataset: AnyDataset, hashes: Hashes) -> dict[str, Any]:
     """Return the identity of a view bank that holds the tiles of `hashes`."""
-    ignored = dataset.ignore_values if isinstance(dataset, FolderDataset) else ()
+    ignored = dataset.ignore_values if isinstance(dataset, FileDataset) else ()
+    drawn = {"order": list(dataset.order), "fill": dataset.fill} if isinstance(dataset, GeojsonDataset) else {}
     return {
         "format": FORMAT_VERSION,
         "kind": "view_bank",
@@ -40,7 +41,7 @@ def bank_identity(recipe: Recipe, name: str, dataset: AnyDataset, hashes: Hashes
         "views": view_identity(recipe.views, masks=True),
         "labels": [{"name": label.name, "values": builtins(label.values)} for label in dataset.labels],
         "ignore_values": builtins(ignored),
-    }
+    } | drawn
 
 
 def tokens_identity(recipe: Recipe, name: str, hashes: Hashes, tap: str) -> dict[str, Any]:

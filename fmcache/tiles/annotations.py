@@ -26,6 +26,7 @@ from fmcache.errors import TileError
 from fmcache.manifest import IGNORE
 
 NAMELESS = "(no class)"
+MENDED = "mended"
 BOM = b"\xef\xbb\xbf"
 
 
@@ -210,7 +211,7 @@ def _mended(parts: list[shapely.Polygon], notes: Counter[str]) -> BaseGeometry:
     whole: BaseGeometry = parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
     if shapely.is_valid(whole):
         return whole
-    notes["mended"] += 1
+    notes[MENDED] += 1
     # "structure" keeps what any loop or part encloses; the older method makes holes where two of them overlap
     mended = shapely.make_valid(whole, method="structure", keep_collapsed=False)
     areas = [part for part in shapely.get_parts(mended) if part.geom_type == "Polygon"]

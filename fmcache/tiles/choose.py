@@ -106,5 +106,4 @@ def _deals(groups: int, aim: npt.NDArray[np.float64], seed: int) -> Iterator[tup
         yield from itertools.product(range(len(SPLITS)), repeat=groups)
         return
     rng = np.random.Generator(np.random.Philox(key=random_key("deal", seed)))
-    for _ in range(ALL_DEALS):
-        yield tuple(rng.choice(len(SPLITS), groups, p=aim).tolist())
+    yield from map(tuple, rng.choice(len(SPLITS), (ALL_DEALS, groups), p=aim).tolist())

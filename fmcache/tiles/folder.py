@@ -12,7 +12,8 @@ from fmcache.errors import ManifestError, SpecError
 from fmcache.manifest import IGNORE, Label, check_mask_values
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
-MASK_ENDINGS = re.compile(r"[-_](mask|masks|label|labels|seg|gt)$", re.IGNORECASE)
+REGIONS = (".geojson",)
+MASK_ENDINGS = re.compile(r"[-_](mask|masks|label|labels|seg|gt|annotation|annotations|tissue)$", re.IGNORECASE)
 # Okabe & Ito 2008: told apart by people of all colour vision
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#999999")
 
@@ -28,12 +29,15 @@ class Pair(NamedTuple):
 def find_pairs(images: Path, masks: Path) -> list[Pair]:
     """Return images and masks of the same name (the mask's may end in _mask, _labels, ...), sorted by name.
 
+    A folder that holds GeoJSON files holds no other masks; it may be the folder of the images.
+
     Raises
     ------
     ManifestError
         When a folder is empty, a name occurs twice, or an image or mask is alone.
     """
-    of_image, of_mask = _by_stem(images, strip=False), _by_stem(masks, strip=True)
+    of_image = _by_stem(images, SUFFIXES, strip=False)
+    of_mask = _by_stem(masks, REGIONS if holds_regions(masks) else SUFFIXES, strip=True)
     if alone := sorted(of_image.keys() ^ of_mask.keys()):
         without_mask, without_image = sorted(of_image.keys() - of_mask.keys()), sorted(of_mask.keys() - of_image.keys())
         raise ManifestError(
@@ -56,8 +60,16 @@ def find_pairs(images: Path, masks: Path) -> list[Pair]:
     return sorted(pairs)
 
 
-def parse_labels(text: str) -> tuple[Label, ...]:
+def holds_regions(masks: Path) -> bool:
+    """Return whether a folder of masks holds annotated regions (GeoJSON)."""
+    return masks.is_dir() and any(path.suffix.lower() in REGIONS for path in masks.iterdir())
+
+
+def parse_labels(text: str, regions: bool = False) -> tuple[Label, ...]:
     """Return labels from ``name=value|value,name=#rrggbb,...``; without values, a label's position is its value.
+
+    With `regions`, values are names of classes (a ``#rrggbb`` among them is the label's colour), and the name of a
+    label without any is its class.
 
     Raises
     ------
@@ -67,11 +79,14 @@ def parse_labels(text: str) -> tuple[Label, ...]:
     labels = []
     for i, part in enumerate(text.split(",")):
         name, _, values = part.strip().partition("=")
-        parsed = parse_values(values)
-        colour = next((value for value in parsed if isinstance(value, str)), PALETTE[i % len(PALETTE)])
+        parsed = parse_classes(values) if regions else parse_values(values)
+        colours = [value for value in parsed if isinstance(value, str) and value.startswith("#")]
+        if regions:
+            parse_values("|".join(colours))
+            parsed = tuple(value for value in parsed if value not in colours)
         if not name:
             raise SpecError(f"--labels {text!r}: a label has no name", expected="such as 'other=0,tumour=1|2'")
-        labels.append(Label(name, colour, parsed))
+        labels.append(Label(name, colours[0].lower() if colours else PALETTE[i % len(PALETTE)], parsed))
     return tuple(labels)
 
 
@@ -89,6 +104,33 @@ def parse_values(text: str) -> tuple[int | str, ...]:
     except ValueError as reason:
         raise SpecError(str(reason)) from None
     return values
+
+
+def parse_classes(text: str) -> tuple[str, ...]:
+    """Return names of classes from ``Tumor|Tumor: invasive``."""
+    return tuple(name.strip() for name in text.split("|") if name.strip())
+
+
+def parse_order(text: str, labels: Sequence[Label], ignored: Sequence[str]) -> tuple[str, ...]:
+    """Return all classes from lowest to highest, from labels (whose classes keep their order) and classes.
+
+    Raises
+    ------
+    SpecError
+        When one is named twice, is unknown, or is left out.
+    """
+    classes = {label.name: tuple(str(v) for v in label.values) or (label.name,) for label in labels}
+    known = {name for names in classes.values() for name in names} | set(ignored)
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    order = tuple(name for part in parts for name in classes.get(part, (part,)))
+    if order and sorted(order) != sorted(known):
+        raise SpecError(
+            f"--order {text!r} does not name every class once",
+            expected=f"from lowest to highest, labels or classes: {', '.join(sorted(known))}",
+            found=", ".join(order),
+            next_step="complete it",
+        )
+    return order
 
 
 def ignored_values(text: str, labels: Sequence[Label]) -> tuple[int | str, ...]:
@@ -127,12 +169,12 @@ def group_of(groups: str, pairs: Sequence[Pair]) -> list[str]:
     return found
 
 
-def _by_stem(folder: Path, strip: bool) -> dict[str, Path]:
+def _by_stem(folder: Path, suffixes: Sequence[str], strip: bool) -> dict[str, Path]:
     if not folder.is_dir():
         raise ManifestError(f"{folder} is no folder", next_step="check --images and --masks")
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+        if path.suffix.lower() not in suffixes or path.name.startswith("."):
             continue
         stem = MASK_ENDINGS.sub("", path.stem) if strip else path.stem
         if stem in files:
@@ -142,7 +184,7 @@ def _by_stem(folder: Path, strip: bool) -> dict[str, Path]:
             )
         files[stem] = path
     if not files:
-        raise ManifestError(f"{folder} holds no images", expected=", ".join(SUFFIXES), next_step="check the path")
+        raise ManifestError(f"{folder} holds no images", expected=", ".join(suffixes), next_step="check the path")
     return files
 
 

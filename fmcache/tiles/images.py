@@ -3,31 +3,49 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import shapely
 from PIL import Image, UnidentifiedImageError
 
 from fmcache.errors import ManifestError, TileError
 from fmcache.identity import sha256_file
-from fmcache.manifest import IGNORE, AnyDataset, DemoDataset, FolderDataset, Label, TileEntry
+from fmcache.manifest import IGNORE, AnyDataset, DemoDataset, FolderDataset, GeojsonDataset, Label, TileEntry
+from fmcache.tiles.annotations import rasterise, read_annotations
 from fmcache.tiles.demo import draw_tile
 
 Pixels = npt.NDArray[np.uint8]
 ORIENTATION = 0x0112  # EXIF tag
+MPP_TOLERANCE = 0.02  # scanners differ by more from one to the next
 
 
 class Tile(NamedTuple):
-    """A tile: image (y, x, colour) uint8 RGB, mask (y, x) uint8 label ids with 255 = ignore, and the sha256 of both."""
+    """A tile: image (y, x, colour) uint8 RGB, mask (y, x) uint8 label ids with 255 = ignore, and the sha256 of both.
+
+    `overlap` and `notes` are those of annotated regions, see `Drawn`.
+    """
 
     id: str
     image: Pixels
     mask: Pixels
     image_sha256: str
     mask_sha256: str
+    overlap: float = 0.0
+    notes: tuple[tuple[str, int], ...] = ()
+
+
+class Drawn(NamedTuple):
+    """A mask, (y, x) uint8 label ids with 255 = ignore; of annotated regions also the share of pixels that two or more
+    labels cover, and what was mended or left out, with its count."""
+
+    mask: Pixels
+    overlap: float = 0.0
+    notes: tuple[tuple[str, int], ...] = ()
 
 
 def read_tile(dataset: AnyDataset, entry: TileEntry, folder: Path) -> Tile:
@@ -53,7 +71,7 @@ def read_tile(dataset: AnyDataset, entry: TileEntry, folder: Path) -> Tile:
     for path, listed in ((image_path, entry.image_sha256), (mask_path, entry.mask_sha256)):
         _check_file(entry.id, path, listed)
     image = read_image(image_path)
-    mask = to_label_ids(read_raw_mask(mask_path), dataset, mask_path)
+    mask, overlap, notes = read_mask(mask_path, dataset, image)
     if image.shape[:2] != mask.shape:
         raise TileError(
             f"tile {entry.id!r}: image and mask differ in size",
@@ -61,7 +79,53 @@ def read_tile(dataset: AnyDataset, entry: TileEntry, folder: Path) -> Tile:
             found=f"{mask.shape[1]} x {mask.shape[0]} px in {mask_path}",
             next_step="export the mask again at the size of the image",
         )
-    return Tile(entry.id, image, mask, entry.image_sha256, entry.mask_sha256)
+    return Tile(entry.id, image, mask, entry.image_sha256, entry.mask_sha256, overlap, notes)
+
+
+def read_mask(path: Path, dataset: FolderDataset | GeojsonDataset, image: Pixels) -> Drawn:
+    """Return the label ids of a mask file: of its pixels, or of its regions drawn at the size of `image`.
+
+    Raises
+    ------
+    TileError
+        When the file cannot be read, holds a value or class no label has, or has all its regions beside `image`.
+    """
+    if isinstance(dataset, FolderDataset):
+        return Drawn(to_label_ids(read_raw_mask(path), dataset, path))
+    height, width = image.shape[:2]
+    notes: Counter[str] = Counter()
+    annotations = read_annotations(path, notes)
+    if annotations and not any(a.geometry.intersects(shapely.box(0, 0, width, height)) for a in annotations):
+        raise TileError(
+            f"{path}: no region lies on the image",
+            expected=f"coordinates in pixels of the image, 0 to {width} and 0 to {height}",
+            found=f"{len(annotations)} regions, the first from {annotations[0].geometry.bounds[:2]} on",
+            next_step="export the annotations from this very image",
+        )
+    fill = IGNORE if dataset.fill == "ignore" else dataset.label_names.index(dataset.fill)
+    try:
+        drawn = rasterise(annotations, dataset.classes(), (width, height), order=dataset.order, fill=fill)
+    except TileError as error:
+        raise TileError(
+            f"{path}: {error.problem}", expected=error.expected, found=error.found, next_step=error.next_step
+        ) from None
+    return Drawn(drawn.mask, drawn.overlap, tuple(sorted(notes.items())))
+
+
+def check_view_mpp(dataset: AnyDataset, tile: Tile, tile_px: int) -> None:
+    """Raise TileError when a dataset says at what um/px encoders must see it, and `tile_px` gives another."""
+    if isinstance(dataset, DemoDataset) or not (dataset.view_mpp and dataset.mpp):
+        return
+    side_px = max(tile.mask.shape)
+    seen, wanted = dataset.mpp * side_px / tile_px, dataset.view_mpp
+    if abs(seen / wanted - 1) > MPP_TOLERANCE:
+        raise TileError(
+            f"tile {tile.id!r}: {side_px} px of {dataset.mpp:g} um, resized to {tile_px} px, give another um/px",
+            expected=f"view_mpp: {wanted:g}",
+            found=f"{seen:.3g} um/px",
+            next_step=f"set tile_px: {round(side_px * dataset.mpp / wanted)} in the recipe, or cut tiles of "
+            f"{round(tile_px * wanted / dataset.mpp)} px",
+        )
 
 
 def resize_tile(tile: Tile, tile_px: int) -> Tile:

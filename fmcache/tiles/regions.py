@@ -12,7 +12,7 @@ import shapely
 from fmcache.errors import SpecError
 from fmcache.manifest import IGNORE, Label
 from fmcache.tiles.annotations import Annotation, Mask, rasterise
-from fmcache.tiles.folder import PALETTE
+from fmcache.tiles.folder import parse_classes, parse_labels, parse_order
 from fmcache.tiles.slides import Grid
 
 IGNORED = "ignore"
@@ -36,10 +36,8 @@ def parse_rules(labels: str, order: str, fill: str, ignore: str, skip: str) -> R
 
     Parameters
     ----------
-    labels
-        ``name=Class|Class|#rrggbb,...``; a name alone is also its class.
-    order
-        Label names from lowest to highest, joined by commas, ``ignore`` among them if need be; empty: file order.
+    labels, order
+        As `parse_labels` and `parse_order` read them.
     fill
         A label, or ``ignore``, for pixels under no region.
     ignore, skip
@@ -48,48 +46,23 @@ def parse_rules(labels: str, order: str, fill: str, ignore: str, skip: str) -> R
     Raises
     ------
     SpecError
-        When a label has no name, a class means two things, or order or fill name no label.
+        When a label or class means two things, or order or fill name no label.
     """
-    classes: dict[str, list[str]] = {}
-    found = []
-    for i, part in enumerate(labels.split(",")):
-        name, _, text = (piece.strip() for piece in part.partition("="))
-        words = _words(text)
-        colour = next((word.lower() for word in words if word.startswith("#")), PALETTE[i % len(PALETTE)])
-        if not name or name in classes or name == IGNORED:
-            raise SpecError(
-                f"--labels {labels!r}: {f'{name!r} cannot be a label here' if name else 'a label has no name'}",
-                expected="names that differ, such as 'tumour=Tumor,stroma=Stroma|Fibrous tissue'",
-            )
-        classes[name] = [word for word in words if not word.startswith("#")] or [name]
-        try:
-            found.append(Label(name, colour, (i,)))
-        except ValueError as reason:
-            raise SpecError(f"--labels {labels!r}: {reason}") from None
-    values = {name: i for i, name in enumerate(classes)} | {IGNORED: IGNORE}
-    classes[IGNORED] = _words(ignore)
-    listed = [word for words in (*classes.values(), _words(skip)) for word in words]
-    if twice := next((word for word in listed if listed.count(word) > 1), ""):
-        raise SpecError(f"class {twice!r} means two things", next_step="name it once in --labels, --ignore and --skip")
-    if fill not in values:
-        raise SpecError(f"--fill {fill!r} is no label", expected=", ".join(values))
-    ids = {word: values[name] for name, words in classes.items() for word in words}
-    return Rules(tuple(found), ids, frozenset(_words(skip)), _order(order, classes), values[fill])
-
-
-def _order(order: str, classes: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    if not order:
-        return ()
-    names = [name.strip() for name in order.split(",")]
-    if IGNORED not in names:
-        names.append(IGNORED)  # what has no truth lies over everything, unless said otherwise
-    if sorted(names) != sorted(classes):
-        raise SpecError(
-            f"--order {order!r} does not name every label once",
-            expected=f"all of {', '.join(name for name in classes if name != IGNORED)}, from lowest to highest",
-            next_step="name them all: later labels lie over earlier ones",
-        )
-    return tuple(word for name in names for word in classes[name])
+    drawn, ignored, skipped = parse_labels(labels, regions=True), parse_classes(ignore), parse_classes(skip)
+    names = [label.name for label in drawn]
+    classes = [str(value) for label in drawn for value in label.values or (label.name,)]
+    for twice in (name for group in (names, [*classes, *ignored, *skipped]) for name in group if group.count(name) > 1):
+        raise SpecError(f"{twice!r} means two things", next_step="name it once in --labels, --ignore and --skip")
+    if fill not in (*names, IGNORED):
+        raise SpecError(f"--fill {fill!r} is no label", expected=", ".join([*names, IGNORED]))
+    ids = {str(value): i for i, label in enumerate(drawn) for value in label.values or (label.name,)}
+    return Rules(
+        tuple(Label(label.name, label.colour, (i,)) for i, label in enumerate(drawn)),
+        ids | dict.fromkeys(ignored, IGNORE),
+        frozenset(skipped),
+        parse_order(order, drawn, ignored),
+        IGNORE if fill == IGNORED else names.index(fill),
+    )
 
 
 class Regions:
@@ -120,7 +93,3 @@ class Regions:
         window = shapely.box(*origin, origin[0] + size[0] / scale, origin[1] + size[1] / scale)
         near = [self._kept[i] for i in sorted(self._tree.query(window).tolist())]  # file order stays
         return rasterise(near, self._rules.ids, size, order=self._rules.order, origin=origin, scale=scale, fill=fill)
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split("|") if word.strip()]
