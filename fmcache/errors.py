@@ -7,6 +7,7 @@
     ├── SpecError          (ValueError)          mend the recipe, card or flag
     ├── TileError          (ValueError)          mend an image or a mask
     ├── ExtraMissing       (ImportError)         install an optional extra
+    ├── DataUnavailable    (RuntimeError)        try again, or put the file in place yourself
     ├── EncoderUnavailable (RuntimeError)        get access, pass a file, choose another encoder
     ├── WeightsMismatch    (ValueError)          these weights are not of this encoder
     ├── TokensOverflow     (ArithmeticError)     store tokens in a wider type
@@ -74,6 +75,10 @@ class TileError(FmcacheError, ValueError):
 
 class ExtraMissing(FmcacheError, ImportError):
     """A package that only some commands need is not installed."""
+
+
+class DataUnavailable(FmcacheError, RuntimeError):
+    """A file of a dataset cannot be had from where it should lie."""
 
 
 class EncoderUnavailable(FmcacheError, RuntimeError):

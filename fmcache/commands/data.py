@@ -1,4 +1,4 @@
-"""fmcache data: list, check and show tiles."""
+"""fmcache data: list, fetch, check and show tiles."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import typer
 from fmcache.commands.options import DEFAULT_MANIFEST, DEFAULT_WORK, ManifestFile, Work, read_listed, say, show
 
 GroupBy = Literal["slide", "tile"]
-app = typer.Typer(no_args_is_help=True, help="Datasets: add, check and show tiles.\n\nExample: fmcache data check")
+app = typer.Typer(
+    no_args_is_help=True, help="Datasets: add, cut, fetch, check and show tiles.\n\nExample: fmcache data check"
+)
 
 
 @app.command("add")
@@ -92,6 +94,24 @@ def data_cut(
     say(cut(manifest, name, wanted, replace, say))
 
 
+@app.command("fetch")
+def data_fetch(
+    name: Annotated[str, typer.Argument(help="A dataset of the manifest that has `fetch:`.")],
+    into: Annotated[Path | None, typer.Option(help="Folder for the files; default: the dataset's root.")] = None,
+    source: Annotated[str, typer.Option("--from", help="URL of a mirror, in place of the manifest's.")] = "",
+    manifest: ManifestFile = DEFAULT_MANIFEST,
+) -> None:
+    """Download a public dataset, or list the files of a private one, and write its tiles and splits to a lock file.
+
+    What was fetched is not fetched again; a broken download goes on where it stopped; checksums are held to.
+
+    Example: fmcache data fetch puma
+    """
+    from fmcache.stages.fetch import fetch
+
+    say(fetch(read_listed(manifest), name, into, source))
+
+
 @app.command("check")
 def data_check(
     dataset: Annotated[list[str] | None, typer.Argument(help="Datasets; without one, all.")] = None,
@@ -109,6 +129,8 @@ def data_check(
         result = check(listed, name)
         show(result.table())
         problems += len(result.problems)
+    for name in () if dataset else listed.unfetched:
+        say(f"{name}: not here yet; fmcache data fetch {name}")
     if problems:
         raise typer.Exit(1)
 

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fmcache.errors import TileError
 from fmcache.identity import sha256_file
 from fmcache.manifest import IGNORE, AnyDataset, FolderDataset, GeojsonDataset, TileEntry
-from fmcache.tiles.annotations import MENDED, listed
+from fmcache.tiles.annotations import MENDED, class_counts, listed, read_annotations
 from fmcache.tiles.folder import Pair
 from fmcache.tiles.images import Tile, read_image, read_mask
 
@@ -38,6 +39,8 @@ def list_tiles(
     TileError
         When a file cannot be read, or a mask holds a value or class that no label has.
     """
+    if isinstance(dataset, GeojsonDataset):
+        _refuse_unknown_classes(dataset, pairs)
     entries = []
     pixels = np.zeros((len(pairs), len(dataset.labels)), dtype=np.int64)
     for i, (pair, group) in enumerate(zip(pairs, groups, strict=True)):
@@ -49,6 +52,21 @@ def list_tiles(
     return Listing(tuple(entries), pixels)
 
 
+def _refuse_unknown_classes(dataset: GeojsonDataset, pairs: Sequence[Pair]) -> None:
+    """Refuse classes that no label has, naming those of all files: a list that grows file by file helps nobody."""
+    counts: Counter[str] = Counter()
+    for pair in pairs:
+        counts += class_counts(read_annotations(pair.mask))
+    known = dataset.classes()
+    if unknown := {name: n for name, n in counts.items() if name not in known}:
+        raise TileError(
+            f"{pairs[0].mask.parent}: annotations of classes that no label has: {listed(unknown)}",
+            expected=", ".join(known),
+            found=listed(counts),
+            next_step="add them to a label or ignore them (fmcache data add --labels, --ignore; values, ignore_values)",
+        )
+
+
 def region_notes(dataset: AnyDataset, tiles: Sequence[Tile]) -> list[str]:
     """Return what is worth knowing of annotated regions: how far labels overlap, what was mended or left out."""
     notes = []
@@ -56,10 +74,11 @@ def region_notes(dataset: AnyDataset, tiles: Sequence[Tile]) -> list[str]:
     if overlapping:
         most = max(overlapping, key=lambda tile: tile.overlap)
         ordered = isinstance(dataset, GeojsonDataset) and dataset.order
+        winner = "the order in the manifest decides" if ordered else "the later in the file wins"
         notes.append(
             f"regions of different labels overlap in {len(overlapping)} of {len(tiles)} tiles, in "
             f"{sum(tile.overlap for tile in tiles) / len(tiles):.2%} of all pixels, at most in {most.overlap:.2%} "
-            f"(tile {most.id}); there, {'the order of the manifest decides' if ordered else 'the later in the file wins'}"
+            f"(tile {most.id}); {winner}"
         )
     found: Counter[str] = Counter()
     for tile in tiles:

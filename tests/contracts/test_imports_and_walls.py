@@ -32,6 +32,8 @@ MAY = {
     "stages.cut": GROUND | {"tiles", "stages"},
     "stages.cut_plan": GROUND | {"tiles", "stages.progress"},
     "stages.data": GROUND | {"tiles", "stages"},
+    "stages.fetch": GROUND | {"tiles", "stages"},
+    "stages.download": GROUND | {"stages.progress"},
     "stages.runners": set(),
     "stages.progress": set(),
     "stages.flags": {"errors"},
@@ -81,8 +83,8 @@ def loaded_after(code):
     )
 
 
-HEAVY = {"torch", "timm", "zarr", "numcodecs", "polars", "numpy", "dask", "distributed", "matplotlib", "PIL", "cv2",
-         "shapely", "rasterio", "openslide"}  # fmt: skip
+HEAVY = {"torch", "timm", "zarr", "numcodecs", "polars", "numpy", "dask", "distributed", "matplotlib", "PIL", "cv2"}
+HEAVY |= {"shapely", "rasterio", "requests", "openslide"}
 
 
 def test_help_loads_the_ground_floor_and_typer_only():
