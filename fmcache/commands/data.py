@@ -19,13 +19,20 @@ app = typer.Typer(
 def data_add(
     name: Annotated[str, typer.Argument(help="Name of the new dataset.")],
     images: Annotated[Path, typer.Option(help="Folder of images (PNG, TIFF, JPEG).")],
-    masks: Annotated[Path, typer.Option(help="Folder of masks (or of QuPath GeoJSON) of the same names.")],
+    masks: Annotated[
+        str,
+        typer.Option(
+            help="Folder of masks (or of QuPath GeoJSON) of the same names; or one of black and white masks for each "
+            "label: 'tumour=DIR,stroma=DIR/*_stroma.png'."
+        ),
+    ],
     labels: Annotated[
         str,
         typer.Option(
-            help="Labels and mask values: 'other=0,tumour=1|2', 'tumour=#ff0000,...', or classes: 'tumour=Tumor|...'."
+            help="Labels and mask values: 'other=0,tumour=1|2', 'tumour=#ff0000,...', 'nucleus=1-' (every instance), "
+            "or classes: 'tumour=Tumor|...'."
         ),
-    ],
+    ] = "",
     ignore: Annotated[str, typer.Option(help="Mask values or classes without truth, joined with '|'.")] = "255",
     mpp: Annotated[float | None, typer.Option(help="um per pixel of the images.")] = None,
     groups: Annotated[
@@ -34,9 +41,10 @@ def data_add(
     split: Annotated[str, typer.Option(help="Tiles to train/validate/test.")] = "15/5/10",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
     order: Annotated[
-        str, typer.Option(help="GeoJSON: labels or classes, lowest first, where they overlap; '': as in the file.")
+        str, typer.Option(help="Where regions or masks of labels overlap: labels, lowest first; '': as they come.")
     ] = "",
-    fill: Annotated[str, typer.Option(help="GeoJSON: the label of pixels in no region.")] = "ignore",
+    fill: Annotated[str, typer.Option(help="The label of pixels in no region, or in no label's mask.")] = "ignore",
+    merge_into: Annotated[Path | None, typer.Option(help="Folder for label images merged of masks per label.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a dataset of this name.")] = False,
     manifest: ManifestFile = DEFAULT_MANIFEST,
 ) -> None:
@@ -46,7 +54,17 @@ def data_add(
     """
     from fmcache.stages.data import add
 
-    say(add(manifest, name, images, masks, labels, ignore, mpp, groups, split, seed, replace, order, fill))
+    folder = Path(masks)
+    if "=" in masks:
+        from fmcache.errors import SpecError
+        from fmcache.stages.merge import merge_masks
+
+        if labels:
+            raise SpecError("--masks names the labels here", found=f"--labels {labels}", next_step="leave out --labels")
+        labels, note = merge_masks(images, masks, merge_into, order, fill, replace)
+        say(note)
+        folder, ignore, order, fill = merge_into or folder, "255", "", "ignore"
+    say(add(manifest, name, images, folder, labels, ignore, mpp, groups, split, seed, replace, order, fill))
 
 
 @app.command("cut")

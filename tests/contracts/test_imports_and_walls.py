@@ -31,6 +31,7 @@ MAY = {
     "stages.report": GROUND | {"scores", "report"},
     "stages.cut": GROUND | {"tiles", "stages"},
     "stages.cut_plan": GROUND | {"tiles", "stages.progress"},
+    "stages.merge": GROUND | {"tiles", "stages.progress"},
     "stages.data": GROUND | {"tiles", "stages"},
     "stages.fetch": GROUND | {"tiles", "stages"},
     "stages.download": GROUND | {"stages.progress"},
