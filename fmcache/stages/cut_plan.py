@@ -15,12 +15,14 @@ from fmcache.errors import SpecError, TileError
 from fmcache.identity import sha256_file
 from fmcache.manifest import IGNORE
 from fmcache.stages.progress import progress
-from fmcache.tiles.annotations import class_counts, listed, read_annotations
+from fmcache.tiles.annotations import Annotation, class_counts, listed, read_annotations
 from fmcache.tiles.choose import choose_even, deal_groups
 from fmcache.tiles.folder import Pair, group_of
 from fmcache.tiles.regions import IGNORED, Regions, Rules
 from fmcache.tiles.slides import Grid, Slide, describe, plan_grid
 from fmcache.tiles.splits import balanced_split
+
+EDGE_PX = 2  # hands and rounding reach this far beyond an edge
 
 
 class Wanted(NamedTuple):
@@ -79,6 +81,12 @@ def find_sources(wanted: Wanted, rules: Rules, say: Callable[[str], None]) -> li
     pairs = _pairs(wanted)
     for (name, path, drawn), group in zip(pairs, group_of(wanted.groups, pairs), strict=True):
         slide = describe(path, wanted.mpp_of_slide)
+        if twin := next((source.name for source in sources if source.slide.key == slide.key), ""):
+            raise SpecError(
+                f"{path} is the same slide as {twin}",
+                found="the same quick hash",
+                next_step="leave one out, or the same tissue may be trained on and tested on",
+            )
         grid = plan_grid(slide.size, slide.mpp, slide.downsamples, wanted.mpp, wanted.tile_px)
         if grid.window_px < grid.tile_px:
             say(
@@ -89,6 +97,7 @@ def find_sources(wanted: Wanted, rules: Rules, say: Callable[[str], None]) -> li
         annotations = read_annotations(drawn, notes)
         if notes:
             say(f"note: {drawn}: {listed(notes)}")
+        _check_place(drawn, annotations, slide, say)
         found += class_counts(annotations)
         sources.append(Source(name, slide, group or name, grid, Regions(annotations, rules), sha256_file(drawn)))
     unknown = Counter({c: n for c, n in found.items() if c not in rules.ids and c not in rules.skip})
@@ -100,6 +109,25 @@ def find_sources(wanted: Wanted, rules: Rules, say: Callable[[str], None]) -> li
             next_step="add them to a label in --labels, to --ignore (no truth there) or to --skip (as if not drawn)",
         )
     return sources
+
+
+def _check_place(path: Path, annotations: Sequence[Annotation], slide: Slide, say: Callable[[str], None]) -> None:
+    """Refuse annotations that all lie beside the slide, and tell of some: they are another image's, or of its scale."""
+    edges = np.array([annotation.geometry.bounds for annotation in annotations]).reshape(-1, 4)
+    width, height = slide.size
+    beside = (edges[:, 0] >= width) | (edges[:, 1] >= height) | (edges[:, 2] <= 0) | (edges[:, 3] <= 0)
+    beyond = (edges[:, :2] < -EDGE_PX).any(axis=1) | (edges[:, 2] > width + EDGE_PX) | (edges[:, 3] > height + EDGE_PX)
+    size = f"{slide.name} has {width} x {height} px"
+    if beside.all():
+        raise TileError(
+            f"{path}: no annotation lies on the slide",
+            expected=f"regions in pixels of the slide at its full size; {size}",
+            found=f"{len(annotations)} regions"
+            + (f", the first from {edges[0, :2].tolist()} on" if len(edges) else ""),
+            next_step="export the annotations from this very slide",
+        )
+    if beyond.any():
+        say(f"note: {path}: {beyond.sum()} of {len(annotations)} regions reach beyond the slide ({size})")
 
 
 def _pairs(wanted: Wanted) -> list[Pair]:
@@ -137,14 +165,13 @@ def _pairs(wanted: Wanted) -> list[Pair]:
 def find_annotated(sources: Sequence[Source], rules: Rules, min_share: float) -> tuple[list[Spot], int]:
     """Return the tiles of which at least `min_share` carries a label, and how many tiles the grids have."""
     spots, cells, bare = [], 0, len(rules.labels)
-    with progress("looking for annotated tiles", len(sources), "slides") as tick:
+    with progress("looking for annotated tiles", sum(s.grid.rows for s in sources), "rows") as tick:
         for i, source in enumerate(sources):
-            shares = source.regions.counts(source.grid)
+            shares = source.regions.counts(source.grid, tick)
             cells += shares.shape[0] * shares.shape[1]
             enough = shares[..., :bare].sum(axis=-1) >= max(min_share, 1e-9)
             for row, column in np.argwhere(enough).tolist():
                 spots.append(Spot(i, column, row, shares[row, column]))
-            tick(1)
     return spots, cells
 
 

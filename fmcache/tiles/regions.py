@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -77,8 +77,11 @@ class Regions:
         """Return the mask of a tile, (y, x) uint8 label ids, and the share of pixels that several labels cover."""
         return self._drawn(grid.corner(column, row), (grid.tile_px, grid.tile_px), grid.scale, self._rules.fill)
 
-    def counts(self, grid: Grid) -> npt.NDArray[np.float64]:
-        """Return (row, column, label + 2) shares of each tile: every label, unannotated, ignored; row by row."""
+    def counts(self, grid: Grid, tick: Callable[[int], None]) -> npt.NDArray[np.float64]:
+        """Return (row, column, label + 2) shares of each tile: every label, unannotated, ignored.
+
+        One row of tiles is drawn at a time; `tick` is called with 1 for each.
+        """
         sample = min(SAMPLE_PX, grid.tile_px)
         values = [*range(len(self._rules.labels)), BARE, IGNORE]
         shares = np.zeros((grid.rows, grid.columns, len(values)))
@@ -87,6 +90,7 @@ class Regions:
             mask = self._drawn(origin, size, sample / grid.step_px, BARE).mask
             tiles = mask.reshape(sample, grid.columns, sample)
             shares[row] = np.stack([(tiles == value).mean(axis=(0, 2)) for value in values], axis=-1)
+            tick(1)
         return shares
 
     def _drawn(self, origin: tuple[float, float], size: tuple[int, int], scale: float, fill: int) -> Mask:

@@ -80,7 +80,7 @@ def describe(path: Path, mpp: float | None = None) -> Slide:
     with opened(path) as handle:
         properties = dict(handle.properties)
         origin, size = picture_frame(properties, handle.dimensions)
-        key = properties.get("openslide.quickhash-1", "") or f"{path.stat().st_size} bytes"
+        key = properties.get("openslide.quickhash-1", "") or f"{path.name}, {path.stat().st_size} bytes"
         stated = stated_mpp(path, properties) if mpp is None else mpp
         return Slide(path, path.stem, origin, size, stated, tuple(handle.level_downsamples), key)
 

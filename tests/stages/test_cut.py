@@ -204,8 +204,28 @@ def test_mistakes_in_naming_are_answered(slides):
         do(slides, split="4/2")
 
 
+def test_one_slide_under_two_names_is_found(slides):
+    twin = slides[0].with_name("twin.tif")
+    twin.write_bytes(slides[0].read_bytes())
+    (twin.parent / "geojson" / "twin.geojson").write_bytes((twin.parent / "geojson" / "p0_s0.geojson").read_bytes())
+    with pytest.raises(SpecError, match=r"twin.tif is the same slide as p0_s0"):
+        do([*slides, twin])
+
+
 def test_a_full_disk_is_foretold(slides, monkeypatch):
     monkeypatch.setattr(stage.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     with pytest.raises(NoRoom, match="too small for 8 tiles"):
         do(slides)
     assert not (slides[0].parent / "tiles" / "images").exists()
+
+
+def test_annotations_of_another_image_are_refused_and_those_reaching_beyond_the_slide_told(slides):
+    path = slides[0].parent / "geojson" / "p0_s0.geojson"
+    document = json.loads(path.read_text())
+    beyond = {**document, "features": [*document["features"], feature("Tumor", 300, 0, 900, 9)]}
+    path.write_text(json.dumps(beyond))
+    _, said = do(slides)
+    assert "1 of 3 regions reach beyond the slide (p0_s0 has 320 x 256 px)" in said[0]
+    path.write_text(json.dumps({**document, "features": [feature("Tumor", 400, 0, 900, 9)]}))
+    with pytest.raises(TileError, match="no annotation lies on the slide"):
+        do(slides, name="other")

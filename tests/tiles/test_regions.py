@@ -56,7 +56,9 @@ def test_shares_of_every_tile_are_counted_on_the_grid_of_the_slide():
         ],
         rules_of(skip="ROI", ignore="Ink"),
     )
-    shares = regions.counts(plan_grid((200, 130), 0.5, (1.0,), 0.5, 64))
+    rows = []
+    shares = regions.counts(plan_grid((200, 130), 0.5, (1.0,), 0.5, 64), rows.append)
+    assert rows == [1, 1]
     assert shares.shape == (2, 3, 4)
     assert shares[0].tolist() == [[1, 0, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 1, 0]]
     assert shares[1].tolist() == [[0, 0, 0.5, 0.5], [0, 0, 1, 0], [0, 0, 1, 0]]
@@ -69,7 +71,7 @@ def test_counts_agree_with_whole_masks_at_another_scale():
     drawn = [box(("Tumor", "Stroma")[i % 2], x, y, x + 150, y + 90) for i, (x, y) in enumerate(corners.tolist())]
     regions = Regions(drawn, rules_of())
     grid = plan_grid((1000, 800), 0.25, (1.0, 4.0), 0.44, 128)
-    shares = regions.counts(grid)
+    shares = regions.counts(grid, lambda n: None)
     for column in range(grid.columns):
         for row in range(grid.rows):
             mask = regions.mask(grid, column, row).mask
