@@ -6,6 +6,7 @@
     ├── ManifestError      (ValueError)          mend data_manifest.yaml
     ├── SpecError          (ValueError)          mend the recipe, card or flag
     ├── TileError          (ValueError)          mend an image or a mask
+    ├── ExtraMissing       (ImportError)         install an optional extra
     ├── DataUnavailable    (RuntimeError)        try again, or put the file in place yourself
     ├── EncoderUnavailable (RuntimeError)        get access, pass a file, choose another encoder
     ├── WeightsMismatch    (ValueError)          these weights are not of this encoder
@@ -70,6 +71,10 @@ class SpecError(FmcacheError, ValueError):
 
 class TileError(FmcacheError, ValueError):
     """An image or a mask cannot be read or does not fit its label map."""
+
+
+class ExtraMissing(FmcacheError, ImportError):
+    """A package that only some commands need is not installed."""
 
 
 class DataUnavailable(FmcacheError, RuntimeError):

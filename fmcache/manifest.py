@@ -8,6 +8,7 @@ can read the manifest on a machine that has no images.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from pathlib import Path
@@ -22,19 +23,22 @@ IGNORE = 255
 """Label id of pixels that are neither trained on nor scored."""
 
 FORMAT = 1
+MASK_MAX = 2**31 - 1
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
+_RANGE = re.compile(r"([0-9]+)-([0-9]*)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Label(Frozen, frozen=True):
     """A label: its name, display colour (``#rrggbb``) and the mask values that mean it.
 
-    `values` are grey or palette indices (0..255), or ``#rrggbb`` colours of an RGB mask; for annotated regions they are
-    names of classes, and the label's own name when there are none.
+    `values` are grey values or palette indices, ranges of them (``1-``: every instance of an instance mask), or
+    ``#rrggbb`` colours of an RGB mask; for annotated regions they are names of classes, and the label's own name when
+    there are none.
     """
 
     name: str
@@ -333,6 +337,8 @@ class Manifest:
         values += dataset.ignore_values if isinstance(dataset, FileDataset) else ()
         if twice := _repeated(values):
             raise refuse(("labels",), f"mask value {twice!r} means two things", "list each mask value once")
+        if not isinstance(dataset, GeojsonDataset) and (both := _overlapping(values)):
+            raise refuse(("labels",), f"mask values {both} overlap", "list each mask value once")
 
     def _check_tiles(self, name: str, dataset: AnyDataset) -> None:
         ids = [tile.id for tile in dataset.tiles]
@@ -379,12 +385,36 @@ class Manifest:
 
 
 def check_mask_values(values: tuple[int | str, ...]) -> None:
-    """Raise ValueError unless every mask value is 0..255 or ``#rrggbb``."""
+    """Raise ValueError unless every mask value is a number, a range or ``#rrggbb``."""
     for value in values:
-        if isinstance(value, int) and not 0 <= value <= 255:
-            raise ValueError(f"mask value {value}: expected 0 to 255 or '#rrggbb'")
-        if isinstance(value, str) and not _COLOUR.fullmatch(value):
-            raise ValueError(f"mask value {value!r}: expected 0 to 255 or '#rrggbb'")
+        mask_span(value)
+
+
+def mask_span(value: int | str) -> tuple[int, int]:
+    """Return the first and last packed value that a mask value means.
+
+    Numbers (0 to 2147483647) are packed as they are; ``5-9`` and ``1-`` (to the end) are ranges, for masks that number
+    instances; ``#rrggbb`` is packed as -1 less its number, so that grey and colour never meet.
+
+    Raises
+    ------
+    ValueError
+        When it is none of these.
+    """
+    if isinstance(value, str) and _COLOUR.fullmatch(value):
+        return (-1 - int(value[1:], 16),) * 2
+    found = _RANGE.fullmatch(value if isinstance(value, str) else f"{value}-{value}")
+    low, high = (int(found[1]), int(found[2] or MASK_MAX)) if found else (1, 0)
+    if not low <= high <= MASK_MAX:
+        raise ValueError(f"mask value {value!r}: expected a number such as 3, a range such as 1- or 5-9, or '#rrggbb'")
+    return low, high
+
+
+def _overlapping(values: list[int | str]) -> str:
+    """Return two mask values that have a pixel value in common, or nothing."""
+    spans = sorted((*mask_span(value), str(value)) for value in values)
+    pairs = itertools.pairwise(spans)
+    return next((f"{one} and {two}" for (_, last, one), (first, _, two) in pairs if first <= last), "")
 
 
 def _repeated(values: list[int | str] | list[str] | tuple[str, ...]) -> int | str | None:

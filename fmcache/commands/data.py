@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from fmcache.commands.options import DEFAULT_MANIFEST, DEFAULT_WORK, ManifestFile, Work, read_listed, say, show
 
+GroupBy = Literal["slide", "tile"]
 app = typer.Typer(
-    no_args_is_help=True, help="Datasets: add, fetch, check and show tiles.\n\nExample: fmcache data check"
+    no_args_is_help=True, help="Datasets: add, cut, fetch, check and show tiles.\n\nExample: fmcache data check"
 )
 
 
@@ -18,13 +19,20 @@ app = typer.Typer(
 def data_add(
     name: Annotated[str, typer.Argument(help="Name of the new dataset.")],
     images: Annotated[Path, typer.Option(help="Folder of images (PNG, TIFF, JPEG).")],
-    masks: Annotated[Path, typer.Option(help="Folder of masks (or of QuPath GeoJSON) of the same names.")],
+    masks: Annotated[
+        str,
+        typer.Option(
+            help="Folder of masks (or of QuPath GeoJSON) of the same names; or one of black and white masks for each "
+            "label: 'tumour=DIR,stroma=DIR/*_stroma.png'."
+        ),
+    ],
     labels: Annotated[
         str,
         typer.Option(
-            help="Labels and mask values: 'other=0,tumour=1|2', 'tumour=#ff0000,...', or classes: 'tumour=Tumor|...'."
+            help="Labels and mask values: 'other=0,tumour=1|2', 'tumour=#ff0000,...', 'nucleus=1-' (every instance), "
+            "or classes: 'tumour=Tumor|...'."
         ),
-    ],
+    ] = "",
     ignore: Annotated[str, typer.Option(help="Mask values or classes without truth, joined with '|'.")] = "255",
     mpp: Annotated[float | None, typer.Option(help="um per pixel of the images.")] = None,
     groups: Annotated[
@@ -33,9 +41,10 @@ def data_add(
     split: Annotated[str, typer.Option(help="Tiles to train/validate/test.")] = "15/5/10",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
     order: Annotated[
-        str, typer.Option(help="GeoJSON: labels or classes, lowest first, where they overlap; '': as in the file.")
+        str, typer.Option(help="Where regions or masks of labels overlap: labels, lowest first; '': as they come.")
     ] = "",
-    fill: Annotated[str, typer.Option(help="GeoJSON: the label of pixels in no region.")] = "ignore",
+    fill: Annotated[str, typer.Option(help="The label of pixels in no region, or in no label's mask.")] = "ignore",
+    merge_into: Annotated[Path | None, typer.Option(help="Folder for label images merged of masks per label.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a dataset of this name.")] = False,
     manifest: ManifestFile = DEFAULT_MANIFEST,
 ) -> None:
@@ -45,7 +54,62 @@ def data_add(
     """
     from fmcache.stages.data import add
 
-    say(add(manifest, name, images, masks, labels, ignore, mpp, groups, split, seed, replace, order, fill))
+    folder = Path(masks)
+    if "=" in masks:
+        from fmcache.errors import SpecError
+        from fmcache.stages.merge import merge_masks
+
+        if labels:
+            raise SpecError("--masks names the labels here", found=f"--labels {labels}", next_step="leave out --labels")
+        labels, note = merge_masks(images, masks, merge_into, order, fill, replace)
+        say(note)
+        folder, ignore, order, fill = merge_into or folder, "255", "", "ignore"
+    say(add(manifest, name, images, folder, labels, ignore, mpp, groups, split, seed, replace, order, fill))
+
+
+@app.command("cut")
+def data_cut(
+    slides: Annotated[list[Path], typer.Argument(help="Whole slides, in any format that OpenSlide reads.")],
+    annotations: Annotated[Path, typer.Option(help="QuPath GeoJSON of the slide, or a folder of SLIDENAME.geojson.")],
+    labels: Annotated[str, typer.Option(help="Labels and their classes: 'tumour=Tumor,stroma=Stroma|Fibrous'.")],
+    into: Annotated[Path, typer.Option(help="Folder for images, masks and positions.csv.")],
+    name: Annotated[str, typer.Option(help="Name of the new dataset.")],
+    mpp: Annotated[float, typer.Option(help="um per pixel of the tiles.")] = 0.44,
+    tile_px: Annotated[int, typer.Option(min=16, help="Edge of a tile in pixels.")] = 512,
+    order: Annotated[
+        str, typer.Option(help="Labels or classes, lowest first, where they overlap; '': as in the file.")
+    ] = "",
+    fill: Annotated[str, typer.Option(help="What unannotated pixels are: a label, or ignore.")] = "ignore",
+    ignore: Annotated[str, typer.Option(help="Classes without truth, joined with '|'.")] = "",
+    skip: Annotated[str, typer.Option(help="Classes to leave out as if not drawn, joined with '|'.")] = "",
+    min_share: Annotated[float, typer.Option(min=0, max=1, help="Least annotated share of a tile.")] = 0.5,
+    tiles: Annotated[int, typer.Option(min=0, help="Tiles to cut; 0: those of the split.")] = 0,
+    split: Annotated[str, typer.Option(help="Tiles to train/validate/test.")] = "15/5/10",
+    groups: Annotated[
+        str, typer.Option(help="Patient of a slide: a regex on its name with one (group), or a CSV tile,group.")
+    ] = "",
+    group_by: Annotated[GroupBy, typer.Option(help="What no split parts: slides (or patients), or tiles.")] = "slide",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
+    mpp_of_slide: Annotated[float | None, typer.Option(help="um/px of slides that state none, or a wrong one.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the dataset, and tiles cut otherwise.")] = False,
+    manifest: ManifestFile = DEFAULT_MANIFEST,
+) -> None:
+    """Cut annotated tiles out of whole slides and list them; needs pip install 'fmcache[wsi]'.
+
+    Tiles lie side by side, none beyond the slide; those annotated enough are chosen so that labels are even, and no
+    slide is in two splits. An interrupted cut goes on where it stopped.
+
+    Example: fmcache data cut a.svs b.svs c.svs --annotations geojson --labels tumour=Tumor,stroma=Stroma --into
+    tiles --name mine
+    """
+    from fmcache.stages.cut import cut
+    from fmcache.stages.cut_plan import Wanted
+
+    wanted = Wanted(
+        slides, annotations, into, mpp, tile_px, labels, order, fill, ignore, skip, min_share, tiles, split, groups,
+        group_by, seed, mpp_of_slide,
+    )  # fmt: skip
+    say(cut(manifest, name, wanted, replace, say))
 
 
 @app.command("fetch")

@@ -109,7 +109,7 @@ def add(
         entries, pixels = list_tiles(rule, pairs, group_of(groups, pairs), root, tick)
     chosen = balanced_split([e.id for e in entries], [e.group for e in entries], pixels, sizes, seed)
     splits = {str(part): [entries[i].id for i in at] for part, at in zip(SPLITS, chosen.members, strict=True)}
-    _write_entry(manifest, name, _entry(rule, list(entries), splits))
+    write_entry(manifest, name, folder_entry(rule, list(entries), splits))
     spare = len(entries) - sum(sizes)
     return (
         f"{manifest}: {name} added, {len(entries)} tiles, split {split}"
@@ -205,9 +205,10 @@ def _rule(
         raise SpecError(f"--fill or --order: {reason}", next_step="correct the flag") from None
 
 
-def _entry(
+def folder_entry(
     rule: FolderDataset | GeojsonDataset, entries: list[TileEntry], splits: dict[str, list[str]]
 ) -> CommentedMap:
+    """Return the manifest's entry of a folder of tiles: `rule` says all but tiles and splits."""
     entry = CommentedMap(format="folder", root=Quoted(rule.root))
     if isinstance(rule, GeojsonDataset):
         entry["format"] = "geojson"
@@ -240,7 +241,8 @@ def _flow_list(values: Any) -> CommentedSeq:
     return sequence
 
 
-def _write_entry(manifest: Path, name: str, entry: CommentedMap) -> None:
+def write_entry(manifest: Path, name: str, entry: CommentedMap) -> None:
+    """Put an entry into a manifest, made when there is none; comments and other entries survive."""
     yaml = YAML()
     yaml.width = 4096  # one line per tile
     yaml.indent(mapping=2, sequence=4, offset=2)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fmcache.errors import ManifestError, SpecError
-from fmcache.manifest import IGNORE, Label, check_mask_values
+from fmcache.manifest import IGNORE, Label, check_mask_values, mask_span
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 REGIONS = (".geojson",)
@@ -36,8 +36,8 @@ def find_pairs(images: Path, masks: Path) -> list[Pair]:
     ManifestError
         When a folder is empty, a name occurs twice, or an image or mask is alone.
     """
-    of_image = _by_stem(images, SUFFIXES, strip=False)
-    of_mask = _by_stem(masks, REGIONS if holds_regions(masks) else SUFFIXES, strip=True)
+    of_image = by_stem(images, SUFFIXES, strip=False)
+    of_mask = by_stem(masks, REGIONS if holds_regions(masks) else SUFFIXES, strip=True)
     if alone := sorted(of_image.keys() ^ of_mask.keys()):
         without_mask, without_image = sorted(of_image.keys() - of_mask.keys()), sorted(of_mask.keys() - of_image.keys())
         raise ManifestError(
@@ -68,7 +68,8 @@ def holds_regions(masks: Path) -> bool:
 def parse_labels(text: str, regions: bool = False) -> tuple[Label, ...]:
     """Return labels from ``name=value|value,name=#rrggbb,...``; without values, a label's position is its value.
 
-    With `regions`, values are names of classes, and the name of a label without any is its class.
+    With `regions`, values are names of classes (a ``#rrggbb`` among them is the label's colour), and the name of a
+    label without any is its class.
 
     Raises
     ------
@@ -79,21 +80,23 @@ def parse_labels(text: str, regions: bool = False) -> tuple[Label, ...]:
     for i, part in enumerate(text.split(",")):
         name, _, values = part.strip().partition("=")
         parsed = parse_classes(values) if regions else parse_values(values)
-        colours = (value for value in parsed if isinstance(value, str) and not regions)
-        colour = next(colours, PALETTE[i % len(PALETTE)])
+        colours = [value for value in parsed if isinstance(value, str) and value.startswith("#")]
+        if regions:
+            parse_values("|".join(colours))
+            parsed = tuple(value for value in parsed if value not in colours)
         if not name:
             raise SpecError(f"--labels {text!r}: a label has no name", expected="such as 'other=0,tumour=1|2'")
-        labels.append(Label(name, colour, parsed))
+        labels.append(Label(name, colours[0].lower() if colours else PALETTE[i % len(PALETTE)], parsed))
     return tuple(labels)
 
 
 def parse_values(text: str) -> tuple[int | str, ...]:
-    """Return mask values from ``0|2`` or ``#ff0000|#00ff00``.
+    """Return mask values from ``0|2``, ``1-`` or ``#ff0000|#00ff00``.
 
     Raises
     ------
     SpecError
-        When one is neither 0..255 nor ``#rrggbb``.
+        When one is no number, range or ``#rrggbb``.
     """
     values = tuple(int(value) if value.isdecimal() else value.lower() for value in text.split("|") if value)
     try:
@@ -132,10 +135,9 @@ def parse_order(text: str, labels: Sequence[Label], ignored: Sequence[str]) -> t
 
 def ignored_values(text: str, labels: Sequence[Label]) -> tuple[int | str, ...]:
     """Return the values to ignore, less those that are a label's (so that the default 255 may be a label)."""
-    used = {value for label in labels for value in label.values}
-    if not used:
-        used = set(range(len(labels)))
-    return tuple(value for value in parse_values(text) if value not in used or value != IGNORE)
+    used = [value for label in labels for value in label.values] or list(range(len(labels)))
+    taken = any(low <= IGNORE <= high for low, high in map(mask_span, used))
+    return tuple(value for value in parse_values(text) if value != IGNORE or not taken)
 
 
 def group_of(groups: str, pairs: Sequence[Pair]) -> list[str]:
@@ -166,7 +168,14 @@ def group_of(groups: str, pairs: Sequence[Pair]) -> list[str]:
     return found
 
 
-def _by_stem(folder: Path, suffixes: Sequence[str], strip: bool) -> dict[str, Path]:
+def by_stem(folder: Path, suffixes: Sequence[str], strip: bool) -> dict[str, Path]:
+    """Return the files of a folder by name, less what marks a mask where `strip` is set.
+
+    Raises
+    ------
+    ManifestError
+        When there is no folder, it holds no such files, or two have the same name.
+    """
     if not folder.is_dir():
         raise ManifestError(f"{folder} is no folder", next_step="check --images and --masks")
     files: dict[str, Path] = {}

@@ -15,11 +15,22 @@ from PIL import Image, UnidentifiedImageError
 
 from fmcache.errors import ManifestError, TileError
 from fmcache.identity import sha256_file
-from fmcache.manifest import IGNORE, AnyDataset, DemoDataset, FolderDataset, GeojsonDataset, Label, TileEntry
+from fmcache.manifest import (
+    IGNORE,
+    AnyDataset,
+    DemoDataset,
+    FolderDataset,
+    GeojsonDataset,
+    Label,
+    TileEntry,
+    mask_span,
+)
 from fmcache.tiles.annotations import rasterise, read_annotations
 from fmcache.tiles.demo import draw_tile
 
 Pixels = npt.NDArray[np.uint8]
+RawMask = npt.NDArray[np.uint8] | npt.NDArray[np.int32]
+UNKNOWN = -1
 ORIENTATION = 0x0112  # EXIF tag
 MPP_TOLERANCE = 0.02  # scanners differ by more from one to the next
 
@@ -173,30 +184,30 @@ def read_image(path: Path) -> Pixels:
         return np.asarray(picture.convert("RGB"), dtype=np.uint8)
 
 
-def read_raw_mask(path: Path) -> Pixels:
-    """Return a mask file as it is: (y, x) uint8 grey values or palette indices, or (y, x, colour) uint8 RGB.
+def read_raw_mask(path: Path) -> RawMask:
+    """Return a mask file as it is: (y, x) grey values or palette indices, int32, or (y, x, colour) uint8 RGB.
 
     Raises
     ------
     TileError
-        When the file is damaged, of a kind that is no mask, or has values above 255.
+        When the file is damaged, of a kind that is no mask, or has values below 0.
     """
     with _opened(path) as picture:
         if picture.mode in ("RGB", "RGBA"):
             return np.asarray(picture.convert("RGB"), dtype=np.uint8)
-        if picture.mode not in ("L", "P", "1", "I;16", "I"):
+        if picture.mode not in ("L", "P", "1", "I;16", "I;16B", "I"):
             raise TileError(
                 f"{path}: a mask of mode {picture.mode} is not read",
-                expected="grey, palette or RGB",
-                next_step="export label ids as an 8-bit PNG",
+                expected="grey (8, 16 or 32 bits), palette or RGB",
+                next_step="export label ids as an 8-bit PNG, numbered instances as a 16-bit one",
             )
-        values = np.asarray(picture)
-    if values.size and values.max() > IGNORE:
-        raise TileError(f"{path}: mask values above 255", found=str(values.max()), next_step="export an 8-bit mask")
-    return values.astype(np.uint8)
+        values = np.asarray(picture).astype(np.int32)
+    if values.size and values.min() < 0:
+        raise TileError(f"{path}: mask values below 0", found=str(values.min()), next_step="export values from 0 on")
+    return values
 
 
-def to_label_ids(raw: Pixels, dataset: FolderDataset, path: Path) -> Pixels:
+def to_label_ids(raw: RawMask, dataset: FolderDataset, path: Path) -> Pixels:
     """Return label ids (y, x) uint8, 255 = ignore, of a raw mask; labels without values mean their position.
 
     Raises
@@ -205,43 +216,41 @@ def to_label_ids(raw: Pixels, dataset: FolderDataset, path: Path) -> Pixels:
         Listing the values that no label has, with their pixel counts.
     """
     keys = pack(raw)
-    meaning = {key_of(value): IGNORE for value in dataset.ignore_values} | mask_keys(dataset.labels)
     values, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
-    unknown = [(int(v), int(n)) for v, n in zip(values, counts, strict=True) if int(v) not in meaning]
-    if unknown:
-        listed = ", ".join(f"{_shown(v)} ({n} px)" for v, n in unknown[:8])
+    table = np.full(len(values), UNKNOWN, dtype=np.int32)
+    meanings = [(value, IGNORE) for value in dataset.ignore_values] + mask_values(dataset.labels)
+    for value, label in meanings:
+        low, high = mask_span(value)
+        table[(values >= low) & (values <= high)] = label
+    if (unknown := np.flatnonzero(table == UNKNOWN)).size:
+        listed = ", ".join(f"{_shown(int(values[i]))} ({counts[i]} px)" for i in unknown[:8])
         raise TileError(
             f"{path}: mask values that no label has",
-            expected=", ".join(_shown(key) for key in meaning),
+            expected=", ".join(str(value) for value, _ in meanings),
             found=listed + (f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""),
-            next_step="add them to a label's values or to ignore_values (fmcache data add --labels, --ignore)",
+            next_step="add them to a label's values or to ignore_values (fmcache data add --labels, --ignore); a mask "
+            "that numbers instances takes a range, such as 'nucleus=1-'",
         )
-    table = np.array([meaning[int(v)] for v in values], dtype=np.uint8)
-    return table[inverse].reshape(keys.shape)
+    return table.astype(np.uint8)[inverse].reshape(keys.shape)
 
 
-def mask_keys(labels: tuple[Label, ...]) -> dict[int, int]:
-    """Return label id by packed mask value (see `pack`)."""
+def mask_values(labels: tuple[Label, ...]) -> list[tuple[int | str, int]]:
+    """Return each mask value with its label id."""
     if not any(label.values for label in labels):
-        return {i: i for i in range(len(labels))}
-    return {key_of(value): i for i, label in enumerate(labels) for value in label.values}
+        return [(i, i) for i in range(len(labels))]
+    return [(value, i) for i, label in enumerate(labels) for value in label.values]
 
 
-def key_of(value: int | str) -> int:
-    """Return the packed form of a mask value: grey values as they are, ``#rrggbb`` above them."""
-    return value if isinstance(value, int) else 0x1000000 + int(value[1:], 16)
-
-
-def pack(raw: Pixels) -> npt.NDArray[np.int32]:
-    """Return one number per pixel of a raw mask, (y, x) int32, grey and RGB kept apart."""
+def pack(raw: RawMask) -> npt.NDArray[np.int32]:
+    """Return one number per pixel of a raw mask, (y, x) int32, grey and RGB kept apart as `mask_span` has them."""
     if raw.ndim == 2:
         return raw.astype(np.int32)
     red, green, blue = (raw[..., i].astype(np.int32) for i in range(3))
-    return 0x1000000 + (red << 16) + (green << 8) + blue
+    return -1 - ((red << 16) + (green << 8) + blue)
 
 
 def _shown(key: int) -> str:
-    return str(key) if key < 0x1000000 else f"#{key - 0x1000000:06x}"
+    return str(key) if key >= 0 else f"#{-1 - key:06x}"
 
 
 def _check_file(tile: str, path: Path, listed: str) -> None:
@@ -259,11 +268,19 @@ def _check_file(tile: str, path: Path, listed: str) -> None:
 def _opened(path: Path) -> Image.Image:
     try:
         picture = Image.open(path)
+        deep = ";16" in str(picture.tile)  # gone after loading
         picture.load()
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as reason:
         raise TileError(
             f"{path} cannot be read as an image", found=str(reason)[:200], next_step="export or download it again"
         ) from None
+    if deep and not picture.mode.startswith("I"):
+        # Pillow keeps the upper byte alone: images of 12 bits would come out nearly black, and nobody would be told
+        raise TileError(
+            f"{path} has 16 bits per colour",
+            expected="8 bits per colour",
+            next_step="convert it to 8-bit RGB, so that you decide how its values are scaled",
+        )
     if picture.getexif().get(ORIENTATION, 1) != 1:
         raise TileError(
             f"{path} is to be shown rotated (EXIF orientation), but a mask made beside it may not be",

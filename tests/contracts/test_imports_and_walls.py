@@ -29,6 +29,9 @@ MAY = {
     "stages.extract": GROUND | {"tiles", "encoders", "cache", "stages"} | {"scores"},
     "stages.fit": GROUND | {"cache", "decoders", "scores", "stages"},
     "stages.report": GROUND | {"scores", "report"},
+    "stages.cut": GROUND | {"tiles", "stages"},
+    "stages.cut_plan": GROUND | {"tiles", "stages.progress"},
+    "stages.merge": GROUND | {"tiles", "stages.progress"},
     "stages.data": GROUND | {"tiles", "stages"},
     "stages.fetch": GROUND | {"tiles", "stages"},
     "stages.download": GROUND | {"stages.progress"},
@@ -82,7 +85,7 @@ def loaded_after(code):
 
 
 HEAVY = {"torch", "timm", "zarr", "numcodecs", "polars", "numpy", "dask", "distributed", "matplotlib", "PIL", "cv2"}
-HEAVY |= {"shapely", "rasterio", "requests"}
+HEAVY |= {"shapely", "rasterio", "requests", "openslide"}
 
 
 def test_help_loads_the_ground_floor_and_typer_only():

@@ -1,0 +1,216 @@
+"""What `fmcache data cut` does: whole slides and their annotations -> tiles, masks, and their entry in the manifest."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from fmcache.errors import ManifestError, NoRoom, SpecError
+from fmcache.identity import canonical_json, differences, sha256_file, whole_file
+from fmcache.manifest import IGNORE, SPLITS, FolderDataset, Label, Manifest, TileEntry
+from fmcache.stages.cut_plan import (
+    Plan,
+    Source,
+    Wanted,
+    choose_tiles,
+    find_annotated,
+    find_sources,
+    label_shares,
+    tile_id,
+)
+from fmcache.stages.data import folder_entry, split_sizes, write_entry
+from fmcache.stages.progress import progress
+from fmcache.tiles.regions import Rules, parse_rules
+from fmcache.tiles.slides import opened, read_tile
+
+RULES, POSITIONS = "cut.json", "positions.csv"
+
+
+def cut(manifest: Path, name: str, wanted: Wanted, replace: bool, say: Callable[[str], None] = print) -> str:
+    """Cut annotated tiles out of slides, list them as a dataset, and return a line on what was added.
+
+    Tiles that an interrupted cut by the same rules left in the folder are kept.
+
+    Raises
+    ------
+    ExtraMissing
+        When OpenSlide is not installed.
+    TileError, SpecError, ManifestError, NoRoom
+        When slides or annotations cannot be read or used, too few tiles are annotated, the folder holds other tiles,
+        or the disk is too small.
+    """
+    sizes = split_sizes(wanted.split)
+    if wanted.tiles and wanted.tiles < sum(sizes):
+        raise SpecError(f"--tiles {wanted.tiles} is less than the split {wanted.split} needs", found=str(sum(sizes)))
+    if manifest.exists() and not replace:
+        before = Manifest(manifest)
+        if name in {**before.datasets, **before.unfetched}:
+            raise ManifestError(f"{manifest} lists a dataset {name!r} already", next_step="--replace, or another name")
+    rules = parse_rules(wanted.labels, wanted.order, wanted.fill, wanted.ignore, wanted.skip)
+    sources = find_sources(wanted, rules, say)
+    spots, cells = find_annotated(sources, rules, wanted.min_share)
+    plan = choose_tiles(spots, sources, rules, wanted, sizes)
+    _prepare(wanted, rules, sources, plan, replace)
+    say(_forecast(plan, sources, cells, len(spots), wanted))
+    entries, overlap = _write(wanted.into, name, plan, sources, rules)
+    rule = FolderDataset(
+        labels=rules.labels,
+        root=os.path.relpath(wanted.into, manifest.parent),
+        mpp=wanted.mpp,
+        ignore_values=(IGNORE,),
+    )
+    if wanted.group_by == "tile":
+        entries = [msgspec.structs.replace(entry, group="") for entry in entries]
+    parts: dict[str, list[str]] = {
+        str(part): [entries[i].id for i in sorted(at)] for part, at in zip(SPLITS, plan.splits, strict=True)
+    }
+    write_entry(manifest, name, folder_entry(rule, entries, parts))
+    added = f"{manifest}: {name} added, {len(entries)} tiles; {100 * overlap:.1f} % of pixels lie under several labels"
+    return "\n".join([*_shares(plan, rules), added])
+
+
+def _prepare(wanted: Wanted, rules: Rules, sources: Sequence[Source], plan: Plan, replace: bool) -> None:
+    """Make the folder ready: refuse files of others, drop tiles cut by other rules, write the rules and positions."""
+    identity = _identity(wanted, rules, sources)
+    file, folders = wanted.into / RULES, [wanted.into / "images", wanted.into / "masks"]
+    if file.exists():
+        changed = differences(msgspec.json.decode(file.read_bytes()), identity)
+        if changed and not replace:
+            raise ManifestError(
+                f"{wanted.into} holds tiles that were cut by other rules",
+                found="; ".join(changed[:5]),
+                next_step="choose another folder with --into, or pass --replace",
+            )
+        if changed:
+            for folder in folders:
+                for tile in folder.glob("*_x*_y*.png"):
+                    tile.unlink()
+    elif any(folder.exists() and any(folder.iterdir()) for folder in folders):
+        raise ManifestError(f"{wanted.into} holds other images", next_step="choose an empty folder with --into")
+    tiles = [tile_id(spot, sources) for spot in plan.spots]
+    missing = [tile for tile in tiles if not (folders[0] / f"{tile}.png").exists()]
+    wanted.into.mkdir(parents=True, exist_ok=True)
+    needed, free = len(missing) * _most_bytes(wanted.tile_px), shutil.disk_usage(wanted.into).free
+    if needed > free:
+        raise NoRoom(
+            f"{wanted.into}: the disk is too small for {len(missing)} tiles",
+            expected=f"{needed / 1e9:.2f} GB at most",
+            found=f"{free / 1e9:.2f} GB free",
+            next_step="free space, or choose another folder with --into",
+        )
+    with whole_file(file) as out:
+        out.write(msgspec.json.format(canonical_json(identity), indent=2))
+    with whole_file(wanted.into / POSITIONS) as out:
+        out.write(_positions(plan, sources, rules).encode())
+
+
+def _identity(wanted: Wanted, rules: Rules, sources: Sequence[Source]) -> dict[str, Any]:
+    """Return everything that can change a pixel of a tile or mask."""
+    return {
+        "tile_px": wanted.tile_px,
+        "mpp": wanted.mpp,
+        "slides": {s.name: {"key": s.slide.key, "mpp": s.slide.mpp} for s in sources},
+        "annotations": {s.name: s.annotations_sha256 for s in sources},
+        "labels": [label.name for label in rules.labels],
+        "classes": dict(rules.ids),
+        "skip": sorted(rules.skip),
+        "order": list(rules.order),
+        "fill": rules.fill,
+    }
+
+
+def _positions(plan: Plan, sources: Sequence[Source], rules: Rules) -> str:
+    """Return the CSV of tiles: place in pixels of level 0 as QuPath counts them, um/px, shares seen on a lattice."""
+    split_of = {i: part for part, at in zip(SPLITS, plan.splits, strict=True) for i in at}
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    shares = [f"share_{label.name}" for label in rules.labels]
+    rows.writerow(
+        ["tile", "slide", "split", "x", "y", "edge_px", "level", "mpp", *shares, "share_unannotated", "share_ignored"]
+    )
+    for i, spot in enumerate(plan.spots):
+        name, _, _, grid, *_ = sources[spot.source]
+        x, y = grid.corner(spot.column, spot.row)
+        place = [x, y, f"{grid.step_px:.6g}", grid.level, f"{grid.mpp:.6g}"]
+        rows.writerow([tile_id(spot, sources), name, split_of.get(i, ""), *place, *(f"{s:.4f}" for s in spot.shares)])
+    return text.getvalue()
+
+
+def _most_bytes(tile_px: int) -> int:
+    return 3 * tile_px**2 + tile_px**2 // 8  # PNG of tissue is hardly smaller than its pixels; masks are small
+
+
+def _forecast(plan: Plan, sources: Sequence[Source], cells: int, annotated: int, wanted: Wanted) -> str:
+    counted = Counter(spot.source for spot in plan.spots)
+    most = len(plan.spots) * _most_bytes(wanted.tile_px)
+    lines = [
+        f"cutting {len(plan.spots)} tiles of {wanted.tile_px} px at {wanted.mpp:g} um/px from {len(counted)} slides "
+        f"({cells} on the grid, {annotated} annotated by {100 * wanted.min_share:.0f} % or more), at most "
+        f"{most / 1e6:.0f} MB below {wanted.into}"
+    ]
+    if wanted.group_by == "tile":
+        lines.append("WARNING: tiles of one slide are in several splits; scores look better than on a new slide")
+    return "\n".join(lines)
+
+
+def _write(into: Path, name: str, plan: Plan, sources: Sequence[Source], rules: Rules) -> tuple[list[TileEntry], float]:
+    """Write masks, and the images that are not there, each file whole; return entries and the share under two labels.
+
+    Slides are opened one after the other, each once: every open slide holds a cache of its own.
+    """
+    entries: dict[int, TileEntry] = {}
+    overlap = 0.0
+    with progress(f"cutting {name}", len(plan.spots), "tiles") as tick:
+        for i, source in enumerate(sources):
+            with opened(source.slide.path) as handle:
+                for at in [at for at, spot in enumerate(plan.spots) if spot.source == i]:
+                    spot = plan.spots[at]
+                    tile = tile_id(spot, sources)
+                    image, mask = f"images/{tile}.png", f"masks/{tile}.png"
+                    if not (into / image).exists():
+                        pixels = read_tile(handle, source.slide, source.grid, spot.column, spot.row)
+                        _save(into / image, Image.fromarray(pixels))
+                    drawn = source.regions.mask(source.grid, spot.column, spot.row)
+                    overlap += drawn.overlap / len(plan.spots)
+                    _save(into / mask, _palette(drawn.mask, rules.labels))
+                    hashes = sha256_file(into / image), sha256_file(into / mask)
+                    entries[at] = TileEntry(tile, source.group, image, mask, *hashes)
+                    tick(1)
+    return [entries[at] for at in range(len(plan.spots))], overlap
+
+
+def _palette(mask: npt.NDArray[np.uint8], labels: Sequence[Label]) -> Image.Image:
+    """Return a palette image: the value is the label id, the colour that of the label, so that viewers show it."""
+    picture = Image.fromarray(mask).convert("P")
+    colours = np.full((IGNORE + 1, 3), 128, dtype=np.uint8)
+    colours[: len(labels)] = [list(bytes.fromhex(label.colour[1:])) for label in labels]
+    picture.putpalette(colours.tobytes())
+    return picture
+
+
+def _save(path: Path, picture: Image.Image) -> None:
+    with whole_file(path) as file:
+        picture.save(file, format="PNG")
+
+
+def _shares(plan: Plan, rules: Rules) -> Iterator[str]:
+    """Yield a line on each split."""
+    for part, at in zip(SPLITS, plan.splits, strict=True):
+        shares = np.sum([label_shares(plan.spots[i], rules) for i in at], axis=0)
+        shown = ", ".join(
+            f"{label.name} {100 * share:.0f} %"
+            for label, share in zip(rules.labels, shares / max(shares.sum(), 1e-9), strict=True)
+        )
+        slides = len({plan.spots[i].source for i in at})
+        yield f"{part}: {len(at)} tiles of {slides} slides, {shown}"

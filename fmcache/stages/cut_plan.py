@@ -1,0 +1,237 @@
+"""Which tiles to cut: slides and annotations opened, annotated tiles found, chosen, and dealt to splits."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fmcache.errors import SpecError, TileError
+from fmcache.identity import sha256_file
+from fmcache.manifest import IGNORE
+from fmcache.stages.progress import progress
+from fmcache.tiles.annotations import Annotation, class_counts, listed, read_annotations
+from fmcache.tiles.choose import choose_even, deal_groups
+from fmcache.tiles.folder import Pair, group_of
+from fmcache.tiles.regions import IGNORED, Regions, Rules
+from fmcache.tiles.slides import Grid, Slide, describe, plan_grid
+from fmcache.tiles.splits import balanced_split
+
+EDGE_PX = 2  # hands and rounding reach this far beyond an edge
+
+
+class Wanted(NamedTuple):
+    """What the user asks for; um/px as `mpp`, names and rules as `fmcache data cut --help` has them."""
+
+    slides: Sequence[Path]
+    annotations: Path
+    into: Path
+    mpp: float
+    tile_px: int
+    labels: str
+    order: str = ""
+    fill: str = IGNORED
+    ignore: str = ""
+    skip: str = ""
+    min_share: float = 0.5
+    tiles: int = 0
+    split: str = "15/5/10"
+    groups: str = ""
+    group_by: str = "slide"
+    seed: int = 0
+    mpp_of_slide: float | None = None
+
+
+class Source(NamedTuple):
+    """A slide with its patient (or itself), grid and regions."""
+
+    name: str
+    slide: Slide
+    group: str
+    grid: Grid
+    regions: Regions
+    annotations_sha256: str
+
+
+class Spot(NamedTuple):
+    """A tile of a grid: its slide's number, its place, and the shares of its pixels (labels, unannotated, ignored)."""
+
+    source: int
+    column: int
+    row: int
+    shares: npt.NDArray[np.float64]
+
+
+class Plan(NamedTuple):
+    """The tiles to cut, and which of them (by position) are in train, val and test."""
+
+    spots: list[Spot]
+    splits: list[list[int]]
+
+
+def find_sources(wanted: Wanted, rules: Rules, say: Callable[[str], None]) -> list[Source]:
+    """Return every slide with its annotations; complain of all unknown classes at once."""
+    sources: list[Source] = []
+    found: Counter[str] = Counter()
+    pairs = _pairs(wanted)
+    for (name, path, drawn), group in zip(pairs, group_of(wanted.groups, pairs), strict=True):
+        slide = describe(path, wanted.mpp_of_slide)
+        if twin := next((source.name for source in sources if source.slide.key == slide.key), ""):
+            raise SpecError(
+                f"{path} is the same slide as {twin}",
+                found="the same quick hash",
+                next_step="leave one out, or the same tissue may be trained on and tested on",
+            )
+        grid = plan_grid(slide.size, slide.mpp, slide.downsamples, wanted.mpp, wanted.tile_px)
+        if grid.window_px < grid.tile_px:
+            say(
+                f"note: {slide.name} has {slide.mpp:g} um/px; tiles of {wanted.mpp:g} um/px are enlarged and show no "
+                "more than it does"
+            )
+        notes: Counter[str] = Counter()
+        annotations = read_annotations(drawn, notes)
+        if notes:
+            say(f"note: {drawn}: {listed(notes)}")
+        _check_place(drawn, annotations, slide, say)
+        found += class_counts(annotations)
+        sources.append(Source(name, slide, group or name, grid, Regions(annotations, rules), sha256_file(drawn)))
+    unknown = Counter({c: n for c, n in found.items() if c not in rules.ids and c not in rules.skip})
+    if unknown:
+        raise TileError(
+            f"annotations of classes that no label has: {listed(unknown)}",
+            expected=", ".join([*rules.ids, *sorted(rules.skip)]),
+            found=listed(found),
+            next_step="add them to a label in --labels, to --ignore (no truth there) or to --skip (as if not drawn)",
+        )
+    return sources
+
+
+def _check_place(path: Path, annotations: Sequence[Annotation], slide: Slide, say: Callable[[str], None]) -> None:
+    """Refuse annotations that all lie beside the slide, and tell of some: they are another image's, or of its scale."""
+    edges = np.array([annotation.geometry.bounds for annotation in annotations]).reshape(-1, 4)
+    width, height = slide.size
+    beside = (edges[:, 0] >= width) | (edges[:, 1] >= height) | (edges[:, 2] <= 0) | (edges[:, 3] <= 0)
+    beyond = (edges[:, :2] < -EDGE_PX).any(axis=1) | (edges[:, 2] > width + EDGE_PX) | (edges[:, 3] > height + EDGE_PX)
+    size = f"{slide.name} has {width} x {height} px"
+    if beside.all():
+        raise TileError(
+            f"{path}: no annotation lies on the slide",
+            expected=f"regions in pixels of the slide at its full size; {size}",
+            found=f"{len(annotations)} regions"
+            + (f", the first from {edges[0, :2].tolist()} on" if len(edges) else ""),
+            next_step="export the annotations from this very slide",
+        )
+    if beyond.any():
+        say(f"note: {path}: {beyond.sum()} of {len(annotations)} regions reach beyond the slide ({size})")
+
+
+def _pairs(wanted: Wanted) -> list[Pair]:
+    """Return each slide with its annotation file."""
+    names = [re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-") for path in wanted.slides]
+    for name, path in zip(names, wanted.slides, strict=True):
+        if not name or names.count(name) > 1:
+            raise SpecError(
+                f"{path}: tiles cannot be named after this slide",
+                expected="slides whose names differ in letters, digits, '.', '_' and '-'",
+                next_step="rename it",
+            )
+    if not wanted.annotations.is_dir():
+        if len(wanted.slides) != 1:
+            raise SpecError(
+                f"{wanted.annotations} is one file for {len(wanted.slides)} slides",
+                expected="a folder that holds NAME.geojson for every slide NAME.*",
+                next_step="pass the folder to --annotations",
+            )
+        return [Pair(names[0], wanted.slides[0], wanted.annotations)]
+    pairs = [
+        Pair(name, path, wanted.annotations / f"{path.stem}.geojson")
+        for name, path in zip(names, wanted.slides, strict=True)
+    ]
+    if missing := [str(file) for _, _, file in pairs if not file.is_file()]:
+        raise SpecError(
+            f"{len(missing)} of {len(pairs)} slides have no annotations",
+            expected="NAME.geojson for every slide NAME.*",
+            found="missing: " + ", ".join(missing[:5]),
+            next_step="export them from QuPath as GeoJSON, or leave those slides out",
+        )
+    return pairs
+
+
+def find_annotated(sources: Sequence[Source], rules: Rules, min_share: float) -> tuple[list[Spot], int]:
+    """Return the tiles of which at least `min_share` carries a label, and how many tiles the grids have."""
+    spots, cells, bare = [], 0, len(rules.labels)
+    with progress("looking for annotated tiles", sum(s.grid.rows for s in sources), "rows") as tick:
+        for i, source in enumerate(sources):
+            shares = source.regions.counts(source.grid, tick)
+            cells += shares.shape[0] * shares.shape[1]
+            enough = shares[..., :bare].sum(axis=-1) >= max(min_share, 1e-9)
+            for row, column in np.argwhere(enough).tolist():
+                spots.append(Spot(i, column, row, shares[row, column]))
+    return spots, cells
+
+
+def choose_tiles(spots: list[Spot], sources: Sequence[Source], rules: Rules, wanted: Wanted, sizes: list[int]) -> Plan:
+    """Choose tiles and deal them to splits."""
+    total = wanted.tiles or sum(sizes)
+    if len(spots) < total:
+        raise SpecError(
+            f"{total} tiles are wanted",
+            found=f"{len(spots)} tiles of {wanted.tile_px} px at {wanted.mpp:g} um/px that are annotated by "
+            f"{100 * wanted.min_share:.0f} % or more",
+            next_step="choose smaller --split (and --tiles), --min-share or --tile-px, or annotate more",
+        )
+    shares = np.stack([label_shares(spot, rules) for spot in spots])
+    slides = np.array([spot.source for spot in spots])
+    if wanted.group_by == "tile":
+        at = choose_even(shares, slides, total)
+        chosen = [spots[i] for i in at]
+        ids = [tile_id(spot, sources) for spot in chosen]
+        pixels = np.rint(shares[at] * wanted.tile_px**2).astype(np.int64)
+        found = balanced_split(ids, [""] * len(ids), pixels, sizes, wanted.seed)
+        return Plan(chosen, [list(part) for part in found.members])
+    return _by_group(spots, sources, shares, slides, total, sizes, wanted.seed)
+
+
+def _by_group(
+    spots: list[Spot],
+    sources: Sequence[Source],
+    shares: npt.NDArray[np.float64],
+    slides: npt.NDArray[np.int64],
+    total: int,
+    sizes: list[int],
+    seed: int,
+) -> Plan:
+    """Deal whole slides (or patients) to splits, then choose the tiles of each split; what is beyond it is spare."""
+    names = sorted({source.group for source in sources})
+    groups = np.array([names.index(source.group) for source in sources])[slides]
+    spare = total - sum(sizes)
+    quotas = [size + spare * size // sum(sizes) for size in sizes]
+    quotas[0] += total - sum(quotas)
+    chosen: list[Spot] = []
+    splits = []
+    for members, quota, size in zip(deal_groups(shares, groups, quotas, seed), quotas, sizes, strict=True):
+        at = np.flatnonzero(np.isin(groups, members))
+        # the first tiles chosen are the best balanced: they make the split
+        splits.append(list(range(len(chosen), len(chosen) + size)))
+        chosen += [spots[at[i]] for i in choose_even(shares[at], slides[at], quota)]
+    return Plan(chosen, splits)
+
+
+def label_shares(spot: Spot, rules: Rules) -> npt.NDArray[np.float64]:
+    """Return the share of each label in a tile, unannotated pixels counted as the fill label if there is one."""
+    shares = spot.shares[: len(rules.labels)].copy()
+    if rules.fill != IGNORE:
+        shares[rules.fill] += spot.shares[len(rules.labels)]
+    return shares
+
+
+def tile_id(spot: Spot, sources: Sequence[Source]) -> str:
+    """Return the id of a tile: its slide, and its upper left corner in pixels of level 0."""
+    source = sources[spot.source]
+    x, y = source.grid.corner(spot.column, spot.row)
+    return f"{source.name}_x{x:06d}_y{y:06d}"

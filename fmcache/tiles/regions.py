@@ -1,0 +1,99 @@
+"""Annotated regions over a grid of tiles: which classes mean which label, how much of a tile they cover, its mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+
+from fmcache.errors import SpecError
+from fmcache.manifest import IGNORE, Label
+from fmcache.tiles.annotations import Annotation, Mask, rasterise
+from fmcache.tiles.folder import parse_classes, parse_labels, parse_order
+from fmcache.tiles.slides import Grid
+
+IGNORED = "ignore"
+BARE = 254  # while counting: pixels under no region; labels end below it
+SAMPLE_PX = 64  # tiles are counted on a lattice of 64 x 64, enough to choose by
+
+
+class Rules(NamedTuple):
+    """What annotations mean: label id by class name (255: ignored), classes left out, drawing order, unannotated
+    pixels."""
+
+    labels: tuple[Label, ...]
+    ids: Mapping[str, int]
+    skip: frozenset[str]
+    order: tuple[str, ...]
+    fill: int
+
+
+def parse_rules(labels: str, order: str, fill: str, ignore: str, skip: str) -> Rules:
+    """Return the rules that flags describe.
+
+    Parameters
+    ----------
+    labels, order
+        As `parse_labels` and `parse_order` read them.
+    fill
+        A label, or ``ignore``, for pixels under no region.
+    ignore, skip
+        Classes joined by ``|``: drawn as ignored pixels, or left out.
+
+    Raises
+    ------
+    SpecError
+        When a label or class means two things, or order or fill name no label.
+    """
+    drawn, ignored, skipped = parse_labels(labels, regions=True), parse_classes(ignore), parse_classes(skip)
+    names = [label.name for label in drawn]
+    classes = [str(value) for label in drawn for value in label.values or (label.name,)]
+    for twice in (name for group in (names, [*classes, *ignored, *skipped]) for name in group if group.count(name) > 1):
+        raise SpecError(f"{twice!r} means two things", next_step="name it once in --labels, --ignore and --skip")
+    if fill not in (*names, IGNORED):
+        raise SpecError(f"--fill {fill!r} is no label", expected=", ".join([*names, IGNORED]))
+    ids = {str(value): i for i, label in enumerate(drawn) for value in label.values or (label.name,)}
+    return Rules(
+        tuple(Label(label.name, label.colour, (i,)) for i, label in enumerate(drawn)),
+        ids | dict.fromkeys(ignored, IGNORE),
+        frozenset(skipped),
+        parse_order(order, drawn, ignored),
+        IGNORE if fill == IGNORED else names.index(fill),
+    )
+
+
+class Regions:
+    """The annotations of one slide, found by place."""
+
+    def __init__(self, annotations: Sequence[Annotation], rules: Rules) -> None:
+        self._rules = rules
+        self._kept = [a for a in annotations if a.name not in rules.skip]
+        self._tree = shapely.STRtree([a.geometry for a in self._kept])
+
+    def mask(self, grid: Grid, column: int, row: int) -> Mask:
+        """Return the mask of a tile, (y, x) uint8 label ids, and the share of pixels that several labels cover."""
+        return self._drawn(grid.corner(column, row), (grid.tile_px, grid.tile_px), grid.scale, self._rules.fill)
+
+    def counts(self, grid: Grid, tick: Callable[[int], None]) -> npt.NDArray[np.float64]:
+        """Return (row, column, label + 2) shares of each tile: every label, unannotated, ignored.
+
+        One row of tiles is drawn at a time; `tick` is called with 1 for each.
+        """
+        sample = min(SAMPLE_PX, grid.tile_px)
+        values = [*range(len(self._rules.labels)), BARE, IGNORE]
+        shares = np.zeros((grid.rows, grid.columns, len(values)))
+        for row in range(grid.rows if grid.columns else 0):
+            origin, size = (0.0, row * grid.step_px), (grid.columns * sample, sample)
+            mask = self._drawn(origin, size, sample / grid.step_px, BARE).mask
+            tiles = mask.reshape(sample, grid.columns, sample)
+            shares[row] = np.stack([(tiles == value).mean(axis=(0, 2)) for value in values], axis=-1)
+            tick(1)
+        return shares
+
+    def _drawn(self, origin: tuple[float, float], size: tuple[int, int], scale: float, fill: int) -> Mask:
+        window = shapely.box(*origin, origin[0] + size[0] / scale, origin[1] + size[1] / scale)
+        near = [self._kept[i] for i in sorted(self._tree.query(window).tolist())]  # file order stays
+        return rasterise(near, self._rules.ids, size, order=self._rules.order, origin=origin, scale=scale, fill=fill)

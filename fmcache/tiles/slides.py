@@ -1,0 +1,241 @@
+"""Whole slides: what a slide says of itself, the grid of tiles at a wanted um/px, and the pixels of one tile.
+
+OpenSlide reads the formats of the scanner makers; its Python package and library are an optional extra that installs
+from wheels. A slide is never read at once: a tile is read from the best level, in strips when the level is much finer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from fmcache.errors import ExtraMissing, SpecError, TileError
+
+if TYPE_CHECKING:
+    import openslide
+
+Pixels = npt.NDArray[np.uint8]
+SAME_MPP = 0.01  # a level this near the wanted um/px is read as it is: resampling by 1 % would only blur
+STRIP_PX = 1 << 22  # pixels of a level held at a time (16 MiB as RGBA)
+PLAUSIBLE_MPP = (0.05, 20.0)  # beyond: 72 dots per inch (353 um/px) and the like, written by software, not by a scanner
+
+
+class Grid(NamedTuple):
+    """Tiles of one slide, side by side from its upper left corner, all of them inside the slide.
+
+    `level` is the level they are read from, `window_px` the edge of a tile there, read in `strips` of equal height;
+    `step_px` its edge in pixels of level 0, `mpp` the um/px of the finished tile of `tile_px`.
+    """
+
+    columns: int
+    rows: int
+    level: int
+    window_px: int
+    strips: int
+    step_px: float
+    tile_px: int
+    mpp: float
+
+    def corner(self, column: int, row: int) -> tuple[int, int]:
+        """Return the upper left corner (x, y) of a tile in pixels of level 0 from the picture's origin, as QuPath's."""
+        return round(column * self.step_px), round(row * self.step_px)
+
+    @property
+    def scale(self) -> float:
+        """Pixels of the tile per pixel of level 0."""
+        return self.tile_px / self.step_px
+
+
+class Slide(NamedTuple):
+    """What a slide says of itself: `size` (width, height) and `origin` (x, y) of its picture in pixels of level 0.
+
+    The picture is the whole plane, but for formats (MIRAX, Leica) whose plane is larger than what was scanned.
+    `key` tells slides apart.
+    """
+
+    path: Path
+    name: str
+    origin: tuple[int, int]
+    size: tuple[int, int]
+    mpp: float
+    downsamples: tuple[float, ...]
+    key: str
+
+
+def describe(path: Path, mpp: float | None = None) -> Slide:
+    """Return what a slide says of itself; `mpp` overrules its um/px.
+
+    Raises
+    ------
+    ExtraMissing, TileError
+        As `opened`; and when the slide states no um/px that could be true.
+    """
+    with opened(path) as handle:
+        properties = dict(handle.properties)
+        origin, size = picture_frame(properties, handle.dimensions)
+        key = properties.get("openslide.quickhash-1", "") or f"{path.name}, {path.stat().st_size} bytes"
+        stated = stated_mpp(path, properties) if mpp is None else mpp
+        return Slide(path, path.stem, origin, size, stated, tuple(handle.level_downsamples), key)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[openslide.OpenSlide]:
+    """Open a slide.
+
+    Raises
+    ------
+    ExtraMissing
+        When OpenSlide is not installed.
+    TileError
+        When the file is no slide or is damaged.
+    """
+    try:
+        import openslide
+    except ImportError as reason:
+        raise ExtraMissing(
+            f"{path}: reading whole slides needs OpenSlide",
+            expected="the packages openslide-python and openslide-bin",
+            found=str(reason).splitlines()[0],
+            next_step="pip install 'fmcache[wsi]'",
+        ) from None
+    if not path.is_file():
+        raise TileError(f"{path}: there is no such slide", next_step="check the path")
+    try:
+        handle = openslide.OpenSlide(path)
+    except openslide.OpenSlideError as reason:
+        raise TileError(
+            f"{path} cannot be read as a slide",
+            expected="a format that OpenSlide reads (SVS, NDPI, MRXS, SCN, tiled TIFF, ...)",
+            found=str(reason)[:200] or type(reason).__name__,
+            next_step="check the file, or save it as a tiled pyramidal TIFF",
+        ) from None
+    with handle:
+        yield handle
+
+
+def picture_frame(properties: dict[str, str], plane: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return origin (x, y) and size (width, height) of the scanned part of the plane, in pixels of level 0.
+
+    QuPath counts coordinates from that origin, and shows and exports nothing beyond it.
+
+    References
+    ----------
+    OpenSlide, properties `openslide.bounds-*`; qupath/qupath issue 1278: QuPath applies them since version 0.2.
+    """
+    try:
+        x, y, width, height = (int(properties[f"openslide.bounds-{edge}"]) for edge in ("x", "y", "width", "height"))
+    except (KeyError, ValueError):
+        return (0, 0), plane
+    return (x, y), (width, height)
+
+
+def stated_mpp(path: Path, properties: dict[str, str]) -> float:
+    """Return um/px from a slide's properties (OpenSlide falls back to the TIFF's resolution by itself).
+
+    Raises
+    ------
+    TileError
+        When there is none, it cannot be true, or it differs between x and y by more than 1 %.
+    """
+    stated = [properties.get(f"openslide.mpp-{axis}", "") for axis in "xy"]
+    expected, next_step = "openslide.mpp-x and -y in its metadata", "look them up and pass --mpp-of-slide"
+    try:
+        x, y = (float(text) for text in stated)
+    except ValueError:
+        raise TileError(
+            f"{path}: the slide does not say how many um a pixel is",
+            expected=expected,
+            found=f"mpp-x {stated[0] or 'absent'}, mpp-y {stated[1] or 'absent'}",
+            next_step=next_step,
+        ) from None
+    low, high = PLAUSIBLE_MPP
+    if not (low <= x <= high and abs(x - y) <= SAME_MPP * x):
+        raise TileError(
+            f"{path}: the um/px that the slide states cannot be used",
+            expected=f"{low:g} to {high:g} um/px, the same in x and y",
+            found=f"{x:g} in x, {y:g} in y",
+            next_step=next_step,
+        )
+    return (x + y) / 2
+
+
+def plan_grid(size: tuple[int, int], slide_mpp: float, downsamples: Sequence[float], mpp: float, tile_px: int) -> Grid:
+    """Return the grid of whole tiles over a slide of `size` (width, height) px: integer arithmetic, no reading.
+
+    The level is the coarsest that is still as fine as wanted. A tile covers a whole number of its pixels, so that
+    pixels of image and mask are cut at the same places; its um/px is then off by less than one part in `tile_px`.
+
+    Raises
+    ------
+    SpecError
+        When `mpp` or `tile_px` is not positive.
+    """
+    if mpp <= 0 or tile_px <= 0 or slide_mpp <= 0:
+        raise SpecError("um/px and --tile-px must be above 0", found=f"{mpp:g} and {slide_mpp:g} um/px, {tile_px} px")
+    wanted = mpp / slide_mpp
+    fine = [i for i, factor in enumerate(downsamples) if factor <= wanted * (1 + SAME_MPP)]
+    level = max(fine, key=lambda i: downsamples[i], default=0)
+    factor = wanted / downsamples[level]
+    parts = _strips(tile_px, round(tile_px * factor)) if factor > 1 + SAME_MPP else 1
+    window = tile_px if abs(factor - 1) <= SAME_MPP else max(1, round(tile_px * factor / parts)) * parts
+    step = window * downsamples[level]
+    # a hair's breadth of tolerance: a level's downsample is a quotient of rounded sizes
+    columns, rows = (int(edge / step + 1e-6) for edge in size)
+    return Grid(columns, rows, level, window, parts, step, tile_px, slide_mpp * step / tile_px)
+
+
+def _strips(tile_px: int, window_px: int) -> int:
+    # a divisor of tile_px: then no pixel of the tile averages over two strips, and strips change no value
+    divisors = (n for n in range(1, tile_px + 1) if tile_px % n == 0)
+    return next((n for n in divisors if window_px * window_px <= n * STRIP_PX), tile_px)
+
+
+def read_tile(handle: openslide.OpenSlide, slide: Slide, grid: Grid, column: int, row: int) -> Pixels:
+    """Return a tile as (y, x, colour) uint8 RGB: area means when it is coarser than the level, else interpolated.
+
+    Where a scanner took no picture the slide is white.
+
+    Raises
+    ------
+    TileError
+        When the slide is damaged there.
+    """
+    left, top = (start + at for start, at in zip(slide.origin, grid.corner(column, row), strict=True))
+    height, drawn = grid.window_px // grid.strips, []
+    for i in range(grid.strips):
+        place = (left, top + round(i * height * slide.downsamples[grid.level]))
+        pixels = _region(handle, slide.path, place, grid.level, (grid.window_px, height))
+        drawn.append(_resized(pixels, (grid.tile_px, grid.tile_px // grid.strips)))
+    return np.concatenate(drawn)
+
+
+def _region(
+    handle: openslide.OpenSlide, path: Path, place: tuple[int, int], level: int, size: tuple[int, int]
+) -> Pixels:
+    import openslide
+
+    try:
+        region = handle.read_region(place, level, size)
+    except openslide.OpenSlideError as reason:
+        raise TileError(
+            f"{path}: the slide cannot be read at x {place[0]}, y {place[1]}",
+            found=str(reason)[:200],
+            next_step="copy the slide again: it is damaged",
+        ) from None
+    white = Image.new("RGB", size, "white")
+    white.paste(region, mask=region.getchannel("A"))
+    return np.asarray(white, dtype=np.uint8)
+
+
+def _resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    if pixels.shape[1::-1] == size:
+        return pixels
+    smooth = cv2.INTER_AREA if pixels.shape[1] > size[0] else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(pixels, size, interpolation=smooth), dtype=np.uint8)
