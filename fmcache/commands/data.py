@@ -37,6 +37,26 @@ def data_add(
     say(add(manifest, name, images, masks, labels, ignore, mpp, groups, split, seed, replace))
 
 
+@app.command("split")
+def data_split(
+    dataset: Annotated[str, typer.Argument(help="Dataset in the manifest.")],
+    split: Annotated[str, typer.Option(help="New fixed split, train/val/test tiles; '': the listed one stays.")] = "",
+    folds: Annotated[int, typer.Option(min=0, help="Rotating folds over all tiles; 0: none.")] = 0,
+    subsets: Annotated[str, typer.Option(help="Nested training subsets of these sizes, such as 5,10,15.")] = "",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice.")] = 0,
+    manifest: ManifestFile = DEFAULT_MANIFEST,
+) -> None:
+    """Write a dataset's splits, folds and learning-curve subsets into the manifest, balanced, groups kept whole.
+
+    Caches are not touched: the next extract adds the views of tiles that now train for the first time.
+
+    Example: fmcache data split demo --split 15/5/10 --folds 5 --subsets 5,10,15
+    """
+    from fmcache.stages.split import split as write_splits
+
+    show(write_splits(manifest, dataset, split, folds, subsets, seed))
+
+
 @app.command("check")
 def data_check(
     dataset: Annotated[list[str] | None, typer.Argument(help="Datasets; without one, all.")] = None,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,7 +73,7 @@ def add(
     ManifestError, SpecError, TileError
         When files have no partner or cannot be read, a mask holds unknown values, or the split cannot be made.
     """
-    sizes = _sizes(split)
+    sizes = split_sizes(split)
     if manifest.exists() and name in Manifest(manifest).datasets and not replace:
         raise ManifestError(f"{manifest} lists a dataset {name!r} already", next_step="pass --replace, or another name")
     pairs = find_pairs(images, masks)
@@ -154,7 +156,14 @@ def show(manifest: Manifest, name: str, out: Path) -> Path:
     return out
 
 
-def _sizes(split: str) -> list[int]:
+def split_sizes(split: str) -> list[int]:
+    """Return the numbers of tiles in ``15/5/10``: to train, validate and test on.
+
+    Raises
+    ------
+    SpecError
+        When it is not three positive numbers.
+    """
     parts = split.split("/")
     if len(parts) != len(SPLITS) or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise SpecError(f"--split {split!r}", expected="three numbers of tiles, such as 15/5/10 (train/val/test)")
@@ -166,15 +175,15 @@ def _entry(rule: FolderDataset, entries: list[TileEntry], splits: dict[str, list
     if rule.mpp is not None:
         entry["mpp"] = rule.mpp
     entry["labels"] = CommentedSeq(_flow(_label(label)) for label in rule.labels)
-    entry["ignore_values"] = _flow_list(rule.ignore_values)
+    entry["ignore_values"] = flow_list(rule.ignore_values)
     fields = TileEntry.__struct_fields__
     entry["tiles"] = CommentedSeq(_flow({f: Quoted(getattr(e, f)) for f in fields if getattr(e, f)}) for e in entries)
-    entry["splits"] = CommentedMap((part, _flow_list(ids)) for part, ids in splits.items())
+    entry["splits"] = CommentedMap((part, flow_list(ids)) for part, ids in splits.items())
     return entry
 
 
 def _label(label: Label) -> dict[str, Any]:
-    return {"name": Quoted(label.name), "colour": Quoted(label.colour), "values": _flow_list(label.values)}
+    return {"name": Quoted(label.name), "colour": Quoted(label.colour), "values": flow_list(label.values)}
 
 
 def _flow(values: dict[str, Any]) -> CommentedMap:
@@ -183,22 +192,43 @@ def _flow(values: dict[str, Any]) -> CommentedMap:
     return mapping
 
 
-def _flow_list(values: Any) -> CommentedSeq:
-    # every string is quoted: bare, a tile called 007 or no would be read back as something else
-    sequence = CommentedSeq(Quoted(value) if isinstance(value, str) else value for value in values)
+def _write_entry(manifest: Path, name: str, entry: CommentedMap) -> None:
+    if not manifest.exists():
+        _write(manifest, CommentedMap(format=FORMAT, default=name, datasets=CommentedMap({name: entry})))
+        return
+    with edited(manifest) as document:
+        document["datasets"][name] = entry
+
+
+@contextmanager
+def edited(manifest: Path) -> Iterator[CommentedMap]:
+    """Yield the manifest as a document to change, comments and all; write it back whole, and read it as a check."""
+    document = _yaml().load(manifest.read_text(encoding="utf-8"))
+    yield document
+    _write(manifest, document)
+
+
+def flow_list(values: Iterable[Any]) -> CommentedSeq:
+    """Return a list that is written on one line; strings are quoted, lists inside it too.
+
+    Bare, a tile called 007 or no would be read back as something else.
+    """
+    kept = (flow_list(v) if isinstance(v, tuple | list) else Quoted(v) if isinstance(v, str) else v for v in values)
+    sequence = CommentedSeq(kept)
     sequence.fa.set_flow_style()
     return sequence
 
 
-def _write_entry(manifest: Path, name: str, entry: CommentedMap) -> None:
+def _yaml() -> YAML:
     yaml = YAML()
     yaml.width = 4096  # one line per tile
+    yaml.preserve_quotes = True  # bare, a tile called no would be read back as false
     yaml.indent(mapping=2, sequence=4, offset=2)
-    if manifest.exists():
-        document = yaml.load(manifest.read_text(encoding="utf-8"))
-    else:
-        document = CommentedMap(format=FORMAT, default=name, datasets=CommentedMap())
-    document["datasets"][name] = entry
+    return yaml
+
+
+def _write(manifest: Path, document: CommentedMap) -> None:
+    yaml = _yaml()
     with whole_file(manifest) as file:
         yaml.dump(document, file)
     Manifest(manifest)
