@@ -1,53 +1,25 @@
-"""What `fmcache data` does: list a folder in the manifest, check every listed file, show the tiles."""
+"""What `fmcache data add` does, and how the manifest is written: comments survive, and it is read back as a check."""
 
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from rich.console import Group
-from rich.table import Table
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString as Quoted
 
-from fmcache.errors import FmcacheError, ManifestError, SpecError
+from fmcache.errors import ManifestError, SpecError
 from fmcache.identity import sha256_file, whole_file
-from fmcache.manifest import FORMAT, IGNORE, SPLITS, AnyDataset, FolderDataset, Label, Manifest, Splits, TileEntry
+from fmcache.manifest import FORMAT, IGNORE, SPLITS, FolderDataset, Label, Manifest, Splits, TileEntry
 from fmcache.stages.progress import progress
 from fmcache.tiles.folder import find_pairs, group_of, ignored_values, parse_labels
-from fmcache.tiles.images import read_image, read_raw_mask, read_tile, to_label_ids
-from fmcache.tiles.sheet import Entry, contact_sheet
+from fmcache.tiles.images import read_image, read_raw_mask, to_label_ids
 from fmcache.tiles.splits import balanced_split
-
-
-class Check(NamedTuple):
-    """What was found in a dataset: problems stop a study, notes are worth knowing. `pixels` is (split, label +
-    ignored)."""
-
-    name: str
-    dataset: AnyDataset
-    sizes: Counter[str]
-    pixels: npt.NDArray[np.int64]
-    problems: list[str]
-    notes: list[str]
-
-    def table(self) -> Group:
-        """Return label shares per split, sizes, problems and notes, for the terminal."""
-        table = Table("split", "tiles", *self.dataset.label_names, "ignored", title=f"{self.name} · pixels in percent")
-        for split, counts in zip(SPLITS, self.pixels, strict=True):
-            shares = [f"{100 * n / max(counts.sum(), 1):.1f}" for n in counts]
-            table.add_row(split, str(len(self.dataset.splits.of(split))), *shares)
-        mpp = self.dataset.mpp
-        lines = [f"um/px: {f'{mpp:g}' if mpp else 'unknown'}; sizes: {_counted(self.sizes)}"]
-        lines += [f"note: {text}" for text in self.notes] + [f"PROBLEM: {text}" for text in self.problems]
-        return Group(table, *lines, "no problems" if not self.problems else f"{len(self.problems)} problems")
 
 
 def add(
@@ -102,58 +74,6 @@ def add(
         + (f" ({spare} in no split)" if spare else "")
         + f"; label shares of a split are at most {100 * chosen.off:.1f} points off those of all tiles"
     )
-
-
-def check(manifest: Manifest, name: str) -> Check:
-    """Read every listed tile of a dataset and return what was found; problems are collected, not raised."""
-    dataset = manifest.dataset(name)
-    split_of = {tile: i for i, split in enumerate(SPLITS) for tile in dataset.splits.of(split)}
-    pixels = np.zeros((len(SPLITS), len(dataset.labels) + 1), dtype=np.int64)
-    sizes: Counter[str] = Counter()
-    problems, notes = [], []
-    with progress(f"checking {name}", len(dataset.tiles), "tiles") as tick:
-        for entry in dataset.tiles:
-            tick(1)
-            try:
-                tile = read_tile(dataset, entry, manifest.folder)
-            except FmcacheError as error:
-                problems.append(str(error))
-                continue
-            height, width = tile.mask.shape
-            sizes[f"{width} x {height} px"] += 1
-            counts = np.bincount(tile.mask.ravel(), minlength=IGNORE + 1)
-            seen = counts[: len(dataset.labels)]
-            if not seen.any():
-                problems.append(f"tile {entry.id}: every pixel is ignored")
-            if height != width:
-                problems.append(f"tile {entry.id}: {width} x {height} px is not square; cut it into squares")
-            if entry.id in split_of:
-                pixels[split_of[entry.id]] += [*seen, counts[IGNORE]]
-    for i, split in enumerate(SPLITS):
-        absent = [label for label, n in zip(dataset.label_names, pixels[i], strict=False) if n == 0]
-        notes += [f"label {label!r} does not occur in {split}" for label in absent if pixels[i].any()]
-    if dataset.mpp is None:
-        notes.append("um/px is unknown: add `mpp:` to the manifest, so that results say at what scale they hold")
-    if len(sizes) > 1:
-        notes.append("tiles differ in size: all are resized to the recipe's tile_px, so their um/px will differ")
-    return Check(name, dataset, sizes, pixels, problems, notes)
-
-
-def show(manifest: Manifest, name: str, out: Path) -> Path:
-    """Write the contact sheet of a dataset as PNG and return its path."""
-    dataset = manifest.dataset(name)
-    split_of = {tile: split for split in SPLITS for tile in dataset.splits.of(split)}
-    order = sorted(dataset.tiles, key=lambda e: (*SPLITS, "").index(split_of.get(e.id, "")))
-    entries = []
-    with progress(f"drawing {name}", len(order), "tiles") as tick:
-        for entry in order:
-            tile = read_tile(dataset, entry, manifest.folder)
-            entries.append(Entry(tile, f"{entry.id} · {split_of.get(entry.id, 'no split')}"))
-            tick(1)
-    sheet = contact_sheet(f"{name}: {dataset.title}".rstrip(": "), entries, dataset.labels, dataset.mpp)
-    with whole_file(out) as file:
-        sheet.save(file, format="PNG")
-    return out
 
 
 def split_sizes(split: str) -> list[int]:
@@ -232,7 +152,3 @@ def _write(manifest: Path, document: CommentedMap) -> None:
     with whole_file(manifest) as file:
         yaml.dump(document, file)
     Manifest(manifest)
-
-
-def _counted(sizes: Counter[str]) -> str:
-    return ", ".join(f"{n} of {size}" for size, n in sizes.most_common()) or "none"

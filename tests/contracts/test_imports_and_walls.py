@@ -30,6 +30,8 @@ MAY = {
     "stages.fit": GROUND | {"cache", "decoders", "scores", "stages"},
     "stages.report": GROUND | {"scores", "report"},
     "stages.data": GROUND | {"tiles", "stages"},
+    "stages.check": GROUND | {"tiles", "stages"},
+    "stages.show": GROUND | {"tiles", "stages"},
     "stages.split": GROUND | {"tiles", "stages"},
     "stages.survey": GROUND | {"tiles", "stages"},
     "stages.ahead": set(),
