@@ -69,11 +69,15 @@ class TileEntry(Frozen, frozen=True):
 
 
 class Splits(Frozen, frozen=True):
-    """Tile ids to train on, to choose the weights with, and to test on."""
+    """Tile ids to train on, to choose the weights with, and to test on.
+
+    `subsets` are the steps of a learning curve: parts of `train`, smallest first, each inside the next.
+    """
 
     train: tuple[str, ...]
     val: tuple[str, ...]
     test: tuple[str, ...]
+    subsets: tuple[tuple[str, ...], ...] = ()
 
     def of(self, split: Split) -> tuple[str, ...]:
         """Return the tile ids of one split."""
@@ -92,6 +96,8 @@ class Dataset(Frozen, frozen=True, tag_field="format"):
     licence: str = ""
     mpp: float | None = None
     """um per pixel of the images as they are listed; None when unknown."""
+    folds: tuple[Splits, ...] = ()
+    """Rotating splits beside the fixed one, for recipes with ``folds: true``; each tile is tested in one of them."""
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -213,8 +219,9 @@ class Manifest:
     Raises
     ------
     ManifestError
-        With file, line and key: unknown key, wrong type, repeated id, a tile in two splits, a group in two splits, an
-        empty split, a label that is there twice.
+        With file, line and key: unknown key, wrong type, repeated id, a tile in two splits, a group in two splits (of
+        the fixed split or of any fold), an empty split, a tile tested in two folds, subsets that are not nested, a
+        label that is there twice.
     """
 
     def __init__(self, path: Path) -> None:
@@ -311,7 +318,7 @@ class Manifest:
             dataset = msgspec.structs.replace(dataset, root=lock.root, tiles=lock.tiles, splits=lock.splits)
         self.datasets[name] = dataset
         self._check_tiles(name, dataset)
-        self._check_splits(name, dataset)
+        self._check_all_splits(name, dataset)
 
     def _check(self, name: str, dataset: AnyDataset) -> None:
         def refuse(at: tuple[str | int, ...], problem: str, next_step: str) -> ManifestError:
@@ -356,15 +363,25 @@ class Manifest:
                     next_step="fmcache data add writes them",
                 )
 
-    def _check_splits(self, name: str, dataset: AnyDataset) -> None:
+    def _check_all_splits(self, name: str, dataset: AnyDataset) -> None:
         groups = {tile.id: tile.group for tile in dataset.tiles}
+        self._check_splits(name, groups, dataset.splits, "splits")
+        for i, fold in enumerate(dataset.folds):
+            self._check_splits(name, groups, fold, "folds", i)
+        if twice := _repeated([tile_id for fold in dataset.folds for tile_id in fold.test]):
+            raise ManifestError(
+                f"{self._where(name, 'folds')}: tile {twice!r} is tested in two folds",
+                next_step=f"fmcache data split {name} --folds K",
+            )
+
+    def _check_splits(self, name: str, groups: dict[str, str], splits: Splits, *key: str | int) -> None:
         split_of: dict[str, str] = {}
         split_of_group: dict[str, tuple[str, str]] = {}
         for split in SPLITS:
-            at = self._where(name, "splits", split)
-            if not dataset.splits.of(split):
+            at = self._where(name, *key, split)
+            if not splits.of(split):
                 raise ManifestError(f"{at}: the split is empty", next_step="put at least one tile into it")
-            for tile_id in dataset.splits.of(split):
+            for tile_id in splits.of(split):
                 if tile_id not in groups:
                     raise ManifestError(f"{at}: no tile has the id {tile_id!r}", next_step="list it under tiles:")
                 if tile_id in split_of:
@@ -382,6 +399,16 @@ class Manifest:
                             found=f"tile {other!r} in {its_split!r}, tile {tile_id!r} in {split!r}",
                             next_step="move one of them, so that no test tile has a sibling in training",
                         )
+        outer = set(splits.train)
+        for i, subset in reversed(list(enumerate(splits.subsets))):
+            # what lies inside the training tiles cannot share a group with the tiles tested on
+            if not subset or not set(subset) <= outer or len(set(subset)) < len(subset):
+                raise ManifestError(
+                    f"{self._where(name, *key, 'subsets', i)}: the subset is not part of the next larger one",
+                    expected="training tiles, each once; smallest subset first, each inside the next",
+                    next_step="fmcache data split NAME --subsets 5,10,15 writes them",
+                )
+            outer = set(subset)
 
 
 def check_mask_values(values: tuple[int | str, ...]) -> None:

@@ -119,12 +119,17 @@ class Recipe(Frozen, frozen=True):
 
     `taps` tells where tokens are taken: ``last`` (after the final norm), the output of a block counted from 1 (``6``),
     or that after the final norm (``6+norm``). All of them come from one forward pass, each into its own cache.
+
+    With `folds`, every seed is trained on each of the dataset's folds instead of on its one fixed split; with `subset`
+    n, on the dataset's listed subset of n training tiles instead of on all of them (``fmcache data split`` lists both).
     """
 
     name: str = "paper"
     question: str = ""
     expect: str = ""
     datasets: tuple[str, ...] = ()
+    folds: bool = False
+    subset: Annotated[int, Meta(ge=0)] = 0
     encoders: tuple[str | EncoderChoice, ...] = ()
     tile_px: Annotated[int, Meta(ge=8, le=8192)] = 512
     views: ViewSpec = ViewSpec()

@@ -91,6 +91,46 @@ def test_a_wrong_dataset_of_regions_is_refused_with_line_and_key(tmp_path, chang
     assert f"f.yaml:{line}: " in str(error.value)
 
 
+FOLDED = (
+    GOOD
+    + """\
+    folds:
+      - {train: [x], val: [y], test: [z]}
+      - {train: [z], val: [x], test: [y], subsets: [[z]]}
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "says"),
+    [
+        (("val: [x], test: [y]", "val: [x], test: [z]"), 12, "'train' and again in 'test'"),
+        (("[z], val: [x], test: [y], subsets: [[z]]", "[y], val: [x], test: [z]"), 10, "tested in two folds"),
+        (("{id: z}", "{id: z, group: h}"), 9, "group 'h' is in two splits"),
+        (("subsets: [[z]]", "subsets: [[x]]"), 12, "not part of the next larger one"),
+        (("subsets: [[z]]", "subsets: [[]]"), 12, "not part of the next larger one"),
+        (("subsets: [[z]]", "subsets: [[z, z]]"), 12, "not part of the next larger one"),
+    ],
+)
+def test_every_fold_and_subset_is_checked_as_the_fixed_split_is(tmp_path, change, line, says):
+    assert Manifest(write(tmp_path, FOLDED)).dataset().folds[1].subsets == (("z",),)
+    with pytest.raises(ManifestError) as error:
+        Manifest(write(tmp_path, FOLDED.replace(*change)))
+    assert f"f.yaml:{line}: " in str(error.value)
+    assert says in str(error.value)
+
+
+def test_a_group_may_not_be_parted_in_a_fold_even_if_the_fixed_split_keeps_it_whole(tmp_path):
+    text = FOLDED.replace("{id: z}", "{id: z}, {id: w, group: h}").replace(
+        "splits: {train: [x], val: [y]", "splits: {train: [x], val: [y, w]"
+    )
+    assert Manifest(write(tmp_path, text))
+    with pytest.raises(ManifestError, match=r"folds\[0\].test: group 'h' is in two splits"):
+        Manifest(
+            write(tmp_path, text.replace("- {train: [x], val: [y], test: [z]}", "- {train: [x], val: [y], test: [w]}"))
+        )
+
+
 def test_a_recipe_without_a_word_is_the_papers_protocol(tmp_path):
     recipe = read_recipe(write(tmp_path, "name: paper"))
     assert recipe == Recipe()

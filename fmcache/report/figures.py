@@ -69,7 +69,7 @@ def dice_by_size(summary: Summary) -> Figure:
 
 
 def dice_by_label(summary: Summary) -> Figure:
-    """Return one panel per label and for the mean: every seed a point, the mean over seeds a bar."""
+    """Return one panel per label and for the mean: every run a point, the mean over runs a bar."""
     n = len(summary.columns)
     figure = Figure(figsize=(1.2 + 1.9 * n, 0.9 + 0.28 * len(summary.rows)))
     panels = np.atleast_1d(figure.subplots(1, n, sharey=True))
@@ -87,7 +87,7 @@ def dice_by_label(summary: Summary) -> Figure:
 
 
 def training_curves(summary: Summary) -> Figure:
-    """Return training loss and validation Dice per epoch: seeds thin, their mean thick, one column per encoder."""
+    """Return training loss and validation Dice per epoch: runs thin, their mean thick, one column per encoder."""
     n = len(summary.rows)
     columns = min(n, 5)
     bands = -(-n // columns)
@@ -122,4 +122,5 @@ def _curves(loss: mpl.axes.Axes, dice: mpl.axes.Axes, row: Row, colour: str) -> 
 
 
 def _spread(summary: Summary) -> str:
-    return ", ± SD over seeds" if any(len(row.seeds) > 1 for row in summary.rows) else ""
+    what = "folds and seeds" if summary.folds else "seeds"
+    return f", ± SD over {what}" if any(len(row.seeds) > 1 for row in summary.rows) else ""

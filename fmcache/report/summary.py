@@ -1,4 +1,7 @@
-"""From counts to what tables and figures show: Dice per label and seed, means, deviations, flags."""
+"""From counts to what tables and figures show: Dice per label and run, means, deviations, flags.
+
+A run is a seed on the fixed split, or a (fold, seed).
+"""
 
 from __future__ import annotations
 
@@ -19,31 +22,51 @@ MEAN = "mean"
 
 
 class Row(NamedTuple):
-    """One encoder. `dice` is (seed, column): the labels, then their mean; shares of 1, NaN where a label has no Dice.
+    """One encoder. `dice` is (run, column): the labels, then their mean; shares of 1, NaN where a label has no Dice.
 
-    `collapsed` lists the seeds that never predicted a label, `falling` those whose training loss was still falling,
-    and `rising` those of the latter whose validation Dice was best at the end: more training may well help these.
+    `folds` (None: the fixed split) and `seeds` name the runs. `collapsed` lists the runs that never predicted a label,
+    `falling` those whose training loss was still falling, and `rising` those of the latter whose validation Dice was
+    best at the end: more training may well help these.
     """
 
     encoder: EncoderInfo
+    folds: tuple[int | None, ...]
     seeds: tuple[int, ...]
     dice: npt.NDArray[np.float64]
-    collapsed: tuple[int, ...]
-    falling: tuple[int, ...]
-    rising: tuple[int, ...]
+    collapsed: tuple[str, ...]
+    falling: tuple[str, ...]
+    rising: tuple[str, ...]
     curves: tuple[pl.DataFrame, ...]
 
     @property
+    def runs(self) -> tuple[tuple[int | None, int], ...]:
+        """(fold, seed) of each run."""
+        return tuple(zip(self.folds, self.seeds, strict=True))
+
+    @property
     def mean(self) -> npt.NDArray[np.float64]:
-        """Mean over seeds of each column."""
+        """Mean over runs of each column."""
         return mean_of_defined(self.dice, axis=0)
 
     @property
     def std(self) -> npt.NDArray[np.float64]:
-        """Standard deviation over seeds (n - 1) of each column; NaN with fewer than two seeds."""
-        if len(self.seeds) < 2:
-            return np.full(self.dice.shape[1], np.nan)
-        return np.asarray(np.std(self.dice, axis=0, ddof=1))
+        """Standard deviation over runs (n - 1) of each column; NaN with fewer than two runs."""
+        return _std(self.dice)
+
+    @property
+    def std_of_folds(self) -> float:
+        """Standard deviation (n - 1) over folds of the mean Dice of each fold's seeds; NaN with fewer than two."""
+        return float(_std(np.array([self._of(fold).mean() for fold in sorted(set(self.folds), key=str)])))
+
+    @property
+    def std_of_seeds(self) -> float:
+        """Standard deviation of the mean Dice over seeds within a fold, pooled over folds; NaN with one seed each."""
+        within = [self._of(fold) - self._of(fold).mean() for fold in set(self.folds)]
+        freedom = len(self.seeds) - len(within)
+        return float(np.sqrt(np.square(np.concatenate(within)).sum() / freedom)) if freedom else float("nan")
+
+    def _of(self, fold: int | None) -> npt.NDArray[np.float64]:
+        return self.dice[[at == fold for at in self.folds], -1]
 
     @property
     def is_control(self) -> bool:
@@ -58,6 +81,11 @@ class Summary(NamedTuple):
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     reduction: Reduction
+
+    @property
+    def folds(self) -> tuple[int, ...]:
+        """The folds that any row was run on; empty for a fixed split."""
+        return tuple(sorted({fold for row in self.rows for fold in row.folds if fold is not None}))
 
     @property
     def ranked(self) -> tuple[Row, ...]:
@@ -80,16 +108,19 @@ def summarise(parts: Sequence[Part]) -> Summary:
     ResultsNotFound
         When there are no parts.
     ResultsMismatch
-        When runs differ in more than encoder and seed, naming the fields.
+        When runs differ in more than encoder, fold and seed, naming the fields.
     """
     if not parts:
         raise ResultsNotFound("there are no runs to summarise", next_step="fmcache fit")
     first = parts[0].record
+    first_of_fold: dict[int | None, RunRecord] = {}
     for part in parts:
         _check_alike(first, part.record)
+        _check_alike(first_of_fold.setdefault(part.record.fold, part.record), part.record)
+    _check_folds(first_of_fold)
     reduction: Reduction = first.recipe["dice"]
     labels = tuple(name for name, _ in first.labels)
-    ordered = sorted(parts, key=lambda part: (part.record.encoder.name, part.record.seed))
+    ordered = sorted(parts, key=lambda p: (p.record.encoder.name, p.record.fold or 0, p.record.seed))
     rows = [
         _row(list(group), labels, reduction) for _, group in groupby(ordered, key=lambda part: part.record.encoder.name)
     ]
@@ -106,13 +137,23 @@ def _row(parts: list[Part], labels: tuple[str, ...], reduction: Reduction) -> Ro
     records = [part.record for part in parts]
     return Row(
         records[0].encoder,
+        tuple(record.fold for record in records),
         tuple(record.seed for record in records),
         np.array(dice),
-        tuple(record.seed for record in records if record.collapsed),
-        tuple(record.seed for record in records if record.still_falling),
-        tuple(r.seed for r in records if r.still_falling and r.best_epoch == r.recipe["fit"]["epochs"]),
+        tuple(_name(record) for record in records if record.collapsed),
+        tuple(_name(record) for record in records if record.still_falling),
+        tuple(_name(r) for r in records if r.still_falling and r.best_epoch == r.recipe["fit"]["epochs"]),
         tuple(part.curve for part in parts),
     )
+
+
+def _name(record: RunRecord) -> str:
+    return str(record.seed) if record.fold is None else f"fold {record.fold} seed {record.seed}"
+
+
+def _std(dice: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Standard deviation (n - 1) along the first axis; NaN with fewer than two values."""
+    return np.asarray(np.std(dice, axis=0, ddof=1)) if len(dice) > 1 else np.full(dice.shape[1:], np.nan)
 
 
 def _counts(table: pl.DataFrame, labels: tuple[str, ...]) -> npt.NDArray[np.int64]:
@@ -123,7 +164,11 @@ def _counts(table: pl.DataFrame, labels: tuple[str, ...]) -> npt.NDArray[np.int6
 
 
 def _check_alike(one: RunRecord, other: RunRecord, encoder: bool = False) -> None:
-    lines = differences(_comparable(one, encoder), _comparable(other, encoder))
+    if (one.fold is None) != (other.fold is None):
+        lines = [f"{one.encoder.name} or {other.encoder.name} was run on folds, and on the fixed split too"]
+    else:
+        fold = one.fold == other.fold
+        lines = differences(_comparable(one, encoder, fold), _comparable(other, encoder, fold))
     if lines:
         raise ResultsMismatch(
             f"runs of study {one.study!r} on {one.dataset} do not belong together:\n    " + "\n    ".join(lines[:8]),
@@ -131,6 +176,24 @@ def _check_alike(one: RunRecord, other: RunRecord, encoder: bool = False) -> Non
         )
 
 
-def _comparable(record: RunRecord, encoder: bool) -> dict[str, object]:
-    """What must agree: within an encoder all but the seed; between encoders also not the token cache."""
-    return {k: v for k, v in record.identity.items() if k != "seed" and (encoder or k != "tokens")}
+def _check_folds(first_of_fold: dict[int | None, RunRecord]) -> None:
+    """Refuse folds that test a tile twice: those of another cut of the dataset, left from an earlier fit."""
+    fold_of: dict[str, int | None] = {}
+    for fold, record in first_of_fold.items():
+        for tile in record.identity.get("splits", {}).get("test", ()):
+            if fold_of.setdefault(tile, fold) != fold:
+                raise ResultsMismatch(
+                    f"runs of study {record.study!r} on {record.dataset} come from two different cuts into folds",
+                    found=f"tile {tile!r} is tested in fold {fold_of[tile]} and in fold {fold}",
+                    next_step=f"remove results/{record.study}/{record.dataset} in the working folder; fmcache fit",
+                )
+
+
+def _comparable(record: RunRecord, encoder: bool, fold: bool) -> dict[str, object]:
+    """What must agree: all but the seed; of runs that share no encoder, less the token cache; no fold, less tiles."""
+    alike = {k: v for k, v in record.identity.items() if k != "seed" and (encoder or k != "tokens")}
+    if fold:
+        return alike
+    alike.pop("splits", None)
+    caches = {k: alike[k] for k in ("tokens", "view_bank") if isinstance(alike.get(k), dict)}
+    return alike | {k: {f: v for f, v in cache.items() if f != "tiles"} for k, cache in caches.items()}

@@ -38,32 +38,59 @@ def name(row: Row) -> str:
 
 def notes(summary: Summary) -> list[str]:
     """Return what a reader must know to read the table: which Dice, what the spread means, and the flags."""
+    unit = "runs" if summary.folds else "seeds"
     how = {
         "pooled": "Dice from counts summed over all test tiles",
         "per_tile": "Dice of each test tile, averaged over the tiles that hold or were given the label",
         "puma": "Dice as in the PUMA challenge: counts summed over all test tiles, a label without a hit is 0, the "
         "background is left out (at the tile size of the recipe, where the challenge has 1024 px)",
     }[summary.reduction]
-    lines = [
-        f"{how}; in percent; 'mean' is the mean over labels. Mean ± standard deviation over seeds.",
-        "The split is fixed: the spread is over seeds only and says nothing of other tiles or patients.",
+    lines = [f"{how}; in percent; 'mean' is the mean over labels. Mean ± standard deviation over {runs(summary)}."]
+    lines += _folds(summary) or [
+        "The split is fixed: the spread is over seeds only and says nothing of other tiles or patients."
     ]
     if len(summary.ranked) > 1:
         lines.append("Best underlined, best three bold, among encoders; controls and random weights are not ranked.")
     lines += [
-        f"{COLLAPSED} {row.encoder.display}: {len(row.collapsed)} of {len(row.seeds)} seeds collapsed "
-        f"(a label was never predicted): {_seeds(row.collapsed)}."
+        f"{COLLAPSED} {row.encoder.display}: {len(row.collapsed)} of {len(row.seeds)} {unit} collapsed "
+        f"(a label was never predicted): {', '.join(row.collapsed)}."
         for row in summary.rows
         if row.collapsed
     ]
     lines += [
-        f"{FALLING} {row.encoder.display}: the training loss of {len(row.falling)} of {len(row.seeds)} seeds was still "
-        f"falling at the end; {_outlook(row)}."
+        f"{FALLING} {row.encoder.display}: the training loss of {len(row.falling)} of {len(row.seeds)} {unit} was "
+        f"still falling at the end; {_outlook(row)}."
         for row in summary.rows
         if row.falling
     ]
-    if len({len(row.seeds) for row in summary.rows}) > 1:
-        lines.append("Seeds: " + ", ".join(f"{row.encoder.display} {len(row.seeds)}" for row in summary.rows) + ".")
+    if len({row.runs for row in summary.rows}) > 1:
+        counts = ", ".join(f"{row.encoder.display} {len(row.seeds)}" for row in summary.rows)
+        missing = " Rows with other folds were tested on other tiles: do not compare them." if summary.folds else ""
+        lines.append(f"{unit.capitalize()}: {counts}.{missing}")
+    return lines
+
+
+def runs(summary: Summary) -> str:
+    """Return what the spread is over: seeds, or folds and seeds."""
+    return f"{len(summary.folds)} folds and their seeds" if summary.folds else "seeds"
+
+
+def _folds(summary: Summary) -> list[str]:
+    """What a spread over folds covers, and its two sources for each encoder."""
+    if not summary.folds:
+        return []
+    lines = [
+        f"Dice is taken per run: a seed trained and tested on one of {len(summary.folds)} folds, each tile tested in "
+        "at most one of them. The spread covers seeds within a fold and the change of training, validation and test "
+        "tiles between folds. Folds share training tiles, so they are not independent: this is no standard error."
+    ]
+    for row in summary.rows:
+        seeds = f"; over seeds within a fold {100 * row.std_of_seeds:.2f}" if not np.isnan(row.std_of_seeds) else ""
+        if not np.isnan(row.std_of_folds):
+            over = (
+                f"standard deviation of the mean over folds (each the mean of its seeds) {100 * row.std_of_folds:.2f}"
+            )
+            lines.append(f"{row.encoder.display}: {over}{seeds}.")
     return lines
 
 
@@ -148,10 +175,6 @@ def _outlook(row: Row) -> str:
     if not row.rising:
         return "none of them had its best validation Dice there: they were learning their training tiles by heart"
     return f"{len(row.rising)} of them had their best validation Dice there: a larger budget may change its rank"
-
-
-def _seeds(seeds: tuple[int, ...]) -> str:
-    return ", ".join(str(seed) for seed in seeds)
 
 
 def _number(value: float) -> str:

@@ -1,6 +1,6 @@
-"""The results table: one part per run, (study, dataset, encoder, seed), that appears whole when the run ends.
+"""The results table: one part per run, (study, dataset, encoder, fold, seed), that appears whole when the run ends.
 
-A part is a folder ``STUDY/DATASET/ENCODER/seed-000`` with
+A part is a folder ``STUDY/DATASET/ENCODER/seed-000`` (of a fold: ``STUDY/DATASET/ENCODER/fold-0/seed-000``) with
 
 - ``run.json``       a `RunRecord`: what ran, with which recipe, cache, device and versions; flags; times
 - ``counts.parquet`` split, tile, label, tp, fp, fn: one row per tile and label of val and test
@@ -33,6 +33,7 @@ COUNTS_SCHEMA = {
     "fp": pl.Int64,
     "fn": pl.Int64,
 }
+_PARTS = ("*/*/seed-*/run.json", "*/*/fold-*/seed-*/run.json")
 CURVE_SCHEMA = {
     "epoch": pl.Int64,
     "learning_rate": pl.Float64,
@@ -76,6 +77,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     dataset_title: str
     encoder: EncoderInfo
     seed: int
+    fold: int | None = None
+    """Position in the dataset's folds; None for its fixed split."""
     identity: dict[str, Any]
     recipe: dict[str, Any]
     labels: tuple[tuple[str, str], ...]
@@ -107,9 +110,10 @@ class Part(msgspec.Struct, frozen=True):
     curve: pl.DataFrame
 
 
-def part_folder(results: Path, study: str, dataset: str, encoder: str, seed: int) -> Path:
-    """Return where a run's part lies."""
-    return results / study / dataset / encoder / f"seed-{seed:03d}"
+def part_folder(results: Path, study: str, dataset: str, encoder: str, seed: int, fold: int | None = None) -> Path:
+    """Return where a run's part lies; `fold` None is the dataset's fixed split."""
+    runs = results / study / dataset / encoder
+    return (runs if fold is None else runs / f"fold-{fold}") / f"seed-{seed:03d}"
 
 
 @contextlib.contextmanager
@@ -165,13 +169,13 @@ def read_part(folder: Path) -> Part:
 
 
 def find_parts(results: Path, study: str) -> list[Path]:
-    """Return the folders of all whole parts of a study, sorted by dataset, encoder and seed."""
-    return sorted(path.parent for path in (results / study).glob("*/*/seed-*/run.json"))
+    """Return the folders of all whole parts of a study, sorted by dataset, encoder, fold and seed."""
+    return sorted(path.parent for pattern in _PARTS for path in (results / study).glob(pattern))
 
 
 def studies(results: Path) -> list[str]:
     """Return the names of the studies that have results."""
-    return sorted({path.parents[3].name for path in results.glob("*/*/*/seed-*/run.json")})
+    return sorted({p.relative_to(results).parts[0] for pattern in _PARTS for p in results.glob(f"*/{pattern}")})
 
 
 def check_same_run(folder: Path, identity: dict[str, Any]) -> bool:

@@ -1,27 +1,23 @@
-"""What `fmcache data` does: list a folder in the manifest, check every listed file, show the tiles."""
+"""What `fmcache data add` does, and how the manifest is written: comments survive, and it is read back as a check."""
 
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from rich.console import Group
-from rich.table import Table
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString as Quoted
 
-from fmcache.errors import FmcacheError, ManifestError, SpecError
+from fmcache.errors import ManifestError, SpecError
 from fmcache.identity import whole_file
 from fmcache.manifest import (
     FORMAT,
     IGNORE,
     SPLITS,
-    AnyDataset,
     FolderDataset,
     GeojsonDataset,
     Label,
@@ -38,35 +34,8 @@ from fmcache.tiles.folder import (
     parse_labels,
     parse_order,
 )
-from fmcache.tiles.images import Tile, read_tile
-from fmcache.tiles.listing import list_tiles, region_notes
-from fmcache.tiles.sheet import Entry, contact_sheet
+from fmcache.tiles.listing import list_tiles
 from fmcache.tiles.splits import balanced_split
-
-NO_PIXELS = np.zeros((0, 0), dtype=np.uint8)
-
-
-class Check(NamedTuple):
-    """What was found in a dataset: problems stop a study, notes are worth knowing. `pixels` is (split, label +
-    ignored)."""
-
-    name: str
-    dataset: AnyDataset
-    sizes: Counter[str]
-    pixels: npt.NDArray[np.int64]
-    problems: list[str]
-    notes: list[str]
-
-    def table(self) -> Group:
-        """Return label shares per split, sizes, problems and notes, for the terminal."""
-        table = Table("split", "tiles", *self.dataset.label_names, "ignored", title=f"{self.name} · pixels in percent")
-        for split, counts in zip(SPLITS, self.pixels, strict=True):
-            shares = [f"{100 * n / max(counts.sum(), 1):.1f}" for n in counts]
-            table.add_row(split, str(len(self.dataset.splits.of(split))), *shares)
-        mpp = self.dataset.mpp
-        lines = [f"um/px: {f'{mpp:g}' if mpp else 'unknown'}; sizes: {_counted(self.sizes)}"]
-        lines += [f"note: {text}" for text in self.notes] + [f"PROBLEM: {text}" for text in self.problems]
-        return Group(table, *lines, "no problems" if not self.problems else f"{len(self.problems)} problems")
 
 
 def add(
@@ -118,68 +87,13 @@ def add(
     )
 
 
-def check(manifest: Manifest, name: str) -> Check:
-    """Read every listed tile of a dataset and return what was found; problems are collected, not raised."""
-    dataset = manifest.dataset(name)
-    split_of = {tile: i for i, split in enumerate(SPLITS) for tile in dataset.splits.of(split)}
-    pixels = np.zeros((len(SPLITS), len(dataset.labels) + 1), dtype=np.int64)
-    sizes: Counter[str] = Counter()
-    problems, notes = [], []
-    seen_tiles: list[Tile] = []
-    with progress(f"checking {name}", len(dataset.tiles), "tiles") as tick:
-        for entry in dataset.tiles:
-            tick(1)
-            try:
-                tile = read_tile(dataset, entry, manifest.folder)
-            except FmcacheError as error:
-                problems.append(str(error))
-                continue
-            height, width = tile.mask.shape
-            sizes[f"{width} x {height} px"] += 1
-            seen_tiles.append(tile._replace(image=NO_PIXELS, mask=NO_PIXELS))  # pixels of all tiles are too much
-            counts = np.bincount(tile.mask.ravel(), minlength=IGNORE + 1)
-            seen = counts[: len(dataset.labels)]
-            if not seen.any():
-                problems.append(f"tile {entry.id}: every pixel is ignored")
-            if height != width:
-                problems.append(f"tile {entry.id}: {width} x {height} px is not square; cut it into squares")
-            if entry.id in split_of:
-                pixels[split_of[entry.id]] += [*seen, counts[IGNORE]]
-    for i, split in enumerate(SPLITS):
-        absent = [label for label, n in zip(dataset.label_names, pixels[i], strict=False) if n == 0]
-        notes += [f"label {label!r} does not occur in {split}" for label in absent if pixels[i].any()]
-    notes += region_notes(dataset, seen_tiles)
-    if dataset.mpp is None:
-        notes.append("um/px is unknown: add `mpp:` to the manifest, so that results say at what scale they hold")
-    if len(sizes) > 1:
-        notes.append("tiles differ in size: all are resized to the recipe's tile_px, so their um/px will differ")
-    return Check(name, dataset, sizes, pixels, problems, notes)
-
-
-def show(manifest: Manifest, name: str, out: Path) -> Path:
-    """Write the contact sheet of a dataset as PNG and return its path."""
-    dataset = manifest.dataset(name)
-    split_of = {tile: split for split in SPLITS for tile in dataset.splits.of(split)}
-    order = sorted(dataset.tiles, key=lambda e: (*SPLITS, "").index(split_of.get(e.id, "")))
-    entries = []
-    with progress(f"drawing {name}", len(order), "tiles") as tick:
-        for entry in order:
-            tile = read_tile(dataset, entry, manifest.folder)
-            entries.append(Entry(tile, f"{entry.id} · {split_of.get(entry.id, 'no split')}"))
-            tick(1)
-    sheet = contact_sheet(f"{name}: {dataset.title}".rstrip(": "), entries, dataset.labels, dataset.mpp)
-    with whole_file(out) as file:
-        sheet.save(file, format="PNG")
-    return out
-
-
 def split_sizes(split: str) -> list[int]:
-    """Return the numbers of tiles to train, validate and test on, from such as 15/5/10.
+    """Return the numbers of tiles in ``15/5/10``: to train, validate and test on.
 
     Raises
     ------
     SpecError
-        When the text is something else.
+        When it is not three positive numbers.
     """
     parts = split.split("/")
     if len(parts) != len(SPLITS) or not all(part.isdecimal() and int(part) > 0 for part in parts):
@@ -212,20 +126,20 @@ def folder_entry(
     entry = CommentedMap(format="folder", root=Quoted(rule.root))
     if isinstance(rule, GeojsonDataset):
         entry["format"] = "geojson"
-        entry["order"] = _flow_list(rule.order)
+        entry["order"] = flow_list(rule.order)
         entry["fill"] = Quoted(rule.fill)
     if rule.mpp is not None:
         entry["mpp"] = rule.mpp
     entry["labels"] = CommentedSeq(_flow(_label(label)) for label in rule.labels)
-    entry["ignore_values"] = _flow_list(rule.ignore_values)
+    entry["ignore_values"] = flow_list(rule.ignore_values)
     fields = TileEntry.__struct_fields__
     entry["tiles"] = CommentedSeq(_flow({f: Quoted(getattr(e, f)) for f in fields if getattr(e, f)}) for e in entries)
-    entry["splits"] = CommentedMap((part, _flow_list(ids)) for part, ids in splits.items())
+    entry["splits"] = CommentedMap((part, flow_list(ids)) for part, ids in splits.items())
     return entry
 
 
 def _label(label: Label) -> dict[str, Any]:
-    return {"name": Quoted(label.name), "colour": Quoted(label.colour), "values": _flow_list(label.values)}
+    return {"name": Quoted(label.name), "colour": Quoted(label.colour), "values": flow_list(label.values)}
 
 
 def _flow(values: dict[str, Any]) -> CommentedMap:
@@ -234,27 +148,44 @@ def _flow(values: dict[str, Any]) -> CommentedMap:
     return mapping
 
 
-def _flow_list(values: Any) -> CommentedSeq:
-    # every string is quoted: bare, a tile called 007 or no would be read back as something else
-    sequence = CommentedSeq(Quoted(value) if isinstance(value, str) else value for value in values)
+def write_entry(manifest: Path, name: str, entry: CommentedMap) -> None:
+    """Put an entry into a manifest, made when there is none; comments and other entries survive."""
+    if not manifest.exists():
+        _write(manifest, CommentedMap(format=FORMAT, default=name, datasets=CommentedMap({name: entry})))
+        return
+    with edited(manifest) as document:
+        document["datasets"][name] = entry
+
+
+@contextmanager
+def edited(manifest: Path) -> Iterator[CommentedMap]:
+    """Yield the manifest as a document to change, comments and all; write it back whole, and read it as a check."""
+    document = _yaml().load(manifest.read_text(encoding="utf-8"))
+    yield document
+    _write(manifest, document)
+
+
+def flow_list(values: Iterable[Any]) -> CommentedSeq:
+    """Return a list that is written on one line; strings are quoted, lists inside it too.
+
+    Bare, a tile called 007 or no would be read back as something else.
+    """
+    kept = (flow_list(v) if isinstance(v, tuple | list) else Quoted(v) if isinstance(v, str) else v for v in values)
+    sequence = CommentedSeq(kept)
     sequence.fa.set_flow_style()
     return sequence
 
 
-def write_entry(manifest: Path, name: str, entry: CommentedMap) -> None:
-    """Put an entry into a manifest, made when there is none; comments and other entries survive."""
+def _yaml() -> YAML:
     yaml = YAML()
     yaml.width = 4096  # one line per tile
+    yaml.preserve_quotes = True  # bare, a tile called no would be read back as false
     yaml.indent(mapping=2, sequence=4, offset=2)
-    if manifest.exists():
-        document = yaml.load(manifest.read_text(encoding="utf-8"))
-    else:
-        document = CommentedMap(format=FORMAT, default=name, datasets=CommentedMap())
-    document["datasets"][name] = entry
+    return yaml
+
+
+def _write(manifest: Path, document: CommentedMap) -> None:
+    yaml = _yaml()
     with whole_file(manifest) as file:
         yaml.dump(document, file)
     Manifest(manifest)
-
-
-def _counted(sizes: Counter[str]) -> str:
-    return ", ".join(f"{n} of {size}" for size, n in sizes.most_common()) or "none"

@@ -31,9 +31,10 @@ from fmcache.stages.flags import Failure, Flags
 from fmcache.stages.identities import (
     Hashes,
     bank_identity,
+    chosen_splits,
     listed_hashes,
     tokens_identity,
-    used_tiles,
+    views_wanted,
     with_encoder,
 )
 from fmcache.stages.progress import progress
@@ -117,7 +118,8 @@ def extract(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str
     failures = []
     for name in recipe.datasets or (manifest.default,):
         dataset = manifest.dataset(name)
-        demand = views_wanted(dataset, recipe.views.count)
+        chosen = chosen_splits(recipe, name, dataset)
+        demand = views_wanted(dataset, chosen.values(), recipe.views.count)
         entries = [tile for tile in dataset.tiles if tile.id in demand]
         hashes = content_hashes(dataset, entries, manifest.folder)
         bare: AnyDataset = msgspec.structs.replace(dataset, tiles=())
@@ -133,14 +135,9 @@ def extract(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str
     return failures
 
 
-def views_wanted(dataset: AnyDataset, count: int) -> dict[str, int]:
-    """Return the number of views of each tile in a split: `count` + 1 to train on, 1 to validate and test."""
-    return {tile: count + 1 if tile in dataset.splits.train else 1 for tile in used_tiles(dataset)}
-
-
 def content_hashes(dataset: AnyDataset, entries: Sequence[TileEntry], folder: Path) -> Hashes:
     """Return (image, mask) sha256 by tile id: those of the manifest for files, of what is drawn for drawn tiles."""
-    if hashes := listed_hashes(dataset):
+    if hashes := listed_hashes(dataset, [entry.id for entry in entries]):
         return hashes
     tiles = (read_tile(dataset, entry, folder) for entry in entries)
     return {tile.id: (tile.image_sha256, tile.mask_sha256) for tile in tiles}

@@ -135,7 +135,8 @@ def _list(manifest: Manifest, name: str, dataset: FolderDataset | GeojsonDataset
 def _splits(how: Fetch, listing: Listing) -> tuple[Splits, float]:
     ids, groups = [e.id for e in listing.entries], [e.group for e in listing.entries]
     chosen = balanced_split(ids, groups, listing.pixels, split_sizes(how.split), how.seed)
-    return Splits(*(tuple(ids[i] for i in members) for members in chosen.members)), chosen.off
+    train, val, test = (tuple(ids[i] for i in members) for members in chosen.members)
+    return Splits(train, val, test), chosen.off
 
 
 def _refuse_other(manifest: Manifest, name: str, dataset: FolderDataset | GeojsonDataset, listing: Listing) -> None:

@@ -31,7 +31,7 @@ from fmcache.decoders.train import (
 from fmcache.errors import CacheCorrupt, CacheMismatch, CacheNotFound, CacheUnsealed
 from fmcache.grid import Grid
 from fmcache.identity import canonical_json
-from fmcache.manifest import AnyDataset, Manifest, Splits
+from fmcache.manifest import SPLITS, AnyDataset, Manifest, Splits
 from fmcache.scores.dice import check_reduction
 from fmcache.scores.table import (
     COUNTS_SCHEMA,
@@ -49,17 +49,29 @@ from fmcache.stages import places, runners
 from fmcache.stages.caches import size_text
 from fmcache.stages.devices import device_name, pick_device, set_threads, versions
 from fmcache.stages.flags import Failure, Flags
-from fmcache.stages.identities import bank_identity, listed_hashes, only_tiles, tokens_identity, used_tiles
+from fmcache.stages.identities import (
+    bank_identity,
+    chosen_splits,
+    listed_hashes,
+    only_tiles,
+    tiles_of,
+    tokens_identity,
+    used_tiles,
+)
 from fmcache.stages.progress import progress
 from fmcache.strict import builtins
 
 
 class Job(NamedTuple):
-    """All runs of one encoder on one dataset; picklable. `identity` (JSON) is that of its runs, but for the seed."""
+    """All runs of one encoder on one dataset and fold (None: its fixed split); picklable.
+
+    `identity` (JSON) is that of its runs, but for the seed.
+    """
 
     recipe: Recipe
     dataset: str
     title: str
+    fold: int | None
     splits: Splits
     labels: tuple[tuple[str, str], ...]
     mpp: float | None
@@ -82,7 +94,7 @@ class Job(NamedTuple):
 
     def folder(self, seed: int) -> Path:
         """Return where the part of a run lies."""
-        return part_folder(self.results, self.recipe.name, self.dataset, self.encoder.name, seed)
+        return part_folder(self.results, self.recipe.name, self.dataset, self.encoder.name, seed, self.fold)
 
 
 class RunTask(NamedTuple):
@@ -150,7 +162,8 @@ def _fit_jobs(jobs: Sequence[Job], seeds: int, flags: Flags, say: Callable[[str]
     done = epochs - sum(run.weight for run in todo)
     with progress("fit", epochs, "epochs", done) as tick:
         for run, line in runners.run(fit_run, todo, tick, flags.workers):
-            say(f"{run.job.dataset} · {run.job.encoder.display} · seed {run.seed}: {line}")
+            fold = "" if run.job.fold is None else f"fold {run.job.fold} · "
+            say(f"{run.job.dataset} · {run.job.encoder.display} · {fold}seed {run.seed}: {line}")
 
 
 def fit_run(task: RunTask, tick: runners.Tick) -> str:
@@ -192,8 +205,10 @@ def _jobs(
     dataset = manifest.dataset(name)
     check_reduction(recipe.dice, dataset.label_names)
     bank_path = places.bank_path(flags.work, name, recipe)
-    bank = open_cache(bank_path, "view_bank", bank_identity(recipe, name, dataset, listed_hashes(dataset)))
-    hashes = only_tiles(bank.header.identity, used_tiles(dataset))["tiles"]
+    chosen = chosen_splits(recipe, name, dataset)
+    used = used_tiles(dataset, chosen.values())
+    bank = open_cache(bank_path, "view_bank", bank_identity(recipe, name, dataset, listed_hashes(dataset, used)))
+    hashes = only_tiles(bank.header.identity, used)["tiles"]
     listed = [places.encoder_key(choice) for choice in recipe.encoder_choices]
     wanted = [
         (key, tap) for tap in recipe.taps for key in listed or places.cached_encoders(flags.work, name, recipe, tap)
@@ -208,7 +223,7 @@ def _jobs(
         path = places.tokens_path(flags.work, name, key, recipe, tap)
         try:
             tokens = open_cache(path, "tokens", tokens_identity(recipe, name, hashes, tap))
-            jobs.append(_job(recipe, name, dataset, tokens, bank, device, flags))
+            jobs += [_job(recipe, name, dataset, at, chosen[at], tokens, bank, device, flags) for at in chosen]
         except (CacheNotFound, CacheUnsealed, CacheMismatch, CacheCorrupt) as error:
             failures.append(Failure(name, key, error))
     return jobs, failures
@@ -218,17 +233,20 @@ def _job(
     recipe: Recipe,
     name: str,
     dataset: AnyDataset,
+    fold: int | None,
+    splits: Splits,
     tokens: Cache,
     bank: Cache,
     device: torch.device,
     flags: Flags,
 ) -> Job:
     fields = builtins(recipe)
+    tiles = tiles_of(splits)
     identity = {
-        "tokens": only_tiles(tokens.header.identity, used_tiles(dataset)),
-        "view_bank": only_tiles(bank.header.identity, used_tiles(dataset)),
+        "tokens": only_tiles(tokens.header.identity, tiles),
+        "view_bank": only_tiles(bank.header.identity, tiles),
         "views": recipe.views.count,
-        "splits": builtins(dataset.splits),
+        "splits": {split: list(splits.of(split)) for split in SPLITS},
         "decoder": fields["decoder"],
         "fit": {key: value for key, value in fields["fit"].items() if key != "seeds"},
         "dice": recipe.dice,
@@ -236,7 +254,7 @@ def _job(
     info = msgspec.convert(tokens.header.about["encoder"], EncoderInfo)
     labels = tuple((label.name, label.colour) for label in dataset.labels)
     return Job(
-        recipe, name, dataset.title or name, dataset.splits, labels, dataset.mpp, tokens.path, bank.path,
+        recipe, name, dataset.title or name, fold, splits, labels, dataset.mpp, tokens.path, bank.path,
         canonical_json(identity), info, places.results(flags.work), str(device), torch.get_num_threads(),
     )  # fmt: skip
 
@@ -264,6 +282,7 @@ def _record(task: RunTask, fitted: Fitted, parameters: int, device: torch.device
         dataset_title=job.title,
         encoder=job.encoder,
         seed=task.seed,
+        fold=job.fold,
         identity=job.run_identity(task.seed),
         recipe=builtins(job.recipe),
         labels=job.labels,
@@ -301,8 +320,11 @@ def _forecast(jobs: Sequence[Job], seeds: int, runs: int, todo: int) -> str:
     job = jobs[0]
     steps = steps_per_epoch(len(job.splits.train), job.recipe.fit) * job.recipe.fit.epochs
     largest = max(_grids_bytes(job) for job in jobs)
+    n_folds = len({job.fold for job in jobs})
+    folds = f" x {n_folds} folds" if n_folds > 1 else ""
     return (
-        f"fit: {len(jobs)} caches x {seeds} seeds; {todo} of {runs} runs to do, {steps} steps each ({job.dataset}); "
+        f"fit: {len({job.tokens for job in jobs})} caches{folds} x {seeds} seeds; {todo} of {runs} runs to do, "
+        f"{steps} steps each ({job.dataset}); "
         f"grids in memory at most {size_text(largest)}"
     )
 

@@ -20,9 +20,9 @@ from fmcache.scores.table import find_parts, read_part, studies
 from fmcache.specs import variant_of
 
 FIGURES = {
-    "size": "Mean Dice against encoder size; bars: standard deviation over seeds.",
-    "labels": "Dice per label: points are seeds, bars their mean; hatched: controls and random weights.",
-    "curves": "Training loss and validation Dice: thin lines are seeds, the thick one their mean.",
+    "size": "Mean Dice against encoder size; bars: standard deviation over {runs}.",
+    "labels": "Dice per label: points are {runs}, bars their mean; hatched: controls and random weights.",
+    "curves": "Training loss and validation Dice: thin lines are {runs}, the thick one their mean.",
 }
 
 
@@ -121,19 +121,22 @@ def _section(summary: Summary) -> str:
     steps = -(-record.tiles["train"] * fit["passes_per_epoch"] // fit["batch"]) * fit["epochs"]
     rows = summary.rows
     facts = {
-        "tiles": " / ".join(f"{n} {split}" for split, n in record.tiles.items()),
+        "tiles": " / ".join(f"{n} {split}" for split, n in record.tiles.items())
+        + (f" (fold {record.fold})" if summary.folds else ""),
         "tile size": f"{record.recipe['tile_px']} px" + (f", listed at {record.mpp:g} um/px" if record.mpp else ""),
         "views": f"{record.recipe['views']['count']} of each training tile",
         "budget": f"{steps} steps of up to {fit['batch']} views, {fit['epochs']} epochs",
         "decoder": f"width {record.recipe['decoder']['width']}, {record.decoder_params:,} parameters (first encoder)",
-        "seeds": ", ".join(sorted({str(len(row.seeds)) for row in rows})),
+        "folds": str(len(summary.folds)) if summary.folds else "none: one fixed split",
+        "seeds": ", ".join(sorted({str(len(set(row.seeds))) for row in rows})),
         "device": f"{record.device}, {record.threads} threads",
         "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
     }
     lines = [f"## {record.dataset_title} ({record.dataset})", "", tables.markdown(summary)]
     lines += [f"- {note}" for note in tables.notes(summary)]
     lines += ["", "| what | value |", "|---|---|"] + [f"| {key} | {value} |" for key, value in facts.items()] + [""]
-    for name, caption in FIGURES.items():
+    for name, text in FIGURES.items():
+        caption = text.format(runs="runs (fold, seed)" if summary.folds else "seeds")
         lines += [f"![{caption}]({record.dataset}/{name}.png)", "", f"*{caption}*", ""]
     lines += ["Encoders:", ""]
     lines += [

@@ -1,4 +1,4 @@
-"""Contact sheets: what the tiles look like, and where their labels lie."""
+"""Contact sheets: what the tiles look like, and where their labels lie. Sections of entries under one legend."""
 
 from __future__ import annotations
 
@@ -11,60 +11,112 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from fmcache.manifest import IGNORE, Label
-from fmcache.tiles.images import Tile
 
 Pixels = npt.NDArray[np.uint8]
-GAP, TEXT = 8, 16
+GAP, TEXT, BAR_PX = 8, 16, 240
 BARS_UM = (10, 20, 50, 100, 200, 500)
+IGNORED = "#808080"
 
 
 class Entry(NamedTuple):
-    """A tile on a sheet, with its caption."""
+    """One picture on a sheet and its mask, already small: (y, x, colour) and (y, x) uint8, with a caption.
 
-    tile: Tile
+    `mpp` is um per pixel of the small picture, for its scale bar; None draws no bar.
+    """
+
+    image: Pixels
+    mask: Pixels
     caption: str
+    mpp: float | None = None
+
+
+class Section(NamedTuple):
+    """Entries under a heading. `shares` (one per label, shares of 1) are drawn as a bar in label colours beside it."""
+
+    heading: str
+    entries: Sequence[Entry]
+    shares: Sequence[float] = ()
+
+
+def entry(image: Pixels, mask: Pixels, caption: str, mpp: float | None, tile_px: int = 192) -> Entry:
+    """Return a tile (y, x, colour) and its mask (y, x), at `mpp` um per pixel, made small for a sheet."""
+    scale = max(mask.shape) / tile_px
+    shown, labels = (_fitted(a, tile_px, how) for a, how in ((image, cv2.INTER_AREA), (mask, cv2.INTER_NEAREST_EXACT)))
+    return Entry(shown, labels, caption, mpp * scale if mpp else None)
 
 
 def overlay(image: Pixels, mask: Pixels, labels: Sequence[Label]) -> Pixels:
     """Return the image with label colours laid over it and outlined, ignored pixels grey: (y, x, colour) uint8."""
-    colours = np.full((IGNORE + 1, 3), 128, dtype=np.uint8)
+    colours = np.full((IGNORE + 1, 3), _rgb(IGNORED), dtype=np.uint8)
     for i, label in enumerate(labels):
-        colours[i] = _rgb(label)
+        colours[i] = _rgb(label.colour)
     tinted = (0.6 * image + 0.4 * colours[mask]).astype(np.uint8)
     edges = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
     tinted[edges] = colours[mask[edges]]
     return tinted
 
 
-def contact_sheet(
-    title: str,
-    entries: Sequence[Entry],
-    labels: Sequence[Label],
-    mpp: float | None,
-    tile_px: int = 192,
-    columns: int = 4,
-) -> Image.Image:
-    """Return a sheet: each tile beside its overlay, with captions, legend and (when um/px are known) a scale bar."""
-    cell_x, cell_y = 2 * tile_px + GAP, tile_px + TEXT + GAP
-    rows = -(-len(entries) // columns)
-    sheet = Image.new("RGB", (columns * (cell_x + GAP) + GAP, 3 * TEXT + 2 * GAP + rows * cell_y), "white")
+def contact_sheet(title: str, sections: Sequence[Section], labels: Sequence[Label], columns: int = 4) -> Image.Image:
+    """Return a sheet: each picture beside its overlay, with headings, captions, legend and scale bars."""
+    cells = [entry for section in sections for entry in section.entries]
+    side = max((max(one.mask.shape) for one in cells), default=TEXT)
+    cell_x, cell_y = 2 * side + GAP // 2 + GAP, side + TEXT + GAP
+    rows = [-(-len(section.entries) // columns) for section in sections]
+    heads = sum(TEXT + GAP for section in sections if section.heading)
+    size = (columns * cell_x + GAP, 3 * TEXT + GAP + heads + sum(rows) * cell_y)
+    sheet = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
     draw.text((GAP, GAP), title, "black", font)
-    x = GAP
-    for label in labels:
-        draw.rectangle((x, GAP + TEXT + 3, x + 12, GAP + TEXT + 15), fill=label.colour)
-        draw.text((x + 16, GAP + TEXT), label.name, "black", font)
-        x += 40 + int(draw.textlength(label.name, font))
-    for i, (tile, caption) in enumerate(entries):
-        left, top = GAP + (i % columns) * (cell_x + GAP), 2 * GAP + 2 * TEXT + (i // columns) * cell_y
-        shown = _fitted(tile.image, tile_px, cv2.INTER_AREA)
-        mask = _fitted(tile.mask, tile_px, cv2.INTER_NEAREST_EXACT)
-        draw.text((left, top), caption, "black", font)
-        sheet.paste(Image.fromarray(shown), (left, top + TEXT))
-        sheet.paste(Image.fromarray(overlay(shown, mask, labels)), (left + tile_px + GAP // 2, top + TEXT))
-        if mpp:
-            _scale_bar(draw, left, top + TEXT, shown.shape[0], mpp * max(tile.mask.shape) / tile_px, font)
+    _legend(draw, GAP + TEXT, labels, any((one.mask == IGNORE).any() for one in cells), font)
+    top = 2 * GAP + 2 * TEXT
+    bars = 3 * GAP + int(max((draw.textlength(section.heading, font) for section in sections), default=0))
+    for section, n_rows in zip(sections, rows, strict=True):
+        if section.heading:
+            _heading(draw, top, section, labels, bars, size[0], font)
+            top += TEXT + GAP
+        for i, one in enumerate(section.entries):
+            left, y = GAP + i % columns * cell_x, top + i // columns * cell_y
+            draw.text((left, y), one.caption, "black", font)
+            sheet.paste(Image.fromarray(one.image), (left, y + TEXT))
+            tinted = Image.fromarray(overlay(one.image, one.mask, labels))
+            sheet.paste(tinted, (left + side + GAP // 2, y + TEXT))
+            if one.mpp:
+                _scale_bar(draw, left, y + TEXT, one.mask.shape[0], one.mpp, font)
+        top += n_rows * cell_y
     return sheet
+
+
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+
+
+def _legend(draw: ImageDraw.ImageDraw, top: int, labels: Sequence[Label], ignored: bool, font: Font) -> None:
+    x = GAP
+    for name, colour in [
+        *((label.name, label.colour) for label in labels),
+        *([("ignored", IGNORED)] if ignored else []),
+    ]:
+        draw.rectangle((x, top + 3, x + 12, top + 15), fill=colour)
+        draw.text((x + 16, top), name, "black", font)
+        x += 40 + int(draw.textlength(name, font))
+
+
+def _heading(
+    draw: ImageDraw.ImageDraw,
+    top: int,
+    section: Section,
+    labels: Sequence[Label],
+    left: int,
+    width: int,
+    font: Font,
+) -> None:
+    """Draw a rule, the heading, and from `left` on the bar of shares."""
+    draw.line((GAP, top, width - GAP, top), fill="#bbbbbb")
+    draw.text((GAP, top + 3), section.heading, "black", font)
+    for label, share in zip(labels, section.shares, strict=False):
+        right = left + round(BAR_PX * share)
+        if right > left:
+            draw.rectangle((left, top + 6, right - 1, top + 15), fill=label.colour)
+        left = right
 
 
 def _fitted(array: Pixels, tile_px: int, interpolation: int) -> Pixels:
@@ -74,14 +126,7 @@ def _fitted(array: Pixels, tile_px: int, interpolation: int) -> Pixels:
     return np.asarray(cv2.resize(array, size, interpolation=interpolation), dtype=np.uint8)
 
 
-def _scale_bar(
-    draw: ImageDraw.ImageDraw,
-    left: int,
-    top: int,
-    height: int,
-    mpp: float,
-    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
-) -> None:
+def _scale_bar(draw: ImageDraw.ImageDraw, left: int, top: int, height: int, mpp: float, font: Font) -> None:
     um = max((bar for bar in BARS_UM if bar / mpp <= 80), default=BARS_UM[0])
     y = top + height - 8
     draw.line((left + 6, y, left + 6 + um / mpp, y), fill="white", width=5)
@@ -89,6 +134,6 @@ def _scale_bar(
     draw.text((left + 6, y - 17), f"{um} um", "black", font, stroke_width=2, stroke_fill="white")
 
 
-def _rgb(label: Label) -> tuple[int, int, int]:
-    value = int(label.colour[1:], 16)
+def _rgb(colour: str) -> tuple[int, int, int]:
+    value = int(colour[1:], 16)
     return value >> 16, value >> 8 & 255, value & 255

@@ -19,7 +19,7 @@ def part(name, seed, a, b, control=False, random_weights=False, **fields):
         recipe=msgspec.to_builtins(Recipe(name="toy")), labels=(("a", "#ff0000"), ("b", "#0000ff")), mpp=0.5,
         tiles={"train": 15, "val": 5, "test": 1}, decoder_params=10, best_epoch=fields.pop("best_epoch", 1),
         val_dice=0.5,
-        collapsed=fields.pop("collapsed", ()),
+        collapsed=fields.pop("collapsed", ()), fold=fields.pop("fold", None),
         still_falling=fields.pop("still_falling", False), device="cpu", threads=1,
         versions={"fmcache": "0"}, wall_s=1.0,
     )  # fmt: skip
@@ -41,7 +41,7 @@ STUDY = [
 def write(results, parts):
     for one in parts:
         record = one.record
-        with whole_folder(part_folder(results, "toy", "d", record.encoder.name, record.seed)) as folder:
+        with whole_folder(part_folder(results, "toy", "d", record.encoder.name, record.seed, record.fold)) as folder:
             write_part(folder, one)
 
 
@@ -119,3 +119,53 @@ def test_a_study_that_is_not_there_is_told_from_those_that_are(tmp_path):
     write(tmp_path / "results", STUDY)
     with pytest.raises(ResultsNotFound, match="results of toy"):
         report(tmp_path / "results", tmp_path / "out", "else")
+
+
+def in_folds(*dice, encoder="x", seeds=2, **fields):
+    """One run for every value, fold by fold, whose Dice of both labels is that many percent."""
+    runs = [(i // seeds, i % seeds, value) for i, value in enumerate(dice)]
+    return [
+        part(encoder, seed, (d, 100 - d, 100 - d), (d, 100 - d, 100 - d), fold=fold,
+             identity={"splits": {"test": [f"t{fold}"]}}, **fields)
+        for fold, seed, d in runs
+    ]  # fmt: skip
+
+
+def test_the_spread_over_folds_and_that_over_seeds_are_told_apart(tmp_path):
+    # fold means 50, 70, 90; within each fold the two seeds are 2 apart
+    parts = in_folds(49, 51, 69, 71, 89, 91)
+    (row,) = summarise(parts).rows
+    assert row.runs == ((0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1))
+    assert row.mean[-1] == pytest.approx(0.70)
+    assert row.std_of_folds == pytest.approx(0.20)
+    assert row.std_of_seeds == pytest.approx(0.01 * 2**0.5)
+    write(tmp_path / "results", parts)
+    (written,) = report(tmp_path / "results", tmp_path / "out")
+    text = written.path.read_text()
+    assert "standard deviation over 3 folds and their seeds" in text
+    assert "over folds (each the mean of its seeds) 20.00; over seeds within a fold 1.41" in text
+    assert "no standard error" in text
+    assert "fixed" not in text.partition("## Recipe")[0]
+    assert "| seeds | 2 |" in text
+
+
+def test_flags_of_runs_name_fold_and_seed():
+    summary = summarise(in_folds(50, 60, seeds=1, collapsed=("b",)))
+    assert any("2 of 2 runs collapsed" in n and "fold 0 seed 0, fold 1 seed 0" in n for n in tables.notes(summary))
+
+
+def test_rows_that_lack_a_fold_are_said_not_to_compare():
+    notes = tables.notes(summarise(in_folds(50, 60, seeds=1) + in_folds(50, seeds=1, encoder="y")))
+    assert any("do not compare" in note for note in notes)
+
+
+def test_folds_of_two_cuts_or_of_a_fixed_split_are_never_mixed():
+    folds = in_folds(50, 60, seeds=1)
+    with pytest.raises(ResultsMismatch, match="fixed split"):
+        summarise([*folds, part("y", 0, (1, 1, 1), (1, 1, 1))])
+    again = part("x", 0, (1, 1, 1), (1, 1, 1), fold=2, identity={"splits": {"test": ["t0"]}})
+    with pytest.raises(ResultsMismatch, match="two different cuts"):
+        summarise([*folds, again])
+    other = part("y", 0, (1, 1, 1), (1, 1, 1), fold=0, identity={"splits": {"test": ["t9"]}})
+    with pytest.raises(ResultsMismatch, match=r"splits\.test"):
+        summarise([*folds, other])

@@ -1,10 +1,15 @@
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from fmcache.errors import ManifestError, SpecError, TileError
 from fmcache.manifest import Manifest
-from fmcache.stages.data import add, check, show
+from fmcache.specs import Recipe, ViewSpec
+from fmcache.stages.check import check
+from fmcache.stages.data import add
+from fmcache.stages.show import show, show_splits, show_views
+from fmcache.stages.split import split
 from fmcache.tiles.images import read_tile, resize_tile
 
 
@@ -78,6 +83,114 @@ def test_the_contact_sheet_is_written_in_label_colours(folders):
     sheet = np.asarray(Image.open(show(Manifest(folders / "data_manifest.yaml"), "mine", folders / "s.png")))
     for colour in ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)):
         assert (sheet == colour).all(-1).sum() > 50
+
+
+def test_splits_and_views_have_sheets_in_label_colours_too(folders):
+    add_to(folders)
+    manifest = Manifest(folders / "data_manifest.yaml")
+    split(manifest.path, "mine", "", 3, "1", 0)
+    manifest = Manifest(manifest.path)
+    recipe = Recipe(tile_px=32, views=ViewSpec(count=3))
+    tall = Image.open(show_splits(manifest, "mine", folders / "s.png"))
+    views = Image.open(show_views(manifest, "mine", recipe, "p0_0", folders / "v.png"))
+    for sheet in (np.asarray(tall), np.asarray(views)):
+        for colour in ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)):
+            assert (sheet == colour).all(-1).sum() > 50
+    with pytest.raises(SpecError, match="no tile 'p9'"):
+        show_views(manifest, "mine", recipe, "p9", folders / "v.png")
+
+
+def notes_of(folder):
+    return check(Manifest(folder / "data_manifest.yaml"), "mine").notes
+
+
+def test_unlabelled_shares_and_mostly_unlabelled_tiles_are_told(folders):
+    mask = np.full((32, 32), 255, "uint8")
+    mask[:2, :16], mask[:2, 16:] = 0, 1
+    Image.fromarray(mask).save(folders / "masks" / "p1_2_mask.png")
+    add_to(folders)
+    result = check(Manifest(folders / "data_manifest.yaml"), "mine")
+    assert result.problems == []
+    assert result.unlabelled["p0_0"] == 1 / 32
+    assert result.unlabelled["p1_2"] == 30 / 32
+    assert [note for note in result.notes if "unlabelled" in note] == [
+        "1 tiles are more than half unlabelled: p1_2 (94%)"
+    ]
+
+
+def test_a_tile_without_a_label_is_a_problem(folders):
+    Image.fromarray(np.full((32, 32), 255, "uint8")).save(folders / "masks" / "p1_2_mask.png")
+    add_to(folders)
+    (problem,) = check(Manifest(folders / "data_manifest.yaml"), "mine").problems
+    assert problem.startswith("tile p1_2: every pixel is ignored")
+
+
+@pytest.mark.parametrize(
+    ("mpp", "says"), [("0.5", ""), ("250", "um/px is 250"), ("0.05", "um/px is 0.05"), (None, "unknown")]
+)
+def test_um_per_px_out_of_the_usual_or_missing_is_noted(folders, mpp, says):
+    add_to(folders)
+    path = folders / "data_manifest.yaml"
+    path.write_text(path.read_text().replace("    mpp: 0.5\n", f"    mpp: {mpp}\n" if mpp else ""))
+    found = [note for note in notes_of(folders) if "um/px" in note]
+    assert len(found) == bool(says)
+    assert all(says in note for note in found)
+
+
+def smooth(seed):
+    """A picture that has a look: pure noise changes with every pixel."""
+    small = np.random.default_rng(seed).integers(0, 255, (6, 6, 3)).astype("uint8")
+    return Image.fromarray(small).resize((32, 32), Image.Resampling.BICUBIC)
+
+
+def test_copies_across_splits_are_found_even_turned_and_compressed_and_groups_may_hold_them(folders):
+    for i in range(6):
+        smooth(i).save(folders / "images" / f"p{i // 2}_{i}.png")
+    smooth(0).save(folders / "images" / "p1_2.png")  # the same image in another patient
+    (folders / "images" / "p2_4.png").unlink()
+    smooth(0).transpose(Image.Transpose.ROTATE_90).save(folders / "images" / "p2_4.jpg", quality=60)
+    smooth(0).resize((32, 32)).save(folders / "images" / "p0_1.png", optimize=True)  # within its patient: no leak
+    add_to(folders)
+    result = check(Manifest(folders / "data_manifest.yaml"), "mine")
+    assert sorted(problem.partition(" are ")[0] for problem in result.problems) == [
+        "tiles p0_0 and p1_2", "tiles p0_1 and p1_2",
+    ]  # fmt: skip
+    (note,) = [note for note in result.notes if "look alike" in note]
+    assert note.startswith("3 pairs of tiles in different splits look alike")
+    assert all(pair in note for pair in ("p0_0 and p2_4", "p0_1 and p2_4", "p1_2 and p2_4"))
+
+
+def test_copies_that_only_a_fold_parts_are_found_too(folders):
+    for i in range(6):
+        smooth(i if i != 3 else 0).save(folders / "images" / f"p{i // 2}_{i}.png")
+    add_to(folders, groups="", split="1/1/1")
+    path = folders / "data_manifest.yaml"
+    text = yaml.safe_load(path.read_text())
+    text["datasets"]["mine"]["splits"] = {"train": ["p0_1"], "val": ["p1_2"], "test": ["p2_4"]}
+    path.write_text(yaml.safe_dump(text))
+    assert check(Manifest(path), "mine").problems == []
+    text["datasets"]["mine"]["folds"] = [{"train": ["p0_1", "p0_0"], "val": ["p1_2"], "test": ["p2_4", "p1_3"]}]
+    path.write_text(yaml.safe_dump(text))
+    assert check(Manifest(path), "mine").problems == [
+        "tiles p0_0 and p1_3 are the same image: train and test of fold 0"
+    ]
+
+
+def test_a_label_that_a_split_fold_or_subset_lacks_is_noted(folders):
+    mask = np.zeros((32, 32), "uint8")
+    Image.fromarray(mask).save(folders / "masks" / "p1_2_mask.png")
+    add_to(folders, groups="", split="3/1/2")
+    path = folders / "data_manifest.yaml"
+    text = yaml.safe_load(path.read_text())
+    others = [f"p{i // 2}_{i}" for i in (0, 1, 3, 4, 5)]
+    text["datasets"]["mine"]["splits"] = {"train": others[:3], "val": ["p1_2"], "test": others[3:]}
+    text["datasets"]["mine"]["folds"] = [
+        {"train": [*others[:2], "p1_2"], "val": others[2:4], "test": others[4:], "subsets": [["p1_2"]]}
+    ]
+    path.write_text(yaml.safe_dump(text))
+    assert [note for note in notes_of(folders) if "occur" in note] == [
+        "label 'tumour' does not occur in val", "label 'tumour' does not occur in fold 0 subset 1",
+    ]  # fmt: skip
 
 
 def damage(folder, what):

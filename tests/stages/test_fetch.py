@@ -16,7 +16,7 @@ from PIL import Image
 from fmcache.errors import DataUnavailable, ManifestError, SpecError, TileError
 from fmcache.manifest import Manifest
 from fmcache.stages import download
-from fmcache.stages.data import check
+from fmcache.stages.check import check
 from fmcache.stages.fetch import fetch
 from fmcache.tiles.images import read_tile
 

@@ -20,7 +20,7 @@ from fmcache.decoders.heads import Decoder
 from fmcache.decoders.train import train
 from fmcache.encoders.load import load_encoder
 from fmcache.encoders.tokens import token_grids
-from fmcache.errors import CacheMismatch, CacheNotFound, CacheUnsealed, NoRoom, ResultsMismatch
+from fmcache.errors import CacheMismatch, CacheNotFound, CacheUnsealed, NoRoom, ResultsMismatch, SpecError
 from fmcache.grid import Grid
 from fmcache.manifest import Manifest
 from fmcache.report.summary import summarise
@@ -32,6 +32,7 @@ from fmcache.stages.extract import extract
 from fmcache.stages.fit import fit
 from fmcache.stages.flags import Flags
 from fmcache.stages.report import report
+from fmcache.stages.split import split
 from fmcache.tiles.images import read_tile, resize_tile
 from fmcache.tiles.views import render_mask, render_view
 
@@ -247,6 +248,65 @@ def test_more_views_and_another_split_extend_the_cache_and_never_recompute_it(tm
     lines.clear()
     assert extract(change(recipe, views=ViewSpec(count=3)), swapped, flags(tmp_path), lines.append) == []
     assert all("complete" in line for line in lines)
+
+
+def folded(folder, folds, subsets=""):
+    path = folder / "data_manifest.yaml"
+    path.write_text(yaml.safe_dump(MANIFEST))
+    split(path, "toy", "", folds, subsets, 0)
+    return Manifest(path)
+
+
+def test_folds_use_the_cache_of_the_fixed_split_and_give_a_part_per_fold_and_seed(tmp_path, manifest, recipe):
+    recipe = change(recipe, encoders=("raw-pixels",))
+    extract(recipe, manifest, flags(tmp_path), quiet)
+    fit(recipe, manifest, flags(tmp_path), quiet)
+    fixed = contents(places.results(tmp_path))
+    listed = folded(tmp_path, 3, "1,2")
+    lines = []
+    assert fit(recipe, listed, flags(tmp_path), lines.append) == []
+    assert any("0 of 2 runs" in line for line in lines)  # runs on the fixed split do not know of folds
+    rotating = change(recipe, name="folds", folds=True)
+    lines.clear()
+    assert extract(rotating, listed, flags(tmp_path), lines.append) == []
+    # t0, t1 and t2 train already; the others become training tiles of some fold and need all five views
+    assert [line.split(": ")[1].split(",")[0].split(" views")[0] for line in lines] == ["15 of 30", "15 of 30"]
+    assert fit(rotating, listed, flags(tmp_path), quiet) == []
+    parts = [read_part(path) for path in find_parts(places.results(tmp_path), "folds")]
+    assert [(p.record.fold, p.record.seed) for p in parts] == [(f, s) for f in range(3) for s in range(2)]
+    tested = [set(p.counts.filter(pl.col("split") == "test")["tile"]) for p in parts]
+    assert tested == [set(listed.dataset().folds[p.record.fold].test) for p in parts]
+    assert sorted(t for tiles in tested[::2] for t in tiles) == [f"t{i}" for i in range(6)]
+    assert contents(places.results(tmp_path) / "toy") == {k[4:]: v for k, v in fixed.items() if k.startswith("toy/")}
+    (again, *_), _ = fit_stage._jobs(rotating, listed, "toy", torch.device("cpu"), flags(tmp_path))
+    shutil.rmtree(again.folder(1))
+    fit_stage._load.cache_clear()
+    fit(rotating, listed, flags(tmp_path), quiet)
+    assert read_part(again.folder(1)).counts.equals(parts[1].counts)
+    # a subset needs nothing from the encoder, and trains on its tiles alone
+    lines.clear()
+    small = change(rotating, name="small", subset=1)
+    assert extract(small, listed, flags(tmp_path), lines.append) == []
+    assert all("complete" in line for line in lines)
+    assert fit(small, listed, flags(tmp_path), quiet) == []
+    record = read_part(find_parts(places.results(tmp_path), "small")[0]).record
+    assert (record.tiles["train"], record.identity["splits"]["train"]) == (
+        1,
+        list(listed.dataset().folds[0].subsets[0]),
+    )
+    assert record.identity["view_bank"]["tiles"].keys() == {
+        t for ids in record.identity["splits"].values() for t in ids
+    }
+
+
+@pytest.mark.parametrize(("fields", "says"), [({"folds": True}, "lists none"), ({"subset": 2}, "subset of 2")])
+def test_folds_and_subsets_that_are_not_listed_are_refused_with_the_command_that_makes_them(
+    tmp_path, manifest, recipe, fields, says
+):
+    for stage in (extract, fit):
+        with pytest.raises(SpecError, match=says) as error:
+            stage(change(recipe, **fields), manifest, flags(tmp_path), quiet)
+        assert "fmcache data split toy" in error.value.next_step
 
 
 def test_another_recipe_under_the_same_name_is_refused_by_field_until_recomputed(tmp_path, manifest, recipe):

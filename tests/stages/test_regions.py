@@ -10,7 +10,8 @@ from PIL import Image
 from fmcache.errors import ManifestError, SpecError, TileError
 from fmcache.manifest import FolderDataset, Label, Manifest
 from fmcache.specs import Recipe
-from fmcache.stages.data import add, check
+from fmcache.stages.check import check
+from fmcache.stages.data import add
 from fmcache.stages.identities import bank_identity
 from fmcache.tiles.images import Tile, check_view_mpp, read_tile
 

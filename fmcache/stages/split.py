@@ -1,0 +1,123 @@
+"""What `fmcache data split` does: a fixed split, rotating folds and learning-curve subsets, into the manifest entry.
+
+Only lists of tile ids are written. Caches know nothing of splits, so none is made again when they change; tiles that
+become training tiles for the first time get their views at the next `fmcache extract`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Group
+from rich.table import Table
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+
+from fmcache.errors import SpecError
+from fmcache.manifest import SPLITS, AnyDataset, Manifest, Splits
+from fmcache.stages.data import edited, flow_list, split_sizes
+from fmcache.stages.survey import count_labels
+from fmcache.tiles.splits import Members, balanced_split, deviations, nested_subsets, rotating_folds
+
+
+def split(manifest: Path, name: str, sizes: str, folds: int, subsets: str, seed: int) -> Group:
+    """Write the splits of a dataset and return a table of label shares, with how far each is off that of all tiles.
+
+    Parameters
+    ----------
+    sizes
+        ``15/5/10``: a new fixed split; empty: the one that is there stays.
+    folds
+        Number of rotating folds over all tiles; 0: none, those that are there are removed.
+    subsets
+        ``5,10,15``: sizes of the nested training subsets of the fixed split and of every fold; empty: none.
+
+    Raises
+    ------
+    SpecError
+        When what is asked for cannot be made, or nothing is asked for.
+    ManifestError, TileError
+        When a tile cannot be read.
+    """
+    if not (sizes or folds or subsets):
+        raise SpecError("nothing to split", next_step=f"fmcache data split {name} --split 15/5/10 --folds 5")
+    listed = Manifest(manifest)
+    dataset = listed.dataset(name)
+    wanted, curve = split_sizes(sizes) if sizes else None, _numbers(subsets)
+    pixels = count_labels(listed, name)[:, : len(dataset.labels)]
+    ids, groups = [tile.id for tile in dataset.tiles], [tile.group for tile in dataset.tiles]
+    fixed = balanced_split(ids, groups, pixels, wanted, seed).members if wanted else _members(ids, dataset.splits)
+    rotating = rotating_folds(ids, groups, pixels, folds, seed) if folds else []
+
+    def with_subsets(members: Members) -> Splits:
+        inner = nested_subsets(ids, members[0], pixels, curve, seed) if curve else ()
+        train, val, test, *steps = (tuple(ids[i] for i in part) for part in (*members, *inner))
+        return Splits(train, val, test, tuple(steps))
+
+    splits, made = with_subsets(fixed), tuple(with_subsets(fold.members) for fold in rotating)
+    with edited(manifest) as document:
+        entry = document["datasets"][name]
+        entry["splits"] = _written(splits)
+        entry.pop("folds", None)
+        if made:
+            entry["folds"] = CommentedSeq(_written(fold) for fold in made)
+    return shares_table(Manifest(manifest).dataset(name), name, pixels)
+
+
+def shares_table(dataset: AnyDataset, name: str, pixels: npt.NDArray[np.int64]) -> Group:
+    """Return tiles, groups and label shares of every split, fold and subset, for the terminal.
+
+    pixels: (tile, label), in the order of the dataset's tiles.
+    """
+    ids = [tile.id for tile in dataset.tiles]
+    whole = 100 * pixels.sum(axis=0) / max(pixels.sum(), 1)
+    table = Table(
+        "", "tiles", "groups", *dataset.label_names,
+        title=f"{name} · label shares in percent (points off all tiles)",
+    )  # fmt: skip
+    table.add_row("all tiles", str(len(ids)), _groups(dataset, range(len(ids))), *(f"{share:.1f}" for share in whole))
+    worst, notes = 0.0, []
+    for title, tiles in named_parts(dataset):
+        part = [ids.index(tile) for tile in tiles]
+        off = 100 * deviations((tuple(part),), pixels)[0]
+        worst = max(worst, float(np.abs(off).max()))
+        cells = (f"{share + d:.1f} ({d:+.1f})" for share, d in zip(whole, off, strict=True))
+        table.add_row(title, str(len(part)), _groups(dataset, part), *cells)
+        absent = [label for label, n in zip(dataset.label_names, pixels[part].sum(axis=0), strict=True) if n == 0]
+        notes += [f"note: label {label!r} does not occur in {title}" for label in absent]
+    return Group(table, f"largest deviation of a label's share: {worst:.1f} points", *notes)
+
+
+def named_parts(dataset: AnyDataset) -> list[tuple[str, tuple[str, ...]]]:
+    """Return every set of tiles a recipe may use, with its name: splits and subsets of the fixed split and of folds."""
+    found = []
+    for prefix, splits in [("", dataset.splits), *((f"fold {i} ", fold) for i, fold in enumerate(dataset.folds))]:
+        found += [(f"{prefix}{part}", splits.of(part)) for part in SPLITS]
+        found += [(f"{prefix}subset {len(subset)}", subset) for subset in splits.subsets]
+    return found
+
+
+def _members(ids: Sequence[str], splits: Splits) -> Members:
+    at = {id_: i for i, id_ in enumerate(ids)}
+    return tuple(tuple(at[id_] for id_ in splits.of(part)) for part in SPLITS)
+
+
+def _groups(dataset: AnyDataset, part: Sequence[int]) -> str:
+    tiles = [dataset.tiles[i] for i in part]
+    return str(len({tile.group or f"\0{tile.id}" for tile in tiles}))
+
+
+def _written(splits: Splits) -> CommentedMap:
+    lists = CommentedMap((part, flow_list(splits.of(part))) for part in SPLITS)
+    if splits.subsets:
+        lists["subsets"] = CommentedSeq(flow_list(subset) for subset in splits.subsets)
+    return lists
+
+
+def _numbers(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() for part in parts):
+        raise SpecError(f"--subsets {text!r}", expected="numbers of training tiles, such as 5,10,15")
+    return [int(part) for part in parts]
