@@ -102,7 +102,7 @@ class Recipe(Frozen, frozen=True):
     store: Literal["float16", "float32"] = "float16"
     decoder: DecoderSpec = DecoderSpec()
     fit: FitSpec = FitSpec()
-    dice: Literal["pooled", "per_tile"] = "pooled"
+    dice: Literal["pooled", "per_tile", "puma"] = "pooled"
 
     def __post_init__(self) -> None:
         if not self.name or not all(c.isalnum() or c in "._-" for c in self.name) or self.name[0] in "._-":

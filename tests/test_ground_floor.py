@@ -54,16 +54,53 @@ def test_a_wrong_manifest_is_refused_with_line_and_key(tmp_path, change, line, s
     assert says in str(error.value)
 
 
+REGIONS = """\
+format: 1
+default: d
+datasets:
+  d:
+    format: geojson
+    root: .
+    mpp: 0.25
+    labels:
+      - {name: a, colour: '#ffffff', values: [A, C]}
+      - {name: b, colour: '#000000'}
+    order: [b, A, C]
+    fetch: {place: here}
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "says"),
+    [
+        (("[b, A, C]", "[b, A]"), 4, "order: expected each class of the labels once; see C"),
+        (("[b, A, C]", "[b, A, A]"), 4, "see C"),
+        (("mpp: 0.25", "fill: c"), 4, "expected ignore or a label: a, b"),
+        (("order: [b, A, C]", "ignore_values: [b]"), 8, "'b' means two things"),
+        (("mpp: 0.25", "view_mpp: 0.5"), 7, "um/px of the files"),
+        (("fetch: {place: here}", "tiles: [{id: x}]"), 12, "image, mask, image_sha256"),
+        (("root: .", "root: .\n    tiles: [{id: x}]"), 13, "lists no tiles and splits"),
+    ],
+)
+def test_a_wrong_dataset_of_regions_is_refused_with_line_and_key(tmp_path, change, line, says):
+    manifest = Manifest(write(tmp_path, REGIONS))
+    assert manifest.unfetched["d"].classes() == {"A": 0, "C": 0, "b": 1}
+    with pytest.raises(ManifestError) as error:
+        Manifest(write(tmp_path, REGIONS.replace(*change)))
+    assert says in str(error.value)
+    assert f"f.yaml:{line}: " in str(error.value)
+
+
 def test_a_recipe_without_a_word_is_the_papers_protocol(tmp_path):
     recipe = read_recipe(write(tmp_path, "name: paper"))
     assert recipe == Recipe()
     fit = recipe.fit
-    assert (recipe.tile_px, recipe.views.count, recipe.decoder.width, recipe.grid, recipe.tap) == (
+    assert (recipe.tile_px, recipe.views.count, recipe.decoder.width, recipe.grid, recipe.taps) == (
         512,
         50,
         256,
         "fit",
-        "last",
+        ("last",),
     )
     assert (fit.seeds, fit.epochs, fit.batch, fit.learning_rate, fit.restart_epochs) == (10, 50, 8, 1e-4, 10)
     assert (fit.passes_per_epoch, fit.standardise, recipe.dice, recipe.store) == (1, "none", "pooled", "float16")

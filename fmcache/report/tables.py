@@ -41,6 +41,8 @@ def notes(summary: Summary) -> list[str]:
     how = {
         "pooled": "Dice from counts summed over all test tiles",
         "per_tile": "Dice of each test tile, averaged over the tiles that hold or were given the label",
+        "puma": "Dice as in the PUMA challenge: counts summed over all test tiles, a label without a hit is 0, the "
+        "background is left out (at the tile size of the recipe, where the challenge has 1024 px)",
     }[summary.reduction]
     lines = [
         f"{how}; in percent; 'mean' is the mean over labels. Mean ± standard deviation over seeds.",

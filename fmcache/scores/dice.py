@@ -1,13 +1,21 @@
-"""Dice from counts. A label that is absent in truth and prediction has no Dice (NaN) and is left out of every mean."""
+"""Dice from counts. A label that is absent in truth and prediction has no Dice (NaN) and is left out of every mean.
+
+The metric of the PUMA challenge is the exception: there it counts as 0, and the background is left out.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-Reduction = Literal["pooled", "per_tile"]
+from fmcache.errors import SpecError
+
+Reduction = Literal["pooled", "per_tile", "puma"]
+BACKGROUND = "background"
+PUMA_EPSILON = 1e-5
 
 
 def dice(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
@@ -32,11 +40,41 @@ def dice_per_label(counts: npt.NDArray[np.int64], reduction: Reduction) -> npt.N
         (tile, label, 3): tp, fp, fn.
     reduction
         ``pooled``: counts are summed over the tiles first. ``per_tile``: mean over the tiles in which the label
-        occurs in truth or prediction.
+        occurs in truth or prediction. ``puma``: the challenge's, see `puma_dice`.
     """
+    if reduction == "puma":
+        return puma_dice(counts)
     if reduction == "pooled":
         return dice(counts.sum(axis=0))
     return mean_of_defined(dice(counts), axis=0)
+
+
+def puma_dice(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return the tissue Dice of the PUMA challenge, (label,), from counts (tile, label, 3).
+
+    Counts are summed over the tiles; Dice = (2 I + 1e-5) / (A + B + 1e-5), 0 when the intersection I is empty. Label 0
+    is the background: it has no Dice (NaN), so that the mean is over the others.
+
+    References
+    ----------
+    Evaluation of the PUMA challenge (Schuiveling et al. 2025, GigaScience), tissue track.
+    """
+    tp, fp, fn = np.moveaxis(counts.sum(axis=0).astype(np.float64), -1, 0)
+    result: npt.NDArray[np.float64] = (2 * tp + PUMA_EPSILON) / (2 * tp + fp + fn + PUMA_EPSILON)
+    result[tp == 0] = 0.0
+    result[0] = np.nan
+    return result
+
+
+def check_reduction(reduction: Reduction, labels: Sequence[str]) -> None:
+    """Raise SpecError when the labels are not those a reduction is for."""
+    if reduction == "puma" and labels[0] != BACKGROUND:
+        raise SpecError(
+            "`dice: puma` leaves out the first label, which must be the background",
+            expected=f"{BACKGROUND!r} as the first label, as in dataset puma-official",
+            found=", ".join(labels),
+            next_step="use dataset puma-official, or `dice: pooled`",
+        )
 
 
 def mean_of_defined(values: npt.NDArray[np.float64], axis: int) -> npt.NDArray[np.float64]:

@@ -32,6 +32,7 @@ from fmcache.errors import CacheCorrupt, CacheMismatch, CacheNotFound, CacheUnse
 from fmcache.grid import Grid
 from fmcache.identity import canonical_json
 from fmcache.manifest import AnyDataset, Manifest, Splits
+from fmcache.scores.dice import check_reduction
 from fmcache.scores.table import (
     COUNTS_SCHEMA,
     CURVE_SCHEMA,
@@ -186,6 +187,7 @@ def _jobs(
     recipe: Recipe, manifest: Manifest, name: str, device: torch.device, flags: Flags
 ) -> tuple[list[Job], list[Failure]]:
     dataset = manifest.dataset(name)
+    check_reduction(recipe.dice, dataset.label_names)
     bank_path = places.bank_path(flags.work, name, recipe)
     bank = open_cache(bank_path, "view_bank", bank_identity(recipe, name, dataset, listed_hashes(dataset)))
     hashes = only_tiles(bank.header.identity, used_tiles(dataset))["tiles"]

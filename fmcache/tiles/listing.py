@@ -46,7 +46,10 @@ def list_tiles(
     for i, (pair, group) in enumerate(zip(pairs, groups, strict=True)):
         mask = read_mask(pair.mask, dataset, read_image(pair.image)).mask
         pixels[i] = np.bincount(mask.ravel(), minlength=IGNORE + 1)[: len(dataset.labels)]
-        image, file = (path.resolve().relative_to(root).as_posix() for path in (pair.image, pair.mask))
+        # folders resolved as `root` is, the file not: it may be a link to elsewhere
+        image, file = (
+            (path.parent.resolve() / path.name).relative_to(root).as_posix() for path in (pair.image, pair.mask)
+        )
         entries.append(TileEntry(pair.id, group, image, file, sha256_file(pair.image), sha256_file(pair.mask)))
         tick(1)
     return Listing(tuple(entries), pixels)

@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fmcache.errors import SpecError
 from fmcache.scores.counts import count
-from fmcache.scores.dice import dice, dice_per_label
+from fmcache.scores.dice import check_reduction, dice, dice_per_label, mean_of_defined
 
 
 def slow_counts(prediction, truth, n_labels):
@@ -49,3 +50,37 @@ def test_dice_of_a_label_absent_in_both_is_left_out_and_of_one_missed_is_zero():
     assert per_tile[0] == pytest.approx((8 / 12 + 0) / 2)
     assert np.isnan(pooled[1])
     assert np.isnan(per_tile[1])
+
+
+def slow_puma(predictions, truths):
+    """The challenge's own loop: every class but the background, over all images."""
+    scores = []
+    for label in range(1, 6):
+        inter = a = b = 0
+        for p, t in zip(predictions, truths, strict=True):
+            for y in range(p.shape[0]):
+                for x in range(p.shape[1]):
+                    a, b = a + (p[y, x] == label), b + (t[y, x] == label)
+                    inter += p[y, x] == label and t[y, x] == label
+        scores.append(0.0 if inter == 0 else (2 * inter + 1e-5) / (a + b + 1e-5))
+    return scores
+
+
+@pytest.mark.parametrize("n_seen", [6, 4])
+def test_the_challenge_metric_equals_a_slow_reference(n_seen):
+    rng = np.random.default_rng(n_seen)
+    predictions, truths = rng.integers(0, n_seen, (2, 3, 7, 5)).astype("uint8")
+    counts = np.stack([count(p, t, 6) for p, t in zip(predictions, truths, strict=True)])
+    scores, expected = dice_per_label(counts, "puma"), slow_puma(predictions, truths)
+    assert np.isnan(scores[0])
+    assert scores[1:].tolist() == pytest.approx(expected, abs=1e-12)
+    assert mean_of_defined(scores, axis=0) == pytest.approx(np.mean(expected), abs=1e-12)
+    if n_seen == 4:
+        assert scores[4:].tolist() == [0, 0]  # absent in both, and 0 all the same
+
+
+def test_the_challenge_metric_is_for_labels_that_begin_with_the_background():
+    check_reduction("puma", ["background", "stroma"])
+    check_reduction("pooled", ["tumour", "stroma"])
+    with pytest.raises(SpecError, match="puma-official"):
+        check_reduction("puma", ["tumour", "stroma"])

@@ -1,0 +1,160 @@
+"""Datasets whose masks are annotated regions: added from a folder, checked, extracted, and known by what draws them."""
+
+import json
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from fmcache.errors import ManifestError, SpecError, TileError
+from fmcache.manifest import FolderDataset, Label, Manifest
+from fmcache.specs import Recipe
+from fmcache.stages.data import add, check
+from fmcache.stages.identities import bank_identity
+from fmcache.tiles.images import Tile, check_view_mpp, read_tile
+
+SIDE = 32
+LABELS = "tumour=Tumor|Tumor: invasive,stroma=Stroma,rest=Necrosis"
+
+
+def square(name, x0, y0, x1, y1):
+    ring = [[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]
+    classification = {"classification": {"name": name}} if name else {}
+    return {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": classification}
+
+
+def regions(i):
+    """Tumour left, stroma right, necrosis over both below; the top rows are in no region."""
+    return [
+        square("Necrosis", 0, 24, SIDE, SIDE + 8),
+        square("Tumor" if i % 2 else "Tumor: invasive", -4, 4, 14 + i, SIDE),
+        square("Stroma", 14 + i, 4, SIDE, SIDE),
+    ]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for i in range(4):
+        pixels = np.full((SIDE, SIDE, 3), 50 * i, "uint8")
+        Image.fromarray(pixels).save(tmp_path / f"t{i}.png")
+        (tmp_path / f"t{i}.geojson").write_text(json.dumps(regions(i)))
+    return tmp_path
+
+
+def add_to(folder, labels=LABELS, ignore="255", order="", fill="ignore"):
+    manifest = folder / "data_manifest.yaml"
+    add(manifest, "mine", folder, folder, labels, ignore, 0.5, "", "2/1/1", 0, True, order, fill)
+    listed = Manifest(manifest)
+    return listed, listed.dataset("mine")
+
+
+def mask_of(listed, dataset, tile="t0"):
+    return read_tile(dataset, next(t for t in dataset.tiles if t.id == tile), listed.folder).mask
+
+
+def test_geojson_beside_the_images_is_drawn_in_file_order_and_the_rest_ignored(folder):
+    listed, dataset = add_to(folder)
+    mask = mask_of(listed, dataset)
+    assert (mask[:4] == 255).all()
+    assert (mask[4:, :14] == 0).all()
+    assert (mask[4:, 14:] == 1).all()
+    result = check(listed, "mine")
+    assert result.problems == []
+    assert any("overlap in 4 of 4 tiles" in note and "later in the file" in note for note in result.notes)
+
+
+def test_an_order_of_labels_and_a_fill_change_the_mask_and_the_identity_of_its_bank(folder):
+    listed, dataset = add_to(folder)
+    before = bank_identity(Recipe(), "mine", dataset, {})
+    listed, dataset = add_to(folder, order="tumour,stroma,rest", fill="stroma")
+    assert dataset.order == ("Tumor", "Tumor: invasive", "Stroma", "Necrosis")
+    mask = mask_of(listed, dataset)
+    assert (mask[:4] == 1).all()
+    assert (mask[24:] == 2).all()
+    after = bank_identity(Recipe(), "mine", dataset, {})
+    assert {key for key in after if after[key] != before[key]} == {"order", "fill"}
+    regrouped = add_to(folder, labels="tumour=Tumor,stroma=Stroma|Tumor: invasive,rest=Necrosis")[1]
+    assert bank_identity(Recipe(), "mine", regrouped, {})["labels"] != before["labels"]
+
+
+def test_ignored_classes_are_drawn_as_no_truth(folder):
+    listed, dataset = add_to(folder, labels="tumour=Tumor|Tumor: invasive,Stroma", ignore="Necrosis", fill="Stroma")
+    assert dataset.ignore_values == ("Necrosis",)
+    assert dataset.classes() == {"Tumor": 0, "Tumor: invasive": 0, "Stroma": 1, "Necrosis": 255}
+    listed, dataset = add_to(
+        folder, "tumour=Tumor|Tumor: invasive,Stroma", "Necrosis", "tumour,Stroma,Necrosis", "Stroma"
+    )
+    assert (mask_of(listed, dataset)[24:] == 255).all()
+
+
+def test_unknown_classes_of_all_files_are_listed_with_their_counts(folder):
+    with pytest.raises(TileError, match=r"Necrosis \(4\), Tumor: invasive \(2\)") as error:
+        add_to(folder, labels="tumour=Tumor,stroma=Stroma")
+    assert "Stroma (4)" in error.value.found
+    assert not (folder / "data_manifest.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({"order": "tumour,stroma"}, "does not name every class once"),
+        ({"order": "tumour,stroma,rest,Tumor"}, "does not name every class once"),
+        ({"fill": "white"}, "fill 'white'"),
+    ],
+)
+def test_a_wrong_order_or_fill_is_refused(folder, flags, says):
+    with pytest.raises(SpecError, match=says):
+        add_to(folder, **flags)
+
+
+def test_order_and_fill_are_for_regions_only(folder):
+    (folder / "masks").mkdir()
+    for i in range(4):
+        Image.fromarray(np.zeros((SIDE, SIDE), "uint8")).save(folder / "masks" / f"t{i}.png")
+    with pytest.raises(SpecError, match="annotated regions"):
+        add(folder / "m.yaml", "mine", folder, folder / "masks", "a=0,b=1", "255", None, "", "2/1/1", 0, False, "a,b")
+
+
+def test_annotations_of_another_picture_are_refused(folder):
+    far = [square("Tumor", 5000, 5000, 5020, 5020)]
+    (folder / "t2.geojson").write_text(json.dumps(far))
+    with pytest.raises(TileError, match="no region lies on the image"):
+        add_to(folder)
+
+
+def test_what_was_mended_or_left_out_is_in_the_notes_of_a_check(folder):
+    bow_tie = square("Tumor", 0, 0, 8, 8)
+    ring = bow_tie["geometry"]["coordinates"][0]
+    ring[1], ring[2] = ring[2], ring[1]
+    point = {"type": "Feature", "geometry": {"type": "Point", "coordinates": [1, 1]}, "properties": {}}
+    (folder / "t1.geojson").write_text(json.dumps([*regions(1), bow_tie, point]))
+    notes = " ".join(check(add_to(folder)[0], "mine").notes)
+    assert "1 regions whose outline crossed itself were mended" in notes
+    assert "no region (Point) (1)" in notes
+
+
+def test_links_to_files_elsewhere_are_listed_where_they_are(folder):
+    (folder / "elsewhere").mkdir()
+    (folder / "t0.png").rename(folder / "elsewhere" / "far.png")
+    (folder / "t0.png").symlink_to(folder / "elsewhere" / "far.png")
+    listed, dataset = add_to(folder)
+    assert dataset.tiles[0].image == "t0.png"
+    assert check(listed, "mine").problems == []
+
+
+def test_a_changed_annotation_is_found(folder):
+    listed, dataset = add_to(folder)
+    (folder / "t0.geojson").write_text(json.dumps(regions(5)))
+    with pytest.raises(ManifestError, match="not the file that was listed"):
+        mask_of(listed, dataset)
+
+
+def test_a_tile_size_that_gives_another_um_per_px_than_the_dataset_asks_for_is_refused():
+    dataset = FolderDataset(labels=(Label("a", "#000000"), Label("b", "#ffffff")), root=".", mpp=0.22, view_mpp=0.44)
+    tile = Tile("t", np.zeros((1024, 1024, 3), "uint8"), np.zeros((1024, 1024), "uint8"), "", "")
+    check_view_mpp(dataset, tile, 512)
+    with pytest.raises(TileError, match="tile_px: 512") as error:
+        check_view_mpp(dataset, tile, 256)
+    assert error.value.found == "0.88 um/px"
+    check_view_mpp(msgspec.structs.replace(dataset, view_mpp=None), tile, 256)
