@@ -25,6 +25,9 @@ Precision = Literal["float32", "bfloat16", "float16"]
 _TAP = re.compile(r"last|[1-9][0-9]*(\+norm)?")
 
 
+_VARIANT = re.compile(r"(.+)\.(views|passes_per_epoch)-([1-9][0-9]*)")
+
+
 class ViewSpec(Frozen, frozen=True):
     """How the views of a tile are drawn. View 0 is the untouched tile; 1..count are random.
 
@@ -82,8 +85,37 @@ class FitSpec(Frozen, frozen=True):
     dice_weight: Annotated[float, Meta(ge=0)] = 1.0
 
 
+class Sweep(Frozen, frozen=True):
+    """Values of one field of a recipe that are tried one after another, all from the same cache.
+
+    Either `views` (how many views of each training tile there are to choose from) or `passes_per_epoch`.
+    """
+
+    views: tuple[Positive, ...] = ()
+    passes_per_epoch: tuple[Positive, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.views and self.passes_per_epoch:
+            raise ValueError("sweep: expected values of one field, found views and passes_per_epoch")
+        for values in (self.views, self.passes_per_epoch):
+            if len(set(values)) < len(values) or list(values) != sorted(values):
+                raise ValueError(f"sweep: expected rising values, found {', '.join(map(str, values))}")
+
+    @property
+    def field(self) -> str:
+        """Name of the field that is swept; '' when none is."""
+        return "views" if self.views else "passes_per_epoch" if self.passes_per_epoch else ""
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """The values that are tried."""
+        return self.views or self.passes_per_epoch
+
+
 class Recipe(Frozen, frozen=True):
     """One study. Every default is the paper's protocol; `expect` is free text on the figures to expect.
+
+    With a `sweep`, it is as many studies as the sweep has values (`variants`), compared in one more report.
 
     `taps` tells where tokens are taken: ``last`` (after the final norm), the output of a block counted from 1 (``6``),
     or that after the final norm (``6+norm``). All of them come from one forward pass, each into its own cache.
@@ -103,6 +135,7 @@ class Recipe(Frozen, frozen=True):
     decoder: DecoderSpec = DecoderSpec()
     fit: FitSpec = FitSpec()
     dice: Literal["pooled", "per_tile", "puma"] = "pooled"
+    sweep: Sweep = Sweep()
 
     def __post_init__(self) -> None:
         if not self.name or not all(c.isalnum() or c in "._-" for c in self.name) or self.name[0] in "._-":
@@ -121,6 +154,28 @@ class Recipe(Frozen, frozen=True):
     def encoder_choices(self) -> tuple[EncoderChoice, ...]:
         """The encoders, each as an `EncoderChoice`."""
         return tuple(EncoderChoice(name=c) if isinstance(c, str) else c for c in self.encoders)
+
+
+def variants(recipe: Recipe) -> tuple[Recipe, ...]:
+    """Return the studies of a recipe: itself, or one for each value of its sweep, called ``NAME.FIELD-VALUE``."""
+    sweep = recipe.sweep
+    if not sweep.field:
+        return (recipe,)
+    return tuple(
+        msgspec.structs.replace(
+            recipe,
+            name=f"{recipe.name}.{sweep.field}-{value}",
+            views=msgspec.structs.replace(recipe.views, count=value) if sweep.views else recipe.views,
+            fit=msgspec.structs.replace(recipe.fit, passes_per_epoch=value) if not sweep.views else recipe.fit,
+        )
+        for value in sweep.values
+    )
+
+
+def variant_of(study: str) -> tuple[str, str, int] | None:
+    """Return (name of the recipe, field, value) of a study that is one value of a sweep; None for any other."""
+    found = _VARIANT.fullmatch(study)
+    return (found[1], found[2], int(found[3])) if found else None
 
 
 def read_recipe(path: Path) -> Recipe:

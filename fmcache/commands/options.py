@@ -30,6 +30,8 @@ Workers = Annotated[int, typer.Option(min=0, help="Processes of a local Dask clu
 Recompute = Annotated[bool, typer.Option("--recompute", help="Replace what is there instead of adding to it.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never ask the hub: weights must be here.")]
 
+WIDE = 200
+
 DEFAULT_WORK = Path("work")
 DEFAULT_MANIFEST = Path("data_manifest.yaml")
 
@@ -89,7 +91,11 @@ def say(text: str) -> None:
 
 
 def show(renderable: object) -> None:
-    """Print a table."""
+    """Print a table as wide as the terminal; as wide as it wants to be into a pipe or file, where nothing is cut."""
+    import os
+    import sys
+
     from rich.console import Console
 
-    Console().print(renderable)
+    in_pipe = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    Console(width=WIDE if in_pipe else None).print(renderable)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
+from collections.abc import Callable
 
 import matplotlib as mpl
 import numpy as np
@@ -21,15 +23,22 @@ CONTROL = "#888888"
 
 def figures(summary: Summary) -> dict[str, bytes]:
     """Return the files of all figures by name: ``size``, ``labels`` and ``curves``, each as ``.png`` and ``.svg``."""
+    files: dict[str, bytes] = {}
+    for name, draw in (("size", dice_by_size), ("labels", dice_by_label), ("curves", training_curves)):
+        files |= rendered(name, functools.partial(draw, summary))
+    return files
+
+
+def rendered(name: str, draw: Callable[[], Figure]) -> dict[str, bytes]:
+    """Return a figure as ``NAME.png`` and ``NAME.svg``."""
     files = {}
     with mpl.rc_context(STYLE):
-        for name, draw in (("size", dice_by_size), ("labels", dice_by_label), ("curves", training_curves)):
-            figure = draw(summary)
-            for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
-                file = io.BytesIO()
-                FigureCanvasAgg(figure)
-                figure.savefig(file, format=kind, dpi=200, metadata=metadata)
-                files[f"{name}.{kind}"] = file.getvalue()
+        figure = draw()
+        for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+            file = io.BytesIO()
+            FigureCanvasAgg(figure)
+            figure.savefig(file, format=kind, dpi=200, metadata=metadata)
+            files[f"{name}.{kind}"] = file.getvalue()
     return files
 
 

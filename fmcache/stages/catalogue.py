@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import yaml
+from rich import box
 from rich.table import Table
 
 from fmcache.encoders.cards import Card, names, read_card
@@ -18,9 +19,15 @@ TILE_PX = 512
 def list_encoders() -> Table:
     """Return a table of the encoders that have a card: controls last."""
     table = Table(
-        "name", "parameters", f"tokens at {TILE_PX} px", "a view", "access", "download", "here", "licence",
-        caption=f"a view: bytes of its tokens as float16, uncompressed, in tiles of {TILE_PX} px",
-    )  # fmt: skip
+        caption=f"tokens: channels x rows x columns at {TILE_PX} px; a view: its bytes as float16, uncompressed",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for column in ("name", "params", "tokens", "a view"):
+        table.add_column(column, no_wrap=True, justify="right" if column == "params" else "left")
+    for column in ("access", "download", "here", "licence"):
+        table.add_column(column)
     cards = sorted((read_card(name) for name in names()), key=lambda card: (card.control, card.name))
     for i, card in enumerate(cards):
         table.add_row(
@@ -57,11 +64,11 @@ def view_bytes(card: Card) -> int:
 
 def _grid(card: Card) -> str:
     side = Grid(TILE_PX, card.patch, "fit").side
-    return f"{card.width} x {side} x {side}"
+    return f"{card.width}x{side}x{side}"
 
 
 def _parameters(card: Card) -> str:
-    return f"{card.params / 1e6:.1f} M" if card.params else "–"
+    return f"{card.params / 1e6:.0f} M" if card.params else "–"
 
 
 def _access(card: Card) -> str:

@@ -23,7 +23,7 @@ from fmcache.errors import EncoderUnavailable, NoRoom, SpecError, TokensOverflow
 from fmcache.grid import Grid
 from fmcache.manifest import AnyDataset, Manifest, TileEntry
 from fmcache.scores.table import EncoderInfo
-from fmcache.specs import EncoderChoice, Precision, Recipe, ViewSpec
+from fmcache.specs import EncoderChoice, Precision, Recipe, ViewSpec, variants
 from fmcache.stages import places, runners
 from fmcache.stages.caches import size_text
 from fmcache.stages.devices import device_name, pick_device, set_threads, versions
@@ -112,6 +112,8 @@ def extract(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str
     """
     set_threads(flags.threads)
     device = pick_device(flags.device)
+    # views 1..n do not depend on how many there are: the variant with most of them holds those of all others
+    recipe = max(variants(recipe), key=lambda variant: variant.views.count)
     failures = []
     for name in recipe.datasets or (manifest.default,):
         dataset = manifest.dataset(name)

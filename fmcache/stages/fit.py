@@ -44,7 +44,7 @@ from fmcache.scores.table import (
     whole_folder,
     write_part,
 )
-from fmcache.specs import Recipe
+from fmcache.specs import Recipe, variants
 from fmcache.stages import places, runners
 from fmcache.stages.caches import size_text
 from fmcache.stages.devices import device_name, pick_device, set_threads, versions
@@ -108,6 +108,8 @@ class Loaded(NamedTuple):
 def fit(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], None] = print) -> list[Failure]:
     """Train every (dataset, encoder, seed) of `recipe` that has no result yet; return the encoders that could not be.
 
+    Of a recipe with a sweep, every variant is trained.
+
     Without encoders in the recipe, all that have a cache under it are fitted. Each result appears whole when its run
     ends, so an interrupted sweep goes on where it stopped.
 
@@ -123,13 +125,14 @@ def fit(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], N
     set_threads(flags.threads)
     device = pick_device(flags.device)
     failures: list[Failure] = []
-    jobs = []
-    for name in recipe.datasets or (manifest.default,):
-        found, failed = _jobs(recipe, manifest, name, device, flags)
-        jobs += found
-        failures += failed
-    with locked(places.results(flags.work) / recipe.name):
-        _fit_jobs(jobs, recipe.fit.seeds, flags, say)
+    for variant in variants(recipe):
+        jobs = []
+        for name in variant.datasets or (manifest.default,):
+            found, failed = _jobs(variant, manifest, name, device, flags)
+            jobs += found
+            failures += [failure for failure in failed if failure[:2] not in {known[:2] for known in failures}]
+        with locked(places.results(flags.work) / variant.name):
+            _fit_jobs(jobs, variant.fit.seeds, flags, say)
     return failures
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +15,9 @@ from fmcache.identity import whole_file
 from fmcache.report import tables
 from fmcache.report.figures import figures
 from fmcache.report.summary import Summary, summarise
+from fmcache.report.sweep import Sweep
 from fmcache.scores.table import find_parts, read_part, studies
+from fmcache.specs import variant_of
 
 FIGURES = {
     "size": "Mean Dice against encoder size; bars: standard deviation over seeds.",
@@ -33,6 +36,8 @@ class StudyReport(NamedTuple):
 def report(results: Path, out: Path, study: str = "") -> list[StudyReport]:
     """Write the report of a study, or of all that have results, below `out`; return what was written.
 
+    The studies of one sweep are reported together, below the name of its recipe.
+
     Raises
     ------
     ResultsNotFound
@@ -41,19 +46,52 @@ def report(results: Path, out: Path, study: str = "") -> list[StudyReport]:
         When runs of a study do not belong together.
     """
     known = studies(results)
-    if not known or (study and study not in known):
+    chosen = [name for name in known if study in ("", name, _sweep_of(name))]
+    if not chosen:
         raise ResultsNotFound(
             f"there are no results{f' of study {study!r}' if study else ''} in {results}",
             found=f"results of {', '.join(known)}" if known else "nothing",
             next_step="fmcache fit, with the same --work folder",
         )
-    return [_report_study(results, out / name, name) for name in ([study] if study else known)]
+    reports = [_report_study(results, out / name, name) for name in chosen]
+    sweeps = sorted({_sweep_of(name) for name in chosen} - {""})
+    return reports + [_report_sweep(results, out / name, name, known) for name in sweeps if study in ("", name)]
+
+
+def _sweep_of(study: str) -> str:
+    variant = variant_of(study)
+    return variant[0] if variant else ""
+
+
+def _report_sweep(results: Path, folder: Path, name: str, known: Sequence[str]) -> StudyReport:
+    by_dataset: dict[str, dict[int, Summary]] = {}
+    field = ""
+    for study in known:
+        variant = variant_of(study)
+        if variant is None or variant[0] != name:
+            continue
+        _, field, value = variant
+        for summary in _summaries(results, study):
+            by_dataset.setdefault(summary.record.dataset, {})[value] = summary
+    sweeps = [Sweep(field, dict(sorted(by_value.items()))) for by_value in by_dataset.values()]
+    text = f"# {name}\n\n"
+    for sweep in sweeps:
+        for file_name, content in sweep.files().items():
+            with whole_file(folder / sweep.last.record.dataset / file_name) as file:
+                file.write(content)
+        text += sweep.markdown() + "\n"
+    with whole_file(folder / "report.md", "w") as file:
+        file.write(text)
+    return StudyReport(folder / "report.md", tuple(sweep.terminal() for sweep in sweeps))
+
+
+def _summaries(results: Path, study: str) -> list[Summary]:
+    parts = [read_part(path) for path in find_parts(results, study)]
+    return [summarise(list(group)) for _, group in groupby(parts, key=lambda part: part.record.dataset)]
 
 
 def _report_study(results: Path, folder: Path, study: str) -> StudyReport:
-    parts = [read_part(path) for path in find_parts(results, study)]
-    by_dataset = groupby(parts, key=lambda part: part.record.dataset)
-    summaries = [summarise(list(group)) for _, group in by_dataset]
+    summaries = _summaries(results, study)
     sections = []
     for summary in summaries:
         dataset = summary.record.dataset
@@ -67,7 +105,8 @@ def _report_study(results: Path, folder: Path, study: str) -> StudyReport:
         sections.append(_section(summary))
     with whole_file(folder / "report.md", "w") as file:
         file.write(_head(summaries[0]) + "\n".join(sections) + _tail(summaries[0]))
-    return StudyReport(folder / "report.md", tuple(tables.terminal(summary) for summary in summaries))
+    shown = () if _sweep_of(study) else tuple(tables.terminal(summary) for summary in summaries)
+    return StudyReport(folder / "report.md", shown)  # the studies of a sweep are shown by the sweep's own table
 
 
 def _head(summary: Summary) -> str:

@@ -23,13 +23,15 @@ from fmcache.encoders.tokens import token_grids
 from fmcache.errors import CacheMismatch, CacheNotFound, CacheUnsealed, NoRoom, ResultsMismatch
 from fmcache.grid import Grid
 from fmcache.manifest import Manifest
+from fmcache.report.summary import summarise
 from fmcache.scores.table import find_parts, read_part
-from fmcache.specs import DecoderSpec, EncoderChoice, FitSpec, Recipe, ViewSpec
+from fmcache.specs import DecoderSpec, EncoderChoice, FitSpec, Recipe, Sweep, ViewSpec
 from fmcache.stages import fit as fit_stage
 from fmcache.stages import places
 from fmcache.stages.extract import extract
 from fmcache.stages.fit import fit
 from fmcache.stages.flags import Flags
+from fmcache.stages.report import report
 from fmcache.tiles.images import read_tile, resize_tile
 from fmcache.tiles.views import render_mask, render_view
 
@@ -355,3 +357,37 @@ def test_a_disk_that_fills_up_during_the_run_loses_nothing_that_was_finished(tmp
     assert extract(many, manifest, flags(tmp_path / "w"), quiet) == []
     assert extract(many, manifest, flags(tmp_path / "whole"), quiet) == []
     assert contents(tmp_path / "w" / "cache") == contents(tmp_path / "whole" / "cache")
+
+
+def test_a_sweep_is_fitted_from_one_cache_and_compared_in_one_table(tmp_path, manifest, recipe):
+    sweep = change(
+        recipe, encoders=("raw-pixels", "colour-texture"), sweep=Sweep(views=(1, 4)), views=ViewSpec(count=2)
+    )
+    lines = []
+    assert extract(sweep, manifest, flags(tmp_path), lines.append) == []
+    assert "18 of 18 views" in lines[1]  # 3 training tiles in 1 + 4 views, 3 other tiles in 1
+    assert fit(sweep, manifest, flags(tmp_path), quiet) == []
+    for value in (1, 4):
+        alone = change(sweep, sweep=Sweep(), views=ViewSpec(count=value), name=f"alone-{value}")
+        fit(alone, manifest, flags(tmp_path), quiet)
+        swept, plain = runs(tmp_path, f"toy.views-{value}"), runs(tmp_path, f"alone-{value}")
+        assert all(swept[key].counts.equals(plain[key].counts) for key in plain)
+    written = report(places.results(tmp_path), places.reports(tmp_path), "toy")
+    text = written[-1].path.read_text()
+    assert "| encoder | 1 | 4 |" in text
+    row = runs(tmp_path, "toy.views-4")["raw-pixels", 0].record
+    assert row.recipe["views"]["count"] == 4
+    assert (places.reports(tmp_path) / "toy" / "toy" / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    csv = (places.reports(tmp_path) / "toy" / "toy" / "sweep.csv").read_text().splitlines()
+    assert len(csv) == 1 + 2 * 2 * 4  # two values, two encoders, three labels and their mean
+    found = {tuple(line.split(",")[:4]): float(line.split(",")[5]) for line in csv[1:]}
+    summary = summarise([part for _, part in sorted(runs(tmp_path, "alone-4").items())])
+    for row in summary.rows:
+        assert found["4", row.encoder.name, row.encoder.title, "mean"] == pytest.approx(100 * row.mean[-1], abs=1e-3)
+
+
+def test_a_sweep_of_two_fields_or_of_falling_values_is_refused():
+    with pytest.raises(ValueError, match="one field"):
+        Sweep(views=(1,), passes_per_epoch=(2,))
+    with pytest.raises(ValueError, match="rising"):
+        Sweep(views=(4, 1))

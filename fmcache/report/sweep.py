@@ -1,0 +1,122 @@
+"""One field of a recipe, several values: does the order of encoders depend on it? Table, figure and CSV."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from fmcache.report.figures import COLOURS, CONTROL, rendered
+from fmcache.report.summary import Row, Summary
+from fmcache.report.tables import COLLAPSED, FALLING
+
+TITLES = {"views": "views of each training tile", "passes_per_epoch": "passes over the training tiles in an epoch"}
+
+
+class Sweep(NamedTuple):
+    """The studies of one sweep on one dataset: `field` is what was swept, `summaries` are by its value, rising."""
+
+    field: str
+    summaries: Mapping[int, Summary]
+
+    @property
+    def last(self) -> Summary:
+        """The study of the largest value; its order of encoders is that of all tables."""
+        return self.summaries[max(self.summaries)]
+
+    def row(self, encoder: str, value: int) -> Row | None:
+        """Return an encoder's row at a value; None when it was not run there."""
+        return next((row for row in self.summaries[value].rows if row.encoder.name == encoder), None)
+
+    def markdown(self) -> str:
+        """Return the section of a report: table, notes, figure."""
+        record = self.last.record
+        lines = [f"## {record.dataset_title} ({record.dataset})", "", f"Test Dice by {TITLES[self.field]}:", ""]
+        lines += [
+            "| encoder | " + " | ".join(map(str, self.summaries)) + " |",
+            "|---" * (1 + len(self.summaries)) + "|",
+        ]
+        lines += ["| " + " | ".join(texts) + " |" for texts in self._texts()]
+        lines += ["", *(f"- {note}" for note in self.notes()), ""]
+        return "\n".join([*lines, f"![Test Dice by {TITLES[self.field]}]({record.dataset}/sweep.png)", ""])
+
+    def terminal(self) -> Table:
+        """Return the table for the terminal, notes below."""
+        table = Table(
+            "encoder", *map(str, self.summaries), title=f"{self.last.record.dataset_title} · {TITLES[self.field]}",
+            caption="\n".join(self.notes()), caption_justify="left",
+        )  # fmt: skip
+        for texts in self._texts():
+            table.add_row(*texts)
+        return table
+
+    def notes(self) -> list[str]:
+        """Return how to read the table, and the order of encoders at each value where it changes."""
+        lines = [
+            "Mean over labels in percent, mean ± standard deviation over the runs of a value. "
+            f"{COLLAPSED}: at least one run collapsed; {FALLING}: at least one training loss was still falling.",
+        ]
+        orders = {value: self._order(summary) for value, summary in self.summaries.items()}
+        if len({tuple(order) for order in orders.values()}) == 1:
+            return [*lines, "The order of rows is the same at every value."]
+        return [*lines, "The order of rows changes: " + "; ".join(f"{v}: {' > '.join(o)}" for v, o in orders.items())]
+
+    def files(self) -> dict[str, bytes]:
+        """Return the files beside the report: ``sweep.csv``, ``sweep.png`` and ``sweep.svg``."""
+        return rendered("sweep", functools.partial(dice_by_value, self)) | {"sweep.csv": self._csv().encode()}
+
+    def _order(self, summary: Summary) -> list[str]:
+        """Display names by mean Dice, best first, controls among them: the question is what learning they need."""
+        return [row.encoder.display for row in sorted(summary.rows, key=lambda row: -np.nan_to_num(row.mean[-1]))]
+
+    def _texts(self) -> list[list[str]]:
+        return [
+            [last.encoder.display, *(_cell(self.row(last.encoder.name, value)) for value in self.summaries)]
+            for last in self.last.rows
+        ]
+
+    def _csv(self) -> str:
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([self.field, "encoder", "title", "label", "seeds", "dice_mean_percent", "dice_std_percent"])
+        for value, summary in self.summaries.items():
+            for row in summary.rows:
+                for column, mean, std in zip(summary.columns, 100 * row.mean, 100 * row.std, strict=True):
+                    names = [row.encoder.name, row.encoder.display, column]
+                    writer.writerow([value, *names, len(row.seeds), f"{mean:.4f}", f"{std:.4f}"])
+        return file.getvalue()
+
+
+def dice_by_value(sweep: Sweep) -> Figure:
+    """Return mean Dice against the swept value (log scale): a line per encoder, bars are deviations over runs."""
+    figure = Figure(figsize=(5.0, 3.2))
+    axes = figure.add_subplot()
+    for i, last in enumerate(sweep.last.rows):
+        rows = {value: sweep.row(last.encoder.name, value) for value in sweep.summaries}
+        points = [(value, 100 * row.mean[-1], 100 * np.nan_to_num(row.std[-1])) for value, row in rows.items() if row]
+        values, means, stds = zip(*points, strict=True)
+        axes.errorbar(
+            values, means, yerr=stds, marker="o", markersize=3, capsize=2, linewidth=1.0, label=last.encoder.display,
+            color=CONTROL if last.is_control else COLOURS[i % len(COLOURS)],
+            linestyle=("--", ":", "-.")[i % 3] if last.is_control else "-",
+        )  # fmt: skip
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(list(sweep.summaries), [str(value) for value in sweep.summaries])
+    axes.set_xlabel(TITLES[sweep.field])
+    axes.set_ylabel("test Dice, mean over labels (%)")
+    axes.legend(frameon=False)
+    return figure
+
+
+def _cell(row: Row | None) -> str:
+    if row is None or np.isnan(row.mean[-1]):
+        return "–"
+    flags = (COLLAPSED if row.collapsed else "") + (FALLING if row.falling else "")
+    spread = "" if np.isnan(row.std[-1]) else f" ± {100 * row.std[-1]:.2f}"
+    return f"{100 * row.mean[-1]:.2f}{spread}{flags}"
