@@ -58,12 +58,12 @@ def test_a_recipe_without_a_word_is_the_papers_protocol(tmp_path):
     recipe = read_recipe(write(tmp_path, "name: paper"))
     assert recipe == Recipe()
     fit = recipe.fit
-    assert (recipe.tile_px, recipe.views.count, recipe.decoder.width, recipe.grid, recipe.tap) == (
+    assert (recipe.tile_px, recipe.views.count, recipe.decoder.width, recipe.grid, recipe.taps) == (
         512,
         50,
         256,
         "fit",
-        "last",
+        ("last",),
     )
     assert (fit.seeds, fit.epochs, fit.batch, fit.learning_rate, fit.restart_epochs) == (10, 50, 8, 1e-4, 10)
     assert (fit.passes_per_epoch, fit.standardise, recipe.dice, recipe.store) == (1, "none", "pooled", "float16")

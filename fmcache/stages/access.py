@@ -28,6 +28,7 @@ from fmcache.stages.flags import Flags
 from fmcache.tiles.demo import draw_tile
 
 NOT_TRIED = "–"
+TO_FETCH = "to fetch"
 
 
 class Checked(NamedTuple):
@@ -75,6 +76,7 @@ def _check(choice: EncoderChoice, device: torch.device, flags: Flags, fetch: boo
         if not _have_file(card, choice, flags, fetch, row):
             return Checked(**row, error=None)
         encoder = load_encoder(choice, device, offline=flags.offline, lock=places.weights_lock(flags.work))
+        row["file"] = "fetched" if row["file"].startswith(TO_FETCH) else row["file"]
         row["sha256"] = encoder.weights_sha256[:12] or NOT_TRIED
         row["load"] = f"{encoder.params:,} parameters" + (" (random weights)" if encoder.random_weights else "")
         row["tile"] = _one_tile(encoder)
@@ -107,7 +109,7 @@ def _have_file(card: Card, choice: EncoderChoice, flags: Flags, fetch: bool, row
     else:
         check_access(card, weights)
         row["access"] = "granted" if card.gated else "open"
-    row["file"] = "here" if here else f"to fetch ({size_text(weights.megabytes * 10**6)})"
+    row["file"] = "here" if here else f"{TO_FETCH} ({size_text(weights.megabytes * 10**6)})"
     return bool(here) or fetch
 
 

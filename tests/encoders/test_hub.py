@@ -9,6 +9,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import torch
+import yaml
 from safetensors.torch import save
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -25,13 +27,15 @@ REFUSALS = {
 
 SCRIPT = """
 import json, sys, torch
+from pathlib import Path
 from fmcache.encoders.load import load_encoder
 from fmcache.errors import FmcacheError
 from fmcache.specs import EncoderChoice
 answers = {}
 for key, (card, offline) in json.loads(sys.argv[1]).items():
     try:
-        encoder = load_encoder(EncoderChoice(card), torch.device("cpu"), offline=offline)
+        lock = Path(sys.argv[2]) if sys.argv[2] else None
+        encoder = load_encoder(EncoderChoice(card), torch.device("cpu"), offline=offline, lock=lock)
         answers[key] = ["Encoder", encoder.weights_sha256]
     except FmcacheError as error:
         answers[key] = [type(error).__name__, str(error)]
@@ -39,29 +43,61 @@ print(json.dumps(answers))
 """
 
 
+class Shelf:
+    """What the server has: the file's bytes now, its commit, and every request for bytes as (path, first byte)."""
+
+    def __init__(self, body):
+        self.body, self.commit, self.gets, self.breaks = body, COMMIT, [], 0
+
+
 @pytest.fixture
-def hub(tiny_model):
-    """A server that gives one file, someone/open, and refuses the rest; and that file's bytes."""
-    body = save(tiny_model().state_dict())
+def shelf(tiny_model):
+    return Shelf(save(tiny_model().state_dict()))
+
+
+@pytest.fixture
+def hub(shelf):
+    """A server that gives one file, someone/open, by branch and by commit, and refuses the rest; its address."""
 
     class Hub(BaseHTTPRequestHandler):
-        def do_HEAD(self):
+        def head(self):
             refusal = next((answer for start, answer in REFUSALS.items() if self.path.startswith(start)), None)
+            if not refusal and self.path.split("/")[4] not in ("main", shelf.commit):
+                refusal = REFUSALS["/someone/norevision/"]
+            first = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")[0])
             status, headers = refusal or (
-                200,
-                {"ETag": f'"{hashlib.sha256(body).hexdigest()}"', "X-Repo-Commit": COMMIT, "Content-Length": len(body)},
+                206 if first else 200,
+                {
+                    "ETag": f'"{hashlib.sha256(shelf.body).hexdigest()}"',
+                    "X-Repo-Commit": shelf.commit,
+                    "Content-Length": len(shelf.body) - first,
+                    "Accept-Ranges": "bytes",
+                },
             )
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, str(value))
             if refusal:
                 self.send_header("Content-Length", "0")
+            elif first:
+                self.send_header("Content-Range", f"bytes {first}-{len(shelf.body) - 1}/{len(shelf.body)}")
             self.end_headers()
+            return None if refusal else first
+
+        def do_HEAD(self):
+            self.head()
 
         def do_GET(self):
-            self.do_HEAD()
-            if self.path == "/someone/open/resolve/main/model.safetensors":
-                self.wfile.write(body)
+            first = self.head()
+            if first is None:
+                return
+            shelf.gets.append((self.path, first))
+            if shelf.breaks:
+                shelf.breaks -= 1
+                self.wfile.write(shelf.body[first : first + len(shelf.body) // 3])
+                self.close_connection = True
+                return
+            self.wfile.write(shelf.body[first:])
 
         def log_message(self, *args):
             pass
@@ -69,42 +105,52 @@ def hub(tiny_model):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", body
+    yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     thread.join()
     server.server_close()
 
 
 @pytest.fixture
-def ask(tmp_path, write_card):
+def environment(tmp_path):
+    """Settings under which huggingface_hub asks a server on this machine and keeps its files to this test."""
+
+    def settings(endpoint):
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
+        return kept | {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "127.0.0.1"}
+
+    return settings
+
+
+@pytest.fixture
+def ask(tmp_path, write_card, environment):
     """Load encoders whose weights are in hub repositories, in a fresh process; return its answers by repository."""
 
-    def run(endpoint, repositories, home="home", **changes):
+    def run(endpoint, repositories, lock="", drop=(), **changes):
         wanted = {}
         for key, offline in repositories.items():
             name = key.partition(" ")[0]
-            text = write_card(weights={"repo": f"someone/{name}", "file": "model.safetensors"}, **changes).read_text()
+            weights = {"repo": f"someone/{name}", "file": "model.safetensors", "drop": list(drop)}
+            text = write_card(weights=weights, **changes).read_text()
             card = tmp_path / f"{name}.yaml"
             card.write_text(text)
             wanted[key] = (str(card), offline)
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
-        environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / home), "NO_PROXY": "127.0.0.1"}
         ran = subprocess.run(
-            [sys.executable, "-c", SCRIPT, json.dumps(wanted)], env=environment, capture_output=True, text=True
-        )
+            [sys.executable, "-c", SCRIPT, json.dumps(wanted), str(lock)],
+            env=environment(endpoint), capture_output=True, text=True,
+        )  # fmt: skip
         assert ran.returncode == 0, ran.stderr
         return json.loads(ran.stdout)
 
     return run
 
 
-def test_the_hub_is_asked_and_every_answer_has_its_own_words(hub, ask):
-    endpoint, body = hub
+def test_the_hub_is_asked_and_every_answer_has_its_own_words(hub, shelf, ask):
     names = {start.split("/")[2]: False for start in REFUSALS}
     gated = {"gated": True, "licence": "CC-BY-4.0", "licence_page": "https://example.org/licence"}
-    answers = ask(endpoint, {"open offline": True, **names, "open": False, "open again": True}, **gated)
+    answers = ask(hub, {"open offline": True, **names, "open": False, "open again": True}, **gated)
 
-    assert answers["open"] == answers["open again"] == ["Encoder", hashlib.sha256(body).hexdigest()]
+    assert answers["open"] == answers["open again"] == ["Encoder", hashlib.sha256(shelf.body).hexdigest()]
 
     words = {
         "gated": ("found: no login", "https://example.org/licence", "CC-BY-4.0", "hf auth login", "HF_TOKEN", "days"),
@@ -129,9 +175,80 @@ def test_the_hub_is_asked_and_every_answer_has_its_own_words(hub, ask):
 
 @pytest.mark.slow  # huggingface_hub tries six times before it gives up
 def test_a_hub_that_cannot_be_reached_is_told_from_one_that_refuses(ask, hub):
-    endpoint, _ = hub
-    nobody = endpoint.rpartition(":")[0] + ":9"  # the discard port: nothing listens
+    nobody = hub.rpartition(":")[0] + ":9"  # the discard port: nothing listens
     kind, message = ask(nobody, {"open": False})["open"]
     assert kind == "EncoderUnavailable"
     assert "the hub cannot be reached" in message
     assert "check the network" in message
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_stopped(hub, shelf, ask, tiny_model):
+    # larger than the pieces of 10 MB in which the library writes to disk
+    shelf.body = save(tiny_model().state_dict() | {"more.x": torch.ones(9_000_000)})
+    shelf.breaks = 1
+    (answer,) = ask(hub, {"open": False}, drop=["more."]).values()
+    if answer[0] != "Encoder":  # the library gave up: the same command goes on
+        assert "broke off" in answer[1]
+        (answer,) = ask(hub, {"open": False}, drop=["more."]).values()
+    assert answer == ["Encoder", hashlib.sha256(shelf.body).hexdigest()]
+    assert [first >= 10_000_000 for _, first in shelf.gets] == [False, True]
+
+
+def test_weights_are_held_to_what_they_were_when_first_fetched(hub, shelf, ask, tmp_path, tiny_model):
+    lock = tmp_path / "work" / "weights.lock.yaml"
+    first = ask(hub, {"open": False}, lock=lock)["open"]
+    held = yaml.safe_load(lock.read_text())["someone/open/model.safetensors"]
+    assert held == {"revision": COMMIT, "sha256": hashlib.sha256(shelf.body).hexdigest()}
+    # the publisher moves the branch on: this working folder stays with what it began with, other folders get the new
+    shelf.body, shelf.commit = save(tiny_model(init_values=0.3).state_dict()), "f" * 40
+    assert ask(hub, {"open": False}, lock=lock)["open"] == first
+    # the same commit with other bytes is refused
+    for file in (tmp_path / "home").rglob("*"):
+        if file.is_file() and file.stat().st_size == len(shelf.body):
+            file.write_bytes(shelf.body[:-4] + b"oops")
+    kind, message = ask(hub, {"open": True}, lock=lock)["open"]
+    assert kind == "WeightsMismatch"
+    assert f"is not the file that {lock} was written for" in message
+
+
+def check(environment, hub, tmp_path, *arguments):
+    command = [
+        sys.executable,
+        "-m",
+        "fmcache",
+        "encoders",
+        "check",
+        *map(str, arguments),
+        "--work",
+        str(tmp_path / "w"),
+    ]
+    # wide: the table of results is read below
+    return subprocess.run(
+        [*command, "--device", "cpu"], env=environment(hub) | {"COLUMNS": "200"}, capture_output=True, text=True
+    )
+
+
+def test_check_tells_access_file_hash_load_and_grid_of_each_encoder(hub, shelf, environment, write_card, tmp_path):
+    cards = {}
+    for name in ("open", "gated"):
+        weights = {"repo": f"someone/{name}", "file": "model.safetensors", "megabytes": 1}
+        cards[name] = tmp_path / f"{name}.yaml"
+        cards[name].write_text(write_card(name=name, weights=weights, gated=name == "gated").read_text())
+    asked = check(environment, hub, tmp_path, cards["open"])
+    assert (asked.returncode, shelf.gets) == (0, [])
+    assert "to fetch (1.0 MB)" in asked.stdout
+    fetched = check(environment, hub, tmp_path, cards["open"], cards["gated"], "raw-pixels", "--fetch")
+    assert fetched.returncode == 1
+    row, refused, pixels = (
+        next(line for line in fetched.stdout.splitlines() if name in line and "│" in line)
+        for name in ("open", "gated", "raw-pixels")
+    )
+    for text in ("open", "fetched", hashlib.sha256(shelf.body).hexdigest()[:12], "parameters", "48 x 32 x 32, finite"):
+        assert text in row
+    assert "FAILED" in refused
+    assert "768 x 32 x 32, finite" in pixels
+    assert "gated: the weights of 'gated' are gated" in fetched.stderr
+    offline = check(environment, "http://127.0.0.1:9", tmp_path, cards["open"], "--offline")
+    assert offline.returncode == 0
+    assert "not asked" in offline.stdout
+    assert "here" in offline.stdout

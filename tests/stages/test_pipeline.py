@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 
+from fmcache.cache.writer import locked
 from fmcache.decoders.heads import Decoder
 from fmcache.decoders.train import train
 from fmcache.encoders.load import load_encoder
@@ -213,7 +214,7 @@ def test_an_extraction_that_is_stopped_goes_on_and_ends_byte_for_byte_the_same(t
         "--work",
         str(tmp_path / "stopped"),
     ]
-    path = places.tokens_path(tmp_path / "stopped", "toy", "random-vits16", many)
+    path = places.tokens_path(tmp_path / "stopped", "toy", "random-vits16", many, "last")
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         while process.poll() is None and not list(path.glob("filling/*.*")):
             time.sleep(0.02)
@@ -291,3 +292,66 @@ def test_standardised_training_uses_the_statistics_of_the_training_grids(tmp_pat
     assert torch.allclose(loaded.scale.mean.flatten(), tokens.mean(1), atol=1e-5)
     assert torch.allclose(loaded.scale.std.flatten(), tokens.std(1, correction=0), atol=1e-5)
     assert loaded.train.tokens.shape == (3, 4, 768, 4, 4)
+
+
+def test_several_taps_fill_a_cache_each_that_equals_the_one_filled_alone(tmp_path, folder, manifest, recipe):
+    tiny = change(recipe, encoders=(str(folder / "tiny.yaml"),))
+    assert extract(change(tiny, taps=("1", "last")), manifest, flags(tmp_path / "both"), quiet) == []
+    for tap in ("1", "last"):
+        assert extract(change(tiny, taps=(tap,)), manifest, flags(tmp_path / tap), quiet) == []
+        paths = [places.tokens_path(tmp_path / name, "toy", "tiny", tiny, tap) for name in ("both", tap)]
+        assert contents(paths[0]) == contents(paths[1])
+    before = contents(places.tokens_path(tmp_path / "both", "toy", "tiny", tiny, "last"))
+    extract(change(tiny, taps=("1", "2+norm", "last")), manifest, flags(tmp_path / "both"), quiet)
+    assert contents(places.tokens_path(tmp_path / "both", "toy", "tiny", tiny, "last")) == before
+    assert fit(change(tiny, taps=("1", "last")), manifest, flags(tmp_path / "both"), quiet) == []
+    parts = runs(tmp_path / "both")
+    assert sorted(parts) == [("tiny", 0), ("tiny", 1), ("tiny@1", 0), ("tiny@1", 1)]
+    assert parts["tiny@1", 0].record.encoder.display == "Tiny ViT, block 1 (random weights)"
+    assert parts["tiny@1", 0].record.identity["tokens"]["tap"] == "1"
+
+
+def test_all_asks_for_every_encoder_of_the_study_and_goes_on_past_those_that_cannot_be_had(tmp_path, folder):
+    done = subprocess.run(
+        [sys.executable, "-m", "fmcache", "extract", "--all", "--offline", "--device", "cpu", "--threads", "1",
+         "--manifest", str(folder / "data_manifest.yaml"), "--work", str(tmp_path)],
+        capture_output=True, text=True, env=os.environ | {"HF_HOME": str(tmp_path / "hub")},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stdout.count("failed; going on with the next encoder") == 14
+    assert done.stderr.count("are not on this machine, and the hub may not be asked") == 15
+
+
+def test_a_second_process_on_the_same_cache_is_told_that_another_one_writes(tmp_path, folder, manifest, recipe):
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(msgspec.to_builtins(change(recipe, encoders=("raw-pixels",)))))
+    path = places.tokens_path(tmp_path, "toy", "raw-pixels", recipe, "last")
+    command = [sys.executable, "-m", "fmcache", "extract", "--recipe", str(tmp_path / "r.yaml"), "--device", "cpu"]
+    command += ["--manifest", str(folder / "data_manifest.yaml"), "--work", str(tmp_path)]
+    with locked(path):
+        second = subprocess.run(command, capture_output=True, text=True)
+    assert second.returncode == 1
+    assert f"another process is writing {path}" in second.stderr
+    assert subprocess.run(command, capture_output=True).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_during_the_run_loses_nothing_that_was_finished(tmp_path, folder, manifest, recipe):
+    """A limit on the size of files stands in for the full disk: the system refuses a write in the same way."""
+    many = change(recipe, views=ViewSpec(count=12), encoders=("random-vits16",), tile_px=64)
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(msgspec.to_builtins(many)))
+    arguments = ["extract", "--recipe", str(tmp_path / "r.yaml"), "--device", "cpu", "--threads", "1", "--manifest"]
+    arguments += [str(folder / "data_manifest.yaml"), "--work", str(tmp_path / "w")]
+    limited = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY)); "
+        f"sys.argv = ['fmcache', *{arguments!r}]; from fmcache.cli import main; main()"
+    )
+    full = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True)
+    assert full.returncode == 1
+    assert "error: the system refused" in full.stderr
+    assert "Traceback" not in full.stderr
+    path = places.tokens_path(tmp_path / "w", "toy", "random-vits16", many, "last")
+    assert not list(path.rglob("*.partial"))
+    assert extract(many, manifest, flags(tmp_path / "w"), quiet) == []
+    assert extract(many, manifest, flags(tmp_path / "whole"), quiet) == []
+    assert contents(tmp_path / "w" / "cache") == contents(tmp_path / "whole" / "cache")
