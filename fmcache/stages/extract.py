@@ -34,7 +34,7 @@ from fmcache.stages.identities import (
     bank_identity,
     listed_hashes,
     tokens_identity,
-    used_tiles,
+    views_wanted,
     with_encoder,
 )
 from fmcache.stages.progress import progress
@@ -128,11 +128,6 @@ def extract(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str
                 more = "; going on with the next encoder" if i < len(recipe.encoder_choices) else ""
                 say(f"{name} · {choice.name}: failed{more}")
     return failures
-
-
-def views_wanted(dataset: AnyDataset, count: int) -> dict[str, int]:
-    """Return the number of views of each tile in a split: `count` + 1 to train on, 1 to validate and test."""
-    return {tile: count + 1 if tile in dataset.splits.train else 1 for tile in used_tiles(dataset)}
 
 
 def content_hashes(dataset: AnyDataset, entries: Sequence[TileEntry], folder: Path) -> Hashes:

@@ -20,6 +20,11 @@ def used_tiles(dataset: AnyDataset) -> list[str]:
     return [tile.id for tile in dataset.tiles if tile.id in used]
 
 
+def views_wanted(dataset: AnyDataset, count: int) -> dict[str, int]:
+    """Return the number of views of each tile in a split: `count` + 1 to train on, 1 to validate and test."""
+    return {tile: count + 1 if tile in dataset.splits.train else 1 for tile in used_tiles(dataset)}
+
+
 def listed_hashes(dataset: AnyDataset) -> dict[str, tuple[str, str]]:
     """Return the hashes that the manifest lists for the tiles in use; none for drawn tiles."""
     if not isinstance(dataset, FolderDataset):

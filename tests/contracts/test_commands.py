@@ -10,7 +10,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
-    "", "run", "extract", "fit", "report", "data", "data add", "data check", "data show", "cache", "cache ls",
+    "", "run", "plan", "extract", "fit", "report", "data", "data add", "data check", "data show", "cache", "cache ls",
     "cache info", "cache verify", "cache rm", "encoders", "encoders list", "encoders show",
     "encoders check",
 ]  # fmt: skip

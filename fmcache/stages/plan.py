@@ -1,0 +1,208 @@
+"""What `fmcache plan` tells of a recipe before anything runs: its costs, the time here, and what would be cheaper."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+import psutil
+from rich.console import Group
+from rich.table import Table
+
+from fmcache.cache.stores import COMPACT, store_of
+from fmcache.encoders.cards import TIMM, Card, read_card
+from fmcache.grid import Grid
+from fmcache.manifest import AnyDataset, Manifest
+from fmcache.specs import Precision, Recipe
+from fmcache.stages import places
+from fmcache.stages.caches import size_text
+from fmcache.stages.catalogue import study_encoders
+from fmcache.stages.costs import Cost, cost_of
+from fmcache.stages.flags import Flags
+from fmcache.stages.identities import views_wanted
+
+if TYPE_CHECKING:
+    from fmcache.stages.speed import Speed  # torch
+
+CHEAPER_VIEWS, NARROWER = 5, 2
+"""What is tried: a fifth of the views, half the decoder's width, half the seeds."""
+
+
+class Item(NamedTuple):
+    """One encoder on one dataset, and what it costs; `precision` is that of its forward passes here."""
+
+    dataset: str
+    encoder: str
+    card: Card
+    grid: Grid
+    precision: Precision
+    cost: Cost
+
+
+class Plan(NamedTuple):
+    """A recipe's costs; `speed` is None when nothing was measured."""
+
+    recipe: Recipe
+    datasets: dict[str, AnyDataset]
+    items: tuple[Item, ...]
+    speed: Speed | None
+
+
+def plan(recipe: Recipe, manifest: Manifest, flags: Flags, measure: bool = True) -> Plan:
+    """Return what a recipe costs; a recipe without encoders is planned for all 15 of the study.
+
+    Raises
+    ------
+    ManifestError, SpecError, EncoderUnavailable
+        When the recipe names a dataset or an encoder that is not there.
+    """
+    if not recipe.encoders:
+        recipe = msgspec.structs.replace(recipe, encoders=tuple(study_encoders()))
+    datasets = {name or manifest.default: manifest.dataset(name) for name in recipe.datasets or ("",)}
+    if not measure:
+        return Plan(recipe, datasets, _items(recipe, datasets, on_gpu=False), None)
+    from fmcache.stages.devices import pick_device, set_threads
+    from fmcache.stages.speed import measure_speed
+
+    set_threads(flags.threads)
+    device = pick_device(flags.device)
+    items = _items(recipe, datasets, on_gpu=device.type == "cuda")
+    dearest = max(items, key=lambda item: item.cost.decoder_flop)
+    labels = len(datasets[dearest.dataset].labels)
+    speed = measure_speed(recipe, dearest.card, labels, {item.precision for item in items}, device)
+    return Plan(recipe, datasets, items, speed)
+
+
+def cheaper(recipe: Recipe) -> dict[str, Recipe]:
+    """Return changes of a recipe that cost less, by what to write in it."""
+    changed: dict[str, Recipe] = {}
+    if recipe.views.count >= CHEAPER_VIEWS:
+        views = msgspec.structs.replace(recipe.views, count=recipe.views.count // CHEAPER_VIEWS)
+        changed[f"views: {{count: {views.count}}}"] = msgspec.structs.replace(recipe, views=views)
+    if not store_of(recipe.store).keep_bits:
+        changed[f"store: {COMPACT}"] = msgspec.structs.replace(recipe, store=COMPACT)
+    if recipe.decoder.width > 1:
+        decoder = msgspec.structs.replace(recipe.decoder, width=recipe.decoder.width // NARROWER)
+        changed[f"decoder: {{width: {decoder.width}}}"] = msgspec.structs.replace(recipe, decoder=decoder)
+    if recipe.fit.seeds > 1:
+        fit = msgspec.structs.replace(recipe.fit, seeds=-(-recipe.fit.seeds // 2))
+        changed[f"fit: {{seeds: {fit.seeds}}}"] = msgspec.structs.replace(recipe, fit=fit)
+    return changed
+
+
+def shown(plan: Plan, work: Path) -> Group:
+    """Return a plan for the terminal: a row per encoder, the sums, and cheaper variants."""
+    recipe, total = plan.recipe, total_of([item.cost for item in plan.items])
+    parts: list[Table | str] = [_encoders_table(plan, total)]
+    views = {name: sum(views_wanted(one, recipe.views.count).values()) for name, one in plan.datasets.items()}
+    free, memory = shutil.disk_usage(_existing(work)).free, psutil.virtual_memory().available
+    counted = ", ".join(f"{name} {n}" for name, n in views.items())
+    masks = size_text(sum(views.values()) * recipe.tile_px**2)
+    parts += [
+        f"views: {counted}; masks of all views at most {masks} besides; {size_text(free)} free on disk",
+        f"largest grids in memory in fit: {size_text(max(item.cost.fit_bytes for item in plan.items))}; "
+        f"{size_text(memory)} free",
+    ]
+    if total.raw_bytes > free:
+        parts.append("NO ROOM: the tokens may not fit on this disk; move the working folder with --work")
+    if variants := cheaper(recipe):
+        parts.append(_cheaper_table(plan, total, variants))
+    parts.append(_assumptions(plan))
+    return Group(*parts)
+
+
+def total_of(costs: Sequence[Cost]) -> Cost:
+    """Return sums; of the memory in fit the largest, since one encoder is there at a time."""
+    sums = Cost(*(sum(column) for column in zip(*costs, strict=True)))
+    return sums._replace(fit_bytes=max(cost.fit_bytes for cost in costs))
+
+
+def _items(recipe: Recipe, datasets: dict[str, AnyDataset], on_gpu: bool) -> tuple[Item, ...]:
+    items = []
+    for choice in recipe.encoder_choices:
+        card = _card(choice.name)
+        published: Precision = card.precision if on_gpu else "float32"
+        precision = published if recipe.precision == "published" else recipe.precision
+        grid = Grid(recipe.tile_px, card.patch, recipe.grid)
+        for name, dataset in datasets.items():
+            cost = cost_of(recipe, dataset, card)
+            items.append(Item(name, places.encoder_key(choice), card, grid, precision, cost))
+    return tuple(items)
+
+
+def _card(name: str) -> Card:
+    if not name.startswith(TIMM):
+        return read_card(name)
+    from fmcache.encoders.load import card_of  # asks timm for the model's shape
+
+    return card_of(name)
+
+
+def _encoders_table(plan: Plan, total: Cost) -> Table:
+    table = Table(
+        "dataset", "encoder", "grid", "forward passes", "raw", "on disk", "memory in fit", "encoder TFLOP",
+        "decoder TFLOP", "encoder", "decoders", title=f"{plan.recipe.name}: {len(plan.items)} x "
+        f"{plan.recipe.fit.seeds} seeds, store {plan.recipe.store}",
+    )  # fmt: skip
+    for item in plan.items:
+        grid = f"{item.card.width} x {item.grid.side} x {item.grid.side}"
+        table.add_row(item.dataset, item.encoder, grid, *_cells(item.cost), *_times([item], plan.speed))
+    table.add_section()
+    table.add_row("", "in all", "", *_cells(total), *_times(plan.items, plan.speed))
+    return table
+
+
+def _cheaper_table(plan: Plan, total: Cost, variants: dict[str, Recipe]) -> Table:
+    table = Table(
+        "what would make it cheaper", "forward passes", "raw", "on disk", "memory in fit", "encoder TFLOP",
+        "decoder TFLOP", "encoders", "decoders",
+    )  # fmt: skip
+    table.add_row("(as it is)", *_cells(total), *_times(plan.items, plan.speed))
+    for change, recipe in variants.items():
+        items = [item._replace(cost=cost_of(recipe, plan.datasets[item.dataset], item.card)) for item in plan.items]
+        table.add_row(change, *_cells(total_of([item.cost for item in items])), *_times(items, plan.speed))
+    return table
+
+
+def _cells(cost: Cost) -> list[str]:
+    flops = (f"{flop / 1e12:,.1f}" for flop in (cost.encoder_flop, cost.decoder_flop))
+    sizes = (size_text(n) for n in (cost.raw_bytes, cost.disk_bytes, cost.fit_bytes))
+    return [f"{cost.forward_passes:,}", *sizes, *flops]
+
+
+def _times(items: Sequence[Item], speed: Speed | None) -> tuple[str, str]:
+    if speed is None:
+        return "–", "–"
+    encoders = sum(item.cost.encoder_flop / speed.encoder[item.precision] for item in items)
+    return time_text(encoders), time_text(sum(item.cost.decoder_flop for item in items) / speed.decoder)
+
+
+def time_text(seconds: float) -> str:
+    """Return a rough time for people."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _assumptions(plan: Plan) -> str:
+    lines = [
+        "on disk: an estimate from the ratio seen on a small ViT (fmcache/cache/CODECS.md)",
+        "TFLOP: 10^12 operations, convolutions in their direct form; a control without network counts as 0",
+        "what is cached or fitted already is not taken off",
+        "fewer views or seeds and a narrower decoder ask less of the data too, not only of the machine",
+    ]
+    if plan.speed:
+        rates = ", ".join(f"{name} {rate / 1e12:.2f}" for name, rate in plan.speed.encoder.items())
+        lines.append(
+            f"times: rough (within a factor of two), from a few seconds on {plan.speed.device}: encoders {rates}, "
+            f"decoder {plan.speed.decoder / 1e12:.2f} TFLOP/s; reading tiles, drawing views and writing are not in them"
+        )
+    return "\n".join(lines)
+
+
+def _existing(folder: Path) -> Path:
+    return next((one for one in (folder.absolute(), *folder.absolute().parents) if one.is_dir()), Path("/"))
