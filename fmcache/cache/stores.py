@@ -54,9 +54,8 @@ class Store(NamedTuple):
         if not self.keep_bits:
             return values
         kept: npt.NDArray[Any] = BitRound(self.keep_bits).encode(values).view(values.dtype)
-        odd = ~np.isfinite(values)
         # rounding is integer arithmetic on the bits: it would turn a NaN of all ones (CUDA's) into -0
-        return np.where(odd, values, kept) if odd.any() else kept
+        return kept if all_finite(values) else np.where(np.isfinite(values), kept, values)
 
     def expected_ratio(self) -> float:
         """Return the size on disk to expect, as a share of the tokens in float32: seen on a ViT-S/14 (CODECS.md).
@@ -66,6 +65,30 @@ class Store(NamedTuple):
         if not self.keep_bits:
             return {"float16": 0.445, "float32": 0.857}[self.dtype]
         return min(0.274 + (self.keep_bits - 5) / 32, self.itemsize / 4)
+
+
+def all_finite(values: npt.NDArray[Any]) -> bool:
+    """Return whether no value (float16 or float32, first axis: view) is inf or NaN."""
+    return _largest(values) < _infinity(values.dtype)
+
+
+def has_nan(values: npt.NDArray[Any]) -> bool:
+    """Return whether any value (float16 or float32, first axis: view) is NaN."""
+    return _largest(values) > _infinity(values.dtype)
+
+
+def _largest(values: npt.NDArray[Any]) -> int:
+    """Return the bits of the largest magnitude; IEEE 754 orders magnitudes as integers, then inf, then NaN.
+
+    Ten times as fast as the tests of float16 in numpy, which took a third of the time of reading a cache.
+    """
+    bits = np.dtype(f"u{values.dtype.itemsize}")
+    magnitude = bits.type(np.iinfo(bits).max >> 1)
+    return max((int((view.view(bits) & magnitude).max()) for view in values), default=0)
+
+
+def _infinity(dtype: np.dtype[Any]) -> int:
+    return int(np.array(np.inf, dtype).view(f"u{dtype.itemsize}"))
 
 
 def store_of(name: str) -> Store:

@@ -21,7 +21,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from fmcache.cache.format import ARRAY, AXES, FILLING, Header, Kind, check_identity, parse_header, with_tiles
 from fmcache.cache.layout import Layout, Shard, missing_shards, plan_layout
-from fmcache.cache.stores import FAST, Compressor
+from fmcache.cache.stores import FAST, Compressor, all_finite
 from fmcache.errors import Busy, CacheCorrupt, TokensOverflow
 from fmcache.identity import fingerprint, whole_file
 from fmcache.manifest import IGNORE
@@ -183,7 +183,7 @@ def write_shard(path: Path, kind: Kind, shard: Shard, values: npt.NDArray[Any]) 
     TokensOverflow
         When a value is inf or NaN.
     """
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
+    if values.dtype.kind == "f" and not all_finite(values):
         bad = int(values.size - np.isfinite(values).sum())
         raise TokensOverflow(
             f"{path}: {bad} of {values.size} tokens of tile {shard.tile} are inf or NaN in {values.dtype}",

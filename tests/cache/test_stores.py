@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from fmcache.cache.reader import open_cache
-from fmcache.cache.stores import COMPACT, FAST, SMALL, store_of
+from fmcache.cache.stores import COMPACT, FAST, SMALL, all_finite, has_nan, store_of
 from fmcache.cache.verify import disk_bytes
 from fmcache.cache.writer import open_writer, write_shard
 from fmcache.errors import CacheMismatch, SpecError, TokensOverflow
@@ -64,6 +64,17 @@ def test_plain_types_are_left_alone_and_input_is_never_changed():
     assert store_of("float16").rounded(values) is values
     assert not np.array_equal(store_of(COMPACT).rounded(values), before)
     assert np.array_equal(values, before)
+
+
+@given(
+    arrays.arrays(np.float16, (2, 3), elements=st.floats(width=16, allow_infinity=True, allow_nan=True)),
+    st.sampled_from(["float16", "float32"]),
+)
+def test_fast_tests_for_nan_and_infinity_equal_those_of_numpy(values, dtype):
+    values = values.astype(dtype)
+    assert has_nan(values) == np.isnan(values).any()
+    assert all_finite(values) == np.isfinite(values).all()
+    assert not has_nan(values[:0])
 
 
 @pytest.mark.parametrize("nan_bits", [0x7FFF, 0x7E00, 0xFFFF])
