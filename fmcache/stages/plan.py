@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import psutil
+from rich import box
 from rich.console import Group
 from rich.table import Table
 
@@ -96,7 +97,7 @@ def cheaper(recipe: Recipe) -> dict[str, Recipe]:
 def shown(plan: Plan, work: Path) -> Group:
     """Return a plan for the terminal: a row per encoder, the sums, and cheaper variants."""
     recipe, total = plan.recipe, total_of([item.cost for item in plan.items])
-    parts: list[Table | str] = [_encoders_table(plan, total)]
+    parts: list[Table | str] = [_encoders_table(plan, total), _work_table(plan, total)]
     views = {name: sum(views_wanted(one, recipe.views.count).values()) for name, one in plan.datasets.items()}
     free, memory = shutil.disk_usage(_existing(work)).free, psutil.virtual_memory().available
     counted = ", ".join(f"{name} {n}" for name, n in views.items())
@@ -109,7 +110,7 @@ def shown(plan: Plan, work: Path) -> Group:
     if total.raw_bytes > free:
         parts.append("NO ROOM: the tokens may not fit on this disk; move the working folder with --work")
     if variants := cheaper(recipe):
-        parts.append(_cheaper_table(plan, total, variants))
+        parts.append(_cheaper_table(plan, variants))
     parts.append(_assumptions(plan))
     return Group(*parts)
 
@@ -142,42 +143,62 @@ def _card(name: str) -> Card:
 
 
 def _encoders_table(plan: Plan, total: Cost) -> Table:
-    table = Table(
-        "dataset", "encoder", "grid", "forward passes", "raw", "on disk", "memory in fit", "encoder TFLOP",
-        "decoder TFLOP", "encoder", "decoders", title=f"{plan.recipe.name}: {len(plan.items)} x "
-        f"{plan.recipe.fit.seeds} seeds, store {plan.recipe.store}",
-    )  # fmt: skip
+    """Return the table of what is kept: on disk and, in stage two, in memory."""
+    title = f"{plan.recipe.name}: {len(plan.items)} encoders x {plan.recipe.fit.seeds} seeds, store {plan.recipe.store}"
+    table = _table(title, "encoder", "grid", "forward passes", "raw", "on disk", "memory in fit")
     for item in plan.items:
-        grid = f"{item.card.width} x {item.grid.side} x {item.grid.side}"
-        table.add_row(item.dataset, item.encoder, grid, *_cells(item.cost), *_times([item], plan.speed))
+        grid = f"{item.card.width}x{item.grid.side}x{item.grid.side}"  # no blanks: it must not break
+        table.add_row(_name(plan, item), grid, *_kept(item.cost))
     table.add_section()
-    table.add_row("", "in all", "", *_cells(total), *_times(plan.items, plan.speed))
+    table.add_row("in all", "", *_kept(total))
     return table
 
 
-def _cheaper_table(plan: Plan, total: Cost, variants: dict[str, Recipe]) -> Table:
-    table = Table(
-        "what would make it cheaper", "forward passes", "raw", "on disk", "memory in fit", "encoder TFLOP",
-        "decoder TFLOP", "encoders", "decoders",
-    )  # fmt: skip
-    table.add_row("(as it is)", *_cells(total), *_times(plan.items, plan.speed))
-    for change, recipe in variants.items():
+def _work_table(plan: Plan, total: Cost) -> Table:
+    """Return the table of what is computed, and how long that takes."""
+    table = _table("", "encoder", "forward TFLOP", "time", "decoders TFLOP", "time")
+    for item in plan.items:
+        table.add_row(_name(plan, item), *_work(item.cost, [item], plan.speed))
+    table.add_section()
+    table.add_row("in all", *_work(total, plan.items, plan.speed))
+    return table
+
+
+def _cheaper_table(plan: Plan, variants: dict[str, Recipe]) -> Table:
+    what = "time" if plan.speed else "TFLOP"
+    table = _table("", "what would be cheaper", "passes", "on disk", "in memory", f"encoder {what}", f"decoder {what}")
+    for change, recipe in {"(as it is)": plan.recipe, **variants}.items():
         items = [item._replace(cost=cost_of(recipe, plan.datasets[item.dataset], item.card)) for item in plan.items]
-        table.add_row(change, *_cells(total_of([item.cost for item in items])), *_times(items, plan.speed))
+        cost = total_of([item.cost for item in items])
+        passes, _, disk, memory = _kept(cost)
+        flop, seconds, decoder_flop, decoder_seconds = _work(cost, items, plan.speed)
+        work = (seconds, decoder_seconds) if plan.speed else (flop, decoder_flop)
+        table.add_row(change, passes, disk, memory, *work)
     return table
 
 
-def _cells(cost: Cost) -> list[str]:
-    flops = (f"{flop / 1e12:,.1f}" for flop in (cost.encoder_flop, cost.decoder_flop))
-    sizes = (size_text(n) for n in (cost.raw_bytes, cost.disk_bytes, cost.fit_bytes))
-    return [f"{cost.forward_passes:,}", *sizes, *flops]
+def _table(title: str, first: str, *columns: str) -> Table:
+    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column(first, no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
 
 
-def _times(items: Sequence[Item], speed: Speed | None) -> tuple[str, str]:
+def _name(plan: Plan, item: Item) -> str:
+    return f"{item.dataset} · {item.encoder}" if len(plan.datasets) > 1 else item.encoder
+
+
+def _kept(cost: Cost) -> tuple[str, str, str, str]:
+    return f"{cost.forward_passes:,}", size_text(cost.raw_bytes), size_text(cost.disk_bytes), size_text(cost.fit_bytes)
+
+
+def _work(cost: Cost, items: Sequence[Item], speed: Speed | None) -> tuple[str, str, str, str]:
+    encoder, decoder = f"{cost.encoder_flop / 1e12:,.1f}", f"{cost.decoder_flop / 1e12:,.1f}"
     if speed is None:
-        return "–", "–"
-    encoders = sum(item.cost.encoder_flop / speed.encoder[item.precision] for item in items)
-    return time_text(encoders), time_text(sum(item.cost.decoder_flop for item in items) / speed.decoder)
+        return encoder, "–", decoder, "–"
+    seconds = sum(item.cost.encoder_flop / speed.encoder[item.precision] for item in items)
+    return encoder, time_text(seconds), decoder, time_text(cost.decoder_flop / speed.decoder)
 
 
 def time_text(seconds: float) -> str:
@@ -196,10 +217,10 @@ def _assumptions(plan: Plan) -> str:
         "fewer views or seeds and a narrower decoder ask less of the data too, not only of the machine",
     ]
     if plan.speed:
-        rates = ", ".join(f"{name} {rate / 1e12:.2f}" for name, rate in plan.speed.encoder.items())
+        rates = ", ".join(f"{name} {rate / 1e9:,.0f}" for name, rate in plan.speed.encoder.items())
         lines.append(
-            f"times: rough (within a factor of two), from a few seconds on {plan.speed.device}: encoders {rates}, "
-            f"decoder {plan.speed.decoder / 1e12:.2f} TFLOP/s; reading tiles, drawing views and writing are not in them"
+            f"times: rough (a factor of two either way), from a few seconds on {plan.speed.device}, as busy as it is now: "
+            f"encoders {rates}, decoder {plan.speed.decoder / 1e9:,.0f} GFLOP/s; tiles, views and writing are not in them"
         )
     return "\n".join(lines)
 
