@@ -102,7 +102,8 @@ def plan_command(
     Example: fmcache plan pipelines/quickstart.yaml
     """
     study, listed = recipe_of(recipe, None, ""), read_listed(manifest)
-    from fmcache.stages.plan import plan, shown
+    from fmcache.stages.plan import plan
+    from fmcache.stages.plan_table import shown
 
     show(shown(plan(study, listed, flags_of(work, device, threads, 0, False, True), measure), work))
 

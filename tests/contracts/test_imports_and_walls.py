@@ -41,6 +41,7 @@ MAY = {
     "stages.costs": GROUND | CARDS | {"cache.stores", "stages.identities"},
     "stages.speed": GROUND | CARDS | {"encoders.tokens", "decoders", "stages"},
     "stages.plan": GROUND | CARDS | {"cache.stores", "encoders.load", "stages"},
+    "stages.plan_table": {"specs", "stages"},
     "stages.access": GROUND | {"tiles", "encoders", "stages"},
     "commands": GROUND | {"commands", "stages", "cache.verify"},
     "cli": GROUND | {"commands", "stages"},

@@ -14,7 +14,8 @@ from fmcache.manifest import Manifest
 from fmcache.specs import DecoderSpec, FitSpec, Recipe, ViewSpec
 from fmcache.stages.costs import cost_of, decoder_flop, encoder_flop, images_through_decoder, views_in_fit
 from fmcache.stages.flags import Flags
-from fmcache.stages.plan import cheaper, plan, shown, time_text, total_of
+from fmcache.stages.plan import cheaper, plan, total_of
+from fmcache.stages.plan_table import shown, time_text
 
 MANIFEST = {
     "format": 1,
