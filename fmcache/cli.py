@@ -86,6 +86,28 @@ def run_command(
     _end(failures)
 
 
+@app.command("plan")
+def plan_command(
+    recipe: Annotated[Path | None, typer.Argument(help="The recipe; without it the paper's protocol.")] = None,
+    measure: Annotated[bool, typer.Option(help="Measure this device for a few seconds, to tell the time.")] = True,
+    manifest: ManifestFile = DEFAULT_MANIFEST,
+    work: Work = DEFAULT_WORK,
+    device: Device = "auto",
+    threads: Threads = 0,
+) -> None:
+    """Tell what a recipe costs before anything runs: views, disk, memory, arithmetic, time, and what is cheaper.
+
+    Neither weights nor tiles are needed.
+
+    Example: fmcache plan pipelines/quickstart.yaml
+    """
+    study, listed = recipe_of(recipe, None, ""), read_listed(manifest)
+    from fmcache.stages.plan import plan
+    from fmcache.stages.plan_table import shown
+
+    show(shown(plan(study, listed, flags_of(work, device, threads, 0, False, True), measure), work))
+
+
 @app.command("extract")
 def extract_command(
     encoder: EncoderNames = None,

@@ -23,6 +23,8 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 
 _TAP = re.compile(r"last|[1-9][0-9]*(\+norm)?")
+_STORE = re.compile(r"(float16|float32)(-round([1-9]|1[0-9]))?")
+_STORE_BITS = {"float16": 9, "float32": 19}  # fewer than the type has, or nothing would be rounded
 
 
 _VARIANT = re.compile(r"(.+)\.(views|passes_per_epoch)-([1-9][0-9]*)")
@@ -118,7 +120,8 @@ class Recipe(Frozen, frozen=True):
     With a `sweep`, it is as many studies as the sweep has values (`variants`), compared in one more report.
 
     `taps` tells where tokens are taken: ``last`` (after the final norm), the output of a block counted from 1 (``6``),
-    or that after the final norm (``6+norm``). All of them come from one forward pass, each into its own cache.
+    or that after the final norm (``6+norm``). All of them come from one forward pass, each into its own cache. `store`
+    is the type of cached tokens: ``float16``, ``float32``, or compact with N mantissa bits kept: ``float16-round5``.
 
     With `folds`, every seed is trained on each of the dataset's folds instead of on its one fixed split; with `subset`
     n, on the dataset's listed subset of n training tiles instead of on all of them (``fmcache data split`` lists both).
@@ -136,7 +139,7 @@ class Recipe(Frozen, frozen=True):
     grid: GridPolicy = "fit"
     taps: tuple[str, ...] = ("last",)
     precision: Literal["published", "float32", "bfloat16", "float16"] = "published"
-    store: Literal["float16", "float32"] = "float16"
+    store: str = "float16"
     decoder: DecoderSpec = DecoderSpec()
     fit: FitSpec = FitSpec()
     dice: Literal["pooled", "per_tile", "puma"] = "pooled"
@@ -148,6 +151,12 @@ class Recipe(Frozen, frozen=True):
         for tap in self.taps:
             if not _TAP.fullmatch(tap):
                 raise ValueError(f"tap {tap!r}: expected 'last', a block such as '6', or '6+norm'")
+        store = _STORE.fullmatch(self.store)
+        if not store or int(store[3] or 1) > _STORE_BITS[store[1]]:
+            raise ValueError(
+                f"store {self.store!r}: expected 'float16', 'float32', or one with rounding, such as 'float16-round5' "
+                "(1 to 9 bits kept of float16, 1 to 19 of float32)"
+            )
         if not self.taps:
             raise ValueError("taps: expected at least one, such as 'last'")
         chosen = [c.name for c in self.encoder_choices]

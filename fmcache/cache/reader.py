@@ -11,6 +11,7 @@ import numpy.typing as npt
 import zarr
 
 from fmcache.cache.format import ARRAY, Header, Kind, check_identity, parse_header, positions
+from fmcache.cache.stores import has_nan
 from fmcache.errors import CacheCorrupt, CacheMismatch, CacheNotFound, CacheUnsealed
 
 
@@ -57,7 +58,7 @@ class Cache:
                 found=str(reason),
                 next_step="fmcache cache verify",
             ) from reason
-        if values.dtype.kind == "f" and np.isnan(values).any():
+        if values.dtype.kind == "f" and has_nan(values):
             raise CacheCorrupt(f"{self.path}: views of tile {tile!r} are missing", next_step="fmcache cache verify")
         return values
 

@@ -21,6 +21,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from fmcache.cache.format import ARRAY, AXES, FILLING, Header, Kind, check_identity, parse_header, with_tiles
 from fmcache.cache.layout import Layout, Shard, missing_shards, plan_layout
+from fmcache.cache.stores import FAST, Compressor, all_finite
 from fmcache.errors import Busy, CacheCorrupt, TokensOverflow
 from fmcache.identity import fingerprint, whole_file
 from fmcache.manifest import IGNORE
@@ -39,9 +40,11 @@ class Writer:
         Shapes, for the forecast.
     """
 
-    def __init__(self, path: Path, header: Header, layout: Layout, demand: Sequence[int]) -> None:
+    def __init__(
+        self, path: Path, header: Header, layout: Layout, demand: Sequence[int], compressor: Compressor
+    ) -> None:
         self.path, self.header, self.layout = path, header, layout
-        self.demand = tuple(demand)
+        self.demand, self._compressor = tuple(demand), compressor
         self._array = ARRAY[header.kind]
 
     def missing(self) -> list[Shard]:
@@ -59,7 +62,7 @@ class Writer:
         array = group.get(self._array)
         shape = (self.layout.tiles, self.layout.views, *self.layout.item)
         if array is None:
-            _create_array(group, self.header.kind, self.layout)
+            _create_array(group, self.header.kind, self.layout, self._compressor)
         elif array.shape != shape:
             array.resize(shape)
 
@@ -93,6 +96,7 @@ def open_writer(
     demand: dict[str, int],
     about: dict[str, Any],
     recompute: bool = False,
+    compressor: Compressor = FAST,
 ) -> Iterator[Writer]:
     """Open the cache at `path` for writing, alone; create it, go on filling it, or extend it to new tiles and views.
 
@@ -110,6 +114,8 @@ def open_writer(
         Facts recorded beside the identity that change no value (titles, versions, device).
     recompute
         Remove what is there first.
+    compressor
+        For a new cache; one that is there goes on with its own.
 
     Raises
     ------
@@ -122,7 +128,7 @@ def open_writer(
     with locked(path):
         if recompute:
             shutil.rmtree(path, ignore_errors=True)
-        yield _open(path, kind, identity, item, dtype, demand, about)
+        yield _open(path, kind, identity, item, dtype, demand, about, compressor)
 
 
 def _open(
@@ -133,6 +139,7 @@ def _open(
     dtype: str,
     demand: dict[str, int],
     about: dict[str, Any],
+    compressor: Compressor,
 ) -> Writer:
     views = max(demand.values())
     if not (path / "zarr.json").exists():
@@ -140,7 +147,7 @@ def _open(
             kind=kind, state="filling", tiles=tuple(demand), stored=(), identity=identity,
             fingerprint=fingerprint(identity), about=about,
         )  # fmt: skip
-        return Writer(path, header, plan_layout(len(demand), views, item, dtype), list(demand.values()))
+        return Writer(path, header, plan_layout(len(demand), views, item, dtype), list(demand.values()), compressor)
     group = zarr.open_group(path, mode="r")
     header = parse_header(path, dict(group.attrs))
     added = {id_: hash_ for id_, hash_ in identity["tiles"].items() if id_ not in header.tiles}
@@ -160,7 +167,7 @@ def _open(
             block=int(array.shards[1]), views=max(layout.views, int(array.shape[1])),
             tiles=max(layout.tiles, int(array.shape[0])),
         )  # fmt: skip
-    return Writer(path, header, layout, [demand.get(id_, 0) for id_ in header.tiles])
+    return Writer(path, header, layout, [demand.get(id_, 0) for id_ in header.tiles], compressor)
 
 
 def write_shard(path: Path, kind: Kind, shard: Shard, values: npt.NDArray[Any]) -> None:
@@ -176,7 +183,7 @@ def write_shard(path: Path, kind: Kind, shard: Shard, values: npt.NDArray[Any]) 
     TokensOverflow
         When a value is inf or NaN.
     """
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
+    if values.dtype.kind == "f" and not all_finite(values):
         bad = int(values.size - np.isfinite(values).sum())
         raise TokensOverflow(
             f"{path}: {bad} of {values.size} tokens of tile {shard.tile} are inf or NaN in {values.dtype}",
@@ -221,7 +228,7 @@ def _filled(path: Path) -> dict[tuple[int, int], int]:
     return filled
 
 
-def _create_array(group: Any, kind: Kind, layout: Layout) -> None:
+def _create_array(group: Any, kind: Kind, layout: Layout, compressor: Compressor) -> None:
     chunk = (1, 1, *layout.item)
     typesize = np.dtype(layout.dtype).itemsize
     group.create_array(
@@ -233,7 +240,7 @@ def _create_array(group: Any, kind: Kind, layout: Layout) -> None:
         # a hole reads as NaN (or as ignored pixels), never as a plausible value
         fill_value=IGNORE if kind == "view_bank" else float("nan"),
         compressors=[
-            BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=typesize),
+            BloscCodec(cname=compressor.name, clevel=compressor.level, shuffle="bitshuffle", typesize=typesize),
             Crc32cCodec(),
         ],
         dimension_names=AXES[kind],

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from fmcache.cache.layout import Shard, raw_bytes
+from fmcache.cache.stores import store_of
 from fmcache.cache.writer import Writer, open_writer, write_shard
 from fmcache.encoders.load import Encoder, load_encoder
 from fmcache.encoders.tokens import LAST, check_taps, grids_of_views
@@ -191,7 +192,7 @@ def _fill_tokens(
         "device": device_name(device),
         "versions": versions("fmcache", "torch", "timm", "opencv-python-headless", "pillow"),
     }
-    item = (card.width, grid.side, grid.side)
+    item, store = (card.width, grid.side, grid.side), store_of(recipe.store)
     by_id = {entry.id: entry for entry in entries}
     with ExitStack() as stack:
         writers = []
@@ -202,7 +203,9 @@ def _fill_tokens(
                 encoder.random_weights, precision,
             )  # fmt: skip
             told = about | {"encoder": builtins(_info(encoder, key, tap))}
-            opened = open_writer(path, "tokens", identity, item, recipe.store, demand, told, flags.recompute)
+            opened = open_writer(
+                path, "tokens", identity, item, store.dtype, demand, told, flags.recompute, store.compressor
+            )
             writers.append(stack.enter_context(opened))
         tap_of = {writer.path: tap for writer, tap in zip(writers, recipe.taps, strict=True)}
         _fill(
@@ -288,11 +291,12 @@ def write_token_shard(task: TokenTask, tick: runners.Tick) -> None:
     spec, name, shard = task.source.views, task.source.name, task.targets[0].shard
     render = functools.partial(render_view, spec, name, task.entry.id, image=image)
     parts: list[list[npt.NDArray[Any]]] = [[] for _ in task.taps]
+    store = store_of(task.store)
     with ThreadPoolExecutor(max_workers=max(2, task.threads)) as pool:
         views = pool.map(render, range(shard.first, shard.stop))
         for grids in grids_of_views(encoder, views, task.grid, task.precision, task.taps):
             for part, at_tap in zip(parts, grids, strict=True):
-                part.append(at_tap.to(STORE[task.store]).cpu().numpy())
+                part.append(store.rounded(at_tap.to(STORE[store.dtype]).cpu().numpy()))
             tick(len(grids[0]))
     for target, part in zip(task.targets, parts, strict=True):
         write_shard(target.path, "tokens", target.shard, np.concatenate(part))

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from fmcache.cache.reader import Cache, open_cache
+from fmcache.cache.stores import store_of
 from fmcache.cache.writer import locked
 from fmcache.decoders.batches import Grids, load_grids, steps_per_epoch
 from fmcache.decoders.heads import Decoder
@@ -332,5 +333,5 @@ def _forecast(jobs: Sequence[Job], seeds: int, runs: int, todo: int) -> str:
 def _grids_bytes(job: Job) -> int:
     splits = job.splits
     views = len(splits.train) * job.recipe.views.count + len(splits.val) + len(splits.test)
-    tokens = job.encoder.width * job.grid.side**2 * (2 if job.recipe.store == "float16" else 4)
+    tokens = job.encoder.width * job.grid.side**2 * store_of(job.recipe.store).itemsize
     return views * (tokens + job.recipe.tile_px**2)

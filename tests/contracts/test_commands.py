@@ -10,8 +10,8 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
-    "", "run", "extract", "fit", "report", "data", "data add", "data cut", "data fetch", "data split", "data check",
-    "data show",
+    "", "run", "plan", "extract", "fit", "report", "data", "data add", "data cut", "data fetch", "data split",
+    "data check", "data show",
     "cache", "cache ls", "cache info", "cache verify", "cache rm", "encoders", "encoders list", "encoders show",
     "encoders check",
 ]  # fmt: skip

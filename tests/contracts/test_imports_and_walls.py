@@ -48,6 +48,10 @@ MAY = {
     "stages.places": GROUND | CARDS | {"stages.identities"},
     "stages.caches": GROUND | {"cache", "stages"},
     "stages.catalogue": GROUND | CARDS | {"encoders.hub", "stages.caches"},
+    "stages.costs": GROUND | CARDS | {"cache.stores", "stages.identities"},
+    "stages.speed": GROUND | CARDS | {"encoders.tokens", "decoders", "stages"},
+    "stages.plan": GROUND | CARDS | {"cache.stores", "encoders.load", "stages"},
+    "stages.plan_table": {"specs", "stages"},
     "stages.access": GROUND | {"tiles", "encoders", "stages"},
     "commands": GROUND | {"commands", "stages", "cache.verify"},
     "cli": GROUND | {"commands", "stages"},
@@ -109,6 +113,10 @@ def test_fit_loads_no_timm_no_images_and_no_hub():
 
 def test_report_loads_no_torch_and_no_cache():
     assert not {"torch", "timm", "zarr", "cv2"} & loaded_after("import fmcache.stages.report")
+
+
+def test_a_plan_without_measuring_loads_no_torch():
+    assert not {"torch", "timm", "cv2"} & loaded_after("import fmcache.stages.plan")
 
 
 def test_the_serial_runner_needs_no_dask():

@@ -1,0 +1,99 @@
+"""What a recipe costs before anything runs: views, bytes, arithmetic. Integers only; no torch, no files."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from fmcache.cache.stores import store_of
+from fmcache.encoders.cards import Card
+from fmcache.grid import Grid
+from fmcache.manifest import AnyDataset, Splits
+from fmcache.specs import FitSpec, Recipe, variants
+from fmcache.stages.identities import chosen_splits, views_wanted
+
+
+class Cost(NamedTuple):
+    """What one encoder on one dataset asks for, all taps and seeds together.
+
+    `raw_bytes` are its tokens on disk before compression, `disk_bytes` what is to be expected after it; `fit_bytes`
+    the grids and masks that stage two holds in memory at once. Arithmetic is in floating-point operations, a multiply
+    and an add being two.
+    """
+
+    forward_passes: int
+    raw_bytes: int
+    disk_bytes: int
+    fit_bytes: int
+    encoder_flop: int
+    decoder_flop: int
+
+
+def cost_of(recipe: Recipe, name: str, dataset: AnyDataset, card: Card) -> Cost:
+    """Return the cost of an encoder on the dataset called `name` under a recipe: all its folds and swept values."""
+    grid, store, taps = Grid(recipe.tile_px, card.patch, recipe.grid), store_of(recipe.store), len(recipe.taps)
+    passes = forward_passes(recipe, name, dataset)
+    values = card.width * grid.side**2
+    each = [
+        (variant, splits) for variant in variants(recipe) for splits in chosen_splits(recipe, name, dataset).values()
+    ]
+    trained, predicted = (
+        sum(column) for column in zip(*(images_through_decoder(v.fit, splits) for v, splits in each), strict=True)
+    )
+    image = decoder_flop(card.width, recipe.decoder.width, len(dataset.labels), grid)
+    views = max(views_in_fit(variant, splits) for variant, splits in each)
+    return Cost(
+        forward_passes=passes,
+        raw_bytes=passes * values * store.itemsize * taps,
+        disk_bytes=round(passes * values * 4 * store.expected_ratio()) * taps,
+        fit_bytes=views * (values * store.itemsize + recipe.tile_px**2),
+        encoder_flop=passes * encoder_flop(card, grid),
+        decoder_flop=recipe.fit.seeds * taps * (3 * trained + predicted) * image,
+    )
+
+
+def forward_passes(recipe: Recipe, name: str, dataset: AnyDataset) -> int:
+    """Return how many views an encoder sees: those of all folds, as many as the largest swept value asks for."""
+    count = max(variant.views.count for variant in variants(recipe))
+    return sum(views_wanted(dataset, chosen_splits(recipe, name, dataset).values(), count).values())
+
+
+def views_in_fit(recipe: Recipe, splits: Splits) -> int:
+    """Return the number of views of which stage two holds grids: all but the untouched ones of training tiles."""
+    return len(splits.train) * recipe.views.count + len(splits.val) + len(splits.test)
+
+
+def images_through_decoder(fit: FitSpec, splits: Splits) -> tuple[int, int]:
+    """Return how many images one seed trains on (forward and backward: three forwards), and predicts (one)."""
+    validations = -(-fit.epochs // fit.validate_epochs)
+    trained = len(splits.train) * fit.passes_per_epoch * fit.epochs
+    return trained, validations * len(splits.val) + len(splits.test)
+
+
+def decoder_flop(channels: int, width: int, labels: int, grid: Grid) -> int:
+    """Return the operations of one image forward through the decoder, its convolutions in their direct form.
+
+    d*D at h x h, then 9*D*D at every block's doubled size, then D*C at the last; a multiply and an add are two. A
+    faster form of the same decoder does less; times are measured on the form that runs.
+
+    References
+    ----------
+    Vitoria et al., A Benchmark of Foundation Model Encoders for Histopathological Image Segmentation, eqs. 4 and 5.
+    """
+    pixels = [grid.side**2 * 4**k for k in range(grid.upsampling_blocks + 1)]
+    mixes = channels * width * pixels[0] + width * labels * pixels[-1]
+    flop: int = 2 * (mixes + 9 * width**2 * sum(pixels[1:]))
+    return flop
+
+
+def encoder_flop(card: Card, grid: Grid) -> int:
+    """Return the operations of one view forward through an encoder; 0 for encoders without a network.
+
+    Every parameter meets every token once, and in each block attention compares all tokens and mixes them:
+    2*params*T + 4*depth*T*T*d.
+    """
+    if card.kind != "timm":
+        return 0
+    tokens = grid.side**2 + card.prefix_tokens
+    # a card that does not tell its parameters: blocks of 12 d*d, and the patch embedding
+    params = card.params or 12 * card.depth * card.width**2 + 3 * card.patch**2 * card.width
+    return 2 * params * tokens + 4 * card.depth * tokens**2 * card.width

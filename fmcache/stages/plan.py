@@ -1,0 +1,113 @@
+"""What a recipe costs before anything runs: each encoder on each dataset, this device, cheaper variants."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from fmcache.cache.stores import COMPACT, store_of
+from fmcache.encoders.cards import TIMM, Card, read_card
+from fmcache.grid import Grid
+from fmcache.manifest import AnyDataset, Manifest
+from fmcache.specs import Precision, Recipe
+from fmcache.stages import places
+from fmcache.stages.catalogue import study_encoders
+from fmcache.stages.costs import Cost, cost_of
+from fmcache.stages.flags import Flags
+
+if TYPE_CHECKING:
+    from fmcache.stages.speed import Speed  # torch
+
+CHEAPER_VIEWS, NARROWER = 5, 2
+"""What is tried: a fifth of the views, half the decoder's width, half the seeds."""
+
+
+class Item(NamedTuple):
+    """One encoder on one dataset, and what it costs; `precision` is that of its forward passes here."""
+
+    dataset: str
+    encoder: str
+    card: Card
+    grid: Grid
+    precision: Precision
+    cost: Cost
+
+
+class Plan(NamedTuple):
+    """A recipe's costs; `speed` is None when nothing was measured."""
+
+    recipe: Recipe
+    datasets: dict[str, AnyDataset]
+    items: tuple[Item, ...]
+    speed: Speed | None
+
+
+def plan(recipe: Recipe, manifest: Manifest, flags: Flags, measure: bool = True) -> Plan:
+    """Return what a recipe costs; a recipe without encoders is planned for all 15 of the study.
+
+    Raises
+    ------
+    ManifestError, SpecError, EncoderUnavailable
+        When the recipe names a dataset or an encoder that is not there.
+    """
+    if not recipe.encoders:
+        recipe = msgspec.structs.replace(recipe, encoders=tuple(study_encoders()))
+    datasets = {name or manifest.default: manifest.dataset(name) for name in recipe.datasets or ("",)}
+    if not measure:
+        return Plan(recipe, datasets, _items(recipe, datasets, on_gpu=False), None)
+    from fmcache.stages.devices import pick_device, set_threads
+    from fmcache.stages.speed import measure_speed
+
+    set_threads(flags.threads)
+    device = pick_device(flags.device)
+    items = _items(recipe, datasets, on_gpu=device.type == "cuda")
+    dearest = max(items, key=lambda item: item.cost.decoder_flop)
+    labels = len(datasets[dearest.dataset].labels)
+    speed = measure_speed(recipe, dearest.card, labels, {item.precision for item in items}, device)
+    return Plan(recipe, datasets, items, speed)
+
+
+def cheaper(recipe: Recipe) -> dict[str, Recipe]:
+    """Return changes of a recipe that cost less, by what to write in it."""
+    changed: dict[str, Recipe] = {}
+    if recipe.views.count >= CHEAPER_VIEWS:
+        views = msgspec.structs.replace(recipe.views, count=recipe.views.count // CHEAPER_VIEWS)
+        changed[f"views: {{count: {views.count}}}"] = msgspec.structs.replace(recipe, views=views)
+    if not store_of(recipe.store).keep_bits:
+        changed[f"store: {COMPACT}"] = msgspec.structs.replace(recipe, store=COMPACT)
+    if recipe.decoder.width > 1:
+        decoder = msgspec.structs.replace(recipe.decoder, width=recipe.decoder.width // NARROWER)
+        changed[f"decoder: {{width: {decoder.width}}}"] = msgspec.structs.replace(recipe, decoder=decoder)
+    if recipe.fit.seeds > 1:
+        fit = msgspec.structs.replace(recipe.fit, seeds=-(-recipe.fit.seeds // 2))
+        changed[f"fit: {{seeds: {fit.seeds}}}"] = msgspec.structs.replace(recipe, fit=fit)
+    return changed
+
+
+def total_of(costs: Sequence[Cost]) -> Cost:
+    """Return sums; of the memory in fit the largest, since one encoder is there at a time."""
+    sums = Cost(*(sum(column) for column in zip(*costs, strict=True)))
+    return sums._replace(fit_bytes=max(cost.fit_bytes for cost in costs))
+
+
+def _items(recipe: Recipe, datasets: dict[str, AnyDataset], on_gpu: bool) -> tuple[Item, ...]:
+    items = []
+    for choice in recipe.encoder_choices:
+        card = _card(choice.name)
+        published: Precision = card.precision if on_gpu else "float32"
+        precision = published if recipe.precision == "published" else recipe.precision
+        grid = Grid(recipe.tile_px, card.patch, recipe.grid)
+        for name, dataset in datasets.items():
+            cost = cost_of(recipe, name, dataset, card)
+            items.append(Item(name, places.encoder_key(choice), card, grid, precision, cost))
+    return tuple(items)
+
+
+def _card(name: str) -> Card:
+    if not name.startswith(TIMM):
+        return read_card(name)
+    from fmcache.encoders.load import card_of  # asks timm for the model's shape
+
+    return card_of(name)
