@@ -35,15 +35,13 @@ class Stack:
         self._decoder = decoder
         if len(self.seeds) == 1:
             initialise(decoder, self.seeds[0])
-            self.parameters = dict(decoder.named_parameters())
+            self.parameters: Weights = dict(decoder.named_parameters())
             return
         starts = []
         for seed in self.seeds:
             initialise(decoder, seed)
             starts.append({name: value.detach().clone() for name, value in decoder.named_parameters()})
-        self.parameters = {
-            name: torch.stack([start[name] for start in starts]).requires_grad_() for name in starts[0]
-        }
+        self.parameters = {name: torch.stack([start[name] for start in starts]).requires_grad_() for name in starts[0]}
 
     @property
     def covered_px(self) -> int:
@@ -76,7 +74,7 @@ class Stack:
         if len(self.seeds) == 1:
             logits: torch.Tensor = self._decoder(tokens[0])
             return logits.unsqueeze(0)
-        return vmap(self._one, in_dims=(0, seed_axis))(self.parameters, tokens)  # type: ignore[no-any-return]
+        return vmap(self._one, in_dims=(0, seed_axis))(self.parameters, tokens)
 
     def _one(self, parameters: Weights, tokens: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = functional_call(self._decoder, parameters, (tokens,))

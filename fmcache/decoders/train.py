@@ -1,4 +1,4 @@
-"""Runs: train decoders on cached grids, one seed or several in step, choose each one's weights on validation, test them."""
+"""Runs: train decoders on cached grids, one seed or several in step, choose weights on validation, test them."""
 
 from __future__ import annotations
 
@@ -136,15 +136,14 @@ def train_seeds(
             walks = [epoch_steps(train_source.tiles, len(train_source.views), spec, s, epoch) for s in stack.seeds]
             rate = learning_rate(spec, epoch)
             losses = _train_epoch(stack, optimiser, train_source, walks, spec, epoch, device, scale)
-            due = (epoch + 1) % spec.validate_epochs == 0 or epoch + 1 == spec.epochs
-            scores = [run.validate(epoch + 1, counts, reduction) for run, counts in zip(
-                runs, predict_counts(stack, val, spec.batch, device, scale), strict=True
-            )] if due else [None] * len(runs)
-            if any(run.best_epoch == epoch + 1 for run in runs):
+            scores: Sequence[float | None] = [None] * len(runs)
+            if (epoch + 1) % spec.validate_epochs == 0 or epoch + 1 == spec.epochs:
+                counts = predict_counts(stack, val, spec.batch, device, scale)
+                scores = [run.validate(epoch + 1, own, reduction) for run, own in zip(runs, counts, strict=True)]
                 for run, weights in zip(runs, stack.weights(), strict=True):
                     run.keep(epoch + 1, weights)
             for run, parts, score in zip(runs, losses, scores, strict=True):
-                run.curve.append(Epoch(epoch + 1, rate, *parts, score))
+                run.curve.append(Epoch(epoch + 1, rate, *parts, val_dice=score))
             tick(len(runs))
         stack.load([run.weights for run in runs])
         tested = predict_counts(stack, test, spec.batch, device, scale)
@@ -238,7 +237,7 @@ def _train_epoch(
     epoch: int,
     device: torch.device,
     scale: Scale | None,
-) -> list[list[float]]:
+) -> list[tuple[float, float, float]]:
     """Take an epoch's steps; return the means of total loss, cross-entropy and Dice loss, seed by seed."""
     covered = stack.covered_px
     losses = []
@@ -247,17 +246,18 @@ def _train_epoch(
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(spec, epoch + i / len(walks[0]))
         tokens, masks = source.fetch(np.concatenate(steps), device)
-        tokens = (scale(tokens) if scale else tokens).unflatten(0, (len(steps), -1))
-        logits = stack.logits(tokens)
-        loss = segmentation_loss(logits, masks[..., :covered, :covered].unflatten(0, (len(steps), -1)), spec)
+        seeds = (len(steps), len(steps[0]))
+        tokens = scale(tokens) if scale else tokens
+        logits = stack.logits(tokens.reshape(*seeds, *tokens.shape[1:]))
+        truth = masks[..., :covered, :covered]
+        loss = segmentation_loss(logits, truth.reshape(*seeds, *truth.shape[1:]), spec)
         optimiser.zero_grad()
         # seeds share no parameter, so the gradient of the sum is that of each
         loss.total.sum().backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         losses.append(torch.stack([part.detach() for part in loss], dim=1))
     # one transfer per epoch, not one per step: on a GPU each would wait for the whole queue
-    means: list[list[float]] = torch.stack(losses).mean(dim=0).tolist()
-    return means
+    return [(total, entropy, dice) for total, entropy, dice in torch.stack(losses).mean(dim=0).tolist()]
 
 
 @contextmanager

@@ -17,6 +17,14 @@ SEEDS = (3, 0, 7)
 CHANNELS, WIDTH, LABELS = 5, 6, 3
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def toy(tiles, views, grid, seed):
     """Return tokens that tell the label of their patch, with noise; a rim of ignored pixels; label 2 is rare."""
     rng = np.random.default_rng(seed)
