@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import zarr
+from zarr.buffer.cpu import NDBuffer
 
 from fmcache.cache.format import ARRAY, Header, Kind, check_identity, parse_header, positions
-from fmcache.cache.stores import has_nan
 from fmcache.errors import CacheCorrupt, CacheMismatch, CacheNotFound, CacheUnsealed
 
 
@@ -37,6 +36,23 @@ class Cache:
 
         Raises
         ------
+        CacheMismatch, CacheCorrupt
+            As `read_into`.
+        """
+        values = np.empty((stop - first, *self.item), self.dtype)
+        self.read_into(tile, first, stop, values)
+        return values
+
+    def read_into(self, tile: str, first: int, stop: int, out: npt.NDArray[Any]) -> None:
+        """Read views `first` to `stop` - 1 of a tile into `out`, without a copy in between; safe in several threads.
+
+        Parameters
+        ----------
+        out
+            (view, channel, row, col) or (view, y, x) of the stored type; contiguous.
+
+        Raises
+        ------
         CacheMismatch
             When the cache has no such tile or not as many views of it.
         CacheCorrupt
@@ -51,21 +67,17 @@ class Cache:
                 next_step="run fmcache extract again with this recipe: it adds what is missing",
             )
         try:
-            values: npt.NDArray[Any] = np.asarray(self._array[position, first:stop])
+            self._array.get_basic_selection((position, slice(first, stop)), out=NDBuffer.from_numpy_array(out))
         except (ValueError, RuntimeError, OSError) as reason:
             raise CacheCorrupt(
                 f"{self.path}: tile {tile!r} cannot be read",
                 found=str(reason),
                 next_step="fmcache cache verify",
             ) from reason
-        if values.dtype.kind == "f" and has_nan(values):
+        # a chunk is one view, and what is written is finite: one value tells a hole, and to test all would take longer
+        # than reading
+        if out.dtype.kind == "f" and np.isnan(out.reshape(len(out), -1)[:, 0]).any():
             raise CacheCorrupt(f"{self.path}: views of tile {tile!r} are missing", next_step="fmcache cache verify")
-        return values
-
-    def read_tiles(self, tiles: Sequence[str], first: int, stop: int) -> Iterator[npt.NDArray[Any]]:
-        """Yield `read` of each tile, so that a caller can fill its own memory tile by tile."""
-        for tile in tiles:
-            yield self.read(tile, first, stop)
 
 
 def open_cache(path: Path, kind: Kind, expected: dict[str, Any]) -> Cache:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,19 +22,24 @@ from fmcache.specs import FitSpec
 
 Step = npt.NDArray[np.int64]
 """One batch: (item, 2), the positions (tile, view) to train on."""
+MEMORY_SHARE = 0.8
+"""Grids may take this share of the free main memory; the rest is for training."""
+READERS = 4
+"""Tiles that are read at once."""
 
 
 class Grids(NamedTuple):
     """Token grids and masks of some tiles and views, in memory.
 
     tokens: (tile, view, channel, row, col), as stored. masks: (tile, view, y, x) uint8, 255 = ignore.
-    `views` are the indices of the views on the view axis.
+    `views` are the indices of the views on the view axis; `spilled` tells that the arrays are mapped from a file.
     """
 
     tiles: tuple[str, ...]
     views: range
     tokens: torch.Tensor
     masks: torch.Tensor
+    spilled: bool = False
 
     def fetch(self, step: Step, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Return tokens (item, channel, row, col) float32 and masks (item, y, x) uint8 on `device`."""
@@ -38,35 +48,63 @@ class Grids(NamedTuple):
         return tokens, self.masks[tile, view].to(device)
 
 
-def load_grids(tokens: Cache, bank: Cache, tiles: Sequence[str], views: range, device: torch.device) -> Grids:
+def load_grids(
+    tokens: Cache, bank: Cache, tiles: Sequence[str], views: range, device: torch.device, spill: Path
+) -> Grids:
     """Return grids and masks of tiles and views, read once; on `device` if they take at most half its free memory.
+
+    What would take more than `MEMORY_SHARE` of the free main memory goes into an unnamed file in the folder `spill`,
+    mapped into memory; the system frees it with the last reference, however the process ends.
 
     Raises
     ------
     NoRoom
-        When they do not fit into the main memory that is free.
+        When they fit neither into memory nor onto the disk of `spill`.
     """
     sources = (tokens, bank)
     shapes = [(len(tiles), len(views), *source.item) for source in sources]
-    dtypes = [source.dtype for source in sources]
-    size = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in zip(shapes, dtypes, strict=True))
+    size = sum(math.prod(shape) * source.dtype.itemsize for shape, source in zip(shapes, sources, strict=True))
     free = psutil.virtual_memory().available
-    if size > free:
+    spilled = size > MEMORY_SHARE * free
+    if spilled:
+        _check_disk(f"{len(tiles)} tiles x {len(views)} views of {tokens.path.parent.name}", size, free, spill)
+    held = []
+    for shape, source in zip(shapes, sources, strict=True):
+        array = _on_disk(shape, source.dtype, spill) if spilled else np.empty(shape, source.dtype)
+        _fill(array, source, tiles, views)
+        held.append(torch.from_numpy(array))
+    if device.type == "cuda" and size <= torch.cuda.mem_get_info(device)[0] / 2:
+        held = [values.to(device) for values in held]
+    return Grids(tuple(tiles), views, held[0], held[1], spilled)
+
+
+def _fill(array: npt.NDArray[Any], source: Cache, tiles: Sequence[str], views: range) -> None:
+    # several tiles at once, so that one's file is read while another's chunks are decoded
+    with ThreadPoolExecutor(min(READERS, len(tiles))) as pool:
+        reads = [pool.submit(source.read_into, t, views.start, views.stop, array[i]) for i, t in enumerate(tiles)]
+        try:
+            for read in reads:
+                read.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _on_disk(shape: tuple[int, ...], dtype: np.dtype[Any], folder: Path) -> npt.NDArray[Any]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:  # the mapping outlives the closed file
+        return np.memmap(file, dtype, "w+", shape=shape)
+
+
+def _check_disk(what: str, size: int, free: int, spill: Path) -> None:
+    folder = next(path for path in (spill, *spill.parents) if path.exists())
+    disk = shutil.disk_usage(folder).free
+    if size > disk:
         raise NoRoom(
-            f"the grids of {len(tiles)} tiles x {len(views)} views of {tokens.path.parent.name} do not fit into memory",
-            expected=f"{size / 2**30:.1f} GiB free",
-            found=f"{free / 2**30:.1f} GiB free",
-            next_step="use fewer views (views: {count: ...}) or a machine with more memory",
+            f"the grids of {what} fit neither into memory nor onto the disk of {folder}",
+            expected=f"{size / MEMORY_SHARE / 2**30:.1f} GiB of memory or {size / 2**30:.1f} GiB of disk free",
+            found=f"{free / 2**30:.1f} GiB of memory, {disk / 2**30:.1f} GiB of disk",
+            next_step="use fewer views (views: {count: ...}), or another --work folder",
         )
-    arrays = [np.empty(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
-    for array, source in zip(arrays, sources, strict=True):
-        for i, values in enumerate(source.read_tiles(tiles, views.start, views.stop)):
-            array[i] = values
-    home = device
-    if device.type == "cuda" and size > torch.cuda.mem_get_info(device)[0] / 2:
-        home = torch.device("cpu")
-    held, masks = (torch.from_numpy(array).to(home) for array in arrays)
-    return Grids(tuple(tiles), views, held, masks)
 
 
 def steps_per_epoch(n_tiles: int, spec: FitSpec) -> int:

@@ -12,7 +12,7 @@ from fmcache.specs import FitSpec
 
 
 class Loss(NamedTuple):
-    """Scalars: the weighted `total` to descend, and its two parts."""
+    """The weighted `total` to descend, and its two parts: scalars, or one value per seed."""
 
     total: torch.Tensor
     cross_entropy: torch.Tensor
@@ -20,7 +20,7 @@ class Loss(NamedTuple):
 
 
 def segmentation_loss(logits: torch.Tensor, truth: torch.Tensor, spec: FitSpec) -> Loss:
-    """Return the loss of a batch.
+    """Return the loss of a batch, or of one batch per seed.
 
     Cross-entropy is the mean over pixels with a truth. Dice loss is 1 - 2 sum(p g) / (sum p + sum g) with softmax
     probabilities p and truth g, sums over the pixels of the whole batch, mean over the labels that the batch's truth
@@ -29,9 +29,9 @@ def segmentation_loss(logits: torch.Tensor, truth: torch.Tensor, spec: FitSpec) 
     Parameters
     ----------
     logits
-        (view, label, y, x).
+        (view, label, y, x), or (seed, view, label, y, x).
     truth
-        (view, y, x) uint8 label ids; 255 is ignored.
+        (view, y, x) or (seed, view, y, x) uint8 label ids; 255 is ignored.
 
     References
     ----------
@@ -40,15 +40,16 @@ def segmentation_loss(logits: torch.Tensor, truth: torch.Tensor, spec: FitSpec) 
     seen = truth != IGNORE
     labels = truth.masked_fill(~seen, 0).long()
     # one-hot sums in place of nll_loss2d and scatter: those have no deterministic form on GPUs
-    target = functional.one_hot(labels, logits.shape[1]).movedim(-1, 1).to(logits.dtype) * seen.unsqueeze(1)
-    log_probability = functional.log_softmax(logits, dim=1)
-    cross_entropy = -(target * log_probability).sum() / seen.sum().clamp(min=1)
-    probability = log_probability.exp() * seen.unsqueeze(1)
-    overlap = (probability * target).sum(dim=(0, 2, 3))
-    size = target.sum(dim=(0, 2, 3))
-    whole = probability.sum(dim=(0, 2, 3)) + size
+    target = functional.one_hot(labels, logits.shape[-3]).movedim(-1, -3).to(logits.dtype) * seen.unsqueeze(-3)
+    log_probability = functional.log_softmax(logits, dim=-3)
+    pixels = seen.sum(dim=(-3, -2, -1)).clamp(min=1)
+    cross_entropy = -(target * log_probability).sum(dim=(-4, -3, -2, -1)) / pixels
+    probability = log_probability.exp() * seen.unsqueeze(-3)
+    overlap = (probability * target).sum(dim=(-4, -2, -1))
+    size = target.sum(dim=(-4, -2, -1))
+    whole = probability.sum(dim=(-4, -2, -1)) + size
     present = (size > 0).to(logits.dtype)
     dice = 2 * overlap / whole.clamp(min=torch.finfo(logits.dtype).tiny)
-    dice_loss = ((1 - dice) * present).sum() / present.sum().clamp(min=1)
+    dice_loss = ((1 - dice) * present).sum(dim=-1) / present.sum(dim=-1).clamp(min=1)
     total = spec.cross_entropy_weight * cross_entropy + spec.dice_weight * dice_loss
     return Loss(total, cross_entropy, dice_loss)

@@ -1,4 +1,4 @@
-"""One run: train a decoder on cached grids with one seed, choose its weights on validation, test them."""
+"""Runs: train decoders on cached grids, one seed or several in step, choose weights on validation, test them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import numpy.typing as npt
 import torch
 
 from fmcache.decoders.batches import Grids, Step, epoch_steps, in_order
-from fmcache.decoders.heads import Decoder, initialise
+from fmcache.decoders.heads import Decoder
 from fmcache.decoders.losses import segmentation_loss
+from fmcache.decoders.stacked import Stack, Weights
 from fmcache.scores.counts import count
 from fmcache.scores.dice import Reduction, dice_per_label, mean_of_defined
 from fmcache.specs import FitSpec
@@ -94,42 +95,84 @@ def train(
     scale: Scale | None = None,
     tick: Callable[[int], None] = lambda _: None,
 ) -> Fitted:
-    """Train `decoder` from the initial weights of `seed`, and return its best weights and their counts.
+    """Train `decoder` from the initial weights of `seed`; see `train_seeds`, of which this is the case of one."""
+    (fitted,) = train_seeds(decoder, train_source, val, test, spec, (seed,), reduction, device, scale, tick)
+    return fitted
+
+
+def train_seeds(
+    decoder: Decoder,
+    train_source: Source,
+    val: Grids,
+    test: Grids,
+    spec: FitSpec,
+    seeds: Sequence[int],
+    reduction: Reduction,
+    device: torch.device,
+    scale: Scale | None = None,
+    tick: Callable[[int], None] = lambda _: None,
+) -> list[Fitted]:
+    """Train a decoder per seed, all in step with stacked parameters; return each one's best weights and their counts.
+
+    Each seed has its own initial weights, batches, views, optimiser state and best epoch, so its outcome is that of its
+    run alone up to float rounding (kernels for stacked parameters may add in another order).
 
     Parameters
     ----------
     decoder
-        Its values do not matter; it is initialised here.
+        Its values do not matter; it is initialised here, and they are undefined afterwards.
     train_source
         Training tiles and their views; validation and test use the first view of `val` and `test`.
     reduction
         The Dice that chooses the weights: mean over labels, on validation; the first of equals is kept.
     tick
-        Called with 1 after each epoch.
+        Called after each epoch with the number of seeds.
     """
     with deterministic(device):
-        decoder.to(device)
-        initialise(decoder, seed)
-        optimiser = torch.optim.NAdam(decoder.parameters(), lr=spec.learning_rate)
-        curve: list[Epoch] = []
-        best: tuple[float, int, dict[str, torch.Tensor], Counts] | None = None
+        stack = Stack(decoder.to(device), seeds)
+        optimiser = torch.optim.NAdam(stack.parameters.values(), lr=spec.learning_rate)
+        runs = [_Run() for _ in stack.seeds]
         for epoch in range(spec.epochs):
-            steps = epoch_steps(train_source.tiles, len(train_source.views), spec, seed, epoch)
-            rate, losses = _train_epoch(decoder, optimiser, train_source, steps, spec, epoch, device, scale)
-            val_dice = None
+            walks = [epoch_steps(train_source.tiles, len(train_source.views), spec, s, epoch) for s in stack.seeds]
+            rate = learning_rate(spec, epoch)
+            losses = _train_epoch(stack, optimiser, train_source, walks, spec, epoch, device, scale)
+            scores: Sequence[float | None] = [None] * len(runs)
             if (epoch + 1) % spec.validate_epochs == 0 or epoch + 1 == spec.epochs:
-                counts = predict_counts(decoder, val, spec.batch, device, scale)
-                val_dice = mean_dice(counts, reduction)
-                if best is None or val_dice > best[0]:
-                    weights = {k: v.detach().cpu().clone() for k, v in decoder.state_dict().items()}
-                    best = (val_dice, epoch + 1, weights, counts)
-            curve.append(Epoch(epoch + 1, rate, *losses, val_dice))
-            tick(1)
-        if best is None:
-            raise ValueError(f"expected at least one epoch, found {spec.epochs}")
-        decoder.load_state_dict(best[2])
-        test_counts = predict_counts(decoder, test, spec.batch, device, scale)
-    return Fitted(best[2], curve, best[1], best[0], best[3], test_counts)
+                counts = predict_counts(stack, val, spec.batch, device, scale)
+                scores = [run.validate(epoch + 1, own, reduction) for run, own in zip(runs, counts, strict=True)]
+                for run, weights in zip(runs, stack.weights(), strict=True):
+                    run.keep(epoch + 1, weights)
+            for run, parts, score in zip(runs, losses, scores, strict=True):
+                run.curve.append(Epoch(epoch + 1, rate, *parts, val_dice=score))
+            tick(len(runs))
+        stack.load([run.weights for run in runs])
+        tested = predict_counts(stack, test, spec.batch, device, scale)
+    return [run.fitted(counts) for run, counts in zip(runs, tested, strict=True)]
+
+
+class _Run:
+    """What a seed has come to so far."""
+
+    def __init__(self) -> None:
+        self.curve: list[Epoch] = []
+        self.best_epoch, self.val_dice = 0, -math.inf
+        self.weights: Weights = {}
+        self.val: Counts
+
+    def validate(self, epoch: int, counts: Counts, reduction: Reduction) -> float:
+        """Return the validation Dice after `epoch`; note the epoch as the best one if it is."""
+        dice = mean_dice(counts, reduction)
+        if dice > self.val_dice:
+            self.best_epoch, self.val_dice, self.val = epoch, dice, counts
+        return dice
+
+    def keep(self, epoch: int, weights: Weights) -> None:
+        """Keep the weights after `epoch` if that is the best one."""
+        if epoch == self.best_epoch:
+            self.weights = weights
+
+    def fitted(self, test: Counts) -> Fitted:
+        return Fitted(self.weights, self.curve, self.best_epoch, self.val_dice, self.val, test)
 
 
 def learning_rate(spec: FitSpec, progress: float) -> float:
@@ -144,19 +187,20 @@ def learning_rate(spec: FitSpec, progress: float) -> float:
 
 
 def predict_counts(
-    decoder: Decoder, grids: Grids, batch: int, device: torch.device, scale: Scale | None = None
-) -> Counts:
-    """Return tp, fp and fn per tile and label, (tile, label, 3), of the first view of each tile."""
-    covered = decoder.grid.covered_px
-    counts = []
+    stack: Stack, grids: Grids, batch: int, device: torch.device, scale: Scale | None = None
+) -> list[Counts]:
+    """Return, seed by seed, tp, fp and fn per tile and label, (tile, label, 3), of the first view of each tile."""
+    covered = stack.covered_px
+    counts: list[list[Counts]] = [[] for _ in stack.seeds]
     with torch.inference_mode():
         for step in in_order(grids, batch):
             tokens, masks = grids.fetch(step, device)
-            logits = decoder(scale(tokens) if scale else tokens)
-            predicted = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
+            logits = stack.logits_of_same(scale(tokens) if scale else tokens)
+            predicted = logits.argmax(dim=2).to(torch.uint8).cpu().numpy()
             truth = masks[..., :covered, :covered].cpu().numpy()
-            counts += [count(p, t, logits.shape[1]) for p, t in zip(predicted, truth, strict=True)]
-    return np.stack(counts)
+            for own, prediction in zip(counts, predicted, strict=True):
+                own += [count(p, t, logits.shape[2]) for p, t in zip(prediction, truth, strict=True)]
+    return [np.stack(own) for own in counts]
 
 
 def mean_dice(counts: Counts, reduction: Reduction) -> float:
@@ -185,30 +229,35 @@ def still_falling(losses: Sequence[float], cycle: int) -> bool:
 
 
 def _train_epoch(
-    decoder: Decoder,
+    stack: Stack,
     optimiser: torch.optim.Optimizer,
     source: Source,
-    steps: Sequence[Step],
+    walks: Sequence[Sequence[Step]],
     spec: FitSpec,
     epoch: int,
     device: torch.device,
     scale: Scale | None,
-) -> tuple[float, tuple[float, float, float]]:
-    covered = decoder.grid.covered_px
+) -> list[tuple[float, float, float]]:
+    """Take an epoch's steps; return the means of total loss, cross-entropy and Dice loss, seed by seed."""
+    covered = stack.covered_px
     losses = []
-    for i, step in enumerate(steps):
+    # the i-th batches of all seeds are of one size: it depends on the number of tiles and the recipe alone
+    for i, steps in enumerate(zip(*walks, strict=True)):
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(spec, epoch + i / len(steps))
-        tokens, masks = source.fetch(step, device)
-        logits = decoder(scale(tokens) if scale else tokens)
-        loss = segmentation_loss(logits, masks[..., :covered, :covered], spec)
+            group["lr"] = learning_rate(spec, epoch + i / len(walks[0]))
+        tokens, masks = source.fetch(np.concatenate(steps), device)
+        seeds = (len(steps), len(steps[0]))
+        tokens = scale(tokens) if scale else tokens
+        logits = stack.logits(tokens.reshape(*seeds, *tokens.shape[1:]))
+        truth = masks[..., :covered, :covered]
+        loss = segmentation_loss(logits, truth.reshape(*seeds, *truth.shape[1:]), spec)
         optimiser.zero_grad()
-        loss.total.backward()  # type: ignore[no-untyped-call]
+        # seeds share no parameter, so the gradient of the sum is that of each
+        loss.total.sum().backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        losses.append(torch.stack([part.detach() for part in loss]))
+        losses.append(torch.stack([part.detach() for part in loss], dim=1))
     # one transfer per epoch, not one per step: on a GPU each would wait for the whole queue
-    total, cross_entropy, dice = torch.stack(losses).mean(dim=0).tolist()
-    return learning_rate(spec, epoch), (total, cross_entropy, dice)
+    return [(total, entropy, dice) for total, entropy, dice in torch.stack(losses).mean(dim=0).tolist()]
 
 
 @contextmanager

@@ -69,6 +69,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     `collapsed` lists labels that are in the test truth and were never predicted; `still_falling` tells that training
     ended before the loss was flat. `val_dice` is the best validation Dice, reached after `best_epoch` epochs.
+    `together` is the number of seeds that were trained at once, this one among them; `threads` and `wall_s` are this
+    run's share of theirs.
     """
 
     format: int = 1
@@ -93,6 +95,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     still_falling: bool
     device: str
     threads: int
+    together: int = 1
     versions: dict[str, str]
     wall_s: float
 

@@ -19,16 +19,8 @@ from fmcache.cache.stores import store_of
 from fmcache.cache.writer import locked
 from fmcache.decoders.batches import Grids, load_grids, steps_per_epoch
 from fmcache.decoders.heads import Decoder
-from fmcache.decoders.train import (
-    Counts,
-    Fitted,
-    Scale,
-    channel_scale,
-    collapsed,
-    mean_dice,
-    still_falling,
-    train,
-)
+from fmcache.decoders.together import seeds_at_once, step_multiply_adds, threads_of_a_seed, train_together
+from fmcache.decoders.train import Counts, Fitted, Scale, channel_scale, collapsed, mean_dice, still_falling
 from fmcache.errors import CacheCorrupt, CacheMismatch, CacheNotFound, CacheUnsealed
 from fmcache.grid import Grid
 from fmcache.identity import canonical_json
@@ -85,6 +77,23 @@ class Job(NamedTuple):
     threads: int
 
     @property
+    def at_once(self) -> int:
+        """How many seeds are trained at once."""
+        return seeds_at_once(self._step, self.recipe.fit.seeds, torch.device(self.device), self.threads)
+
+    @property
+    def seed_threads(self) -> int:
+        """On how many threads of the CPU a seed is trained."""
+        return threads_of_a_seed(self._step, torch.device(self.device), self.threads)
+
+    @property
+    def _step(self) -> int:
+        recipe = self.recipe
+        return step_multiply_adds(
+            self.grid, self.encoder.width, recipe.decoder.width, len(self.labels), recipe.fit.batch
+        )
+
+    @property
     def grid(self) -> Grid:
         """How the tile's pixels lie under the token grid."""
         return Grid(self.recipe.tile_px, self.encoder.patch, self.recipe.grid)
@@ -99,14 +108,14 @@ class Job(NamedTuple):
 
 
 class RunTask(NamedTuple):
-    """One run: (encoder, seed)."""
+    """Runs of one encoder that are trained at once; their parts appear when all of them have ended."""
 
     job: Job
-    seed: int
+    seeds: tuple[int, ...]
 
     @property
     def weight(self) -> int:
-        return self.job.recipe.fit.epochs
+        return self.job.recipe.fit.epochs * len(self.seeds)
 
 
 class Loaded(NamedTuple):
@@ -150,54 +159,72 @@ def fit(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], N
 
 
 def _fit_jobs(jobs: Sequence[Job], seeds: int, flags: Flags, say: Callable[[str], None]) -> None:
-    runs = [RunTask(job, seed) for job in jobs for seed in range(seeds)]
     if flags.recompute:
-        for run in runs:
-            shutil.rmtree(run.job.folder(run.seed), ignore_errors=True)
-    todo = [run for run in runs if not check_same_run(run.job.folder(run.seed), run.job.run_identity(run.seed))]
+        for job in jobs:
+            for seed in range(seeds):
+                shutil.rmtree(job.folder(seed), ignore_errors=True)
+    todo = [task for job in jobs for task in _tasks(job, seeds)]
+    missing = sum(len(task.seeds) for task in todo)
     if jobs:
-        say(_forecast(jobs, seeds, len(runs), len(todo)))
+        say(_forecast(jobs, seeds, missing))
     if not todo:
         return
-    epochs = sum(run.weight for run in runs)
-    done = epochs - sum(run.weight for run in todo)
+    epochs = sum(job.recipe.fit.epochs * seeds for job in jobs)
+    done = epochs - sum(task.weight for task in todo)
     with progress("fit", epochs, "epochs", done) as tick:
-        for run, line in runners.run(fit_run, todo, tick, flags.workers):
-            fold = "" if run.job.fold is None else f"fold {run.job.fold} · "
-            say(f"{run.job.dataset} · {run.job.encoder.display} · {fold}seed {run.seed}: {line}")
+        for task, lines in runners.run(fit_runs, todo, tick, flags.workers):
+            fold = "" if task.job.fold is None else f"fold {task.job.fold} · "
+            for seed, line in zip(task.seeds, lines, strict=True):
+                say(f"{task.job.dataset} · {task.job.encoder.display} · {fold}seed {seed}: {line}")
 
 
-def fit_run(task: RunTask, tick: runners.Tick) -> str:
-    """Train one run and write its part; return a line on how it went."""
+def _tasks(job: Job, seeds: int) -> list[RunTask]:
+    missing = [seed for seed in range(seeds) if not check_same_run(job.folder(seed), job.run_identity(seed))]
+    return [RunTask(job, tuple(missing[i : i + job.at_once])) for i in range(0, len(missing), job.at_once)]
+
+
+def fit_runs(task: RunTask, tick: runners.Tick) -> list[str]:
+    """Train the seeds of a task at once and write their parts; return a line on how each went."""
     start = time.monotonic()
     job, recipe = task.job, task.job.recipe
     torch.set_num_threads(job.threads)
     device = torch.device(job.device)
     loaded = _load(job)
     decoder = Decoder(job.encoder.width, recipe.decoder.width, len(job.labels), job.grid)
-    fitted = train(
+    runs = train_together(
         decoder,
         loaded.train,
         loaded.val,
         loaded.test,
         recipe.fit,
-        task.seed,
+        task.seeds,
         recipe.dice,
         device,
         loaded.scale,
         tick,
+        job.seed_threads,
     )
     parameters = sum(p.numel() for p in decoder.parameters())
-    record = _record(task, fitted, parameters, device, time.monotonic() - start)
+    wall_s = (time.monotonic() - start) / len(runs)
+    return [
+        _write(task, seed, fitted, parameters, loaded, wall_s) for seed, fitted in zip(task.seeds, runs, strict=True)
+    ]
+
+
+def _write(task: RunTask, seed: int, fitted: Fitted, parameters: int, loaded: Loaded, wall_s: float) -> str:
+    job = task.job
+    record = _record(task, seed, fitted, parameters, wall_s)
     weights = fitted.weights | (dict(loaded.scale._asdict()) if loaded.scale else {})
-    with whole_folder(job.folder(task.seed)) as folder:
+    with whole_folder(job.folder(seed)) as folder:
         save_file({name: value.contiguous() for name, value in weights.items()}, folder / "decoder.safetensors")
         write_part(folder, Part(record, _counts_table(job, fitted), _curve_table(fitted)))
-    line = f"test Dice {mean_dice(fitted.test, recipe.dice):.1%}, best validation {fitted.val_dice:.1%}"
+    line = f"test Dice {mean_dice(fitted.test, job.recipe.dice):.1%}, best validation {fitted.val_dice:.1%}"
     line += f" after {fitted.best_epoch} epochs"
     if record.collapsed:
         line += f" · COLLAPSED: never predicts {', '.join(record.collapsed)}"
-    return line + (" · loss still falling at the end" if record.still_falling else "")
+    if record.still_falling:
+        line += " · loss still falling at the end"
+    return line + (" · grids did not fit into memory: read from disk" if loaded.train.spilled else "")
 
 
 def _jobs(
@@ -254,9 +281,11 @@ def _job(
     }
     info = msgspec.convert(tokens.header.about["encoder"], EncoderInfo)
     labels = tuple((label.name, label.colour) for label in dataset.labels)
+    # processes share the cores, unless the user says how many threads each may use
+    threads = torch.get_num_threads() // (1 if flags.threads else max(flags.workers, 1))
     return Job(
         recipe, name, dataset.title or name, fold, splits, labels, dataset.mpp, tokens.path, bank.path,
-        canonical_json(identity), info, places.results(flags.work), str(device), torch.get_num_threads(),
+        canonical_json(identity), info, places.results(flags.work), str(device), max(threads, 1),
     )  # fmt: skip
 
 
@@ -267,13 +296,14 @@ def _load(job: Job) -> Loaded:
     bank = open_cache(job.bank, "view_bank", expected["view_bank"])
     device = torch.device(job.device)
     views = range(1, job.recipe.views.count + 1)
-    grids = load_grids(tokens, bank, job.splits.train, views, device)
-    val, test = (load_grids(tokens, bank, tiles, range(1), device) for tiles in (job.splits.val, job.splits.test))
+    load = functools.partial(load_grids, tokens, bank, device=device, spill=job.results)
+    grids = load(job.splits.train, views)
+    val, test = (load(tiles, range(1)) for tiles in (job.splits.val, job.splits.test))
     scale = channel_scale(grids) if job.recipe.fit.standardise == "channel" else None
     return Loaded(grids, val, test, scale)
 
 
-def _record(task: RunTask, fitted: Fitted, parameters: int, device: torch.device, wall_s: float) -> RunRecord:
+def _record(task: RunTask, seed: int, fitted: Fitted, parameters: int, wall_s: float) -> RunRecord:
     job = task.job
     spec = job.recipe.fit
     losses = [epoch.loss for epoch in fitted.curve]
@@ -282,9 +312,9 @@ def _record(task: RunTask, fitted: Fitted, parameters: int, device: torch.device
         dataset=job.dataset,
         dataset_title=job.title,
         encoder=job.encoder,
-        seed=task.seed,
+        seed=seed,
         fold=job.fold,
-        identity=job.run_identity(task.seed),
+        identity=job.run_identity(seed),
         recipe=builtins(job.recipe),
         labels=job.labels,
         mpp=job.mpp,
@@ -294,8 +324,9 @@ def _record(task: RunTask, fitted: Fitted, parameters: int, device: torch.device
         val_dice=fitted.val_dice,
         collapsed=collapsed(fitted.test, [name for name, _ in job.labels]),
         still_falling=still_falling(losses, spec.restart_epochs),
-        device=device_name(device),
-        threads=job.threads,
+        device=device_name(torch.device(job.device)),
+        threads=job.seed_threads,
+        together=len(task.seeds),
         versions=versions("fmcache", "torch", "numpy", "zarr", "polars"),
         wall_s=round(wall_s, 3),
     )
@@ -317,15 +348,17 @@ def _curve_table(fitted: Fitted) -> pl.DataFrame:
     return pl.DataFrame([epoch._asdict() for epoch in fitted.curve], schema=CURVE_SCHEMA)
 
 
-def _forecast(jobs: Sequence[Job], seeds: int, runs: int, todo: int) -> str:
+def _forecast(jobs: Sequence[Job], seeds: int, todo: int) -> str:
     job = jobs[0]
     steps = steps_per_epoch(len(job.splits.train), job.recipe.fit) * job.recipe.fit.epochs
     largest = max(_grids_bytes(job) for job in jobs)
     n_folds = len({job.fold for job in jobs})
     folds = f" x {n_folds} folds" if n_folds > 1 else ""
+    at_once = max(job.at_once for job in jobs)
+    how = "one after another" if at_once == 1 else f"up to {at_once} at once"
     return (
-        f"fit: {len({job.tokens for job in jobs})} caches{folds} x {seeds} seeds; {todo} of {runs} runs to do, "
-        f"{steps} steps each ({job.dataset}); "
+        f"fit: {len({job.tokens for job in jobs})} caches{folds} x {seeds} seeds; "
+        f"{todo} of {len(jobs) * seeds} runs to do, {steps} steps each ({job.dataset}), {how}; "
         f"grids in memory at most {size_text(largest)}"
     )
 

@@ -17,7 +17,7 @@ import yaml
 
 from fmcache.cache.writer import locked
 from fmcache.decoders.heads import Decoder
-from fmcache.decoders.train import train
+from fmcache.decoders.train import train, train_seeds
 from fmcache.encoders.load import load_encoder
 from fmcache.encoders.tokens import token_grids
 from fmcache.errors import CacheMismatch, CacheNotFound, CacheUnsealed, NoRoom, ResultsMismatch, SpecError
@@ -188,6 +188,71 @@ def test_one_seed_alone_equals_the_same_seed_in_a_sweep_and_two_seeds_differ(tmp
     assert alone.curve.equals(sweep["tiny", 1].curve)
     assert (part / "decoder.safetensors").read_bytes() == weights
     assert not alone.curve.equals(sweep["tiny", 0].curve)
+
+
+def test_seeds_in_lanes_equal_the_same_seeds_on_one_thread_each_bit_for_bit(tmp_path, manifest, recipe):
+    recipe = change(recipe, encoders=("raw-pixels",), fit=change(recipe.fit, seeds=3))
+    lines = []
+    for name, threads in (("alone", 1), ("lanes", 2)):
+        own = flags(tmp_path / name)._replace(threads=threads)
+        extract(recipe, manifest, own, quiet)
+        assert fit(recipe, manifest, own, lines.append) == []
+    alone, lanes = runs(tmp_path / "alone"), runs(tmp_path / "lanes")
+    assert [part.record.together for part in alone.values()] == [1, 1, 1]
+    assert [(part.record.together, part.record.threads) for part in lanes.values()] == [(2, 1), (2, 1), (1, 2)]
+    assert any("up to 2 at once" in line for line in lines)
+    for seed in (0, 1):
+        assert lanes["raw-pixels", seed].counts.equals(alone["raw-pixels", seed].counts)
+        assert lanes["raw-pixels", seed].curve.equals(alone["raw-pixels", seed].curve)
+
+
+def stacked_on_the_cpu(monkeypatch, at_once):
+    """Let the stage stack seeds as it does on a GPU."""
+
+    def train_stacked(*arguments):
+        return train_seeds(*arguments[:-1])
+
+    monkeypatch.setattr(fit_stage, "train_together", train_stacked)
+    monkeypatch.setattr(fit_stage, "seeds_at_once", lambda *_: at_once)
+
+
+def test_a_stacked_sweep_equals_seeds_alone_to_rounding_and_goes_on_where_it_stopped(
+    tmp_path, manifest, recipe, monkeypatch
+):
+    recipe = change(recipe, encoders=("raw-pixels",), fit=change(recipe.fit, seeds=5))
+    extract(recipe, manifest, flags(tmp_path), quiet)
+    fit(recipe, manifest, flags(tmp_path), quiet)
+    alone = runs(tmp_path)
+    stacked_on_the_cpu(monkeypatch, 3)
+    for seed in (1, 3, 4):
+        shutil.rmtree(fit_stage.part_folder(places.results(tmp_path), "toy", "toy", "raw-pixels", seed))
+    tasks = []
+    run = fit_stage.fit_runs
+
+    def interrupted(task, tick):
+        tasks.append(task.seeds)
+        if len(tasks) == 2:
+            raise KeyboardInterrupt
+        return run(task, tick)
+
+    monkeypatch.setattr(fit_stage, "fit_runs", interrupted)
+    fit(recipe, manifest, flags(tmp_path), quiet)
+    assert tasks == [(1, 3, 4)]
+    with pytest.raises(KeyboardInterrupt):
+        fit(recipe, manifest, flags(tmp_path, recompute=True), quiet)
+    assert sorted(seed for _, seed in runs(tmp_path)) == []
+    tasks.clear()
+    tasks.append(())
+    with pytest.raises(KeyboardInterrupt):
+        fit(recipe, manifest, flags(tmp_path), quiet)
+    fit(recipe, manifest, flags(tmp_path), quiet)
+    stacked = runs(tmp_path)
+    assert [part.record.together for part in stacked.values()] == [3, 3, 3, 2, 2]
+    for key, part in stacked.items():
+        both = np.array([part.curve["loss"], alone[key].curve["loss"]])
+        assert np.allclose(*both, rtol=1e-3), key
+        counts = np.array([frame.counts["tp"] for frame in (part, alone[key])])
+        assert np.abs(np.subtract(*counts)).sum() <= 0.002 * 3 * 64 * 64, key  # ties to rounding may go either way
 
 
 @pytest.mark.slow

@@ -1,0 +1,113 @@
+"""How many seeds are trained at once, and in which form: stacked on a GPU, in lanes on a CPU, or one after another."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+
+import torch
+
+from fmcache.decoders.batches import Grids
+from fmcache.decoders.heads import Decoder
+from fmcache.decoders.train import Fitted, Scale, Source, train, train_seeds
+from fmcache.grid import Grid
+from fmcache.scores.dice import Reduction
+from fmcache.specs import FitSpec
+
+STACKED_MULTIPLY_ADDS = 20e9
+"""Seeds are stacked on a GPU while their forward passes together take no more than this.
+
+A step of one seed starts some 300 kernels, about 3 ms of waiting whatever their size; 2e10 multiply-adds forward (three
+times that with the gradient) are about as long in float32 on a present card. Beyond that a GPU is busy with one seed.
+"""
+LANE_MULTIPLY_ADDS = 4e9
+"""Seeds run in lanes on a CPU while the forward pass of one takes no more than this.
+
+A lane is a thread with a seed of its own. Below this size threads that share one step wait for each other at each small
+operation; beyond it they share well, and several seeds at once would only need several times the memory.
+"""
+
+
+def step_multiply_adds(grid: Grid, channels: int, width: int, labels: int, batch: int) -> int:
+    """Return the multiply-adds of a forward pass over a batch; a whole step takes about three times as many."""
+    per_pixel, pixels = channels * width, grid.side**2
+    total = per_pixel * pixels
+    for _ in range(grid.upsampling_blocks):
+        pixels *= 4
+        total += 9 * width**2 * pixels
+    return batch * (total + width * labels * pixels)
+
+
+def seeds_at_once(multiply_adds: int, seeds: int, device: torch.device, threads: int) -> int:
+    """Return how many of `seeds` are trained at once, by the arithmetic of one seed's step (`step_multiply_adds`).
+
+    GPU: as many as stay below `STACKED_MULTIPLY_ADDS` together. CPU: one per thread when one seed stays below
+    `LANE_MULTIPLY_ADDS`; parameters are never stacked there, as grouped convolutions take longer than one group after
+    another (pipelines/bench/LOG.md). Otherwise one after another, each with the whole device.
+    """
+    if device.type == "cuda":
+        return max(1, min(seeds, int(STACKED_MULTIPLY_ADDS // multiply_adds)))
+    return min(seeds, threads) if threads_of_a_seed(multiply_adds, device, threads) < threads else 1
+
+
+def threads_of_a_seed(multiply_adds: int, device: torch.device, threads: int) -> int:
+    """Return how many of the CPU's `threads` one seed's step runs on: one where seeds go in lanes, else all.
+
+    It depends on the arithmetic alone, never on how many seeds there are or are still to do: threads decide in which
+    order sums are rounded, and a seed alone is to give the numbers it gives in a sweep.
+    """
+    small = device.type == "cpu" and multiply_adds <= LANE_MULTIPLY_ADDS
+    return 1 if small else threads
+
+
+def train_together(
+    decoder: Decoder,
+    train_source: Source,
+    val: Grids,
+    test: Grids,
+    spec: FitSpec,
+    seeds: Sequence[int],
+    reduction: Reduction,
+    device: torch.device,
+    scale: Scale | None = None,
+    tick: Callable[[int], None] = lambda _: None,
+    threads: int = 1,
+) -> list[Fitted]:
+    """Train `seeds` at once: stacked on a GPU, in lanes on a CPU. The arguments are those of `train_seeds`.
+
+    Every seed runs on `threads` threads of the CPU (`threads_of_a_seed`), alone or in a lane: its numbers are the same,
+    bit for bit. Stacked they are the same up to rounding. `train_source` and `tick` are called from several threads,
+    `tick` by one at a time.
+    """
+    if device.type == "cuda" or len(seeds) == 1:
+        torch.set_num_threads(threads)
+        return train_seeds(decoder, train_source, val, test, spec, seeds, reduction, device, scale, tick)
+    stop, turn = threading.Event(), threading.Lock()
+
+    def counted(n: int) -> None:
+        if stop.is_set():
+            raise _Stopped
+        with turn:
+            tick(n)
+
+    def lane(seed: int) -> Fitted:
+        torch.set_num_threads(threads)  # that of this thread alone
+        own = copy.deepcopy(decoder)
+        return train(own, train_source, val, test, spec, seed, reduction, device, scale, counted)
+
+    with ThreadPoolExecutor(len(seeds), thread_name_prefix="seed") as pool:
+        lanes = [pool.submit(lane, seed) for seed in seeds]
+        try:
+            ended, _ = wait(lanes, return_when=FIRST_EXCEPTION)
+            for done in ended:
+                done.result()
+            return [done.result() for done in lanes]
+        finally:
+            # after Ctrl-C or an error in one lane the others end with their epoch
+            stop.set()
+
+
+class _Stopped(Exception):
+    """Ends a lane whose result nobody waits for any more."""

@@ -1,0 +1,66 @@
+"""When seeds are trained at once, and what lanes must not do."""
+
+import threading
+
+import pytest
+import torch
+
+from fmcache.decoders import together
+from fmcache.decoders.heads import Decoder
+from fmcache.decoders.together import seeds_at_once, step_multiply_adds, threads_of_a_seed, train_together
+from fmcache.grid import Grid
+from fmcache.specs import FitSpec
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+DEMO = step_multiply_adds(Grid(128, 16), 384, 32, 3, 8)
+PAPER = step_multiply_adds(Grid(512, 16), 1024, 256, 3, 8)
+
+
+def test_the_arithmetic_of_the_papers_step_is_the_protocols():
+    assert abs(PAPER / 8 - 0.206e12) < 0.002e12  # four 3x3 convolutions: 0.21 T multiply-adds per tile
+
+
+@pytest.mark.parametrize(("size", "device", "threads", "wanted"), [
+    (DEMO, CPU, 1, 1), (DEMO, CPU, 2, 2), (DEMO, CPU, 64, 10), (PAPER, CPU, 64, 1),
+    (DEMO, GPU, 1, 10), (DEMO * 4, GPU, 1, 3), (PAPER, GPU, 64, 1),
+])  # fmt: skip
+def test_small_steps_go_together_and_large_ones_one_after_another(size, device, threads, wanted):
+    assert seeds_at_once(size, 10, device, threads) == wanted
+
+
+def test_a_seed_runs_on_as_many_threads_alone_as_in_a_sweep():
+    assert threads_of_a_seed(DEMO, CPU, 8) == 1
+    assert threads_of_a_seed(PAPER, CPU, 8) == 8
+    assert threads_of_a_seed(DEMO, GPU, 8) == 8
+
+
+def lanes(monkeypatch, train, tick=lambda _: None):
+    monkeypatch.setattr(together, "train", train)
+    decoder = Decoder(2, 2, 2, Grid(8, 4))
+    return train_together(decoder, None, None, None, FitSpec(), (4, 5), "pooled", CPU, None, tick, 1)
+
+
+def test_lanes_return_in_the_order_of_seeds_and_each_has_a_decoder_and_threads_of_its_own(monkeypatch):
+    before, met, decoders, threads = torch.get_num_threads(), threading.Barrier(2, timeout=20), set(), set()
+
+    def train(decoder, *arguments):
+        met.wait()  # breaks unless both lanes are under way at once
+        decoders.add(id(decoder))
+        threads.add(torch.get_num_threads())
+        return arguments[4]
+
+    assert lanes(monkeypatch, train) == [4, 5]
+    assert len(decoders) == 2
+    assert threads == {1}
+    assert torch.get_num_threads() == before
+
+
+def test_an_error_in_one_lane_ends_the_others_and_is_raised(monkeypatch):
+    def train(decoder, source, val, test, spec, seed, reduction, device, scale, tick):
+        if seed == 5:
+            raise ZeroDivisionError
+        while True:
+            tick(1)
+
+    with pytest.raises(ZeroDivisionError):
+        lanes(monkeypatch, train)
