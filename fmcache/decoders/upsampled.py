@@ -1,0 +1,272 @@
+"""Convolution of an upsampled grid at a quarter of the arithmetic, without the upsampled grid.
+
+A block of the decoder computes relu(conv3x3(up(x))), up = bilinear x2, zero padding at the upsampled size. Along one axis,
+with w the kernel and k = (1, 3, 3, 1) / 4 the bilinear filter, both as polynomials, up(x) is k(z) x(z^2) and the block is
+
+    w(z) k(z) x(z^2) = k(z) (w(z) x(z^2)):
+
+the kernel can be applied first, to the small grid, as a transposed convolution of stride 2 (9 D^2 multiply-adds per pixel of
+the small grid; the direct form has 36 D^2), and the fixed filter k afterwards, to each channel alone. That identity holds
+inside and, because up clamps its indices, with one pixel of clamped border around x. It fails in one respect: one pixel
+outside the upsampled grid up would go on, where the convolution sees zeros. What these outside pixels would add to the
+outermost rows and columns (`rim`) is subtracted.
+
+Everything works piece by piece (a few samples, or a band of rows of one), so that what lies between x and the result never
+exists in whole. The backward pass is the same in reverse: filter, then two matrix products on the small grid. For the last
+block, ReLU and the classification go into the same pass, and the backward pass computes the piece's activation again.
+
+References
+----------
+Karras et al. 2020, StyleGAN2, for transposed convolution followed by a filter; the border is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+NHWC = torch.channels_last
+PIECE_BYTES = {"cpu": 24 * 2**20, "cuda": 256 * 2**20}
+"""What a piece of the transposed convolution may take: on a CPU it shall stay in the cache. Fixed, so that sums are too."""
+
+
+class Rim(NamedTuple):
+    """What the pixels just outside the upsampled grid would add: to its first and last row, and column.
+
+    ends: (view, width, 2, 2 col). sides: (view, width, 2 row, 2).
+    """
+
+    ends: torch.Tensor
+    sides: torch.Tensor
+
+
+class Piece(NamedTuple):
+    """Some samples, and of these the rows top..bottom of the small grid."""
+
+    samples: slice
+    top: int
+    bottom: int
+
+    def larger(self, x: torch.Tensor) -> torch.Tensor:
+        """Return this piece of a tensor of the upsampled size, as a view."""
+        return x[self.samples, :, 2 * self.top : 2 * self.bottom]
+
+
+def conv_relu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Return relu(conv3x3(up(x))), (view, width, 2 row, 2 col), of x (view, width, row, col)."""
+    x, weight, bias = _cast(x, weight, bias)
+    with torch.autocast(x.device.type, enabled=False):
+        return _ConvRelu.apply(x, weight, bias, *rim(x, weight))  # type: ignore[no-any-return,no-untyped-call]
+
+
+def conv_relu_classify(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, labels: torch.Tensor, labels_bias: torch.Tensor
+) -> torch.Tensor:
+    """Return conv1x1(relu(conv3x3(up(x)))), (view, label, 2 row, 2 col), of x (view, width, row, col).
+
+    `labels` is the 1x1 convolution's weight, (label, width, 1, 1).
+    """
+    x, weight, bias, labels, labels_bias = _cast(x, weight, bias, labels, labels_bias)
+    with torch.autocast(x.device.type, enabled=False):
+        return _ConvReluClassify.apply(  # type: ignore[no-any-return,no-untyped-call]
+            x, weight, bias, *rim(x, weight), labels, labels_bias
+        )
+
+
+def rim(x: torch.Tensor, weight: torch.Tensor) -> Rim:
+    """Return the rim of x; the corners outside belong to its ends."""
+    first, last = (_upsampled(x[:, :, i]) for i in (0, -1))
+    ends = [
+        functional.conv2d(torch.cat([e[..., :1], e, e[..., -1:]], dim=-1).unsqueeze(2), weight[:, :, a : a + 1])
+        for e, a in ((first, 0), (last, 2))
+    ]
+    left, right = (_upsampled(x[..., i]) for i in (0, -1))
+    sides = [
+        functional.conv2d(e.unsqueeze(3), weight[..., a : a + 1], padding=(1, 0)) for e, a in ((left, 0), (right, 2))
+    ]
+    return Rim(torch.cat(ends, dim=2), torch.cat(sides, dim=3))
+
+
+def pieces(x: torch.Tensor) -> Iterator[Piece]:
+    """Yield the pieces of (view, width, row, col) in which to work: whole samples where several fit, else bands."""
+    views, width, rows, columns = x.shape
+    row_bytes = 2 * (2 * columns + 3) * width * x.element_size()
+    fit = max(1, PIECE_BYTES.get(x.device.type, PIECE_BYTES["cuda"]) // row_bytes)
+    samples = max(1, fit // (rows + 2))
+    bands = -(-rows // fit) if samples == 1 else 1
+    edges = [rows * i // bands for i in range(bands + 1)]
+    for start in range(0, views, samples):
+        for top, bottom in zip(edges, edges[1:], strict=False):
+            yield Piece(slice(start, start + samples), top, bottom)
+
+
+class _ConvRelu(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, ends: torch.Tensor, sides: torch.Tensor
+    ) -> torch.Tensor:
+        views, width, rows, columns = x.shape
+        out = torch.empty(views, width, 2 * rows, 2 * columns, dtype=x.dtype, device=x.device, memory_format=NHWC)
+        for piece in pieces(x):
+            y = _piece(piece, _bordered(piece, x), weight, bias, Rim(ends, sides))
+            torch.relu_(y)
+            piece.larger(out).copy_(y)
+        ctx.save_for_backward(x, weight, out)
+        return out
+
+    @staticmethod
+    @once_differentiable  # type: ignore[no-untyped-call,untyped-decorator]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        x, weight, out = ctx.saved_tensors
+        with torch.autocast(x.device.type, enabled=False):
+            grads = _Gradients(x, weight)
+            for piece in pieces(x):
+                upper = piece.larger(grad).contiguous(memory_format=NHWC)
+                grads.add(piece, _bordered(piece, x), _through_relu(upper, piece.larger(out)))
+        return grads.result()
+
+
+class _ConvReluClassify(Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        ends: torch.Tensor,
+        sides: torch.Tensor,
+        labels: torch.Tensor,
+        labels_bias: torch.Tensor,
+    ) -> torch.Tensor:
+        views, _, rows, columns = x.shape
+        out = x.new_empty((views, len(labels), 2 * rows, 2 * columns))
+        for piece in pieces(x):
+            y = _piece(piece, _bordered(piece, x), weight, bias, Rim(ends, sides))
+            piece.larger(out).copy_(functional.conv2d(torch.relu_(y), labels, labels_bias))
+        ctx.save_for_backward(x, weight, bias, ends, sides, labels)
+        return out
+
+    @staticmethod
+    @once_differentiable  # type: ignore[no-untyped-call,untyped-decorator]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        x, weight, bias, ends, sides, labels = ctx.saved_tensors
+        with torch.autocast(x.device.type, enabled=False):
+            grads = _Gradients(x, weight)
+            labels_grad = torch.zeros_like(labels, dtype=grads.exact)
+            for piece in pieces(x):
+                bordered = _bordered(piece, x)
+                active = torch.relu_(_piece(piece, bordered, weight, bias, Rim(ends, sides)))
+                upper = piece.larger(grad).contiguous(memory_format=NHWC)
+                lower, of_labels = _conv_backward(upper, active, labels)
+                labels_grad += of_labels
+                grads.add(piece, bordered, _through_relu(lower, active))
+            labels_bias = grad.sum(dim=(0, 2, 3), dtype=grads.exact)
+        return *grads.result(), labels_grad.to(labels.dtype), labels_bias.to(labels.dtype)
+
+
+class _Gradients:
+    """Sums over pieces of the gradients of x, weight, bias, ends and sides."""
+
+    def __init__(self, x: torch.Tensor, weight: torch.Tensor) -> None:
+        views, width, rows, columns = x.shape
+        self.exact = torch.promote_types(x.dtype, torch.float32)  # sums of many pieces, also where x is bfloat16
+        self.x = torch.zeros_like(x, memory_format=NHWC)
+        # the nine taps as one 1x1 convolution width -> 9 width, in the order in which `add` lays out the shifts
+        self.mix = weight.flip(2, 3).permute(2, 3, 0, 1).reshape(9 * width, width, 1, 1)
+        self.of_mix = torch.zeros_like(self.mix, dtype=self.exact)
+        self.bias = x.new_zeros(width, dtype=self.exact)
+        self.filter = _filter(x)
+        self.ends = x.new_empty((views, width, 2, 2 * columns))
+        self.sides = x.new_empty((views, width, 2 * rows, 2))
+
+    def add(self, piece: Piece, bordered: torch.Tensor, y: torch.Tensor) -> None:
+        """Add what a piece gives: `y` is the gradient of its result before ReLU, `bordered` its part of x."""
+        rows, columns = y.shape[2], y.shape[3]
+        self.bias += y.sum(dim=(0, 2, 3), dtype=self.exact)
+        torch.neg(y[..., :: columns - 1], out=piece.larger(self.sides))
+        if piece.top == 0:
+            torch.neg(y[:, :, 0], out=self.ends[piece.samples, :, 0])
+        if 2 * piece.bottom == self.sides.shape[2]:
+            torch.neg(y[:, :, -1], out=self.ends[piece.samples, :, 1])
+        # the filter is symmetric: it is its own transpose, with padding 3; one more gives the zeros that shifts reach
+        y = functional.conv2d(y, self.filter, padding=4, groups=y.shape[1])
+        shifts = [y[:, :, a : a + rows + 3 : 2, b : b + columns + 3 : 2] for a in range(3) for b in range(3)]
+        of_x, of_mix = _conv_backward(torch.cat(shifts, dim=1), bordered, self.mix)
+        self.of_mix += of_mix
+        self._add_bordered(piece, of_x)
+
+    def _add_bordered(self, piece: Piece, grad: torch.Tensor) -> None:
+        """Add a gradient of the bordered piece: what was copied into the border is added to where it came from."""
+        grad[..., 1] += grad[..., 0]
+        grad[..., -2] += grad[..., -1]
+        low, high = piece.top - 1, piece.bottom + 1
+        if low < 0:
+            grad[:, :, 1] += grad[:, :, 0]
+            low, grad = 0, grad[:, :, 1:]
+        if high > self.x.shape[2]:
+            grad[:, :, -2] += grad[:, :, -1]
+            high, grad = high - 1, grad[:, :, :-1]
+        self.x[piece.samples, :, low:high] += grad[..., 1:-1]
+
+    def result(self) -> tuple[torch.Tensor, ...]:
+        width, dtype = self.x.shape[1], self.x.dtype
+        weight = self.of_mix.reshape(3, 3, width, width).permute(2, 3, 0, 1).flip(2, 3)
+        return self.x, weight.to(dtype), self.bias.to(dtype), self.ends, self.sides
+
+
+def _piece(piece: Piece, bordered: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, rim: Rim) -> torch.Tensor:
+    """Return conv3x3(up(x)) of a piece."""
+    spread = functional.conv_transpose2d(bordered, weight.flip(2, 3).transpose(0, 1), stride=2, padding=1)
+    y = functional.conv2d(spread, _filter(bordered), bias, groups=len(weight))
+    sides = piece.larger(rim.sides)
+    y[..., 0] -= sides[..., 0]
+    y[..., -1] -= sides[..., 1]
+    if piece.top == 0:
+        y[:, :, 0] -= rim.ends[piece.samples, :, 0]
+    if 2 * piece.bottom == rim.sides.shape[2]:
+        y[:, :, -1] -= rim.ends[piece.samples, :, 1]
+    return y
+
+
+def _bordered(piece: Piece, x: torch.Tensor) -> torch.Tensor:
+    """Return a piece of x with a border of one pixel: of x itself where it goes on, else of clamped indices."""
+    low, high = max(piece.top - 1, 0), min(piece.bottom + 1, x.shape[2])
+    border = (1, 1, int(piece.top == 0), int(piece.bottom == x.shape[2]))
+    return functional.pad(x[piece.samples, :, low:high], border, mode="replicate").contiguous(memory_format=NHWC)
+
+
+def _filter(x: torch.Tensor) -> torch.Tensor:
+    """Return the bilinear filter for each channel of x, (channel, 1, 4, 4)."""
+    axis = torch.tensor([0.25, 0.75, 0.75, 0.25], dtype=x.dtype, device=x.device)
+    return torch.outer(axis, axis).repeat(x.shape[1], 1, 1, 1)
+
+
+def _upsampled(x: torch.Tensor) -> torch.Tensor:
+    """Return bilinear x2 upsampling along the last axis."""
+    clamped = torch.cat([x[..., :1], x, x[..., -1:]], dim=-1)
+    here = 0.75 * x
+    return torch.stack([here + 0.25 * clamped[..., :-2], here + 0.25 * clamped[..., 2:]], dim=-1).flatten(-2)
+
+
+def _conv_backward(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the gradients of x and weight of a 1x1 convolution."""
+    of_x, of_weight, _ = torch.ops.aten.convolution_backward(
+        grad, x, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, True, False]
+    )
+    return of_x, of_weight
+
+
+def _through_relu(grad: torch.Tensor, active: torch.Tensor) -> torch.Tensor:
+    return torch.ops.aten.threshold_backward(grad, active, 0)  # type: ignore[no-any-return]
+
+
+def _cast(x: torch.Tensor, *parameters: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return all in the precision that autocast asks for, x in channels-last order."""
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    return x.to(dtype).contiguous(memory_format=NHWC), *(p.to(dtype) for p in parameters)
