@@ -1,27 +1,27 @@
 """Convolution of an upsampled grid at a quarter of the arithmetic, without the upsampled grid.
 
-A block of the decoder computes relu(conv3x3(up(x))), up = bilinear x2, zero padding at the upsampled size. Along one axis,
-with w the kernel and k = (1, 3, 3, 1) / 4 the bilinear filter, both as polynomials, up(x) is k(z) x(z^2) and the block is
+A block of the decoder computes relu(conv3x3(up(x))), up = bilinear x2, zero padding at the upsampled size. Along one
+axis, with w the kernel and k = (1, 3, 3, 1) / 4 the bilinear filter as polynomials in z, up(x) is k(z) x(z^2), and
 
-    w(z) k(z) x(z^2) = k(z) (w(z) x(z^2)):
+    w(z) (k(z) x(z^2)) = k(z) (w(z) x(z^2)):
 
-the kernel can be applied first, to the small grid, as a transposed convolution of stride 2 (9 D^2 multiply-adds per pixel of
-the small grid; the direct form has 36 D^2), and the fixed filter k afterwards, to each channel alone. That identity holds
-inside and, because up clamps its indices, with one pixel of clamped border around x. It fails in one respect: one pixel
-outside the upsampled grid up would go on, where the convolution sees zeros. What these outside pixels would add to the
-outermost rows and columns (`rim`) is subtracted.
+the kernel can come first, on the small grid, as a transposed convolution of stride 2 (9 D^2 multiply-adds per pixel of
+that grid; the direct form has 36 D^2), and the fixed filter k last, on each channel alone. As up clamps its indices, x
+gets a border of one clamped pixel. One thing then differs: just outside the upsampled grid, up goes on where the
+convolution should see zeros. What these pixels add to the outermost rows and columns (`rim`) is subtracted.
 
-Everything works piece by piece (a few samples, or a band of rows of one), so that what lies between x and the result never
-exists in whole. The backward pass is the same in reverse: filter, then two matrix products on the small grid. For the last
-block, ReLU and the classification go into the same pass, and the backward pass computes the piece's activation again.
+All work is done piece by piece (some samples, or a band of rows of one), so that nothing between x and the result
+exists in whole. The backward pass has the same structure: filter, then matrix products on the small grid. In the last
+block ReLU and classification belong to the piece, and the backward pass computes its activation again.
 
 References
 ----------
-Karras et al. 2020, StyleGAN2, for transposed convolution followed by a filter; the border is ours.
+Karras et al. 2020, StyleGAN2, for a transposed convolution followed by a filter; the border is ours.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -32,17 +32,8 @@ from torch.nn import functional
 
 NHWC = torch.channels_last
 PIECE_BYTES = {"cpu": 24 * 2**20, "cuda": 256 * 2**20}
-"""What a piece of the transposed convolution may take: on a CPU it shall stay in the cache. Fixed, so that sums are too."""
-
-
-class Rim(NamedTuple):
-    """What the pixels just outside the upsampled grid would add: to its first and last row, and column.
-
-    ends: (view, width, 2, 2 col). sides: (view, width, 2 row, 2).
-    """
-
-    ends: torch.Tensor
-    sides: torch.Tensor
+"""Size of a piece after the transposed convolution: on a CPU it should stay in the processor's cache. It is fixed, not
+read from the machine, so that sums are the same everywhere."""
 
 
 class Piece(NamedTuple):
@@ -61,7 +52,7 @@ def conv_relu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torc
     """Return relu(conv3x3(up(x))), (view, width, 2 row, 2 col), of x (view, width, row, col)."""
     x, weight, bias = _cast(x, weight, bias)
     with torch.autocast(x.device.type, enabled=False):
-        return _ConvRelu.apply(x, weight, bias, *rim(x, weight))  # type: ignore[no-any-return,no-untyped-call]
+        return _ConvRelu.apply(x, weight, bias)  # type: ignore[no-any-return]
 
 
 def conv_relu_classify(
@@ -73,23 +64,9 @@ def conv_relu_classify(
     """
     x, weight, bias, labels, labels_bias = _cast(x, weight, bias, labels, labels_bias)
     with torch.autocast(x.device.type, enabled=False):
-        return _ConvReluClassify.apply(  # type: ignore[no-any-return,no-untyped-call]
-            x, weight, bias, *rim(x, weight), labels, labels_bias
+        return _ConvReluClassify.apply(  # type: ignore[no-any-return]
+            x, weight, bias, labels, labels_bias
         )
-
-
-def rim(x: torch.Tensor, weight: torch.Tensor) -> Rim:
-    """Return the rim of x; the corners outside belong to its ends."""
-    first, last = (_upsampled(x[:, :, i]) for i in (0, -1))
-    ends = [
-        functional.conv2d(torch.cat([e[..., :1], e, e[..., -1:]], dim=-1).unsqueeze(2), weight[:, :, a : a + 1])
-        for e, a in ((first, 0), (last, 2))
-    ]
-    left, right = (_upsampled(x[..., i]) for i in (0, -1))
-    sides = [
-        functional.conv2d(e.unsqueeze(3), weight[..., a : a + 1], padding=(1, 0)) for e, a in ((left, 0), (right, 2))
-    ]
-    return Rim(torch.cat(ends, dim=2), torch.cat(sides, dim=3))
 
 
 def pieces(x: torch.Tensor) -> Iterator[Piece]:
@@ -101,34 +78,31 @@ def pieces(x: torch.Tensor) -> Iterator[Piece]:
     bands = -(-rows // fit) if samples == 1 else 1
     edges = [rows * i // bands for i in range(bands + 1)]
     for start in range(0, views, samples):
-        for top, bottom in zip(edges, edges[1:], strict=False):
+        for top, bottom in itertools.pairwise(edges):
             yield Piece(slice(start, start + samples), top, bottom)
 
 
 class _ConvRelu(Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, ends: torch.Tensor, sides: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         views, width, rows, columns = x.shape
         out = torch.empty(views, width, 2 * rows, 2 * columns, dtype=x.dtype, device=x.device, memory_format=NHWC)
+        forward = _Forward(x, weight, bias)
         for piece in pieces(x):
-            y = _piece(piece, _bordered(piece, x), weight, bias, Rim(ends, sides))
-            torch.relu_(y)
-            piece.larger(out).copy_(y)
+            torch.clamp_min(forward(piece, _bordered(piece, x)), 0, out=piece.larger(out))
         ctx.save_for_backward(x, weight, out)
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[no-untyped-call,untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
         x, weight, out = ctx.saved_tensors
         with torch.autocast(x.device.type, enabled=False):
-            grads = _Gradients(x, weight)
+            backward = _Backward(x, weight)
             for piece in pieces(x):
                 upper = piece.larger(grad).contiguous(memory_format=NHWC)
-                grads.add(piece, _bordered(piece, x), _through_relu(upper, piece.larger(out)))
-        return grads.result()
+                backward.add(piece, _bordered(piece, x), _through_relu(upper, piece.larger(out)))
+            return backward.result()
 
 
 class _ConvReluClassify(Function):
@@ -138,48 +112,70 @@ class _ConvReluClassify(Function):
         x: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor,
-        ends: torch.Tensor,
-        sides: torch.Tensor,
         labels: torch.Tensor,
         labels_bias: torch.Tensor,
     ) -> torch.Tensor:
         views, _, rows, columns = x.shape
         out = x.new_empty((views, len(labels), 2 * rows, 2 * columns))
+        forward = _Forward(x, weight, bias)
         for piece in pieces(x):
-            y = _piece(piece, _bordered(piece, x), weight, bias, Rim(ends, sides))
-            piece.larger(out).copy_(functional.conv2d(torch.relu_(y), labels, labels_bias))
-        ctx.save_for_backward(x, weight, bias, ends, sides, labels)
+            active = torch.relu_(forward(piece, _bordered(piece, x)))
+            piece.larger(out).copy_(functional.conv2d(active, labels, labels_bias))
+        ctx.save_for_backward(x, weight, bias, labels)
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[no-untyped-call,untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        x, weight, bias, ends, sides, labels = ctx.saved_tensors
+        x, weight, bias, labels = ctx.saved_tensors
         with torch.autocast(x.device.type, enabled=False):
-            grads = _Gradients(x, weight)
-            labels_grad = torch.zeros_like(labels, dtype=grads.exact)
+            forward, backward = _Forward(x, weight, bias), _Backward(x, weight)
+            labels_grad = torch.zeros_like(labels, dtype=backward.exact)
             for piece in pieces(x):
                 bordered = _bordered(piece, x)
-                active = torch.relu_(_piece(piece, bordered, weight, bias, Rim(ends, sides)))
+                active = torch.relu_(forward(piece, bordered))
                 upper = piece.larger(grad).contiguous(memory_format=NHWC)
-                lower, of_labels = _conv_backward(upper, active, labels)
+                lower, of_labels, _ = torch.ops.aten.convolution_backward(
+                    upper, active, labels, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, True, False]
+                )
                 labels_grad += of_labels
-                grads.add(piece, bordered, _through_relu(lower, active))
-            labels_bias = grad.sum(dim=(0, 2, 3), dtype=grads.exact)
-        return *grads.result(), labels_grad.to(labels.dtype), labels_bias.to(labels.dtype)
+                backward.add(piece, bordered, _through_relu(lower, active))
+            labels_bias = grad.sum(dim=(0, 2, 3), dtype=backward.exact)
+            return *backward.result(), labels_grad.to(labels.dtype), labels_bias.to(labels.dtype)
 
 
-class _Gradients:
-    """Sums over pieces of the gradients of x, weight, bias, ends and sides."""
+class _Forward:
+    """conv3x3(up(x)), piece by piece."""
+
+    def __init__(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        self.kernel, self.filter, self.bias = _transposed(weight), _filter(x), bias
+        self.ends, self.sides = rim(*_edges(x), weight)
+
+    def __call__(self, piece: Piece, bordered: torch.Tensor) -> torch.Tensor:
+        """Return (view, width, 2 row, 2 col) of a piece of x with its border."""
+        spread = functional.conv_transpose2d(bordered, self.kernel, stride=2, padding=1)
+        y = functional.conv2d(spread, self.filter, self.bias, groups=len(self.bias))
+        sides = piece.larger(self.sides)
+        y[..., 0] -= sides[..., 0]
+        y[..., -1] -= sides[..., 1]
+        if piece.top == 0:
+            y[:, :, 0] -= self.ends[piece.samples, :, 0]
+        if 2 * piece.bottom == self.sides.shape[2]:
+            y[:, :, -1] -= self.ends[piece.samples, :, 1]
+        return y
+
+
+class _Backward:
+    """Sums over pieces of the gradients of x, weight and bias."""
 
     def __init__(self, x: torch.Tensor, weight: torch.Tensor) -> None:
         views, width, rows, columns = x.shape
         self.exact = torch.promote_types(x.dtype, torch.float32)  # sums of many pieces, also where x is bfloat16
+        self.weight, self.edges = weight, _edges(x)
+        self.kernel, self.filter = _transposed(weight), _filter(x)
         self.x = torch.zeros_like(x, memory_format=NHWC)
-        self.kernel = _transposed(weight)
         self.taps = x.new_zeros((3, 3, width, width), dtype=self.exact)  # of the kernel: row, column, in, out
         self.bias = x.new_zeros(width, dtype=self.exact)
-        self.filter = _filter(x)
         self.ends = x.new_empty((views, width, 2, 2 * columns))
         self.sides = x.new_empty((views, width, 2 * rows, 2))
 
@@ -187,11 +183,11 @@ class _Gradients:
         """Add what a piece gives: `y` is the gradient of its result before ReLU, `bordered` its part of x."""
         rows, columns = y.shape[2], y.shape[3]
         self.bias += y.sum(dim=(0, 2, 3), dtype=self.exact)
-        torch.neg(y[..., :: columns - 1], out=piece.larger(self.sides))
+        piece.larger(self.sides).copy_(y[..., :: columns - 1])
         if piece.top == 0:
-            torch.neg(y[:, :, 0], out=self.ends[piece.samples, :, 0])
+            self.ends[piece.samples, :, 0] = y[:, :, 0]
         if 2 * piece.bottom == self.sides.shape[2]:
-            torch.neg(y[:, :, -1], out=self.ends[piece.samples, :, 1])
+            self.ends[piece.samples, :, 1] = y[:, :, -1]
         # the filter is symmetric: it is its own transpose, with padding 3; one more gives the zeros that shifts reach
         y = functional.conv2d(y, self.filter, padding=4, groups=y.shape[1])
         self._add_bordered(piece, functional.conv2d(y, self.kernel, stride=2))
@@ -214,24 +210,47 @@ class _Gradients:
             high, grad = high - 1, grad[:, :, :-1]
         self.x[piece.samples, :, low:high] += grad[..., 1:-1]
 
-    def result(self) -> tuple[torch.Tensor, ...]:
+    def result(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the gradients of x, weight and bias."""
         dtype = self.x.dtype
-        weight = self.taps.permute(3, 2, 0, 1).flip(2, 3)
-        return self.x, weight.to(dtype), self.bias.to(dtype), self.ends, self.sides
+        with torch.enable_grad():
+            inputs = [t.detach().requires_grad_() for t in (*self.edges, self.weight)]
+            rows, columns, weight = torch.autograd.grad(rim(*inputs), inputs, (self.ends, self.sides))
+        self.x[:, :, 0] -= rows[:, :, 0]
+        self.x[:, :, -1] -= rows[:, :, 1]
+        self.x[..., 0] -= columns[..., 0]
+        self.x[..., -1] -= columns[..., 1]
+        weight = self.taps.permute(3, 2, 0, 1).flip(2, 3) - weight
+        return self.x, weight.to(dtype), self.bias.to(dtype)
 
 
-def _piece(piece: Piece, bordered: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, rim: Rim) -> torch.Tensor:
-    """Return conv3x3(up(x)) of a piece."""
-    spread = functional.conv_transpose2d(bordered, _transposed(weight), stride=2, padding=1)
-    y = functional.conv2d(spread, _filter(bordered), bias, groups=len(weight))
-    sides = piece.larger(rim.sides)
-    y[..., 0] -= sides[..., 0]
-    y[..., -1] -= sides[..., 1]
-    if piece.top == 0:
-        y[:, :, 0] -= rim.ends[piece.samples, :, 0]
-    if 2 * piece.bottom == rim.sides.shape[2]:
-        y[:, :, -1] -= rim.ends[piece.samples, :, 1]
-    return y
+def rim(rows: torch.Tensor, columns: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what pixels just outside the upsampled grid would add, if up went on there, to its outermost pixels.
+
+    Parameters
+    ----------
+    rows
+        First and last row of the small grid, (view, width, 2, col).
+    columns
+        First and last column, (view, width, row, 2).
+
+    Returns
+    -------
+    To the first and last row, (view, width, 2, 2 col), including what the corners outside add; and to the first and
+    last column, (view, width, 2 row, 2).
+    """
+    rows, columns = _upsampled(rows), _upsampled(columns.mT).mT
+    rows = torch.cat([rows[..., :1], rows, rows[..., -1:]], dim=-1)
+    first = functional.conv2d(rows[:, :, :1], weight[:, :, :1])
+    last = functional.conv2d(rows[:, :, 1:], weight[:, :, 2:])
+    left = functional.conv2d(columns[..., :1], weight[..., :1], padding=(1, 0))
+    right = functional.conv2d(columns[..., 1:], weight[..., 2:], padding=(1, 0))
+    return torch.cat([first, last], dim=2), torch.cat([left, right], dim=3)
+
+
+def _edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the first and last row, and the first and last column, of (view, width, row, col)."""
+    return torch.stack([x[:, :, 0], x[:, :, -1]], dim=2), torch.stack([x[..., 0], x[..., -1]], dim=3)
 
 
 def _bordered(piece: Piece, x: torch.Tensor) -> torch.Tensor:
@@ -262,14 +281,6 @@ def _upsampled(x: torch.Tensor) -> torch.Tensor:
     clamped = torch.cat([x[..., :1], x, x[..., -1:]], dim=-1)
     here = 0.75 * x
     return torch.stack([here + 0.25 * clamped[..., :-2], here + 0.25 * clamped[..., 2:]], dim=-1).flatten(-2)
-
-
-def _conv_backward(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the gradients of x and weight of a 1x1 convolution."""
-    of_x, of_weight, _ = torch.ops.aten.convolution_backward(
-        grad, x, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, True, False]
-    )
-    return of_x, of_weight
 
 
 def _through_relu(grad: torch.Tensor, active: torch.Tensor) -> torch.Tensor:
