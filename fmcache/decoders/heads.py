@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Literal, cast
+
 import torch
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils import skip_init
 
+from fmcache.decoders import upsampled
 from fmcache.grid import Grid
 from fmcache.identity import random_key
+
+Form = Literal["fast", "direct"]
+"""How blocks are computed: `direct` follows the formula; `fast` gives its numbers up to rounding (upsampled.py)."""
 
 
 class Block(nn.Module):
@@ -23,6 +29,26 @@ class Block(nn.Module):
         larger = functional.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
         return functional.relu(self.conv(larger))
 
+    def classified(self, x: torch.Tensor, classify: nn.Conv2d) -> torch.Tensor:
+        """Return the logits that `classify` gives for this block's result, (view, label, 2 row, 2 col)."""
+        logits: torch.Tensor = classify(self(x))
+        return logits
+
+
+class FastBlock(Block):
+    """The same with the kernel applied before upsampling, and no result in whole where it is only classified."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return (view, width, 2 row, 2 col) of (view, width, row, col)."""
+        return upsampled.conv_relu(x, self.conv.weight, _bias(self.conv))
+
+    def classified(self, x: torch.Tensor, classify: nn.Conv2d) -> torch.Tensor:
+        """Return the logits that `classify` gives for this block's result, (view, label, 2 row, 2 col)."""
+        return upsampled.conv_relu_classify(x, self.conv.weight, _bias(self.conv), classify.weight, _bias(classify))
+
+
+BLOCKS: dict[Form, type[Block]] = {"direct": Block, "fast": FastBlock}
+
 
 class Decoder(nn.Module):
     """1x1 convolution, s upsampling blocks, 1x1 convolution to logits, one interpolation if sizes differ.
@@ -30,36 +56,46 @@ class Decoder(nn.Module):
     It has d*D + D + s*(9*D*D + D) + D*C + C parameters for d `channels`, D `width`, C `labels` and s blocks.
 
     Its values are undefined until `initialise` or a state dict sets them: torch's own way would draw from the global
-    generator.
+    generator. A state dict fits both forms; the form is no part of a run's identity.
 
     References
     ----------
     Vitoria et al., A Benchmark of Foundation Model Encoders for Histopathological Image Segmentation, eqs. 4 and 5.
     """
 
-    def __init__(self, channels: int, width: int, labels: int, grid: Grid) -> None:
+    def __init__(self, channels: int, width: int, labels: int, grid: Grid, form: Form = "fast") -> None:
         super().__init__()
         self.grid = grid
         self.project = _conv(channels, width, 1)
-        self.blocks = nn.ModuleList(Block(width) for _ in range(grid.upsampling_blocks))
+        self.blocks = nn.ModuleList(BLOCKS[form](width) for _ in range(grid.upsampling_blocks))
         self.classify = _conv(width, labels, 1)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return logits (view, label, y, x) over the tile's covered pixels, of tokens (view, channel, row, col)."""
         x = self.project(tokens)
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x = block(x)
-        logits: torch.Tensor = self.classify(x)
+        logits: torch.Tensor = self._last.classified(x, self.classify) if self.blocks else self.classify(x)
         if logits.shape[-1] != self.grid.logits_px:
             size = (self.grid.logits_px, self.grid.logits_px)
             logits = functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
         covered = self.grid.covered_px
         return logits[..., :covered, :covered]
 
+    @property
+    def _last(self) -> Block:
+        return cast(Block, self.blocks[-1])
+
 
 def _conv(channels: int, width: int, kernel: int) -> nn.Conv2d:
     conv: nn.Conv2d = skip_init(nn.Conv2d, channels, width, kernel_size=kernel, padding=kernel // 2)  # type: ignore[no-untyped-call]
     return conv
+
+
+def _bias(conv: nn.Conv2d) -> torch.Tensor:
+    if conv.bias is None:
+        raise ValueError("expected a convolution with a bias")
+    return conv.bias
 
 
 def initialise(decoder: Decoder, seed: int) -> None:

@@ -1,0 +1,294 @@
+"""Convolution of an upsampled grid at a quarter of the arithmetic, without the upsampled grid.
+
+A block of the decoder computes relu(conv3x3(up(x))), up = bilinear x2, zero padding at the upsampled size. Along one
+axis, with w the kernel and k = (1, 3, 3, 1) / 4 the bilinear filter as polynomials in z, up(x) is k(z) x(z^2), and
+
+    w(z) (k(z) x(z^2)) = k(z) (w(z) x(z^2)):
+
+the kernel can come first, on the small grid, as a transposed convolution of stride 2 (9 D^2 multiply-adds per pixel of
+that grid; the direct form has 36 D^2), and the fixed filter k last, on each channel alone. As up clamps its indices, x
+gets a border of one clamped pixel. One thing then differs: just outside the upsampled grid, up goes on where the
+convolution should see zeros. What these pixels add to the outermost rows and columns (`rim`) is subtracted.
+
+All work is done piece by piece (some samples, or a band of rows of one), so that nothing between x and the result
+exists in whole. The backward pass has the same structure: filter, then matrix products on the small grid. In the last
+block ReLU and classification belong to the piece, and the backward pass computes its activation again.
+
+References
+----------
+Karras et al. 2020, StyleGAN2, for a transposed convolution followed by a filter; the border is ours.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+NHWC = torch.channels_last
+PIECE_BYTES = {"cpu": 24 * 2**20, "cuda": 256 * 2**20}
+"""Size of a piece after the transposed convolution: on a CPU it should stay in the processor's cache. It is fixed, not
+read from the machine, so that sums are the same everywhere."""
+
+
+class Piece(NamedTuple):
+    """Some samples, and of these the rows top..bottom of the small grid."""
+
+    samples: slice
+    top: int
+    bottom: int
+
+    def larger(self, x: torch.Tensor) -> torch.Tensor:
+        """Return this piece of a tensor of the upsampled size, as a view."""
+        return x[self.samples, :, 2 * self.top : 2 * self.bottom]
+
+
+def conv_relu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Return relu(conv3x3(up(x))), (view, width, 2 row, 2 col), of x (view, width, row, col)."""
+    x, weight, bias = _cast(x, weight, bias)
+    with torch.autocast(x.device.type, enabled=False):
+        return _ConvRelu.apply(x, weight, bias)  # type: ignore[no-any-return]
+
+
+def conv_relu_classify(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, labels: torch.Tensor, labels_bias: torch.Tensor
+) -> torch.Tensor:
+    """Return conv1x1(relu(conv3x3(up(x)))), (view, label, 2 row, 2 col), of x (view, width, row, col).
+
+    `labels` is the 1x1 convolution's weight, (label, width, 1, 1).
+    """
+    x, weight, bias, labels, labels_bias = _cast(x, weight, bias, labels, labels_bias)
+    with torch.autocast(x.device.type, enabled=False):
+        return _ConvReluClassify.apply(  # type: ignore[no-any-return]
+            x, weight, bias, labels, labels_bias
+        )
+
+
+def pieces(x: torch.Tensor) -> Iterator[Piece]:
+    """Yield the pieces of (view, width, row, col) in which to work: whole samples where several fit, else bands."""
+    views, width, rows, columns = x.shape
+    row_bytes = 2 * (2 * columns + 3) * width * x.element_size()
+    fit = max(1, PIECE_BYTES.get(x.device.type, PIECE_BYTES["cuda"]) // row_bytes)
+    samples = max(1, fit // (rows + 2))
+    bands = -(-rows // fit) if samples == 1 else 1
+    edges = [rows * i // bands for i in range(bands + 1)]
+    for start in range(0, views, samples):
+        for top, bottom in itertools.pairwise(edges):
+            yield Piece(slice(start, start + samples), top, bottom)
+
+
+class _ConvRelu(Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        views, width, rows, columns = x.shape
+        out = torch.empty(views, width, 2 * rows, 2 * columns, dtype=x.dtype, device=x.device, memory_format=NHWC)
+        forward = _Forward(x, weight, bias)
+        for piece in pieces(x):
+            torch.clamp_min(forward(piece, _bordered(piece, x)), 0, out=piece.larger(out))
+        ctx.save_for_backward(x, weight, out)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        x, weight, out = ctx.saved_tensors
+        with torch.autocast(x.device.type, enabled=False):
+            backward = _Backward(x, weight)
+            for piece in pieces(x):
+                upper = piece.larger(grad).contiguous(memory_format=NHWC)
+                backward.add(piece, _bordered(piece, x), _through_relu(upper, piece.larger(out)))
+            return backward.result()
+
+
+class _ConvReluClassify(Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        labels: torch.Tensor,
+        labels_bias: torch.Tensor,
+    ) -> torch.Tensor:
+        views, _, rows, columns = x.shape
+        out = x.new_empty((views, len(labels), 2 * rows, 2 * columns))
+        forward = _Forward(x, weight, bias)
+        for piece in pieces(x):
+            active = torch.relu_(forward(piece, _bordered(piece, x)))
+            piece.larger(out).copy_(functional.conv2d(active, labels, labels_bias))
+        ctx.save_for_backward(x, weight, bias, labels)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        x, weight, bias, labels = ctx.saved_tensors
+        with torch.autocast(x.device.type, enabled=False):
+            forward, backward = _Forward(x, weight, bias), _Backward(x, weight)
+            labels_grad = torch.zeros_like(labels, dtype=backward.exact)
+            for piece in pieces(x):
+                bordered = _bordered(piece, x)
+                active = torch.relu_(forward(piece, bordered))
+                upper = piece.larger(grad).contiguous(memory_format=NHWC)
+                lower, of_labels, _ = torch.ops.aten.convolution_backward(
+                    upper, active, labels, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, True, False]
+                )
+                labels_grad += of_labels
+                backward.add(piece, bordered, _through_relu(lower, active))
+            labels_bias = grad.sum(dim=(0, 2, 3), dtype=backward.exact)
+            return *backward.result(), labels_grad.to(labels.dtype), labels_bias.to(labels.dtype)
+
+
+class _Forward:
+    """conv3x3(up(x)), piece by piece."""
+
+    def __init__(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        self.kernel, self.filter, self.bias = _transposed(weight), _filter(x), bias
+        self.ends, self.sides = rim(*_edges(x), weight)
+
+    def __call__(self, piece: Piece, bordered: torch.Tensor) -> torch.Tensor:
+        """Return (view, width, 2 row, 2 col) of a piece of x with its border."""
+        spread = functional.conv_transpose2d(bordered, self.kernel, stride=2, padding=1)
+        y = functional.conv2d(spread, self.filter, self.bias, groups=len(self.bias))
+        sides = piece.larger(self.sides)
+        y[..., 0] -= sides[..., 0]
+        y[..., -1] -= sides[..., 1]
+        if piece.top == 0:
+            y[:, :, 0] -= self.ends[piece.samples, :, 0]
+        if 2 * piece.bottom == self.sides.shape[2]:
+            y[:, :, -1] -= self.ends[piece.samples, :, 1]
+        return y
+
+
+class _Backward:
+    """Sums over pieces of the gradients of x, weight and bias."""
+
+    def __init__(self, x: torch.Tensor, weight: torch.Tensor) -> None:
+        views, width, rows, columns = x.shape
+        self.exact = torch.promote_types(x.dtype, torch.float32)  # sums of many pieces, also where x is bfloat16
+        self.weight, self.edges = weight, _edges(x)
+        self.kernel, self.filter = _transposed(weight), _filter(x)
+        self.x = torch.zeros_like(x, memory_format=NHWC)
+        self.taps = x.new_zeros((3, 3, width, width), dtype=self.exact)  # of the kernel: row, column, in, out
+        self.bias = x.new_zeros(width, dtype=self.exact)
+        self.ends = x.new_empty((views, width, 2, 2 * columns))
+        self.sides = x.new_empty((views, width, 2 * rows, 2))
+
+    def add(self, piece: Piece, bordered: torch.Tensor, y: torch.Tensor) -> None:
+        """Add what a piece gives: `y` is the gradient of its result before ReLU, `bordered` its part of x."""
+        rows, columns = y.shape[2], y.shape[3]
+        self.bias += y.sum(dim=(0, 2, 3), dtype=self.exact)
+        piece.larger(self.sides).copy_(y[..., :: columns - 1])
+        if piece.top == 0:
+            self.ends[piece.samples, :, 0] = y[:, :, 0]
+        if 2 * piece.bottom == self.sides.shape[2]:
+            self.ends[piece.samples, :, 1] = y[:, :, -1]
+        # the filter is symmetric: it is its own transpose, with padding 3; one more gives the zeros that shifts reach
+        y = functional.conv2d(y, self.filter, padding=4, groups=y.shape[1])
+        self._add_bordered(piece, functional.conv2d(y, self.kernel, stride=2))
+        # nine products of matrices: the library's gradient of a strided kernel takes more than twice their time
+        channels_in = _pixels(bordered).T
+        for a in range(3):
+            for b in range(3):
+                self.taps[a, b] += channels_in @ _pixels(y[:, :, a : a + rows + 3 : 2, b : b + columns + 3 : 2])
+
+    def _add_bordered(self, piece: Piece, grad: torch.Tensor) -> None:
+        """Add a gradient of the bordered piece: what was copied into the border is added to where it came from."""
+        grad[..., 1] += grad[..., 0]
+        grad[..., -2] += grad[..., -1]
+        low, high = piece.top - 1, piece.bottom + 1
+        if low < 0:
+            grad[:, :, 1] += grad[:, :, 0]
+            low, grad = 0, grad[:, :, 1:]
+        if high > self.x.shape[2]:
+            grad[:, :, -2] += grad[:, :, -1]
+            high, grad = high - 1, grad[:, :, :-1]
+        self.x[piece.samples, :, low:high] += grad[..., 1:-1]
+
+    def result(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the gradients of x, weight and bias."""
+        dtype = self.x.dtype
+        with torch.enable_grad():
+            inputs = [t.detach().requires_grad_() for t in (*self.edges, self.weight)]
+            rows, columns, weight = torch.autograd.grad(rim(*inputs), inputs, (self.ends, self.sides))
+        self.x[:, :, 0] -= rows[:, :, 0]
+        self.x[:, :, -1] -= rows[:, :, 1]
+        self.x[..., 0] -= columns[..., 0]
+        self.x[..., -1] -= columns[..., 1]
+        weight = self.taps.permute(3, 2, 0, 1).flip(2, 3) - weight
+        return self.x, weight.to(dtype), self.bias.to(dtype)
+
+
+def rim(rows: torch.Tensor, columns: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what pixels just outside the upsampled grid would add, if up went on there, to its outermost pixels.
+
+    Parameters
+    ----------
+    rows
+        First and last row of the small grid, (view, width, 2, col).
+    columns
+        First and last column, (view, width, row, 2).
+
+    Returns
+    -------
+    To the first and last row, (view, width, 2, 2 col), including what the corners outside add; and to the first and
+    last column, (view, width, 2 row, 2).
+    """
+    rows, columns = _upsampled(rows), _upsampled(columns.mT).mT
+    rows = torch.cat([rows[..., :1], rows, rows[..., -1:]], dim=-1)
+    first = functional.conv2d(rows[:, :, :1], weight[:, :, :1])
+    last = functional.conv2d(rows[:, :, 1:], weight[:, :, 2:])
+    left = functional.conv2d(columns[..., :1], weight[..., :1], padding=(1, 0))
+    right = functional.conv2d(columns[..., 1:], weight[..., 2:], padding=(1, 0))
+    return torch.cat([first, last], dim=2), torch.cat([left, right], dim=3)
+
+
+def _edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the first and last row, and the first and last column, of (view, width, row, col)."""
+    return torch.stack([x[:, :, 0], x[:, :, -1]], dim=2), torch.stack([x[..., 0], x[..., -1]], dim=3)
+
+
+def _bordered(piece: Piece, x: torch.Tensor) -> torch.Tensor:
+    """Return a piece of x with a border of one pixel: of x itself where it goes on, else of clamped indices."""
+    low, high = max(piece.top - 1, 0), min(piece.bottom + 1, x.shape[2])
+    border = (1, 1, int(piece.top == 0), int(piece.bottom == x.shape[2]))
+    return functional.pad(x[piece.samples, :, low:high], border, mode="replicate").contiguous(memory_format=NHWC)
+
+
+def _transposed(weight: torch.Tensor) -> torch.Tensor:
+    """Return the kernel with which a transposed convolution does what a convolution with `weight` does."""
+    return weight.flip(2, 3).transpose(0, 1).contiguous()
+
+
+def _pixels(x: torch.Tensor) -> torch.Tensor:
+    """Return (view * row * col, channel) of (view, channel, row, col)."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def _filter(x: torch.Tensor) -> torch.Tensor:
+    """Return the bilinear filter for each channel of x, (channel, 1, 4, 4)."""
+    axis = torch.tensor([0.25, 0.75, 0.75, 0.25], dtype=x.dtype, device=x.device)
+    return torch.outer(axis, axis).repeat(x.shape[1], 1, 1, 1)
+
+
+def _upsampled(x: torch.Tensor) -> torch.Tensor:
+    """Return bilinear x2 upsampling along the last axis."""
+    clamped = torch.cat([x[..., :1], x, x[..., -1:]], dim=-1)
+    here = 0.75 * x
+    return torch.stack([here + 0.25 * clamped[..., :-2], here + 0.25 * clamped[..., 2:]], dim=-1).flatten(-2)
+
+
+def _through_relu(grad: torch.Tensor, active: torch.Tensor) -> torch.Tensor:
+    return torch.ops.aten.threshold_backward(grad, active, 0)  # type: ignore[no-any-return]
+
+
+def _cast(x: torch.Tensor, *parameters: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return all in the precision that autocast asks for, x in channels-last order."""
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    return x.to(dtype).contiguous(memory_format=NHWC), *(p.to(dtype) for p in parameters)
