@@ -52,7 +52,7 @@ def main() -> None:
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     torch.set_num_threads(arguments.threads)
-    tiles, tile_px, views, rounds = (3, 224, 5, 6) if arguments.quick else (8, 512, 50, 3)
+    tiles, tile_px, views, rounds = (3, 224, 5, 5) if arguments.quick else (8, 512, 50, 3)
     lines = [
         measure(name, device, arguments.threads, tiles, tile_px, views, rounds)
         for name in arguments.encoder or ENCODERS[device.type]
