@@ -5,26 +5,23 @@ from __future__ import annotations
 import functools
 import shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from fmcache.cache.layout import Shard, raw_bytes
+from fmcache.cache.layout import raw_bytes
 from fmcache.cache.stores import store_of
-from fmcache.cache.writer import Writer, open_writer, write_shard
-from fmcache.encoders.load import Encoder, load_encoder
-from fmcache.encoders.tokens import LAST, check_taps, grids_of_views
+from fmcache.cache.writer import Writer, open_writer
+from fmcache.encoders.load import Encoder
+from fmcache.encoders.tokens import LAST, check_taps
 from fmcache.errors import EncoderUnavailable, NoRoom, SpecError, TokensOverflow, WeightsMismatch
 from fmcache.grid import Grid
 from fmcache.manifest import AnyDataset, Manifest, TileEntry
 from fmcache.scores.table import EncoderInfo
-from fmcache.specs import EncoderChoice, Precision, Recipe, ViewSpec, variants
+from fmcache.specs import EncoderChoice, Precision, Recipe, variants
 from fmcache.stages import places, runners
 from fmcache.stages.caches import size_text
 from fmcache.stages.devices import device_name, pick_device, set_threads, versions
@@ -39,67 +36,9 @@ from fmcache.stages.identities import (
     with_encoder,
 )
 from fmcache.stages.progress import progress
+from fmcache.stages.shards import BankTask, Source, Target, TokenTask, encoder_of, write_bank_shards, write_token_shards
 from fmcache.strict import builtins
-from fmcache.tiles.images import Tile, check_view_mpp, read_tile, resize_tile
-from fmcache.tiles.views import render_mask, render_view
-
-STORE = {"float16": torch.float16, "float32": torch.float32}
-
-
-class Source(NamedTuple):
-    """How a process finds the views of a tile. `dataset` carries no tile list: it travels with every task."""
-
-    folder: Path
-    name: str
-    dataset: AnyDataset
-    tile_px: int
-    views: ViewSpec
-
-    def tile(self, entry: TileEntry) -> Tile:
-        """Return a tile at the recipe's size."""
-        tile = read_tile(self.dataset, entry, self.folder)
-        check_view_mpp(self.dataset, tile, self.tile_px)
-        return resize_tile(tile, self.tile_px)
-
-
-class Target(NamedTuple):
-    """A shard of a cache, to be written."""
-
-    path: Path
-    shard: Shard
-
-
-class BankTask(NamedTuple):
-    """One shard of the view bank."""
-
-    target: Target
-    source: Source
-    entry: TileEntry
-
-    @property
-    def weight(self) -> int:
-        return self.target.shard.weight
-
-
-class TokenTask(NamedTuple):
-    """The same views of a tile in the caches of one encoder: one target for each of `taps`."""
-
-    targets: tuple[Target, ...]
-    taps: tuple[str, ...]
-    source: Source
-    entry: TileEntry
-    encoder: EncoderChoice
-    grid: Grid
-    precision: Precision
-    store: str
-    device: str
-    threads: int
-    offline: bool
-    lock: Path
-
-    @property
-    def weight(self) -> int:
-        return self.targets[0].shard.weight
+from fmcache.tiles.images import read_tile
 
 
 def extract(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], None] = print) -> list[Failure]:
@@ -161,7 +100,7 @@ def _fill_bank(
         by_id = {entry.id: entry for entry in entries}
         _fill(
             [writer],
-            write_bank_shard,
+            write_bank_shards,
             lambda tile, targets: BankTask(targets[0], source, by_id[tile]),
             f"{source.name} · view bank",
             flags.workers,
@@ -181,7 +120,7 @@ def _fill_tokens(
     say: Callable[[str], None],
 ) -> None:
     lock = places.weights_lock(flags.work)
-    encoder = _encoder(choice, str(device), flags.offline, lock)
+    encoder = encoder_of(choice, str(device), flags.offline, lock)
     check_taps(encoder, recipe.taps)
     card = encoder.card
     key = places.encoder_key(choice)
@@ -210,7 +149,7 @@ def _fill_tokens(
         tap_of = {writer.path: tap for writer, tap in zip(writers, recipe.taps, strict=True)}
         _fill(
             writers,
-            write_token_shard,
+            write_token_shards,
             lambda tile, targets: TokenTask(
                 targets, tuple(tap_of[target.path] for target in targets), source, by_id[tile], choice, grid,
                 precision, recipe.store, str(device), torch.get_num_threads(), flags.offline, lock,
@@ -233,13 +172,16 @@ def _info(encoder: Encoder, key: str, tap: str) -> EncoderInfo:
 
 def _fill(
     writers: Sequence[Writer],
-    write: Callable[[Any, runners.Tick], None],
+    write: Callable[[Sequence[Any], runners.Tick], None],
     task_of: Callable[[str, tuple[Target, ...]], Any],
     title: str,
     workers: int,
     say: Callable[[str], None],
 ) -> None:
-    """Write what is missing in caches of the same views and shapes; one task for the same views in all of them."""
+    """Write what is missing in caches of the same views and shapes; one task for the same views in all of them.
+
+    Here, `write` gets all tasks, and works ahead from one to the next; on a cluster each process gets one at a time.
+    """
     first = writers[0]
     by_views: dict[tuple[str, int, int], list[Target]] = {}
     for writer in writers:
@@ -266,43 +208,15 @@ def _fill(
         writer.begin()
     tasks = [task_of(tile, tuple(targets)) for (tile, _, _), targets in by_views.items()]
     with progress(title, wanted, "views", done=wanted - todo) as tick:
-        for _ in runners.run(write, tasks, tick, workers):
-            pass
+        if workers:
+            for _ in runners.run(functools.partial(_one, write), tasks, tick, workers):
+                pass
+        elif tasks:
+            write(tasks, tick)
     for writer in writers:
         writer.seal()
 
 
-def write_bank_shard(task: BankTask, tick: runners.Tick) -> None:
-    """Render the masks of one shard and write it."""
-    mask = task.source.tile(task.entry).mask
-    shard = task.target.shard
-    views = range(shard.first, shard.stop)
-    spec, name = task.source.views, task.source.name
-    masks = np.stack([render_mask(spec, name, task.entry.id, view, mask) for view in views])
-    write_shard(task.target.path, "view_bank", shard, masks)
-    tick(task.weight)
-
-
-def write_token_shard(task: TokenTask, tick: runners.Tick) -> None:
-    """Run the encoder over the views of one shard and write its taps. Views are rendered ahead in threads."""
-    torch.set_num_threads(task.threads)
-    encoder = _encoder(task.encoder, task.device, task.offline, task.lock)
-    image = task.source.tile(task.entry).image
-    spec, name, shard = task.source.views, task.source.name, task.targets[0].shard
-    render = functools.partial(render_view, spec, name, task.entry.id, image=image)
-    parts: list[list[npt.NDArray[Any]]] = [[] for _ in task.taps]
-    store = store_of(task.store)
-    with ThreadPoolExecutor(max_workers=max(2, task.threads)) as pool:
-        views = pool.map(render, range(shard.first, shard.stop))
-        for grids in grids_of_views(encoder, views, task.grid, task.precision, task.taps):
-            for part, at_tap in zip(parts, grids, strict=True):
-                part.append(store.rounded(at_tap.to(STORE[store.dtype]).cpu().numpy()))
-            tick(len(grids[0]))
-    for target, part in zip(task.targets, parts, strict=True):
-        write_shard(target.path, "tokens", target.shard, np.concatenate(part))
-
-
-@functools.lru_cache(maxsize=1)
-def _encoder(choice: EncoderChoice, device: str, offline: bool, lock: Path) -> Encoder:
-    # one encoder at a time per process: the largest take most of a GPU
-    return load_encoder(choice, torch.device(device), offline=offline, lock=lock)
+def _one(write: Callable[[Sequence[Any], runners.Tick], None], task: Any, tick: runners.Tick) -> None:
+    """Write the shards of one task: what a worker process is given at a time."""
+    write([task], tick)

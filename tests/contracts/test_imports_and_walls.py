@@ -27,6 +27,7 @@ MAY = {
     "decoders": GROUND | {"cache", "scores", "decoders"},
     "report": GROUND | {"scores", "report"},
     "stages.extract": GROUND | {"tiles", "encoders", "cache", "stages"} | {"scores"},
+    "stages.shards": GROUND | {"tiles", "encoders", "cache", "stages"},
     "stages.fit": GROUND | {"cache", "decoders", "scores", "stages"},
     "stages.report": GROUND | {"scores", "report"},
     "stages.cut": GROUND | {"tiles", "stages"},

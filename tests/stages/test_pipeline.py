@@ -15,19 +15,20 @@ import pytest
 import torch
 import yaml
 
-from fmcache.cache.writer import locked
+from fmcache.cache.reader import open_cache
+from fmcache.cache.writer import Writer, locked
 from fmcache.decoders.heads import Decoder
 from fmcache.decoders.train import train, train_seeds
 from fmcache.encoders.load import load_encoder
-from fmcache.encoders.tokens import token_grids
-from fmcache.errors import CacheMismatch, CacheNotFound, CacheUnsealed, NoRoom, ResultsMismatch, SpecError
+from fmcache.encoders.tokens import grids_of_views, token_grids
+from fmcache.errors import CacheMismatch, CacheNotFound, CacheUnsealed, NoRoom, ResultsMismatch, SpecError, TileError
 from fmcache.grid import Grid
 from fmcache.manifest import Manifest
 from fmcache.report.summary import summarise
 from fmcache.scores.table import find_parts, read_part
 from fmcache.specs import DecoderSpec, EncoderChoice, FitSpec, Recipe, Sweep, ViewSpec
 from fmcache.stages import fit as fit_stage
-from fmcache.stages import places
+from fmcache.stages import places, shards
 from fmcache.stages.extract import extract
 from fmcache.stages.fit import fit
 from fmcache.stages.flags import Flags
@@ -297,6 +298,67 @@ def test_an_extraction_that_is_stopped_goes_on_and_ends_byte_for_byte_the_same(t
     for name in ("stopped", "whole"):
         assert extract(many, manifest, flags(tmp_path / name), quiet) == []
     assert contents(tmp_path / "stopped" / "cache") == contents(tmp_path / "whole" / "cache")
+
+
+def test_working_ahead_gives_the_tokens_of_one_tile_after_another(tmp_path, folder, manifest, recipe):
+    extract(change(recipe, encoders=(str(folder / "tiny.yaml"),)), manifest, flags(tmp_path), quiet)
+    path = places.tokens_path(tmp_path, "toy", "tiny", recipe, "last")
+    cache = open_cache(path, "tokens", {})
+    encoder = load_encoder(EncoderChoice(str(folder / "tiny.yaml")), torch.device("cpu"))
+    dataset = manifest.dataset()
+    for entry in dataset.tiles:
+        image = resize_tile(read_tile(dataset, entry, manifest.folder), recipe.tile_px).image
+        views = range(recipe.views.count + 1 if entry.id in dataset.splits.train else 1)
+        rendered = [render_view(recipe.views, "toy", entry.id, view, image) for view in views]
+        slow = [part for (part,) in grids_of_views(encoder, rendered, Grid(64, 16), "float32", ("last",))]
+        expected = torch.cat(slow).half().numpy()
+        assert cache.read(entry.id, 0, len(views)).tobytes() == expected.tobytes()
+
+
+def test_a_tile_that_fails_stops_the_work_and_what_was_encoded_before_is_kept(tmp_path, manifest, recipe, monkeypatch):
+    recipe = change(recipe, encoders=("raw-pixels",))
+    extract(change(recipe, encoders=()), manifest, flags(tmp_path), quiet)
+
+    def failing(dataset, entry, folder):
+        if entry.id == "t3":
+            raise TileError("t3 is damaged")
+        return read_tile(dataset, entry, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "read_tile", failing)
+        with pytest.raises(TileError, match="t3 is damaged"):
+            extract(recipe, manifest, flags(tmp_path), quiet)
+    path = places.tokens_path(tmp_path, "toy", "raw-pixels", recipe, "last")
+    assert sorted(p.name for p in path.glob("filling/*")) == ["0.0", "1.0", "2.0"]
+    lines = []
+    extract(recipe, manifest, flags(tmp_path), lines.append)
+    assert any("3 of 18 views" in line for line in lines)
+
+
+def test_a_shard_that_cannot_be_written_stops_the_work(tmp_path, manifest, recipe, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    recipe = change(recipe, encoders=("raw-pixels",))
+    extract(change(recipe, encoders=()), manifest, flags(tmp_path), quiet)
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "write_shard", full)
+        with pytest.raises(OSError, match="No space left"):
+            extract(recipe, manifest, flags(tmp_path), quiet)
+    assert extract(recipe, manifest, flags(tmp_path), quiet) == []
+
+
+def test_an_extraction_stopped_between_its_last_shard_and_the_seal_is_sealed_by_the_next(
+    tmp_path, manifest, recipe, monkeypatch
+):
+    recipe = change(recipe, encoders=("raw-pixels",))
+    with monkeypatch.context() as patch:
+        seal = Writer.seal
+        patch.setattr(Writer, "seal", lambda self: 1 / 0 if self.header.kind == "tokens" else seal(self))
+        with pytest.raises(ZeroDivisionError):
+            extract(recipe, manifest, flags(tmp_path), quiet)
+    assert extract(recipe, manifest, flags(tmp_path), quiet) == []
+    assert fit(recipe, manifest, flags(tmp_path), quiet) == []
 
 
 def test_more_views_and_another_split_extend_the_cache_and_never_recompute_it(tmp_path, folder, manifest, recipe):
