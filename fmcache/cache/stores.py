@@ -26,7 +26,7 @@ class Compressor(NamedTuple):
 
 FAST = Compressor("lz4", 5)
 SMALL = Compressor("zstd", 1)
-"""On rounded values zstd saves a twentieth more than lz4, and is read at about two thirds of the speed."""
+"""On rounded values zstd saves a twentieth more than lz4, and is decoded at a third of the speed."""
 
 
 class Store(NamedTuple):
