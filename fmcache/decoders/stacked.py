@@ -37,6 +37,12 @@ class Stack:
             initialise(decoder, self.seeds[0])
             self.parameters: Weights = dict(decoder.named_parameters())
             return
+        # torch's vmap takes the direct form only
+        project, classify = decoder.project, decoder.classify
+        decoder = Decoder(
+            project.in_channels, project.out_channels, classify.out_channels, decoder.grid, form="direct"
+        ).to(project.weight.device)
+        self._decoder = decoder
         starts = []
         for seed in self.seeds:
             initialise(decoder, seed)

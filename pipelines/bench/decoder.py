@@ -166,7 +166,7 @@ def _peak_bytes(args: argparse.Namespace, patch: int, form: Form) -> int:
 
 
 def _peak_rss() -> int:
-    """Return the most memory this process has held; getrusage would also count what the process that started it held."""
+    """Return the most memory this process has held; getrusage would count its parent too."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 

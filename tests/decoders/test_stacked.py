@@ -43,7 +43,7 @@ def fit_all(seeds, grid, batch=4, standardise=False, source=lambda grids: grids)
     grids, val, test = toy(5, 3, grid, 1), toy(2, 1, grid, 2), toy(3, 1, grid, 3)
     spec = FitSpec(epochs=6, batch=batch, validate_epochs=2, restart_epochs=3, learning_rate=2e-2)
     scale = channel_scale(grids) if standardise else None
-    decoder = Decoder(CHANNELS, WIDTH, LABELS, grid)
+    decoder = Decoder(CHANNELS, WIDTH, LABELS, grid, form="direct")
     return train_seeds(decoder, source(grids), val, test, spec, seeds, "pooled", CPU, scale)
 
 
@@ -110,8 +110,8 @@ def test_one_seed_is_the_plain_loop_step_by_step():
     grid = Grid(32, 8)
     grids = toy(4, 1, grid, 1)
     spec = FitSpec(epochs=3, batch=4, learning_rate=1e-2, restart_epochs=100, validate_epochs=3)
-    fitted = train(Decoder(CHANNELS, WIDTH, LABELS, grid), grids, grids, grids, spec, 0, "pooled", CPU)
-    plain = Decoder(CHANNELS, WIDTH, LABELS, grid)
+    fitted = train(Decoder(CHANNELS, WIDTH, LABELS, grid, form="direct"), grids, grids, grids, spec, 0, "pooled", CPU)
+    plain = Decoder(CHANNELS, WIDTH, LABELS, grid, form="direct")
     initialise(plain, 0)
     optimiser = torch.optim.NAdam(plain.parameters())
     for epoch in range(3):
@@ -130,7 +130,7 @@ def test_each_seed_keeps_the_weights_of_its_own_best_epoch():
     for one in fitted:
         scores = {row.epoch: row.val_dice for row in one.curve if row.val_dice is not None}
         assert scores[one.best_epoch] == max(scores.values()) == one.val_dice
-        decoder = Decoder(CHANNELS, WIDTH, LABELS, Grid(32, 8))
+        decoder = Decoder(CHANNELS, WIDTH, LABELS, Grid(32, 8), form="direct")
         decoder.load_state_dict(one.weights)
         grids = toy(3, 1, Grid(32, 8), 3)
         predicted = decoder(grids.tokens[:, 0]).argmax(1)
@@ -150,7 +150,7 @@ def test_a_loss_per_seed_is_the_loss_of_its_batch():
 
 
 def test_a_stack_gives_back_what_was_loaded():
-    decoder = Decoder(CHANNELS, WIDTH, LABELS, Grid(32, 8))
+    decoder = Decoder(CHANNELS, WIDTH, LABELS, Grid(32, 8), form="direct")
     one, other = Stack(decoder, (1, 2)), Stack(decoder, (8, 9))
     other.load(one.weights())
     for mine, theirs in zip(one.weights(), other.weights(), strict=True):
