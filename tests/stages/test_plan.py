@@ -82,7 +82,7 @@ def test_decoder_arithmetic_is_what_torch_counts(tile_px, patch):
     from torch.utils.flop_counter import FlopCounterMode
 
     grid = Grid(tile_px, patch)
-    decoder = Decoder(10, 6, 2, grid).requires_grad_(False)
+    decoder = Decoder(10, 6, 2, grid, form="direct").requires_grad_(False)
     with FlopCounterMode(display=False) as counter:
         decoder(torch.zeros(1, 10, grid.side, grid.side))
     assert decoder_flop(10, 6, 2, grid) == counter.get_total_flops()
