@@ -72,11 +72,6 @@ def all_finite(values: npt.NDArray[Any]) -> bool:
     return _largest(values) < _infinity(values.dtype)
 
 
-def has_nan(values: npt.NDArray[Any]) -> bool:
-    """Return whether any value (float16 or float32, first axis: view) is NaN."""
-    return _largest(values) > _infinity(values.dtype)
-
-
 def _largest(values: npt.NDArray[Any]) -> int:
     """Return the bits of the largest magnitude; IEEE 754 orders magnitudes as integers, then inf, then NaN.
 

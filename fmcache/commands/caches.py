@@ -61,7 +61,7 @@ def cache_rm(
     Example: fmcache cache rm work/cache/demo/raw-pixels/128px.zarr
     """
     from fmcache.cache.verify import remove_cache
-    from fmcache.stages.caches import size_text
+    from fmcache.stages.sizes import size_text
 
     for folder in path:
         if yes or typer.confirm(f"remove {folder}?"):

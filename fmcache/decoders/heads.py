@@ -17,6 +17,14 @@ Form = Literal["fast", "direct"]
 """How blocks are computed: `direct` follows the formula; `fast` gives its numbers up to rounding (upsampled.py)."""
 
 
+def form_for(device: torch.device) -> Form:
+    """Return the form in which decoders are trained on a device: fast on a CPU, where it was measured to be.
+
+    On a GPU it is direct: the library's kernels for the fixed filter may be slow there, and nobody has measured it yet.
+    """
+    return "fast" if device.type == "cpu" else "direct"
+
+
 class Block(nn.Module):
     """Bilinear x2 upsampling, 3x3 convolution, ReLU (paper, eq. 4)."""
 

@@ -1,7 +1,8 @@
 """Decoders of several seeds as one: every parameter gets a leading seed axis, and one call does the work of all.
 
-Where a step is so small that starting its kernels takes longer than running them (a GPU at the demo's size), S seeds
-stacked cost little more than one. `fmcache.decoders.together` decides when.
+Meant for a device on which starting a small step's kernels takes longer than running them, so that S seeds stacked cost
+little more than one. On a CPU that is not so (pipelines/bench/LOG.md), and no GPU has confirmed it yet: nothing in
+`fmcache fit` stacks so far.
 """
 
 from __future__ import annotations

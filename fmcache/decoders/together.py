@@ -1,4 +1,4 @@
-"""How many seeds are trained at once, and in which form: stacked on a GPU, in lanes on a CPU, or one after another."""
+"""How many seeds are trained at once: small ones in lanes on a CPU, others one after another."""
 
 from __future__ import annotations
 
@@ -11,17 +11,10 @@ import torch
 
 from fmcache.decoders.batches import Grids
 from fmcache.decoders.heads import Decoder
-from fmcache.decoders.train import Fitted, Scale, Source, train, train_seeds
-from fmcache.grid import Grid
+from fmcache.decoders.train import Fitted, Scale, Source, train
 from fmcache.scores.dice import Reduction
 from fmcache.specs import FitSpec
 
-STACKED_MULTIPLY_ADDS = 20e9
-"""Seeds are stacked on a GPU while their forward passes together take no more than this.
-
-A step of one seed starts some 300 kernels, about 3 ms of waiting whatever their size; 2e10 multiply-adds forward (three
-times that with the gradient) are about as long in float32 on a present card. Beyond that a GPU is busy with one seed.
-"""
 LANE_MULTIPLY_ADDS = 4e9
 """Seeds run in lanes on a CPU while the forward pass of one takes no more than this.
 
@@ -30,25 +23,13 @@ operation; beyond it they share well, and several seeds at once would only need 
 """
 
 
-def step_multiply_adds(grid: Grid, channels: int, width: int, labels: int, batch: int) -> int:
-    """Return the multiply-adds of a forward pass over a batch; a whole step takes about three times as many."""
-    per_pixel, pixels = channels * width, grid.side**2
-    total = per_pixel * pixels
-    for _ in range(grid.upsampling_blocks):
-        pixels *= 4
-        total += 9 * width**2 * pixels
-    return batch * (total + width * labels * pixels)
-
-
 def seeds_at_once(multiply_adds: int, seeds: int, device: torch.device, threads: int) -> int:
-    """Return how many of `seeds` are trained at once, by the arithmetic of one seed's step (`step_multiply_adds`).
+    """Return how many of `seeds` are trained at once, by the multiply-adds of one seed's forward pass over a batch.
 
-    GPU: as many as stay below `STACKED_MULTIPLY_ADDS` together. CPU: one per thread when one seed stays below
-    `LANE_MULTIPLY_ADDS`; parameters are never stacked there, as grouped convolutions take longer than one group after
-    another (pipelines/bench/LOG.md). Otherwise one after another, each with the whole device.
+    CPU: one per thread when one seed stays below `LANE_MULTIPLY_ADDS`, else one after another, each on all threads.
+    Parameters are never stacked there: grouped convolutions take longer than one group after another
+    (pipelines/bench/LOG.md). GPU: one after another; `train_seeds` can stack them, but that has not run on one yet.
     """
-    if device.type == "cuda":
-        return max(1, min(seeds, int(STACKED_MULTIPLY_ADDS // multiply_adds)))
     return min(seeds, threads) if threads_of_a_seed(multiply_adds, device, threads) < threads else 1
 
 
@@ -75,15 +56,14 @@ def train_together(
     tick: Callable[[int], None] = lambda _: None,
     threads: int = 1,
 ) -> list[Fitted]:
-    """Train `seeds` at once: stacked on a GPU, in lanes on a CPU. The arguments are those of `train_seeds`.
+    """Train `seeds` at once, each in a lane of its own. The arguments are those of `train`.
 
     Every seed runs on `threads` threads of the CPU (`threads_of_a_seed`), alone or in a lane: its numbers are the same,
-    bit for bit. Stacked they are the same up to rounding. `train_source` and `tick` are called from several threads,
-    `tick` by one at a time.
+    bit for bit. `train_source` and `tick` are called from several threads, `tick` by one at a time.
     """
-    if device.type == "cuda" or len(seeds) == 1:
+    if len(seeds) == 1:
         torch.set_num_threads(threads)
-        return train_seeds(decoder, train_source, val, test, spec, seeds, reduction, device, scale, tick)
+        return [train(decoder, train_source, val, test, spec, seeds[0], reduction, device, scale, tick)]
     stop, turn = threading.Event(), threading.Lock()
 
     def counted(n: int) -> None:

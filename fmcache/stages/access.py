@@ -21,10 +21,10 @@ from fmcache.grid import Grid
 from fmcache.manifest import TileEntry
 from fmcache.specs import EncoderChoice, Precision
 from fmcache.stages import places
-from fmcache.stages.caches import size_text
 from fmcache.stages.catalogue import TILE_PX
 from fmcache.stages.devices import pick_device, set_threads
 from fmcache.stages.flags import Flags
+from fmcache.stages.sizes import size_text
 from fmcache.tiles.demo import draw_tile
 
 NOT_TRIED = "–"

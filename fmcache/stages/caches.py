@@ -13,11 +13,7 @@ from fmcache.cache.verify import find_caches, verify_cache
 from fmcache.errors import CacheNotFound, CacheUnsealed
 from fmcache.stages import places
 from fmcache.stages.progress import progress
-
-
-def size_text(n_bytes: int) -> str:
-    """Return a number of bytes for people."""
-    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"
+from fmcache.stages.sizes import size_text
 
 
 def list_caches(work: Path) -> Table:

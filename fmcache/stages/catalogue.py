@@ -9,7 +9,7 @@ from rich.table import Table
 from fmcache.encoders.cards import Card, names, read_card
 from fmcache.encoders.hub import local_file
 from fmcache.grid import Grid
-from fmcache.stages.caches import size_text
+from fmcache.stages.sizes import size_text
 from fmcache.strict import builtins
 
 TILE_PX = 512

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fmcache.cache.stores import store_of
+from fmcache.decoders.arithmetic import multiply_adds
 from fmcache.encoders.cards import Card
 from fmcache.grid import Grid
 from fmcache.manifest import AnyDataset, Splits
@@ -39,7 +40,7 @@ def cost_of(recipe: Recipe, name: str, dataset: AnyDataset, card: Card) -> Cost:
     trained, predicted = (
         sum(column) for column in zip(*(images_through_decoder(v.fit, splits) for v, splits in each), strict=True)
     )
-    image = decoder_flop(card.width, recipe.decoder.width, len(dataset.labels), grid)
+    image = 2 * multiply_adds(grid, card.width, recipe.decoder.width, len(dataset.labels))
     views = max(views_in_fit(variant, splits) for variant, splits in each)
     return Cost(
         forward_passes=passes,
@@ -67,22 +68,6 @@ def images_through_decoder(fit: FitSpec, splits: Splits) -> tuple[int, int]:
     validations = -(-fit.epochs // fit.validate_epochs)
     trained = len(splits.train) * fit.passes_per_epoch * fit.epochs
     return trained, validations * len(splits.val) + len(splits.test)
-
-
-def decoder_flop(channels: int, width: int, labels: int, grid: Grid) -> int:
-    """Return the operations of one image forward through the decoder, its convolutions in their direct form.
-
-    d*D at h x h, then 9*D*D at every block's doubled size, then D*C at the last; a multiply and an add are two. A
-    faster form of the same decoder does less; times are measured on the form that runs.
-
-    References
-    ----------
-    Vitoria et al., A Benchmark of Foundation Model Encoders for Histopathological Image Segmentation, eqs. 4 and 5.
-    """
-    pixels = [grid.side**2 * 4**k for k in range(grid.upsampling_blocks + 1)]
-    mixes = channels * width * pixels[0] + width * labels * pixels[-1]
-    flop: int = 2 * (mixes + 9 * width**2 * sum(pixels[1:]))
-    return flop
 
 
 def encoder_flop(card: Card, grid: Grid) -> int:

@@ -67,8 +67,10 @@ def download(url: str, path: Path) -> None:
     )
 
 
-def check(path: Path, archive: Archive, url: str, fresh: bool) -> None:
-    """Hold a file to the manifest's checksum and to what was recorded of it. `fresh`: it was fetched just now.
+def check(path: Path, archive: Archive, url: str, fresh: bool) -> str:
+    """Hold a file to the manifest's checksum and to what was recorded of it; return its sha256.
+
+    `fresh` tells that it was fetched just now.
 
     A fresh file that is wrong is removed, so that the next call fetches it anew.
 
@@ -89,14 +91,15 @@ def check(path: Path, archive: Archive, url: str, fresh: bool) -> None:
                 found=f"{kind} {found}, {'from ' + url if fresh else 'on this disk'}",
                 next_step="fetch it again" if fresh else "remove it and fetch it again",
             )
+    return sha256
 
 
-def record(path: Path, url: str) -> bool:
+def record(path: Path, url: str, sha256: str) -> bool:
     """Record size and checksum of a file beside it, unless they are; return whether they are new."""
     known = recorded(path.parent)
     if path.name in known:
         return False
-    known[path.name] = Recorded(path.stat().st_size, _digests(path)[1], url)
+    known[path.name] = Recorded(path.stat().st_size, sha256, url)
     files = {name: {key: getattr(one, key) for key in Recorded.__struct_fields__} for name, one in known.items()}
     with whole_file(path.parent / RECORD, "w") as file:
         file.write("# what these files were when they were first here; files that differ are refused\n")

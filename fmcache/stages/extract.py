@@ -23,7 +23,6 @@ from fmcache.manifest import AnyDataset, Manifest, TileEntry
 from fmcache.scores.table import EncoderInfo
 from fmcache.specs import EncoderChoice, Precision, Recipe, variants
 from fmcache.stages import places, runners
-from fmcache.stages.caches import size_text
 from fmcache.stages.devices import device_name, pick_device, set_threads, versions
 from fmcache.stages.flags import Failure, Flags
 from fmcache.stages.identities import (
@@ -37,6 +36,7 @@ from fmcache.stages.identities import (
 )
 from fmcache.stages.progress import progress
 from fmcache.stages.shards import BankTask, Source, Target, TokenTask, encoder_of, write_bank_shards, write_token_shards
+from fmcache.stages.sizes import size_text
 from fmcache.strict import builtins
 from fmcache.tiles.images import read_tile
 

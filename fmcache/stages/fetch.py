@@ -53,8 +53,10 @@ def fetch(manifest: Manifest, name: str, into: Path | None = None, source: str =
     if locked and _all_there(dataset, root, name):
         _write(manifest, name, Lock(FORMAT, _listed_root(root, manifest), locked.tiles, locked.splits))
         return f"{name}: complete, {len(locked.tiles)} tiles in {root}"
-    root.mkdir(parents=True, exist_ok=True) if how.archives else None
-    new = _bring(dataset, how, root, source) if how.archives else []
+    new = []
+    if how.archives:
+        root.mkdir(parents=True, exist_ok=True)
+        new = _bring(dataset, how, root, source)
     listing = _list(manifest, name, dataset, how, root)
     if locked:
         _refuse_other(manifest, name, dataset, listing)
@@ -108,11 +110,11 @@ def _bring(dataset: FolderDataset | GeojsonDataset, how: Fetch, root: Path, sour
                 fresh = not path.exists()
                 if fresh:
                     download.download(url, path)
-                download.check(path, archive, url, fresh)
+                sha256 = download.check(path, archive, url, fresh)
                 regions = archive.holds == "masks" and isinstance(dataset, GeojsonDataset)
                 unpack(path, root / getattr(how, archive.holds), REGIONS if regions else SUFFIXES)
                 # recorded only now: a file that cannot be unpacked is not one to be held to
-                if download.record(path, url) and not archive.md5:
+                if download.record(path, url, sha256) and not archive.md5:
                     new.append(archive.file)
     except Timeout:
         raise Busy(f"another process is fetching into {root}", next_step="wait for it") from None

@@ -17,9 +17,10 @@ from safetensors.torch import save_file
 from fmcache.cache.reader import Cache, open_cache
 from fmcache.cache.stores import store_of
 from fmcache.cache.writer import locked
+from fmcache.decoders.arithmetic import multiply_adds
 from fmcache.decoders.batches import Grids, load_grids, steps_per_epoch
-from fmcache.decoders.heads import Decoder
-from fmcache.decoders.together import seeds_at_once, step_multiply_adds, threads_of_a_seed, train_together
+from fmcache.decoders.heads import Decoder, form_for
+from fmcache.decoders.together import seeds_at_once, threads_of_a_seed, train_together
 from fmcache.decoders.train import Counts, Fitted, Scale, channel_scale, collapsed, mean_dice, still_falling
 from fmcache.errors import CacheCorrupt, CacheMismatch, CacheNotFound, CacheUnsealed
 from fmcache.grid import Grid
@@ -39,7 +40,6 @@ from fmcache.scores.table import (
 )
 from fmcache.specs import Recipe, variants
 from fmcache.stages import places, runners
-from fmcache.stages.caches import size_text
 from fmcache.stages.devices import device_name, pick_device, set_threads, versions
 from fmcache.stages.flags import Failure, Flags
 from fmcache.stages.identities import (
@@ -52,6 +52,7 @@ from fmcache.stages.identities import (
     used_tiles,
 )
 from fmcache.stages.progress import progress
+from fmcache.stages.sizes import size_text
 from fmcache.strict import builtins
 
 
@@ -89,9 +90,8 @@ class Job(NamedTuple):
     @property
     def _step(self) -> int:
         recipe = self.recipe
-        return step_multiply_adds(
-            self.grid, self.encoder.width, recipe.decoder.width, len(self.labels), recipe.fit.batch
-        )
+        image = multiply_adds(self.grid, self.encoder.width, recipe.decoder.width, len(self.labels))
+        return recipe.fit.batch * image
 
     @property
     def grid(self) -> Grid:
@@ -190,7 +190,7 @@ def fit_runs(task: RunTask, tick: runners.Tick) -> list[str]:
     torch.set_num_threads(job.threads)
     device = torch.device(job.device)
     loaded = _load(job)
-    decoder = Decoder(job.encoder.width, recipe.decoder.width, len(job.labels), job.grid)
+    decoder = Decoder(job.encoder.width, recipe.decoder.width, len(job.labels), job.grid, form_for(device))
     runs = train_together(
         decoder,
         loaded.train,

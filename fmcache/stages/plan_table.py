@@ -13,9 +13,9 @@ from rich.console import Group
 from rich.table import Table
 
 from fmcache.specs import Recipe
-from fmcache.stages.caches import size_text
 from fmcache.stages.costs import Cost, cost_of, forward_passes
 from fmcache.stages.plan import Item, Plan, cheaper, total_of
+from fmcache.stages.sizes import size_text
 
 if TYPE_CHECKING:
     from fmcache.stages.speed import Speed  # torch

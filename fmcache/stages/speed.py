@@ -10,13 +10,13 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
-from fmcache.decoders.heads import Decoder, initialise
+from fmcache.decoders.arithmetic import multiply_adds
+from fmcache.decoders.heads import Decoder, form_for, initialise
 from fmcache.decoders.losses import segmentation_loss
 from fmcache.encoders.cards import Card
 from fmcache.encoders.tokens import AUTOCAST
 from fmcache.grid import Grid
 from fmcache.specs import Precision, Recipe
-from fmcache.stages.costs import decoder_flop
 from fmcache.stages.devices import device_name
 
 TOKENS, WIDTH, HEADS = 512, 768, 12
@@ -72,9 +72,9 @@ def _decoder_speed(recipe: Recipe, card: Card, labels: int, device: torch.device
     side = Grid(recipe.tile_px, card.patch, recipe.grid).side
     tile_px = recipe.tile_px if side <= SMALL_SIDE[device.type] else SMALL_SIDE[device.type] * card.patch
     grid = Grid(tile_px, card.patch, recipe.grid)
-    flop = 3 * decoder_flop(card.width, recipe.decoder.width, labels, grid)
+    flop = 3 * 2 * multiply_adds(grid, card.width, recipe.decoder.width, labels)
     batch = max(1, min(recipe.fit.batch, FLOP_PER_TRY[device.type] // flop))
-    decoder = Decoder(card.width, recipe.decoder.width, labels, grid).to(device)
+    decoder = Decoder(card.width, recipe.decoder.width, labels, grid, form_for(device)).to(device)
     initialise(decoder, 0)
     optimiser = torch.optim.NAdam(decoder.parameters(), lr=recipe.fit.learning_rate)
     tokens = torch.empty(batch, card.width, grid.side, grid.side).normal_(generator=torch.Generator().manual_seed(0))

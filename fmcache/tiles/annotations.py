@@ -8,6 +8,7 @@ all systems and Python versions of fmcache.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 from rasterio import Affine
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.features import rasterize
 from shapely.errors import ShapelyError
 from shapely.geometry.base import BaseGeometry
@@ -27,6 +29,9 @@ from fmcache.manifest import IGNORE
 
 NAMELESS = "(no class)"
 MENDED = "mended"
+# pixels of a tile have no place on earth, and are not meant to
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+
 BOM = b"\xef\xbb\xbf"
 
 

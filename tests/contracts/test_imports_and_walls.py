@@ -44,12 +44,14 @@ MAY = {
     "stages.runners": set(),
     "stages.progress": set(),
     "stages.flags": {"errors"},
+    "stages.sizes": set(),
+    "decoders.arithmetic": {"grid"},
     "stages.devices": {"errors"},
     "stages.identities": GROUND | {"cache.format"},
     "stages.places": GROUND | CARDS | {"stages.identities"},
     "stages.caches": GROUND | {"cache", "stages"},
-    "stages.catalogue": GROUND | CARDS | {"encoders.hub", "stages.caches"},
-    "stages.costs": GROUND | CARDS | {"cache.stores", "stages.identities"},
+    "stages.catalogue": GROUND | CARDS | {"encoders.hub", "stages.sizes"},
+    "stages.costs": GROUND | CARDS | {"cache.stores", "decoders.arithmetic", "stages.identities"},
     "stages.speed": GROUND | CARDS | {"encoders.tokens", "decoders", "stages"},
     "stages.plan": GROUND | CARDS | {"cache.stores", "encoders.load", "stages"},
     "stages.plan_table": {"specs", "stages"},
@@ -118,6 +120,10 @@ def test_report_loads_no_torch_and_no_cache():
 
 def test_a_plan_without_measuring_loads_no_torch():
     assert not {"torch", "timm", "cv2"} & loaded_after("import fmcache.stages.plan")
+
+
+def test_the_list_of_encoders_loads_no_zarr_and_no_torch():
+    assert not {"torch", "timm", "zarr", "numpy"} & loaded_after("import fmcache.stages.catalogue")
 
 
 def test_the_serial_runner_needs_no_dask():

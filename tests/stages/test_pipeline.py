@@ -208,7 +208,7 @@ def test_seeds_in_lanes_equal_the_same_seeds_on_one_thread_each_bit_for_bit(tmp_
 
 
 def stacked_on_the_cpu(monkeypatch, at_once):
-    """Let the stage stack seeds as it does on a GPU."""
+    """Let the stage stack seeds, as it may once a GPU has shown that to be faster."""
 
     def train_stacked(*arguments):
         return train_seeds(*arguments[:-1])

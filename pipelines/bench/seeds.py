@@ -1,0 +1,187 @@
+"""Do seeds together pay, and how fast are grids read? Ratios within one run, after a check that all is right.
+
+    python pipelines/bench/seeds.py --quick
+
+`seeds-demo` and `seeds-demo-stacked`: time of 10 seeds one after another over their time at once, in the form that
+fmcache would choose here, and with stacked parameters. `seeds-large`: time of a sweep over that of as many seeds alone,
+where seeds go one after another. `read-decode` and `read-copy`: bytes per second of `load_grids` over those of the
+codec alone on all cores, and over a memory copy. All times are wall times, interleaved; medians of the repeats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from numcodecs import Blosc
+
+from fmcache.cache.reader import open_cache
+from fmcache.cache.writer import open_writer, write_shard
+from fmcache.decoders.arithmetic import multiply_adds
+from fmcache.decoders.batches import Grids, load_grids
+from fmcache.decoders.heads import Decoder
+from fmcache.decoders.together import seeds_at_once, threads_of_a_seed, train_together
+from fmcache.decoders.train import Fitted, train, train_seeds
+from fmcache.grid import Grid
+from fmcache.specs import FitSpec
+from fmcache.stages.devices import device_name, pick_device, set_threads, versions
+
+
+class Case:
+    """Random grids of one size in memory, and the ways to train seeds on them."""
+
+    def __init__(
+        self, tile_px: int, width: int, channels: int, device: torch.device, threads: int, epochs: int
+    ) -> None:
+        self.grid, self.width, self.channels = Grid(tile_px, 16), width, channels
+        self.device, self.threads = device, threads
+        self.spec = FitSpec(epochs=epochs, validate_epochs=epochs, learning_rate=1e-3)
+        self.size = self.spec.batch * multiply_adds(self.grid, channels, width, 3)
+        rng = np.random.default_rng(0)
+        shape = (8, 2, channels, self.grid.side, self.grid.side)
+        tokens = torch.from_numpy(rng.normal(size=shape).astype(np.float16)).to(device)
+        masks = torch.from_numpy(rng.integers(0, 3, (8, 2, tile_px, tile_px), np.uint8)).to(device)
+        self.train = Grids(tuple(f"t{i}" for i in range(8)), range(2), tokens, masks)
+        self.rest = Grids(("v",), range(1), tokens[:1, :1], masks[:1, :1])
+
+    def decoder(self) -> Decoder:
+        return Decoder(self.channels, self.width, 3, self.grid)
+
+    def alone(self, seed: int) -> Fitted:
+        torch.set_num_threads(self.threads)
+        return train(
+            self.decoder(), self.train, self.rest, self.rest, self.spec, seed, "pooled", self.device,
+        )  # fmt: skip
+
+    def stacked(self, seeds: range) -> list[Fitted]:
+        torch.set_num_threads(self.threads)
+        return train_seeds(
+            self.decoder(), self.train, self.rest, self.rest, self.spec, seeds, "pooled", self.device,
+        )  # fmt: skip
+
+    def sweep(self, seeds: range) -> list[Fitted]:
+        """Train as the fit stage does: in groups of the size that the rule gives."""
+        at_once = seeds_at_once(self.size, len(seeds), self.device, self.threads)
+        fitted = []
+        for first in range(0, len(seeds), at_once):
+            fitted += train_together(
+                self.decoder(), self.train, self.rest, self.rest, self.spec, seeds[first : first + at_once], "pooled",
+                self.device, threads=threads_of_a_seed(self.size, self.device, self.threads),
+            )  # fmt: skip
+        return fitted
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="within 50 s on two cores")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=0)
+    flags = parser.parse_args()
+    device, threads = pick_device(flags.device), set_threads(flags.threads)
+    where = f"{device_name(device)}, {threads} threads"
+    found = " ".join(f"{name} {version}" for name, version in versions("fmcache", "torch", "zarr", "numcodecs").items())
+    print(f"{found}; load {os.getloadavg()[0]:.1f}")
+    check(device, threads)
+
+    repeats = 3 if flags.quick else 7
+    demo = Case(128, 32, 384, device, threads, epochs=1 if flags.quick else 10)
+    seeds = range(10)
+    times = interleaved(
+        repeats,
+        one_by_one=lambda: [demo.alone(seed) for seed in seeds],
+        sweep=lambda: demo.sweep(seeds),
+        stacked=lambda: demo.stacked(seeds),
+    )
+    tell("seeds-demo", times["one_by_one"] / times["sweep"], ">=2", where)
+    tell("seeds-demo-stacked", times["one_by_one"] / times["stacked"], ">=2", where)
+
+    large = Case(256, 32 if flags.quick else 128, 384, device, threads, epochs=1)
+    few = range(2 if flags.quick else 10)
+    times = interleaved(repeats, sweep=lambda: large.sweep(few), one=lambda: large.alone(0))
+    tell("seeds-large", times["sweep"] / (len(few) * times["one"]), "<=1.03", where)
+
+    read, decode, copy = read_times(4 if flags.quick else 15, repeats, threads)
+    tell("read-decode", decode / read, ">=0.5", f"{threads} cores")
+    tell("read-copy", copy / read, "(floor)", f"{threads} cores")
+
+
+def check(device: torch.device, threads: int) -> None:
+    """Stop unless seeds together, in both forms, give what each gives alone, to rounding."""
+    case = Case(32, 8, 16, device, threads, epochs=4)
+    alone = [case.alone(seed) for seed in range(3)]
+    for form, together in (("sweep", case.sweep(range(3))), ("stacked", case.stacked(range(3)))):
+        for one, other in zip(together, alone, strict=True):
+            for ours, theirs in zip(one.curve, other.curve, strict=True):
+                if not np.isclose(ours.loss, theirs.loss, rtol=1e-4):
+                    sys.exit(f"{form}: loss {ours.loss} of a seed is not {theirs.loss}, that of its run alone")
+            for name, value in one.weights.items():
+                if not torch.allclose(value, other.weights[name], rtol=1e-2, atol=1e-3):
+                    sys.exit(f"{form}: {name} of a seed is not that of its run alone")
+    print("seeds together equal seeds alone: ok")
+
+
+def interleaved(repeats: int, **ways: Callable[[], object]) -> dict[str, float]:
+    """Return the median seconds of each way, taken in turns after one round of warming up."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(repeats + 1):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            if turn:
+                times[name].append(time.perf_counter() - start)
+    for name, taken in times.items():
+        print(f"  {name}: {statistics.median(taken):.3f} s ({min(taken):.3f} to {max(taken):.3f})")
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def read_times(tiles: int, repeats: int, threads: int) -> tuple[float, float, float]:
+    """Return the seconds to load grids of (1024, 32, 32) x 25 views of each tile, to decode the same, to copy them."""
+    item, views = (1024, 32, 32), 25
+    rng = np.random.default_rng(0)
+    one = (rng.normal(size=(views, *item)) + 3 * rng.normal(size=(item[0], 1, 1))).astype(np.float16)
+    codec = Blosc("lz4", 5, Blosc.BITSHUFFLE)
+    with tempfile.TemporaryDirectory() as folder:
+        caches = []
+        for kind, shape, values in (("tokens", item, one), ("view_bank", (8, 8), np.zeros((views, 8, 8), np.uint8))):
+            path, demand = Path(folder) / "x" / f"{kind}.zarr", {f"t{i}": views for i in range(tiles)}
+            identity = {"tiles": dict.fromkeys(demand, "")}
+            with open_writer(path, kind, identity, shape, str(values.dtype), demand, {}) as writer:
+                writer.begin()
+                for shard in writer.missing():
+                    write_shard(path, kind, shard, values[shard.first : shard.stop])
+                writer.seal()
+            caches.append(open_cache(path, kind, identity))
+        encoded = [codec.encode(view) for view in one] * tiles
+        out = np.empty((tiles * views, one[0].size), np.float16)
+        source = np.ones_like(out)
+
+        def decode() -> None:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(lambda i: codec.decode(encoded[i], out=out[i]), range(len(encoded))))
+
+        cpu = torch.device("cpu")
+        times = interleaved(
+            repeats,
+            read=lambda: load_grids(*caches, [f"t{i}" for i in range(tiles)], range(views), cpu, Path(folder)),
+            decode=decode,
+            copy=lambda: np.copyto(out, source),
+        )
+    return times["read"], times["decode"], times["copy"]
+
+
+def tell(name: str, ratio: float, target: str, where: str) -> None:
+    """Print one figure."""
+    print(f"{name} ratio={ratio:.3g} target={target} device={where}")
+
+
+if __name__ == "__main__":
+    main()
