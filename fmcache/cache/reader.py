@@ -11,6 +11,7 @@ import zarr
 from zarr.buffer.cpu import NDBuffer
 
 from fmcache.cache.format import ARRAY, Header, Kind, check_identity, parse_header, positions
+from fmcache.cache.shardfile import shard_files
 from fmcache.errors import CacheCorrupt, CacheMismatch, CacheNotFound, CacheUnsealed
 
 
@@ -19,6 +20,7 @@ class Cache:
 
     def __init__(self, path: Path, header: Header, array: Any) -> None:
         self.path, self.header, self._array = path, header, array
+        self._files = shard_files(path / ARRAY[header.kind], array)
 
     @property
     def item(self) -> tuple[int, ...]:
@@ -67,17 +69,22 @@ class Cache:
                 next_step="run fmcache extract again with this recipe: it adds what is missing",
             )
         try:
-            self._array.get_basic_selection((position, slice(first, stop)), out=NDBuffer.from_numpy_array(out))
+            there = self._read(position, first, stop, out)
         except (ValueError, RuntimeError, OSError) as reason:
             raise CacheCorrupt(
                 f"{self.path}: tile {tile!r} cannot be read",
                 found=str(reason),
                 next_step="fmcache cache verify",
             ) from reason
-        # a chunk is one view, and what is written is finite: one value tells a hole, and to test all would take longer
-        # than reading
-        if out.dtype.kind == "f" and np.isnan(out.reshape(len(out), -1)[:, 0]).any():
+        if not there:
             raise CacheCorrupt(f"{self.path}: views of tile {tile!r} are missing", next_step="fmcache cache verify")
+
+    def _read(self, position: int, first: int, stop: int, out: npt.NDArray[Any]) -> bool:
+        if self._files:
+            return self._files.read_into(position, first, stop, out)
+        self._array.get_basic_selection((position, slice(first, stop)), out=NDBuffer.from_numpy_array(out))
+        # a chunk is one view, and what is written is finite: one value tells a hole
+        return out.dtype.kind != "f" or not np.isnan(out.reshape(len(out), -1)[:, 0]).any()
 
 
 def open_cache(path: Path, kind: Kind, expected: dict[str, Any]) -> Cache:

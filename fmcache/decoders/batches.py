@@ -24,8 +24,8 @@ Step = npt.NDArray[np.int64]
 """One batch: (item, 2), the positions (tile, view) to train on."""
 MEMORY_SHARE = 0.8
 """Grids may take this share of the free main memory; the rest is for training."""
-READERS = 4
-"""Tiles that are read at once."""
+PIECE_BYTES = 16 * 2**20
+"""Before compression, what one thread reads at a time."""
 
 
 class Grids(NamedTuple):
@@ -79,12 +79,20 @@ def load_grids(
 
 
 def _fill(array: npt.NDArray[Any], source: Cache, tiles: Sequence[str], views: range) -> None:
-    # several tiles at once, so that one's file is read while another's chunks are decoded
-    with ThreadPoolExecutor(min(READERS, len(tiles))) as pool:
-        reads = [pool.submit(source.read_into, t, views.start, views.stop, array[i]) for i, t in enumerate(tiles)]
+    def read(pieces: Sequence[tuple[int, range]]) -> None:
+        for tile, at in pieces:
+            source.read_into(tiles[tile], views[at.start], views[at.stop - 1] + 1, array[tile, at.start : at.stop])
+
+    step = max(1, PIECE_BYTES // array[0, 0].nbytes)
+    runs = [range(at, min(at + step, len(views))) for at in range(0, len(views), step)]
+    pieces = [(tile, run) for tile in range(len(tiles)) for run in runs]
+    # threads that read small pieces would spend their time taking turns: each gets as many tiles as make a large one
+    group = max(1, step // len(views))
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        reads = [pool.submit(read, pieces[at : at + group]) for at in range(0, len(pieces), group)]
         try:
-            for read in reads:
-                read.result()
+            for done in reads:
+                done.result()
         finally:
             pool.shutdown(cancel_futures=True)
 

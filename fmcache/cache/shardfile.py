@@ -1,0 +1,128 @@
+"""Reading chunks straight from the shard files that our writer makes: for stage two, which reads them all.
+
+Through Zarr every chunk is a task in one event loop, which takes longer than decoding it. This reads the same bytes,
+checks the same checksums, and decodes into the caller's memory. Caches with other codecs are read through Zarr.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from io import FileIO
+from pathlib import Path
+from typing import Any, Final
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+from numcodecs import blosc
+
+LITTLE: Final = {"endian": "little"}
+INDEX: Final = [{"name": "bytes", "configuration": LITTLE}, {"name": "crc32c"}]
+CRC_BYTES: Final = 4
+ABSENT: Final = 2**64 - 1
+"""Offset and length of a chunk that was never written (Zarr's sharding codec)."""
+
+Bytes = npt.NDArray[np.uint8]
+
+
+class ShardFiles:
+    """The shard files of one array, cut as FORMAT.md section 2 says; safe in several threads.
+
+    References
+    ----------
+    Zarr v3 sharding codec, version 1.0 (index: little-endian uint64 offset and length of each chunk, then CRC-32C).
+    """
+
+    def __init__(self, folder: Path, views_per_shard: int) -> None:
+        self._folder, self._views = folder, views_per_shard
+        self._buffers = threading.local()
+
+    def read_into(self, tile: int, first: int, stop: int, out: npt.NDArray[Any]) -> bool:
+        """Decode views `first` to `stop` - 1 of the tile at index `tile` into `out`; return whether all were there.
+
+        Parameters
+        ----------
+        out
+            (view, ...) of the stored type, contiguous.
+
+        Raises
+        ------
+        ValueError, RuntimeError
+            When a checksum fails or a chunk cannot be decoded.
+        """
+        done = first
+        while done < stop:
+            shard = done // self._views
+            end = min((shard + 1) * self._views, stop)
+            name = "/".join(["c", str(tile), str(shard), *["0"] * (out.ndim - 1)])
+            try:
+                file = (self._folder / name).open("rb", buffering=0)
+            except FileNotFoundError:
+                return False
+            at = shard * self._views
+            with file:
+                if not self._read_shard(file, range(done - at, end - at), out[done - first : end - first]):
+                    return False
+            done = end
+        return True
+
+    def _read_shard(self, file: FileIO, chunks: range, out: npt.NDArray[Any]) -> bool:
+        size, tail = file.seek(0, os.SEEK_END), 16 * self._views + CRC_BYTES
+        if size < tail:
+            raise ValueError(f"a shard file of {size} bytes is shorter than its index")
+        index = _checked(self._bytes(file, size - tail, tail), "index").view("<u8").reshape(-1, 2)
+        # (offset, length) as a list: the next read goes into the same buffer
+        wanted = index[chunks.start : chunks.stop].tolist()
+        for view, (offset, length) in zip(out, wanted, strict=True):
+            if offset == ABSENT:
+                return False
+            encoded = _checked(self._bytes(file, offset, length), "chunk")
+            # Blosc would write fewer bytes without a word; its header states them (chunk format of C-Blosc 1)
+            if (held := int.from_bytes(encoded[4:8].tobytes(), "little")) != view.nbytes:
+                raise ValueError(f"a chunk holds {held} bytes, expected {view.nbytes}")
+            blosc.decompress(encoded, view)
+        return True
+
+    def _bytes(self, file: FileIO, offset: int, length: int) -> Bytes:
+        """Return bytes of a file in this thread's buffer, valid until the next call."""
+        buffer: Bytes = getattr(self._buffers, "held", np.empty(0, np.uint8))
+        if len(buffer) < length:
+            self._buffers.held = buffer = np.empty(length, np.uint8)
+        file.seek(offset)
+        if (got := file.readinto(buffer[:length].data)) != length:
+            raise ValueError(f"a shard file gave {got} bytes, expected {length}")
+        return buffer[:length]
+
+
+def shard_files(folder: Path, array: Any) -> ShardFiles | None:
+    """Return a reader of the shard files of a Zarr array in `folder`, or None where they are not as we write them."""
+    stated, item = array.metadata.to_dict(), array.shape[2:]
+    codecs, (_, views, *_) = stated["codecs"], array.shards or (0, 0)
+    if [codec["name"] for codec in codecs] != ["sharding_indexed"]:
+        return None
+    sharding = codecs[0]["configuration"]
+    names = [codec["name"] for codec in sharding["codecs"]]
+    ours = (
+        (array.shards, array.chunks) == ((1, views, *item), (1, 1, *item))
+        and stated["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}}
+        and names == ["bytes", "blosc", "crc32c"]
+        and sharding["codecs"][0].get("configuration", LITTLE) == LITTLE  # values of one byte have no order
+        and list(sharding["index_codecs"]) == INDEX
+        and sharding["index_location"] == "end"
+    )
+    return ShardFiles(folder, views) if ours else None
+
+
+def _checked(data: Bytes, what: str) -> Bytes:
+    """Return bytes without the CRC-32C that ends them.
+
+    Raises
+    ------
+    ValueError
+        When they do not agree with it.
+    """
+    content, stated = data[:-CRC_BYTES], int.from_bytes(data[-CRC_BYTES:].tobytes(), "little")
+    if (found := google_crc32c.value(content)) != stated:
+        raise ValueError(f"the checksum of the {what} is {found:#010x}, stored {stated:#010x}")
+    return content
