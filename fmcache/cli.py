@@ -18,6 +18,7 @@ from fmcache.commands import caches, data, encoders
 from fmcache.commands.options import (
     DEFAULT_MANIFEST,
     DEFAULT_WORK,
+    Compile,
     DatasetNames,
     Device,
     EncoderNames,
@@ -126,6 +127,7 @@ def extract_command(
     workers: Workers = 0,
     recompute: Recompute = False,
     offline: Offline = False,
+    compiled: Compile = False,
 ) -> None:
     """Stage one: run frozen encoders over all views and cache their token grids.
 
@@ -142,7 +144,7 @@ def extract_command(
         raise SpecError("no encoder to extract", next_step="pass --encoder NAME; fmcache encoders list shows the names")
     from fmcache.stages.extract import extract
 
-    _end(extract(study, listed, flags_of(work, device, threads, workers, recompute, offline), say))
+    _end(extract(study, listed, flags_of(work, device, threads, workers, recompute, offline, compiled), say))
 
 
 @app.command("fit")

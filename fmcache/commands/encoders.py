@@ -63,8 +63,11 @@ def encoders_check(
 
     checked = access.check_encoders(choices, flags_of(work, device, threads, 0, False, offline), fetch, say)
     show(access.table(checked))
-    failed = [one for one in checked if one.error]
-    for one in failed:
-        print(f"\n{one.encoder}: {one.error}", file=sys.stderr)
+    failed: dict[str, list[str]] = {}
+    for one in checked:
+        if one.error:
+            failed.setdefault(str(one.error), []).append(one.encoder)
+    for error, encoders in failed.items():
+        print(f"\n{', '.join(encoders)}: {error}", file=sys.stderr)
     if failed:
         raise typer.Exit(1)

@@ -28,6 +28,10 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads of torch; 0: all. Moves the last bits, is recorded.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes of a local Dask cluster; 0: run here.")]
 Recompute = Annotated[bool, typer.Option("--recompute", help="Replace what is there instead of adding to it.")]
+Compile = Annotated[
+    bool,
+    typer.Option("--compile", help="Run encoders through torch.compile: a minute's work first; moves the last bits."),
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Never ask the hub: weights must be here.")]
 
 WIDE = 200
@@ -78,11 +82,13 @@ def read_listed(path: Path) -> Manifest:
     return Manifest(path)
 
 
-def flags_of(work: Path, device: str, threads: int, workers: int, recompute: bool, offline: bool) -> Flags:
+def flags_of(
+    work: Path, device: str, threads: int, workers: int, recompute: bool, offline: bool, compiled: bool = False
+) -> Flags:
     """Return the flags that stages share."""
     from fmcache.stages.flags import Flags
 
-    return Flags(work, device, threads, workers, recompute, offline)
+    return Flags(work, device, threads, workers, recompute, offline, compiled)
 
 
 def say(text: str) -> None:

@@ -10,6 +10,7 @@ from fmcache.encoders.cards import Card, Weights
 from fmcache.errors import EncoderUnavailable
 
 _OR_FILE = "or pass a file you have with --weights FILE"
+_NETWORK = f"check the network, the proxy and HF_ENDPOINT, and try again, {_OR_FILE}"
 
 
 def download(card: Card, weights: Weights, offline: bool) -> Path:
@@ -49,12 +50,12 @@ def check_access(card: Card, weights: Weights) -> None:
     """Ask the hub whether this account may have the card's file, without fetching it; raises as `download`."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    with _in_plain_words(card, weights, offline=False):
+    with _in_plain_words(card, weights, offline=False, fetching=False):
         get_hf_file_metadata(hf_hub_url(weights.repo, weights.file, revision=weights.revision or None))
 
 
 @contextmanager
-def _in_plain_words(card: Card, weights: Weights, offline: bool) -> Iterator[None]:
+def _in_plain_words(card: Card, weights: Weights, offline: bool, fetching: bool = True) -> Iterator[None]:
     from huggingface_hub import errors
 
     # The base of all transport errors belongs to whichever HTTP library this release of huggingface_hub uses.
@@ -69,10 +70,10 @@ def _in_plain_words(card: Card, weights: Weights, offline: bool) -> Iterator[Non
         errors.HFValidationError,
         transport,
     ) as reason:
-        raise _explained(reason, card, weights, offline) from reason
+        raise _explained(reason, card, weights, offline, fetching) from reason
 
 
-def _explained(reason: Exception, card: Card, weights: Weights, offline: bool) -> EncoderUnavailable:
+def _explained(reason: Exception, card: Card, weights: Weights, offline: bool, fetching: bool) -> EncoderUnavailable:
     from huggingface_hub import errors
 
     place = f"{weights.repo}/{weights.file}"
@@ -89,10 +90,10 @@ def _explained(reason: Exception, card: Card, weights: Weights, offline: bool) -
             problem = f"the weights of {card.name!r} ({place}) are not on this machine, and the hub may not be asked"
             step = f"run once without --offline and HF_HUB_OFFLINE, {_OR_FILE}"
         case errors.LocalEntryNotFoundError() if isinstance(reason.__cause__, errors.HfHubHTTPError):
-            return _explained(reason.__cause__, card, weights, offline)
+            return _explained(reason.__cause__, card, weights, offline, fetching)
         case errors.LocalEntryNotFoundError():
             problem = f"the weights of {card.name!r} ({place}) are not on this machine, and the hub cannot be reached"
-            step = f"check the network, the proxy and HF_ENDPOINT, and try again, {_OR_FILE}"
+            step = _NETWORK
         case errors.EntryNotFoundError():
             problem = f"{weights.repo!r} has no file {weights.file!r}"
             step = f"check `weights.file` in the card of {card.name!r}, {_OR_FILE}"
@@ -105,6 +106,9 @@ def _explained(reason: Exception, card: Card, weights: Weights, offline: bool) -
         case errors.HFValidationError():
             problem = f"the hub has no repository {weights.repo!r}: that is no repository name"
             step = f"check `weights.repo` in the card of {card.name!r}, {_OR_FILE}"
+        case _ if not fetching:  # of the transport: there was no answer
+            problem = "the hub cannot be reached"
+            step = _NETWORK
         case _:
             problem = f"the download of {place} broke off"
             step = f"try again, {_OR_FILE}"

@@ -90,6 +90,15 @@ def load_encoder(
     return Encoder(card, module, device, sha256, random_weights, _count(module))
 
 
+def compile_blocks(encoder: Encoder) -> None:
+    """Let torch.compile translate the encoder's blocks when they first run; tokens move by rounding.
+
+    Block by block: all are alike, so one is translated and the others take what came of it. Controls have no blocks.
+    """
+    for block in getattr(encoder.module, "blocks", ()):
+        block.compile()
+
+
 def _control(card: Card, choice: EncoderChoice, device: torch.device) -> Encoder:
     if choice.weights or choice.random_weights:
         raise SpecError(f"{card.name!r} has no weights", next_step="leave out --weights and --random-weights")

@@ -69,6 +69,8 @@ def grids_of_views(
     ------
     NoRoom
         When not even a single view fits.
+    SpecError
+        When blocks are to be compiled and cannot be; and as `tapped_grids`.
     """
     source, device = iter(views), encoder.device
     waiting: deque[NDArray[np.uint8]] = deque()
@@ -88,6 +90,15 @@ def grids_of_views(
                 ) from reason
             _BATCH_SIZE[device] = size // 2
             continue
+        except RuntimeError as reason:
+            # known by where they are defined: to import that takes seconds, for those who do not compile too
+            if not type(reason).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            raise SpecError(
+                "torch.compile does not work here",
+                found=str(reason).partition("\n")[0],
+                next_step="run without --compile, or install what it asks for (a C++ compiler; for a GPU, Triton)",
+            ) from reason
         for _ in range(size):
             waiting.popleft()
         yield grids

@@ -104,7 +104,8 @@ def _have_file(card: Card, choice: EncoderChoice, flags: Flags, fetch: bool, row
         row["access"] = "not asked"
         if not here:
             raise EncoderUnavailable(
-                f"the weights of {card.name!r} are not on this machine", next_step="run once without --offline"
+                "the weights are not on this machine",
+                next_step="run once without --offline, or pass a file you have with --weights FILE",
             )
     else:
         check_access(card, weights)

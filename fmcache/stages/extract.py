@@ -120,7 +120,7 @@ def _fill_tokens(
     say: Callable[[str], None],
 ) -> None:
     lock = places.weights_lock(flags.work)
-    encoder = encoder_of(choice, str(device), flags.offline, lock)
+    encoder = encoder_of(choice, str(device), flags.offline, lock, flags.compiled)
     check_taps(encoder, recipe.taps)
     card = encoder.card
     key = places.encoder_key(choice)
@@ -129,6 +129,7 @@ def _fill_tokens(
     precision = published if recipe.precision == "published" else recipe.precision
     about = {
         "device": device_name(device),
+        "compiled": flags.compiled,
         "versions": versions("fmcache", "torch", "timm", "opencv-python-headless", "pillow"),
     }
     item, store = (card.width, grid.side, grid.side), store_of(recipe.store)
@@ -152,7 +153,7 @@ def _fill_tokens(
             write_token_shards,
             lambda tile, targets: TokenTask(
                 targets, tuple(tap_of[target.path] for target in targets), source, by_id[tile], choice, grid,
-                precision, recipe.store, str(device), torch.get_num_threads(), flags.offline, lock,
+                precision, recipe.store, str(device), torch.get_num_threads(), flags.offline, lock, flags.compiled,
             ),
             f"{source.name} · {_info(encoder, key, LAST).display}",
             flags.workers,

@@ -11,7 +11,8 @@ from fmcache.errors import FmcacheError
 class Flags(NamedTuple):
     """What a user may choose that changes no number beyond rounding: recorded, not part of a recipe.
 
-    `workers` 0 runs everything in this process; `threads` 0 means all cores; `recompute` replaces what is there.
+    `workers` 0 runs everything in this process; `threads` 0 means all cores; `recompute` replaces what is there;
+    `compiled` runs encoders through torch.compile.
     """
 
     work: Path
@@ -20,6 +21,7 @@ class Flags(NamedTuple):
     workers: int = 0
     recompute: bool = False
     offline: bool = False
+    compiled: bool = False
 
 
 class Failure(NamedTuple):

@@ -22,7 +22,7 @@ import torch
 from fmcache.cache.layout import Shard
 from fmcache.cache.stores import store_of
 from fmcache.cache.writer import write_shard
-from fmcache.encoders.load import Encoder, load_encoder
+from fmcache.encoders.load import Encoder, compile_blocks, load_encoder
 from fmcache.encoders.tokens import grids_of_views
 from fmcache.grid import Grid
 from fmcache.manifest import AnyDataset, TileEntry
@@ -87,6 +87,7 @@ class TokenTask(NamedTuple):
     threads: int
     offline: bool
     lock: Path
+    compiled: bool
 
     @property
     def weight(self) -> int:
@@ -118,7 +119,7 @@ def write_token_shards(tasks: Sequence[TokenTask], tick: runners.Tick) -> None:
     """
     first = tasks[0]
     torch.set_num_threads(first.threads)
-    encoder = encoder_of(first.encoder, first.device, first.offline, first.lock)
+    encoder = encoder_of(first.encoder, first.device, first.offline, first.lock, first.compiled)
     # the writer is left last, and waits for what was handed over to it, whatever happened
     with ThreadPoolExecutor(1, "write") as writer, _pool(max(2, first.threads), "views") as pool:
         behind = Behind(writer, PENDING)
@@ -182,6 +183,9 @@ def _pool(threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
 
 
 @functools.lru_cache(maxsize=1)
-def encoder_of(choice: EncoderChoice, device: str, offline: bool, lock: Path) -> Encoder:
+def encoder_of(choice: EncoderChoice, device: str, offline: bool, lock: Path, compiled: bool) -> Encoder:
     """Return an encoder; one at a time per process is kept, since the largest take most of a GPU."""
-    return load_encoder(choice, torch.device(device), offline=offline, lock=lock)
+    encoder = load_encoder(choice, torch.device(device), offline=offline, lock=lock)
+    if compiled:
+        compile_blocks(encoder)
+    return encoder

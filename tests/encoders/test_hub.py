@@ -248,6 +248,10 @@ def test_check_tells_access_file_hash_load_and_grid_of_each_encoder(hub, shelf, 
     assert "FAILED" in refused
     assert "768 x 32 x 32, finite" in pixels
     assert "gated: the weights of 'gated' are gated" in fetched.stderr
+    apart = check(environment, "http://127.0.0.1:9", tmp_path, cards["open"], cards["gated"])
+    assert apart.returncode == 1
+    assert "\nopen, gated: the hub cannot be reached" in apart.stderr
+    assert "check the network" in apart.stderr
     offline = check(environment, "http://127.0.0.1:9", tmp_path, cards["open"], "--offline")
     assert offline.returncode == 0
     assert "not asked" in offline.stdout

@@ -1,9 +1,11 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
 from fmcache.encoders import tokens
-from fmcache.encoders.load import load_encoder
+from fmcache.encoders.load import compile_blocks, load_encoder
 from fmcache.encoders.tokens import batch_size, grids_of_views, tapped_grids, token_grids
 from fmcache.errors import NoRoom, SpecError
 from fmcache.grid import Grid
@@ -93,3 +95,25 @@ def test_a_view_that_does_not_fit_alone_says_what_to_do(encoder):
     with pytest.raises(NoRoom, match="one view of 64 px does not fit through 'tiny'") as caught:
         list(grids_of_views(cramped, iter(noise(2)), GRID, "float32", ("last",)))
     assert caught.value.found == "CUDA out of memory"
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_compiled_blocks_give_the_same_tokens_but_for_rounding_and_any_batch(write_card, encoder):
+    compiled = load_encoder(EncoderChoice(str(write_card()), random_weights=True), CPU)
+    compile_blocks(compiled)
+    for views in (3, 1):
+        expected, found = (token_grids(one, noise(views), GRID) for one in (encoder, compiled))
+        assert torch.allclose(found, expected, atol=1e-4)
+    assert compiled.module.state_dict().keys() == encoder.module.state_dict().keys()
+
+
+def test_without_a_compiler_compiling_is_refused_with_the_remedy(encoder):
+    import torch._dynamo
+    import torch._inductor.config as inductor
+
+    torch._dynamo.reset()
+    compile_blocks(encoder)
+    compilers = inductor.patch({"cpp.cxx": (None, "/nonexistent"), "fx_graph_cache": False})
+    with compilers, pytest.raises(SpecError, match=r"No working C\+\+ compiler(.|\n)*without --compile"):
+        list(grids_of_views(encoder, noise(1), GRID, "float32", ("last",)))
+    torch._dynamo.reset()
