@@ -64,10 +64,17 @@ def extract(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str
         hashes = content_hashes(dataset, entries, manifest.folder)
         bare: AnyDataset = msgspec.structs.replace(dataset, tiles=())
         source = Source(manifest.folder, name, bare, recipe.tile_px, recipe.views)
-        _fill_bank(recipe, source, entries, demand, hashes, flags, say)
+        banked = False
         for i, choice in enumerate(recipe.encoder_choices, start=1):
             try:
-                _fill_tokens(recipe, choice, source, entries, demand, hashes, device, flags, say)
+                encoder = encoder_of(
+                    choice, str(device), flags.offline, places.weights_lock(flags.work), flags.compiled
+                )
+                check_taps(encoder, recipe.taps)
+                if not banked:  # only now: who may not have the weights is told before all masks are rendered
+                    _fill_bank(recipe, source, entries, demand, hashes, flags, say)
+                    banked = True
+                _fill_tokens(recipe, choice, encoder, source, entries, demand, hashes, flags, say)
             except (EncoderUnavailable, SpecError, WeightsMismatch, TokensOverflow) as error:
                 failures.append(Failure(name, places.encoder_key(choice), error))
                 more = "; going on with the next encoder" if i < len(recipe.encoder_choices) else ""
@@ -111,18 +118,15 @@ def _fill_bank(
 def _fill_tokens(
     recipe: Recipe,
     choice: EncoderChoice,
+    encoder: Encoder,
     source: Source,
     entries: Sequence[TileEntry],
     demand: dict[str, int],
     hashes: Hashes,
-    device: torch.device,
     flags: Flags,
     say: Callable[[str], None],
 ) -> None:
-    lock = places.weights_lock(flags.work)
-    encoder = encoder_of(choice, str(device), flags.offline, lock, flags.compiled)
-    check_taps(encoder, recipe.taps)
-    card = encoder.card
+    card, device = encoder.card, encoder.device
     key = places.encoder_key(choice)
     grid = Grid(recipe.tile_px, card.patch, recipe.grid)
     published: Precision = card.precision if device.type == "cuda" else "float32"
@@ -153,7 +157,8 @@ def _fill_tokens(
             write_token_shards,
             lambda tile, targets: TokenTask(
                 targets, tuple(tap_of[target.path] for target in targets), source, by_id[tile], choice, grid,
-                precision, recipe.store, str(device), torch.get_num_threads(), flags.offline, lock, flags.compiled,
+                precision, recipe.store, str(device), torch.get_num_threads(), flags.offline,
+                places.weights_lock(flags.work), flags.compiled,
             ),
             f"{source.name} · {_info(encoder, key, LAST).display}",
             flags.workers,
