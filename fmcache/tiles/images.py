@@ -72,7 +72,7 @@ def read_tile(dataset: AnyDataset, entry: TileEntry, folder: Path) -> Tile:
     ManifestError
         When a file is missing or is not the one that was listed.
     TileError
-        When a file cannot be read, image and mask differ in size, or the mask holds a value no label has.
+        When a file cannot be read; as `read_mask`.
     """
     if isinstance(dataset, DemoDataset):
         image, mask = draw_tile(dataset.seed, entry, dataset.size_px)
@@ -83,13 +83,6 @@ def read_tile(dataset: AnyDataset, entry: TileEntry, folder: Path) -> Tile:
         _check_file(entry.id, path, listed)
     image = read_image(image_path)
     mask, overlap, notes = read_mask(mask_path, dataset, image)
-    if image.shape[:2] != mask.shape:
-        raise TileError(
-            f"tile {entry.id!r}: image and mask differ in size",
-            expected=f"{image.shape[1]} x {image.shape[0]} px as in {image_path}",
-            found=f"{mask.shape[1]} x {mask.shape[0]} px in {mask_path}",
-            next_step="export the mask again at the size of the image",
-        )
     return Tile(entry.id, image, mask, entry.image_sha256, entry.mask_sha256, overlap, notes)
 
 
@@ -99,11 +92,20 @@ def read_mask(path: Path, dataset: FolderDataset | GeojsonDataset, image: Pixels
     Raises
     ------
     TileError
-        When the file cannot be read, holds a value or class no label has, or has all its regions beside `image`.
+        When the file cannot be read, holds a value or class no label has, is of another size than `image`, or has all
+        its regions beside it.
     """
-    if isinstance(dataset, FolderDataset):
-        return Drawn(to_label_ids(read_raw_mask(path), dataset, path))
     height, width = image.shape[:2]
+    if isinstance(dataset, FolderDataset):
+        mask = to_label_ids(read_raw_mask(path), dataset, path)
+        if mask.shape != (height, width):
+            raise TileError(
+                f"{path}: mask and image differ in size",
+                expected=f"{width} x {height} px, as the image",
+                found=f"{mask.shape[1]} x {mask.shape[0]} px",
+                next_step="export the mask again at the size of the image",
+            )
+        return Drawn(mask)
     notes: Counter[str] = Counter()
     annotations = read_annotations(path, notes)
     if annotations and not any(a.geometry.intersects(shapely.box(0, 0, width, height)) for a in annotations):
