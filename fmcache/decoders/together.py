@@ -62,8 +62,12 @@ def train_together(
     bit for bit. `train_source` and `tick` are called from several threads, `tick` by one at a time.
     """
     if len(seeds) == 1:
+        before = torch.get_num_threads()
         torch.set_num_threads(threads)
-        return [train(decoder, train_source, val, test, spec, seeds[0], reduction, device, scale, tick)]
+        try:
+            return [train(decoder, train_source, val, test, spec, seeds[0], reduction, device, scale, tick)]
+        finally:
+            torch.set_num_threads(before)
     stop, turn = threading.Event(), threading.Lock()
 
     def counted(n: int) -> None:

@@ -282,7 +282,7 @@ def _job(
     info = msgspec.convert(tokens.header.about["encoder"], EncoderInfo)
     labels = tuple((label.name, label.colour) for label in dataset.labels)
     # processes share the cores, unless the user says how many threads each may use
-    threads = torch.get_num_threads() // (1 if flags.threads else max(flags.workers, 1))
+    threads = set_threads(flags.threads) // (1 if flags.threads else max(flags.workers, 1))
     return Job(
         recipe, name, dataset.title or name, fold, splits, labels, dataset.mpp, tokens.path, bank.path,
         canonical_json(identity), info, places.results(flags.work), str(device), max(threads, 1),

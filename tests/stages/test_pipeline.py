@@ -574,6 +574,17 @@ def test_a_sweep_is_fitted_from_one_cache_and_compared_in_one_table(tmp_path, ma
         assert found["4", row.encoder.name, row.encoder.title, "mean"] == pytest.approx(100 * row.mean[-1], abs=1e-3)
 
 
+def test_every_value_of_a_sweep_is_trained_in_as_many_lanes_as_the_first(tmp_path, manifest, recipe):
+    sweep = change(recipe, encoders=("raw-pixels",), sweep=Sweep(views=(1, 2)), fit=change(recipe.fit, seeds=3))
+    two = flags(tmp_path)._replace(threads=2)
+    extract(sweep, manifest, two, quiet)
+    fit(sweep, manifest, two, quiet)
+    for value in (1, 2):
+        records = [part.record for _, part in sorted(runs(tmp_path, f"toy.views-{value}").items())]
+        # the third seed alone must not leave its one thread to what comes next
+        assert [(record.together, record.threads) for record in records] == [(2, 1), (2, 1), (1, 1)]
+
+
 def test_a_sweep_of_two_fields_or_of_falling_values_is_refused():
     with pytest.raises(ValueError, match="one field"):
         Sweep(views=(1,), passes_per_epoch=(2,))
