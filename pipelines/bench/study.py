@@ -1,0 +1,254 @@
+"""The whole study from the cache, over the same study with the encoder in the loop.
+
+    python pipelines/bench/study.py --quick                       # ViT-S, CPU, within 50 s on two cores
+    python pipelines/bench/study.py --device cuda                 # ViT-L and ViT-g on a GPU, at the paper's size
+
+Cached: `extract` and `fit` as a user runs them, all seeds, nothing left out (masks, loading, writing, reading). In the
+loop: a plain, decent loop that renders views ahead in threads, encodes each batch in the card's precision (autocast)
+and trains the same decoder in its direct form; validation and test tokens are given to it for free. The loop runs
+`--loop-seeds` seeds and is scaled to all of them, since a seed costs there what the next one costs. It is checked
+first that both see the same losses. Random weights, so no network.
+
+`study-NAME-bound` is (E + D) / (E / S + D'): what the ratio would be if only the steps took time, with E, D and D' the
+seconds per image of encoder, direct and cached decoder step, S seeds, all measured in the same run. The table beside
+it applies the measured parts to other numbers of seeds and passes over the views.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from fmcache.cache.reader import open_cache
+from fmcache.decoders.batches import Grids, Step, epoch_steps, load_grids, steps_per_epoch
+from fmcache.decoders.heads import Decoder, form_for
+from fmcache.decoders.train import train
+from fmcache.encoders.load import Encoder, load_encoder
+from fmcache.encoders.tokens import token_grids
+from fmcache.grid import Grid
+from fmcache.manifest import Manifest, TileEntry
+from fmcache.scores.table import part_folder, read_part
+from fmcache.specs import DecoderSpec, EncoderChoice, FitSpec, Precision, Recipe, ViewSpec
+from fmcache.stages import places
+from fmcache.stages.ahead import ahead
+from fmcache.stages.data import add
+from fmcache.stages.devices import device_name, pick_device, set_threads, versions
+from fmcache.stages.extract import extract
+from fmcache.stages.fit import fit
+from fmcache.stages.flags import Flags
+from fmcache.stages.shards import encoder_of
+from fmcache.tiles.demo import draw_tile
+from fmcache.tiles.images import Pixels, Tile, read_tile, resize_tile
+from fmcache.tiles.views import render_mask, render_view
+
+DATASET = "drawn"
+ENCODERS = {"cpu": ["random-vits16"], "cuda": ["kaiko-vitl14", "h-optimus-0"]}
+TARGETS = {"random-vits16": ">=2", "kaiko-vitl14": ">=4", "h-optimus-0": ">=6"}
+LOSS_TOLERANCE = 0.02
+"""The cache holds float16, and rounding grows with the steps."""
+
+
+class Seconds(NamedTuple):
+    """What was measured: the two stages of the cached study; of the loop a seed's encoding, and the rest of it."""
+
+    extract: float
+    fit: float
+    encode: float
+    train: float
+
+
+class InTheLoop:
+    """The source of a seed's batches in the usual way: rendered ahead in threads, encoded when they are used."""
+
+    def __init__(
+        self, recipe: Recipe, tiles: dict[str, Tile], names: tuple[str, ...], encoder: Encoder, grid: Grid, seed: int
+    ) -> None:
+        self.tiles, self.views = names, range(1, recipe.views.count + 1)
+        self.seconds = 0.0
+        self._recipe, self._held, self._encoder, self._grid = recipe, tiles, encoder, grid
+        self._precision: Precision = encoder.card.precision if encoder.device.type == "cuda" else "float32"
+        self._pool = ThreadPoolExecutor(max(1, min(8, (os.cpu_count() or 2) - 1)))
+        self._batches = ahead(self._pool, self._render, self._steps(seed), 4)
+
+    def _steps(self, seed: int) -> Iterator[Step]:
+        for epoch in range(self._recipe.fit.epochs):
+            yield from epoch_steps(self.tiles, len(self.views), self._recipe.fit, seed, epoch)
+
+    def _render(self, step: Step) -> tuple[Pixels, Pixels]:
+        images, masks = [], []
+        for tile, view in step.tolist():
+            held, index = self._held[self.tiles[tile]], self.views[view]
+            images.append(render_view(self._recipe.views, DATASET, held.id, index, held.image))
+            masks.append(render_mask(self._recipe.views, DATASET, held.id, index, held.mask))
+        return np.stack(images), np.stack(masks)
+
+    def fetch(self, step: Step, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        images, masks = next(self._batches)
+        wait(device)
+        start = time.perf_counter()
+        tokens = token_grids(self._encoder, images, self._grid, self._precision)
+        wait(device)
+        self.seconds += time.perf_counter() - start
+        return tokens, torch.from_numpy(masks).to(device)
+
+
+def main() -> None:
+    """Measure the encoders that were asked for, one after another."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="few small tiles and views, within 50 s on two cores")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--threads", type=int, default=0, help="of torch; 0: all")
+    parser.add_argument("--encoder", action="append", help="cards; without: ViT-S on a CPU, ViT-L and ViT-g on a GPU")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument(
+        "--loop-seeds", type=int, default=1, help="seeds with the encoder in the loop; scaled to --seeds"
+    )
+    parser.add_argument("--tile-px", type=int, default=512)
+    parser.add_argument("--tiles", type=int, default=15, help="training tiles")
+    parser.add_argument("--views", type=int, default=50, help="also the number of epochs: every view is used once")
+    parser.add_argument("--width", type=int, default=256, help="of the decoder")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.tile_px, arguments.tiles, arguments.views, arguments.width = 224, 4, 4, 32
+    device, threads = pick_device(arguments.device), set_threads(arguments.threads)
+    print(versions("fmcache", "torch", "timm", "zarr"), f"{threads} threads; load {os.getloadavg()[0]:.1f}")
+    for name in arguments.encoder or ENCODERS[device.type]:
+        measure(name, arguments, device, threads)
+
+
+def measure(name: str, arguments: Any, device: torch.device, threads: int) -> None:
+    """Run the study both ways, and print what came of it."""
+    recipe = Recipe(
+        name="bench", datasets=(DATASET,), encoders=(EncoderChoice(name, random_weights=name != "random-vits16"),),
+        tile_px=arguments.tile_px, views=ViewSpec(count=arguments.views), decoder=DecoderSpec(arguments.width),
+        fit=FitSpec(seeds=arguments.seeds, epochs=arguments.views, learning_rate=1e-3),
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = drawn(Path(folder), arguments.tiles, arguments.tile_px)
+        flags = Flags(Path(folder) / "work", device=str(device), threads=threads)
+        start = time.perf_counter()
+        raise_first(extract(recipe, manifest, flags, quiet))
+        extracted = time.perf_counter()
+        raise_first(fit(recipe, manifest, flags, quiet))
+        fitted = time.perf_counter()
+        encoder_of.cache_clear()  # the loop loads its own
+        encode, rest = in_the_loop(recipe, manifest, flags, device, threads, arguments.loop_seeds)
+        tell(name, recipe, arguments, Seconds(extracted - start, fitted - extracted, encode, rest), device)
+
+
+def in_the_loop(
+    recipe: Recipe, manifest: Manifest, flags: Flags, device: torch.device, threads: int, seeds: int
+) -> tuple[float, float]:
+    """Return the seconds per seed that the loop takes to encode and for the rest; stop if its losses are others."""
+    choice, dataset = recipe.encoder_choices[0], manifest.dataset(DATASET)
+    encode, rest = [], []
+    encoder = load_encoder(choice, device)
+    grid = Grid(recipe.tile_px, encoder.card.patch, recipe.grid)
+    val, test = (stored(recipe, manifest, flags, split, device) for split in ("val", "test"))
+    tiles = {
+        entry.id: resize_tile(read_tile(dataset, entry, manifest.folder), recipe.tile_px)
+        for entry in dataset.tiles
+        if entry.id in dataset.splits.train
+    }
+    decoder = Decoder(encoder.card.width, recipe.decoder.width, len(dataset.labels), grid, "direct")
+    decoder.to(memory_format=torch.channels_last)
+    for seed in range(seeds):
+        torch.set_num_threads(threads)
+        start = time.perf_counter()
+        source = InTheLoop(recipe, tiles, dataset.splits.train, encoder, grid, seed)
+        fitted = train(decoder, source, val, test, recipe.fit, seed, recipe.dice, device)
+        wait(device)
+        encode.append(source.seconds)
+        rest.append(time.perf_counter() - start - source.seconds)
+        key = places.encoder_key(choice)
+        part = read_part(part_folder(places.results(flags.work), recipe.name, DATASET, key, seed))
+        off = max(abs(ours.loss - theirs) for ours, theirs in zip(fitted.curve, part.curve["loss"], strict=True))
+        if off > LOSS_TOLERANCE:
+            sys.exit(f"seed {seed}: losses of both ways differ by {off:.3g}, more than {LOSS_TOLERANCE}")
+        print(f"seed {seed}: losses of both ways agree within {off:.1e}")
+    return statistics.mean(encode), statistics.mean(rest)
+
+
+def stored(recipe: Recipe, manifest: Manifest, flags: Flags, split: str, device: torch.device) -> Grids:
+    """Return the grids of the untouched tiles of a split, from the cache."""
+    key = places.encoder_key(recipe.encoder_choices[0])
+    tokens = open_cache(places.tokens_path(flags.work, DATASET, key, recipe, "last"), "tokens", {})
+    bank = open_cache(places.bank_path(flags.work, DATASET, recipe), "view_bank", {})
+    return load_grids(tokens, bank, manifest.dataset(DATASET).splits.of(split), range(1), device, flags.work)
+
+
+def tell(name: str, recipe: Recipe, arguments: Any, seconds: Seconds, device: torch.device) -> None:
+    """Print the figures of an encoder and how the ratio grows."""
+    seeds, used = recipe.fit.seeds, arguments.tiles * recipe.fit.epochs * recipe.fit.passes_per_epoch
+    per_seed = seconds.fit / seeds
+    steps = steps_per_epoch(arguments.tiles, recipe.fit) * recipe.fit.epochs
+    print(
+        f"{name}: {arguments.tiles} tiles of {recipe.tile_px} px x {recipe.views.count} views, decoder width "
+        f"{recipe.decoder.width} ({form_for(device)} form), {steps} steps a seed"
+    )
+    print(
+        f"  cached: extract {seconds.extract:.1f} s, fit {seconds.fit:.1f} s for {seeds} seeds; "
+        f"in the loop: {seconds.encode:.1f} s encoding + {seconds.train:.1f} s training a seed"
+    )
+    encode, direct, cached = (value / used for value in (seconds.encode, seconds.train, per_seed))
+    where = device_name(device)
+
+    def ratio(n_seeds: int, passes: int = 1) -> float:
+        loop = n_seeds * passes * (seconds.encode + seconds.train)
+        return loop / (seconds.extract + n_seeds * passes * per_seed)
+
+    bound = (encode + direct) / (encode / seeds + cached)
+    print("  | times slower in the loop | " + " | ".join(f"{n} seeds" for n in (1, 2, 5, 10, 30)) + " |")
+    print("  |---|" + "---|" * 5)
+    for passes in (1, 5, 10):
+        row = " | ".join(f"{ratio(n, passes):.1f}" for n in (1, 2, 5, 10, 30))
+        print(f"  | every view used {passes} x a seed | {row} |")
+    print("  Encoders do not change it: each pays for itself, but for the masks, which are drawn once.")
+    print(f"study-{name} ratio={ratio(seeds):.2f} target={TARGETS.get(name, '-')} device={where}")
+    print(f"study-{name}-bound ratio={bound:.2f} target=(floor) device={where}", flush=True)
+
+
+def drawn(folder: Path, tiles: int, tile_px: int) -> Manifest:
+    """Draw tiles as files, as a user has them, and list them."""
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir()
+    for i in range(tiles + 4):
+        image, mask = draw_tile(0, TileEntry(id=f"t{i:02d}", group=f"g{i:02d}"), tile_px)
+        Image.fromarray(image).save(folder / "images" / f"t{i:02d}.png")
+        Image.fromarray(mask).save(folder / "masks" / f"t{i:02d}.png")
+    path = folder / "data_manifest.yaml"
+    add(
+        path, DATASET, folder / "images", folder / "masks", "tumour=0,stroma=1,other=2", "255", None, "",
+        f"{tiles}/2/2", 0, False,
+    )  # fmt: skip
+    return Manifest(path)
+
+
+def raise_first(failures: list[Any]) -> None:
+    if failures:
+        raise failures[0].error
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+if __name__ == "__main__":
+    main()
