@@ -182,8 +182,10 @@ def input_pixels(encoder: Encoder, images: NDArray[np.uint8] | torch.Tensor, gri
             expected=f"uint8 (view, y, x, colour) = {shape}, patches of {card.patch} px",
             found=f"{images.dtype} {tuple(images.shape)}, patches of {grid.patch} px",
         )
-    scaled = images.to(encoder.device).permute(0, 3, 1, 2).float() / 255
-    mean, std = (torch.tensor(c, device=encoder.device).view(1, 3, 1, 1) for c in (card.mean, card.std))
+    if encoder.device.type == "cuda" and not images.is_cuda:
+        images = images.pin_memory()  # what is not pinned is copied while the host waits
+    scaled = images.to(encoder.device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
+    mean, std = (torch.tensor(c).view(1, 3, 1, 1).to(encoder.device, non_blocking=True) for c in (card.mean, card.std))
     return (_on_grid(scaled, grid) - mean) / std
 
 

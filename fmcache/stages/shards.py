@@ -8,6 +8,7 @@ rendered views (and the tiles they come from), and `PENDING` shards to be writte
 from __future__ import annotations
 
 import functools
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -159,11 +160,39 @@ def _encode(
     """Return for each tap the token grids of a shard, in batches (view, channel, row, col)."""
     parts: list[list[npt.NDArray[Any]]] = [[] for _ in task.taps]
     dtype = STORE[store_of(task.store).dtype]
-    for grids in grids_of_views(encoder, views, task.grid, task.precision, task.taps):
-        for part, at_tap in zip(parts, grids, strict=True):
-            part.append(at_tap.to(dtype).cpu().numpy())
-        tick(len(grids[0]))
+    under_way: deque[list[OnItsWay]] = deque()
+
+    def arrive() -> None:
+        for part, grids in zip(parts, under_way.popleft(), strict=True):
+            part.append(grids.arrived())
+        tick(len(parts[0][-1]))
+
+    for batch in grids_of_views(encoder, views, task.grid, task.precision, task.taps):
+        under_way.append([OnItsWay(grids.to(dtype)) for grids in batch])
+        if len(under_way) > 1:  # a GPU works on the next batch while this one is waited for
+            arrive()
+    while under_way:
+        arrive()
     return parts
+
+
+class OnItsWay:
+    """Values of a GPU being copied to the host's memory while both go on; on a CPU they are there already."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self._host = values
+        self._event: torch.Event | None = None
+        if values.is_cuda:
+            self._host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._host.copy_(values, non_blocking=True)
+            self._event = torch.cuda.current_stream(values.device).record_event()
+
+    def arrived(self) -> npt.NDArray[Any]:
+        """Return the values, once they are there."""
+        if self._event:
+            self._event.synchronize()
+        values: npt.NDArray[Any] = self._host.numpy()
+        return values
 
 
 def _write_taps(task: TokenTask, parts: list[list[npt.NDArray[Any]]]) -> None:

@@ -315,6 +315,15 @@ def test_working_ahead_gives_the_tokens_of_one_tile_after_another(tmp_path, fold
         assert cache.read(entry.id, 0, len(views)).tobytes() == expected.tobytes()
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_batches_on_their_way_from_a_gpu_arrive_whole_and_in_order():
+    batches = [torch.full((4, 8, 256, 256), i, device="cuda") * torch.ones((), device="cuda") for i in range(8)]
+    under_way = [shards.OnItsWay(batch.half()) for batch in batches]
+    for i, one in enumerate(under_way):
+        assert (one.arrived() == i).all()
+
+
 def test_a_tile_that_fails_stops_the_work_and_what_was_encoded_before_is_kept(tmp_path, manifest, recipe, monkeypatch):
     recipe = change(recipe, encoders=("raw-pixels",))
     extract(change(recipe, encoders=("colour-texture",)), manifest, flags(tmp_path), quiet)  # makes the view bank
