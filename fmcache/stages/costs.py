@@ -41,12 +41,11 @@ def cost_of(recipe: Recipe, name: str, dataset: AnyDataset, card: Card) -> Cost:
         sum(column) for column in zip(*(images_through_decoder(v.fit, splits) for v, splits in each), strict=True)
     )
     image = 2 * multiply_adds(grid, card.width, recipe.decoder.width, len(dataset.labels))
-    views = max(views_in_fit(variant, splits) for variant, splits in each)
     return Cost(
         forward_passes=passes,
         raw_bytes=passes * values * store.itemsize * taps,
         disk_bytes=round(passes * values * 4 * store.expected_ratio()) * taps,
-        fit_bytes=views * (values * store.itemsize + recipe.tile_px**2),
+        fit_bytes=max(grids_bytes(variant, splits, card.width, grid) for variant, splits in each),
         encoder_flop=passes * encoder_flop(card, grid),
         decoder_flop=recipe.fit.seeds * taps * (3 * trained + predicted) * image,
     )
@@ -61,6 +60,12 @@ def forward_passes(recipe: Recipe, name: str, dataset: AnyDataset) -> int:
 def views_in_fit(recipe: Recipe, splits: Splits) -> int:
     """Return the number of views of which stage two holds grids: all but the untouched ones of training tiles."""
     return len(splits.train) * recipe.views.count + len(splits.val) + len(splits.test)
+
+
+def grids_bytes(recipe: Recipe, splits: Splits, width: int, grid: Grid) -> int:
+    """Return the bytes of the grids (`width` channels, as stored) and masks that stage two holds at once."""
+    a_view = width * grid.side**2 * store_of(recipe.store).itemsize + recipe.tile_px**2
+    return views_in_fit(recipe, splits) * a_view
 
 
 def images_through_decoder(fit: FitSpec, splits: Splits) -> tuple[int, int]:

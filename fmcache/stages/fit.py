@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import save_file
 
 from fmcache.cache.reader import Cache, open_cache
-from fmcache.cache.stores import store_of
 from fmcache.cache.writer import locked
 from fmcache.decoders.arithmetic import multiply_adds
 from fmcache.decoders.batches import Grids, load_grids, steps_per_epoch
@@ -40,6 +39,7 @@ from fmcache.scores.table import (
 )
 from fmcache.specs import Recipe, variants
 from fmcache.stages import places, runners
+from fmcache.stages.costs import grids_bytes
 from fmcache.stages.devices import device_name, pick_device, set_threads, versions
 from fmcache.stages.flags import Failure, Flags
 from fmcache.stages.identities import (
@@ -351,7 +351,7 @@ def _curve_table(fitted: Fitted) -> pl.DataFrame:
 def _forecast(jobs: Sequence[Job], seeds: int, todo: int) -> str:
     job = jobs[0]
     steps = steps_per_epoch(len(job.splits.train), job.recipe.fit) * job.recipe.fit.epochs
-    largest = max(_grids_bytes(job) for job in jobs)
+    largest = max(grids_bytes(job.recipe, job.splits, job.encoder.width, job.grid) for job in jobs)
     n_folds = len({job.fold for job in jobs})
     folds = f" x {n_folds} folds" if n_folds > 1 else ""
     at_once = max(job.at_once for job in jobs)
@@ -361,10 +361,3 @@ def _forecast(jobs: Sequence[Job], seeds: int, todo: int) -> str:
         f"{todo} of {len(jobs) * seeds} runs to do, {steps} steps each ({job.dataset}), {how}; "
         f"grids in memory at most {size_text(largest)}"
     )
-
-
-def _grids_bytes(job: Job) -> int:
-    splits = job.splits
-    views = len(splits.train) * job.recipe.views.count + len(splits.val) + len(splits.test)
-    tokens = job.encoder.width * job.grid.side**2 * store_of(job.recipe.store).itemsize
-    return views * (tokens + job.recipe.tile_px**2)

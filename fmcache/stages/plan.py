@@ -72,7 +72,11 @@ def plan(recipe: Recipe, manifest: Manifest, flags: Flags, measure: bool = True)
 def cheaper(recipe: Recipe) -> dict[str, Recipe]:
     """Return changes of a recipe that cost less, by what to write in it."""
     changed: dict[str, Recipe] = {}
-    if recipe.views.count >= CHEAPER_VIEWS:
+    if len(recipe.sweep.values) > 1:
+        fewer = recipe.sweep.values[:-1]
+        sweep = msgspec.structs.replace(recipe.sweep, **{recipe.sweep.field: fewer})
+        changed[f"sweep: {{{recipe.sweep.field}: {list(fewer)}}}"] = msgspec.structs.replace(recipe, sweep=sweep)
+    if recipe.views.count >= CHEAPER_VIEWS and not recipe.sweep.views:
         views = msgspec.structs.replace(recipe.views, count=recipe.views.count // CHEAPER_VIEWS)
         changed[f"views: {{count: {views.count}}}"] = msgspec.structs.replace(recipe, views=views)
     if not store_of(recipe.store).keep_bits:

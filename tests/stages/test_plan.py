@@ -11,8 +11,8 @@ from fmcache.decoders.heads import Decoder
 from fmcache.encoders.cards import Card, read_card
 from fmcache.errors import EncoderUnavailable, ManifestError
 from fmcache.grid import Grid
-from fmcache.manifest import Manifest
-from fmcache.specs import DecoderSpec, FitSpec, Recipe, ViewSpec
+from fmcache.manifest import Manifest, Splits
+from fmcache.specs import DecoderSpec, FitSpec, Recipe, Sweep, ViewSpec
 from fmcache.stages.costs import cost_of, encoder_flop, images_through_decoder, views_in_fit
 from fmcache.stages.flags import Flags
 from fmcache.stages.plan import cheaper, plan, total_of
@@ -64,6 +64,33 @@ def test_costs_are_those_counted_by_hand(manifest):
     # 3 tiles x 3 passes x 5 epochs, forward and backward; val after epochs 2, 4 and 5; test once
     forward = 2 * (10 * 6 * 16 + 9 * 36 * (64 + 256 + 1024 + 4096) + 6 * 2 * 4096)
     assert cost.decoder_flop == 2 * (3 * 45 + 3 * 1 + 2) * forward
+
+
+def test_folds_and_swept_values_share_a_cache_and_add_up_in_training(manifest):
+    dataset = manifest.dataset()
+    once = cost_of(RECIPE, "d", dataset, CARD)
+    swept = cost_of(msgspec.structs.replace(RECIPE, sweep=Sweep(views=(1, 2, 8))), "d", dataset, CARD)
+    assert swept.forward_passes == 3 * 9 + 3  # those of the largest value, which hold those of the others
+    assert swept.decoder_flop == 3 * once.decoder_flop
+    assert swept.fit_bytes == (3 * 8 + 3) * (10 * 4 * 4 * 2 + 64**2)  # one value's grids at a time
+    passes = cost_of(msgspec.structs.replace(RECIPE, sweep=Sweep(passes_per_epoch=(3, 6))), "d", dataset, CARD)
+    assert passes[:4] == once[:4]
+    assert once.decoder_flop * 2 < passes.decoder_flop < once.decoder_flop * 3  # validation is not done twice as often
+
+    halves = [
+        Splits(train=(a, b), val=(c,), test=(d,)) for a, b, c, d in (("t0", "t1", "t2", "t3"), ("t2", "t3", "t0", "t1"))
+    ]
+    folded = msgspec.structs.replace(dataset, folds=tuple(halves))
+    folds = cost_of(msgspec.structs.replace(RECIPE, folds=True), "d", folded, CARD)
+    assert folds.forward_passes == 4 * 5  # each of four tiles is trained on in some fold
+    assert folds.fit_bytes == (2 * 4 + 2) * (10 * 4 * 4 * 2 + 64**2)
+
+
+def test_a_sweep_is_made_cheaper_by_its_largest_value(manifest):
+    swept = msgspec.structs.replace(RECIPE, sweep=Sweep(views=(1, 2, 50)), views=ViewSpec(count=50))
+    changes = cheaper(swept)
+    assert changes["sweep: {views: [1, 2]}"].sweep == Sweep(views=(1, 2))
+    assert not any(text.startswith("views:") for text in changes)  # the sweep says how many there are
 
 
 def test_taps_share_forward_passes_but_each_has_a_cache_and_its_decoders(manifest):
