@@ -52,7 +52,6 @@ COMPRESSORS: tuple[Compressor, ...] = (
     *(("zstd", level, Blosc.BITSHUFFLE) for level in (1, 3, 5)),
     ("zstd", 3, Blosc.SHUFFLE),
 )
-FLOOR = "float16, codec only, all cores"
 Values = np.ndarray[Any, Any]
 
 
@@ -72,13 +71,12 @@ def main() -> None:
     check(tokens, candidates)
     print(f"tokens: {source}; {len(tokens)} views of {' x '.join(map(str, tokens.shape[1:]))}; checks passed\n")
     codec_table(tokens, candidates, options.repeats)
-    shares, read_share = cache_table(tokens, options.repeats)
+    shares = cache_table(tokens, options.repeats)
     device = f"cpu ({platform.machine()}, {os.cpu_count()} cores)"
     packages = " ".join(f"{name} {metadata.version(name)}" for name in ("numpy", "numcodecs", "zarr", "torch"))
     print(f"\nPython {platform.python_version()} {packages}")
-    print(f"lossless ratio={shares['float16']:.3f} target=0.470 device={device}")
-    print(f"compact ratio={shares[COMPACT]:.3f} target=0.300 device={device}")
-    print(f"read ratio={read_share:.3f} target=0.500 device={device}")
+    print(f"lossless ratio={shares['float16']:.3f} target=<=0.47 device={device}")
+    print(f"compact ratio={shares[COMPACT]:.3f} target=<=0.30 device={device}")
 
 
 def parse() -> argparse.Namespace:
@@ -180,9 +178,11 @@ def codec_table(tokens: Values, candidates: dict[str, Candidate], repeats: int) 
         print(name, "|", " | ".join(cells))
 
 
-def cache_table(tokens: Values, repeats: int) -> tuple[dict[str, float], float]:
-    """Print size and speed of whole caches; return each store's size on disk as a share of float32, and the share of
-    the codec's own speed on all cores that reading a cache reaches."""
+def cache_table(tokens: Values, repeats: int) -> dict[str, float]:
+    """Print size and speed of whole caches, opened each time; return each store's size on disk as a share of float32.
+
+    How fast a study's grids are read is measured by seeds.py.
+    """
     n = len(tokens)
     ways: dict[str, Callable[[Path], tuple[float, float]]] = {
         f"cache, {name}": lambda path, name=name: through_cache(path, tokens, name) for name in STORES
@@ -191,7 +191,7 @@ def cache_table(tokens: Values, repeats: int) -> tuple[dict[str, float], float]:
     ways["float16, Zarr alone"] = lambda path: through_zarr(path, half, 1, True)
     ways["float16, Zarr alone, 4 views a chunk"] = lambda path: through_zarr(path, half[: n - n % 4], 4, True)
     ways["float16, Zarr alone, no crc32c"] = lambda path: through_zarr(path, half, 1, False)
-    ways[FLOOR] = lambda _: codec_alone(half)
+    ways["float16, codec only, all cores"] = lambda _: codec_alone(half)
     if importlib.util.find_spec("zarrs"):  # the Rust codec pipeline, where it is installed
         for name in ("float16", COMPACT):
             ways[f"cache, {name}, zarrs"] = lambda path, name=name: through_zarrs(path, tokens, name)
@@ -203,13 +203,12 @@ def cache_table(tokens: Values, repeats: int) -> tuple[dict[str, float], float]:
                 path = Path(folder) / f"{repeat}-{i}.zarr"
                 found[name].append(way(path))
                 size[name] = disk_bytes(path) / tokens.nbytes if path.exists() else 0.0
-    print("\nthrough Zarr | ratio | write MB/s | read MB/s")
+    print("\non disk | ratio | write MB/s | read MB/s")
     print("---|---|---|---")
     for name, times in found.items():
         wrote, read = speeds(tokens.nbytes, times)
         print(f"{name} | {size[name]:.3f} | {wrote:.0f} | {read:.0f}")
-    share = speeds(1, found["cache, float16"])[1] / speeds(1, found[FLOOR])[1]
-    return {name: size[f"cache, {name}"] for name in STORES}, share
+    return {name: size[f"cache, {name}"] for name in STORES}
 
 
 def through_cache(path: Path, tokens: Values, name: str) -> tuple[float, float]:

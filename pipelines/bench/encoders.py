@@ -76,7 +76,7 @@ def measure(name: str, device: torch.device, tile_px: int, views: int, repeats: 
     alone, whole = (statistics.median(column) for column in zip(*pairs, strict=True))
     ratio = statistics.median(b / a for a, b in pairs)
     peak = f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB" if device.type == "cuda" else "–"
-    print(f"encoder-{name} ratio={ratio:.3f} target={TARGET[device.type]} device={device}", flush=True)
+    print(f"encoder-{name} ratio={ratio:.3f} target=<={TARGET[device.type]} device={device}", flush=True)
     return (
         f"| {name} | {encoder.params / 1e6:.0f} M | {precision} | {max(sizes)} | {views / whole:.2f} | "
         f"{views / alone:.2f} | {100 * (1 - 1 / ratio):.1f} % | {peak} |"

@@ -216,7 +216,7 @@ def tell(name: str, recipe: Recipe, arguments: Any, seconds: Seconds, device: to
         row = " | ".join(f"{ratio(n, passes):.1f}" for n in (1, 2, 5, 10, 30))
         print(f"  | every view used {passes} x a seed | {row} |")
     print("  Encoders do not change it: each pays for itself, but for the masks, which are drawn once.")
-    print(f"study-{name} ratio={ratio(seeds):.2f} target={TARGETS.get(name, '-')} device={where}")
+    print(f"study-{name} ratio={ratio(seeds):.2f} target={TARGETS.get(name, '(none)')} device={where}")
     print(f"study-{name}-bound ratio={bound:.2f} target=(floor) device={where}", flush=True)
 
 
