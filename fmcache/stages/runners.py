@@ -6,11 +6,15 @@ results come back as they end. The serial runner needs no Dask.
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 Tick = Callable[[int], None]
 """Tells how many more steps of work (views, epochs) are done."""
+TOPIC = "fmcache-steps"
+"""Where processes of the cluster tell of steps done."""
 
 
 class Task(Protocol):
@@ -52,19 +56,47 @@ def _run_on_dask(
             n_workers=min(workers, max(len(tasks), 1)),
             threads_per_worker=1,
             processes=True,
-            dashboard_address=None,
+            dashboard_address=":0",  # any free port: 8787 belongs to whoever came first
         ) as cluster,
         Client(cluster) as client,
     ):
-        futures = client.map(function, tasks, [_silent] * len(tasks), pure=False)
-        task_of = dict(zip((future.key for future in futures), tasks, strict=True))
+        counted = _Counted(tick)
+        client.subscribe_topic(TOPIC, lambda event: counted.add(*event[1]))
+        numbers = range(len(tasks))
+        futures = client.map(functools.partial(_in_worker, function), tasks, numbers, pure=False)
+        number_of = dict(zip((future.key for future in futures), numbers, strict=True))
         for future in as_completed(futures):
-            task = task_of[future.key]
+            number = number_of[future.key]
             result = future.result()
-            tick(task.weight)
-            yield task, result
+            counted.end(number, tasks[number].weight)
+            yield tasks[number], result
             future.release()
 
 
-def _silent(_: int) -> None:
-    """Progress inside a unit is not sent across processes; it is counted when the unit ends."""
+def _in_worker(function: Callable[[T, Tick], R], task: T, number: int) -> R:
+    from distributed import get_worker
+
+    worker = get_worker()
+    return function(task, lambda steps: worker.log_event(TOPIC, (number, steps)))
+
+
+class _Counted:
+    """Ticks from other processes, which may come late: a unit that has ended counts in full, and no more."""
+
+    def __init__(self, tick: Tick) -> None:
+        self._tick, self._turn = tick, threading.Lock()
+        self._done: dict[int, int] = {}
+        self._ended: set[int] = set()
+
+    def add(self, number: int, steps: int) -> None:
+        """Count steps of a unit under way."""
+        with self._turn:
+            if number not in self._ended:
+                self._done[number] = self._done.get(number, 0) + steps
+                self._tick(steps)
+
+    def end(self, number: int, weight: int) -> None:
+        """Count what is left of a unit's steps."""
+        with self._turn:
+            self._ended.add(number)
+            self._tick(weight - self._done.get(number, 0))
