@@ -95,7 +95,7 @@ class Sweep(NamedTuple):
 
 def dice_by_value(sweep: Sweep) -> Figure:
     """Return mean Dice against the swept value (log scale): a line per encoder, bars are deviations over runs."""
-    figure = Figure(figsize=(5.0, 3.2))
+    figure = Figure(figsize=(6.5, 3.2), layout="constrained")
     axes = figure.add_subplot()
     for i, last in enumerate(sweep.last.rows):
         rows = {value: sweep.row(last.encoder.name, value) for value in sweep.summaries}
@@ -110,7 +110,9 @@ def dice_by_value(sweep: Sweep) -> Figure:
     axes.set_xticks(list(sweep.summaries), [str(value) for value in sweep.summaries])
     axes.set_xlabel(TITLES[sweep.field])
     axes.set_ylabel("test Dice, mean over labels (%)")
-    axes.legend(frameon=False)
+    figure.legend(
+        frameon=False, loc="outside right upper"
+    )  # inside it would cover points, with 15 encoders all of them
     return figure
 
 
