@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from torch.nn import functional
 
 from fmcache.decoders import upsampled
 from fmcache.decoders.heads import Block, Decoder, FastBlock, initialise
@@ -160,19 +159,30 @@ def test_inference_mode_and_a_copy_of_the_decoder_give_the_same_logits(form):
     assert torch.equal(inferred, decoder(tokens))
 
 
-def test_autocast_gives_gradients_in_the_parameters_precision_near_those_without():
+def test_under_autocast_the_fast_form_is_about_as_near_to_full_precision_as_the_direct_one():
+    # how near that is depends on the processor: rounding moves some activations across zero
+    def results(block, x, autocast):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            y = block.classified(x, classify)
+        assert y.dtype == (torch.bfloat16 if autocast else torch.float32)
+        found = [y.float(), *gradients(y.float(), [x, *block.parameters(), *classify.parameters()])]
+        assert {value.dtype for value in found} == {torch.float32}
+        return [value.detach() for value in found]
+
     direct, fast, classify = block_pair(16, 3, torch.float32)
-    x = values(2, 16, 9, 9, dtype=torch.float32).requires_grad_()
-    exact = direct.classified(x, classify)
-    with torch.autocast("cpu", torch.bfloat16):
-        rounded = fast.classified(x, classify)
-    assert rounded.dtype == torch.bfloat16
-    outputs = [(exact, direct), (rounded.float(), fast)]
-    results = [[y, *gradients(y, [x, *block.parameters(), *classify.parameters()])] for y, block in outputs]
-    for expected, found in zip(*results, strict=True):
-        assert found.dtype == torch.float32
-        cosine = functional.cosine_similarity(found.flatten(), expected.flatten(), dim=0)
-        assert cosine > 0.999
+    off = []  # by input and by result: squared errors of the direct and of the fast form, over the squared result
+    for seed in range(8):
+        x = values(2, 16, 9, 9, dtype=torch.float32, seed=seed).requires_grad_()
+        exact, plain, quick = results(direct, x, False), results(direct, x, True), results(fast, x, True)
+        off.append(
+            [
+                [(v - e).square().sum() / e.square().sum() for v in pair]
+                for e, *pair in zip(exact, plain, quick, strict=True)
+            ]
+        )
+    of_direct, of_fast = torch.tensor(off).mean(dim=0).sqrt().T
+    assert (of_fast < 2 * of_direct).all(), (of_direct, of_fast)
+    assert (of_fast < 0.1).all()
 
 
 @pytest.mark.gpu
