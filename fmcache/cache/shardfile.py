@@ -98,10 +98,9 @@ class ShardFiles:
 def shard_files(folder: Path, array: Any) -> ShardFiles | None:
     """Return a reader of the shard files of a Zarr array in `folder`, or None where they are not as we write them."""
     stated, item = array.metadata.to_dict(), array.shape[2:]
-    codecs, (_, views, *_) = stated["codecs"], array.shards or (0, 0)
-    if [codec["name"] for codec in codecs] != ["sharding_indexed"]:
+    if [codec["name"] for codec in stated["codecs"]] != ["sharding_indexed"]:
         return None
-    sharding = codecs[0]["configuration"]
+    sharding, views = stated["codecs"][0]["configuration"], array.shards[1]
     names = [codec["name"] for codec in sharding["codecs"]]
     ours = (
         (array.shards, array.chunks) == ((1, views, *item), (1, 1, *item))

@@ -34,12 +34,17 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def thread_count(threads: int) -> int:
+    """Return how many CPU threads a user asked for; for 0 as many as the process may use."""
+    return threads or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+
+
 def set_threads(threads: int) -> int:
     """Let torch use this many CPU threads (0: as many as the process may use); return the number.
 
     Sums over threads are rounded in another order, so the number is recorded beside each result.
     """
-    count = threads or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+    count = thread_count(threads)
     torch.set_num_threads(count)
     return count
 

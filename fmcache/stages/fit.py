@@ -40,7 +40,7 @@ from fmcache.scores.table import (
 from fmcache.specs import Recipe, variants
 from fmcache.stages import places, runners
 from fmcache.stages.costs import grids_bytes
-from fmcache.stages.devices import device_name, pick_device, set_threads, versions
+from fmcache.stages.devices import device_name, pick_device, set_threads, thread_count, versions
 from fmcache.stages.flags import Failure, Flags
 from fmcache.stages.identities import (
     bank_identity,
@@ -282,7 +282,7 @@ def _job(
     info = msgspec.convert(tokens.header.about["encoder"], EncoderInfo)
     labels = tuple((label.name, label.colour) for label in dataset.labels)
     # processes share the cores, unless the user says how many threads each may use
-    threads = set_threads(flags.threads) // (1 if flags.threads else max(flags.workers, 1))
+    threads = thread_count(flags.threads) // (1 if flags.threads else max(flags.workers, 1))
     return Job(
         recipe, name, dataset.title or name, fold, splits, labels, dataset.mpp, tokens.path, bank.path,
         canonical_json(identity), info, places.results(flags.work), str(device), max(threads, 1),

@@ -56,7 +56,7 @@ def _run_on_dask(
             n_workers=min(workers, max(len(tasks), 1)),
             threads_per_worker=1,
             processes=True,
-            dashboard_address=":0",  # any free port: 8787 belongs to whoever came first
+            dashboard_address="127.0.0.1:0",  # any free port of this machine: 8787 is that of whoever came first
         ) as cluster,
         Client(cluster) as client,
     ):

@@ -1,7 +1,7 @@
 """All benchmarks one after another, and one table of what came of them.
 
     python pipelines/bench/all.py --device cuda              # on a GPU, at the paper's size, with random weights
-    python pipelines/bench/all.py --quick                    # on two CPU cores, about four minutes
+    python pipelines/bench/all.py --quick                    # on a CPU; each script ends within 50 s on two cores
 
 Each script checks that what it times is right before it times it; one that fails is a row of its own here.
 """
@@ -50,7 +50,7 @@ def run(script: str, device: str, quick: bool) -> list[Row]:
     """Run one script; return its figures, and a row that says so if it failed."""
     command = [sys.executable, str(Path(__file__).with_name(f"{script}.py"))]
     command += [] if script in WITHOUT_DEVICE else ["--device", device]
-    # without the study's files, which nobody has at hand here, the codecs are only compared in short
+    # in full, codecs.py asks for a weights file and tiles
     command += ["--quick"] if quick or script in WITHOUT_DEVICE else []
     print(f"\n$ {' '.join(command[1:])}", flush=True)
     start = time.monotonic()

@@ -113,7 +113,7 @@ def main() -> None:
 
     times = read_times(4 if flags.quick else 15, repeats, threads)
     tell("read-decode", times["decode"] / times["read"], ">=0.5", f"{threads} cores")
-    tell("read-decode-fresh", times["decode_fresh"] / times["read"], "(once per process)", f"{threads} cores")
+    tell("read-decode-fresh", times["decode_fresh"] / times["read"], "(fresh)", f"{threads} cores")
     tell("read-copy", times["copy"] / times["read"], "(floor)", f"{threads} cores")
 
 

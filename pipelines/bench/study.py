@@ -94,6 +94,10 @@ class InTheLoop:
             masks.append(render_mask(self._recipe.views, DATASET, held.id, index, held.mask))
         return np.stack(images), np.stack(masks)
 
+    def close(self) -> None:
+        """End the threads that render."""
+        self._pool.shutdown()
+
     def fetch(self, step: Step, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         images, masks = next(self._batches)
         wait(device)
@@ -170,6 +174,7 @@ def in_the_loop(
         source = InTheLoop(recipe, tiles, dataset.splits.train, encoder, grid, seed)
         fitted = train(decoder, source, val, test, recipe.fit, seed, recipe.dice, device)
         wait(device)
+        source.close()
         encode.append(source.seconds)
         rest.append(time.perf_counter() - start - source.seconds)
         key = places.encoder_key(choice)
