@@ -29,7 +29,8 @@ from fmcache.stages.cut_plan import (
     label_shares,
     tile_id,
 )
-from fmcache.stages.data import folder_entry, split_sizes, write_entry
+from fmcache.stages.data import split_sizes
+from fmcache.stages.entries import folder_entry, write_entry
 from fmcache.stages.progress import progress
 from fmcache.tiles.regions import Rules, parse_rules
 from fmcache.tiles.slides import opened, read_tile

@@ -17,7 +17,8 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from fmcache.errors import SpecError
 from fmcache.manifest import SPLITS, AnyDataset, Manifest, Splits
-from fmcache.stages.data import edited, flow_list, split_sizes
+from fmcache.stages.data import split_sizes
+from fmcache.stages.entries import edited, flow_list
 from fmcache.stages.survey import count_labels
 from fmcache.tiles.splits import Members, balanced_split, deviations, nested_subsets, rotating_folds
 

@@ -12,7 +12,7 @@ import shapely
 from fmcache.errors import SpecError
 from fmcache.manifest import IGNORE, Label
 from fmcache.tiles.annotations import Annotation, Mask, rasterise
-from fmcache.tiles.folder import parse_classes, parse_labels, parse_order
+from fmcache.tiles.labels import parse_classes, parse_labels, parse_order
 from fmcache.tiles.slides import Grid
 
 IGNORED = "ignore"

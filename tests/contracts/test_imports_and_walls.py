@@ -33,6 +33,7 @@ MAY = {
     "stages.cut": GROUND | {"tiles", "stages"},
     "stages.cut_plan": GROUND | {"tiles", "stages.progress"},
     "stages.merge": GROUND | {"tiles", "stages.progress"},
+    "stages.entries": GROUND,
     "stages.data": GROUND | {"tiles", "stages"},
     "stages.fetch": GROUND | {"tiles", "stages"},
     "stages.download": GROUND | {"stages.progress"},

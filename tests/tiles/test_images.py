@@ -8,8 +8,8 @@ from PIL import Image
 
 from fmcache.errors import ManifestError, SpecError, TileError
 from fmcache.manifest import FolderDataset, Label, Manifest, mask_span
-from fmcache.tiles.folder import ignored_values, parse_labels
 from fmcache.tiles.images import read_image, read_raw_mask, to_label_ids
+from fmcache.tiles.labels import ignored_values, parse_labels
 
 
 def dataset(labels, ignore="255"):
