@@ -97,11 +97,23 @@ def say(text: str) -> None:
 
 
 def show(renderable: object) -> None:
-    """Print a table as wide as the terminal; as wide as it wants to be into a pipe or file, where nothing is cut."""
+    """Print a table as wide as the terminal; as wide as it wants to be into a pipe or file, where nothing is cut.
+
+    Text in it is text: names may hold what rich would take for markup, or for an emoji.
+    """
     import os
     import sys
 
-    from rich.console import Console
+    from rich.console import Console, Group
+    from rich.measure import Measurement
+    from rich.table import Table
 
-    in_pipe = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    Console(width=WIDE if in_pipe else None).print(renderable)
+    parts = renderable.renderables if isinstance(renderable, Group) else [renderable]
+    tables = [part for part in parts if isinstance(part, Table)]
+    for column in (column for table in tables for column in table.columns if not column.no_wrap):
+        column.overflow = "fold"  # a name longer than its column goes on in the next line
+    console = Console(markup=False, emoji=False, highlight=False)
+    if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
+        wide = console.options.update(width=sys.maxsize)
+        console.width = max(WIDE, *(Measurement.get(console, wide, table).maximum for table in tables), 0)
+    console.print(renderable)

@@ -4,6 +4,7 @@ import pytest
 
 from fmcache.errors import ResultsMismatch, ResultsNotFound
 from fmcache.report import tables
+from fmcache.report.notes import notes
 from fmcache.report.summary import summarise
 from fmcache.scores.table import EncoderInfo, Part, RunRecord, part_folder, whole_folder, write_part
 from fmcache.specs import Recipe
@@ -86,7 +87,7 @@ def test_flags_and_random_weights_are_in_every_output(tmp_path):
 @pytest.mark.parametrize(("best_epoch", "says"), [(50, "1 of them had their best"), (10, "learning their training")])
 def test_a_falling_loss_asks_for_a_larger_budget_only_if_validation_still_rose(best_epoch, says):
     summary = summarise([part("x", 0, (8, 2, 2), (6, 4, 4), still_falling=True, best_epoch=best_epoch)])
-    assert any(note.startswith("‡") and says in note for note in tables.notes(summary))
+    assert any(note.startswith("‡") and says in note for note in notes(summary))
 
 
 def test_a_report_written_twice_has_the_same_bytes(tmp_path):
@@ -151,11 +152,11 @@ def test_the_spread_over_folds_and_that_over_seeds_are_told_apart(tmp_path):
 
 def test_flags_of_runs_name_fold_and_seed():
     summary = summarise(in_folds(50, 60, seeds=1, collapsed=("b",)))
-    assert any("2 of 2 runs collapsed" in n and "fold 0 seed 0, fold 1 seed 0" in n for n in tables.notes(summary))
+    assert any("2 of 2 runs collapsed" in n and "fold 0 seed 0, fold 1 seed 0" in n for n in notes(summary))
 
 
 def test_rows_that_lack_a_fold_are_said_not_to_compare():
-    notes = tables.notes(summarise(in_folds(50, 60, seeds=1) + in_folds(50, seeds=1, encoder="y")))
+    notes = notes(summarise(in_folds(50, 60, seeds=1) + in_folds(50, seeds=1, encoder="y")))
     assert any("do not compare" in note for note in notes)
 
 
