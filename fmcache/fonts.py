@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,10 +37,15 @@ class Face(NamedTuple):
 
 
 class Cover(NamedTuple):
-    """Fonts that between them have the characters asked for, the preferred first, and those that no font has."""
+    """The installed fonts of the characters that a base font lacks, and those characters that no font has."""
 
-    faces: tuple[Face, ...]
+    face_of: Mapping[str, Face]
     lacking: frozenset[str]
+
+    @property
+    def faces(self) -> tuple[Face, ...]:
+        """The fonts, the preferred first."""
+        return tuple(dict.fromkeys(self.face_of.values()))
 
     def boxed(self, text: str) -> str:
         """Return the text with its code point, as in ``[U+80BF]``, for each character that no font has."""
@@ -86,7 +91,7 @@ def _package(sign: str) -> str:
 @functools.lru_cache(maxsize=32)
 def _search(wanted: frozenset[str]) -> Cover:
     """Take what `FIRST` has, then again and again the font that has most of what is left."""
-    chosen: list[Face] = []
+    face_of: dict[str, Face] = {}
     left = set(wanted)
     faces = _installed() if wanted else []
     while left and faces:
@@ -94,9 +99,9 @@ def _search(wanted: frozenset[str]) -> Cover:
         faces = [face for face in faces if has[face]]
         if faces:
             best = max(faces, key=lambda face: (face.family == FIRST, len(has[face])))  # the first of equals
-            chosen.append(best)
+            face_of |= dict.fromkeys(sorted(has[best]), best)
             left -= has[best]
-    return Cover(tuple(chosen), frozenset(left))
+    return Cover(face_of, frozenset(left))
 
 
 def _installed() -> list[Face]:

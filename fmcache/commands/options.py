@@ -113,7 +113,9 @@ def show(renderable: object) -> None:
     for column in (column for table in tables for column in table.columns if not column.no_wrap):
         column.overflow = "fold"  # a name longer than its column goes on in the next line
     console = Console(markup=False, emoji=False, highlight=False)
-    if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
-        wide = console.options.update(width=sys.maxsize)
-        console.width = max(WIDE, *(Measurement.get(console, wide, table).maximum for table in tables), 0)
-    console.print(renderable)
+    in_pipe = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    if in_pipe:
+        unbounded = console.options.update(width=sys.maxsize)
+        console.width = max([WIDE, *(Measurement.get(console, unbounded, table).maximum for table in tables)])
+    for part in parts:
+        console.print(part, soft_wrap=in_pipe and isinstance(part, str))
