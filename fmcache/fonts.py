@@ -60,10 +60,11 @@ def cover(texts: Iterable[str], base: str | bytes) -> Cover:
 
 def hint(lacking: Iterable[str]) -> str:
     """Return a line that names the characters no font has and what to install; empty when there are none."""
-    signs = sorted(sign for sign in lacking if not _is_blank(sign))
+    signs = sorted({sign for sign in lacking if not _is_blank(sign)})
     if not signs:
         return ""
-    named = ", ".join((f"{sign} " if sign.isprintable() else "") + f"(U+{ord(sign):04X})" for sign in signs[:SHOWN])
+    codes = {sign: f"U+{ord(sign):04X}" for sign in signs[:SHOWN]}
+    named = ", ".join(f"{sign} ({code})" if sign.isprintable() else code for sign, code in codes.items())
     more = f" and {len(signs) - SHOWN} more" if len(signs) > SHOWN else ""
     packages = sorted({_package(sign) for sign in signs} - {""})
     install = f"; install a font (Debian, Ubuntu: apt install {' '.join(packages)}; others: notofonts.github.io)"

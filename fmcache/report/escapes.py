@@ -11,7 +11,7 @@ _MARKDOWN = re.compile(
     r"|(?<![^\W_])_+|_+(?![^\W_])"  # inside a word an underscore is no emphasis
     r"|\](?=[(\[:])|&(?=#?\w+;)"
     r"|^(?:[\[#+=>:-]|\d+(?=[.)]))"  # at the start of a line: headings, lists, quotes, definitions
-    r"|^ | $"
+    r"|^ | $|#+$"
 )
 
 _SIGNS = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "`": r"\`{}"}
@@ -33,7 +33,7 @@ def markdown(text: str) -> str:
         signs = found[0]
         if signs == " ":
             return "&#32;"
-        return f"{signs}\\" if signs.isdecimal() else "".join(f"\\{sign}" for sign in signs)
+        return f"{signs}\\" if signs[0].isdecimal() else "".join(f"\\{sign}" for sign in signs)
 
     return _MARKDOWN.sub(escaped, _CONTROL.sub(" ", text))
 

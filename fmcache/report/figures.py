@@ -11,7 +11,7 @@ import io
 import math
 import unicodedata
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -80,6 +80,8 @@ def dice_by_size(summary: Summary, write: Write) -> Figure:
     axes = figure.add_subplot()
     for i, row in enumerate(summary.rows):
         mean, std = 100 * row.mean[-1], 100 * row.std[-1]
+        if math.isnan(mean):  # no label in the test tiles
+            continue
         colour = CONTROL if row.is_control else COLOURS[i % len(COLOURS)]
         if row.encoder.params == 0:
             axes.axhline(mean, color=colour, linestyle="--", linewidth=0.8)
@@ -104,7 +106,7 @@ def dice_by_size(summary: Summary, write: Write) -> Figure:
 def dice_by_label(summary: Summary, write: Write) -> Figure:
     """Return one panel per label and for the mean: every run a point, the mean over runs a bar."""
     n = len(summary.columns)
-    figure = Figure(figsize=(1.2 + 1.9 * n, 0.9 + 0.28 * len(summary.rows)))
+    figure = Figure(figsize=(1.2 + _wide(map(write, summary.columns), 1.9, 0.08) * n, 0.9 + 0.28 * len(summary.rows)))
     panels = np.atleast_1d(figure.subplots(1, n, sharey=True))
     colours = [colour for _, colour in summary.record.labels] + ["#444444"]
     for column, (axes, title, colour) in enumerate(zip(panels, summary.columns, colours, strict=True)):
@@ -124,7 +126,8 @@ def training_curves(summary: Summary, write: Write) -> Figure:
     n = len(summary.rows)
     columns = min(n, 5)
     bands = -(-n // columns)
-    figure = Figure(figsize=(0.6 + 1.7 * columns, 2.6 * bands))
+    panel = _wide((write(row.encoder.display) for row in summary.rows), 1.7, 0.06)
+    figure = Figure(figsize=(0.6 + panel * columns, 2.6 * bands))
     panels = figure.subplots(2 * bands, columns, sharex=True, sharey=False, squeeze=False)
     top = max(float(curve["loss"].max() or 0) for row in summary.rows for curve in row.curves)  # type: ignore[arg-type]
     for axes in panels.flat:
@@ -152,6 +155,12 @@ def _curves(loss: mpl.axes.Axes, dice: mpl.axes.Axes, row: Row, colour: str) -> 
         dice.plot(tested["epoch"], 100 * tested["val_dice"], "o-", color=colour, linewidth=0.5, markersize=2, alpha=0.6)
     mean = np.mean([curve["loss"].to_numpy() for curve in row.curves], axis=0)
     loss.plot(row.curves[0]["epoch"], mean, color=colour, linewidth=1.6)
+
+
+def _wide(titles: Iterable[str], least: float, sign: float) -> float:
+    """Inches a panel needs so that no title runs into its neighbour's, at `sign` inches a character."""
+    signs = (sum(1 + (unicodedata.east_asian_width(s) in "WF") for s in title) for title in titles)
+    return max(least, sign * max(signs))
 
 
 def _spread(summary: Summary) -> str:

@@ -34,12 +34,10 @@ def notes(summary: Summary) -> list[str]:
     lines += _folds(summary) or [
         "The split is fixed: the spread is over seeds only and says nothing of other tiles or patients."
     ]
-    if len(summary.ranked) > 1:
-        lines.append(
-            "Best underlined, best three bold, among encoders; controls and random weights are not ranked."
-            if summary.compares
-            else "The test tiles hold a single label: its Dice says nothing, so no encoder is ranked."
-        )
+    if not summary.compares:
+        lines.append("The test tiles hold fewer than two labels: a Dice says nothing, and nothing is ranked.")
+    elif len(summary.ranked) > 1:
+        lines.append("Best underlined, best three bold, among encoders; controls and random weights are not ranked.")
     lines += endings(summary)
     if len({row.runs for row in summary.rows}) > 1:
         counts = ", ".join(f"{row.encoder.display} {len(row.seeds)}" for row in summary.rows)
@@ -70,16 +68,16 @@ def _means(summary: Summary) -> list[str]:
     lines = []
     for names, folds in _by_names(summary, "test"):
         lacking = [name for name in names if name in scored]
-        where, what = f"in {folds} " if folds else "", f"{_listed(lacking)} no pixel in the test tiles"
+        where, what = f"In {folds} " if folds else "", f"{_listed(lacking)} no pixel in the test tiles"
         if not lacking or puma:
             without = f": {summary.columns[0]} is left out" if puma else ""
             lines.append(f"{where}'mean' is the mean over {n if puma else f'all {n}'} labels{without}")
             lines += [f"{where}{what}: the challenge counts that as Dice 0"] if lacking else []
         elif len(lacking) == n:
-            lines.append(f"{where}nothing has a Dice: no label has a pixel in the test tiles")
+            lines.append(f"{where}no label has a pixel in the test tiles, so nothing has a Dice")
         else:
             lines.append(f"{where}'mean' is the mean over {n - len(lacking)} of {n} labels: {what}")
-    return [f"{line[0].upper()}{line[1:]}." for line in lines]
+    return [f"{line}." for line in lines]
 
 
 def endings(summary: Summary) -> list[str]:
