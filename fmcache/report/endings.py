@@ -60,8 +60,8 @@ TOLD = {
     Ending.ENDED: Told("", "loss flat: training has ended", "More epochs will not help"),
     Ending.UNTOLD: Told(
         "",
-        "too few epochs or validations with a Dice above 0 to tell how training ended",
-        f"it takes {FEWEST_EPOCHS} epochs and {FEWEST_VALIDATIONS} validations: raise epochs or lower validate_epochs",
+        "too few epochs, or of a falling loss too few validations above 0, to tell whether more training helps",
+        f"It takes {FEWEST_EPOCHS} epochs and {FEWEST_VALIDATIONS} validations: raise epochs or lower validate_epochs",
     ),
 }
 

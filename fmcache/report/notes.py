@@ -5,6 +5,7 @@ Lines are plain text; Markdown and LaTeX escape them as a whole.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -94,8 +95,11 @@ def _ended(row: Row, how: Ending, unit: str) -> str:
     found = row.ended(how)
     names = [_name(*row.runs[i]) for i in found]
     which = "" if len(found) == len(row.runs) else f" ({', '.join(names)})"
-    on = dict.fromkeys(label for i in found for label in row.missed[i]) if how is Ending.COLLAPSED else {}
-    return f"{row.encoder.display}: {len(found)} of {len(row.runs)} {unit}{which}{', on ' * bool(on)}{', '.join(on)}"
+    text = f"{row.encoder.display}: {len(found)} of {len(row.runs)} {unit}{which}"
+    if how is not Ending.COLLAPSED:
+        return text
+    times = Counter(label for i in found for label in row.missed[i])
+    return f"{text}, on {', '.join(f'{label} ({n} of {len(row.runs)})' for label, n in times.items())}"
 
 
 def _name(fold: int | None, seed: int) -> str:

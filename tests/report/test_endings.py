@@ -94,11 +94,11 @@ def every_ending(part):
 def test_each_way_to_end_has_a_line_with_its_runs_and_what_to_do(every_ending):
     lines = notes(every_ending)
     for begins, runs, advice in [
-        ("† collapsed", "X: 1 of 5 seeds (0), on b", "standardise: channel"),
+        ("† collapsed", "X: 1 of 5 seeds (0), on b (1 of 5)", "standardise: channel"),
         ("‡ loss still falling and validation Dice still rising", "Y: 1 of 1 seeds; X: 1 of 5 seeds (1)", "will help"),
         ("§ loss still falling, but validation Dice flat", "X: 1 of 5 seeds (2)", "unlikely to help"),
         ("Loss flat: training has ended", "X: 1 of 5 seeds (3)", "will not help"),
-        ("Too few epochs or validations", "X: 1 of 5 seeds (4)", "lower validate_epochs"),
+        ("Too few epochs, or of a falling loss too few validations", "X: 1 of 5 seeds (4)", "lower validate_epochs"),
     ]:
         (line,) = (line for line in lines if line.startswith(begins))
         assert runs in line
@@ -120,7 +120,7 @@ def test_each_run_is_in_one_class_and_the_table_carries_the_marks(every_ending):
 
 def test_endings_of_runs_on_folds_name_fold_and_seed(in_folds):
     summary = summarise([*in_folds(1, 60, seeds=1), *in_folds(60, 60, seeds=1, encoder="y")])
-    assert any("X 50%_: 1 of 2 runs (fold 0 seed 0), on a, b." in line for line in notes(summary))
+    assert any("X 50%_: 1 of 2 runs (fold 0 seed 0), on a (1 of 2), b (1 of 2)." in line for line in notes(summary))
 
 
 def test_an_old_result_without_pixels_of_labels_is_told_too(part, write, tmp_path):
