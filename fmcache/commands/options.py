@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -93,6 +96,7 @@ def flags_of(
 
 def say(text: str) -> None:
     """Print a line at once, also into a pipe."""
+    _write_what_the_encoding_lacks_as_codes()
     print(text, flush=True)
 
 
@@ -101,13 +105,11 @@ def show(renderable: object) -> None:
 
     Text in it is text: names may hold what rich would take for markup, or for an emoji.
     """
-    import os
-    import sys
-
     from rich.console import Console, Group
     from rich.measure import Measurement
     from rich.table import Table
 
+    _write_what_the_encoding_lacks_as_codes()
     parts = renderable.renderables if isinstance(renderable, Group) else [renderable]
     tables = [part for part in parts if isinstance(part, Table)]
     for column in (column for table in tables for column in table.columns if not column.no_wrap):
@@ -119,3 +121,9 @@ def show(renderable: object) -> None:
         console.width = max([WIDE, *(Measurement.get(console, unbounded, table).maximum for table in tables)])
     for part in parts:
         console.print(part, soft_wrap=in_pipe and isinstance(part, str))
+
+
+def _write_what_the_encoding_lacks_as_codes() -> None:
+    """Make standard output do as standard error does, instead of ending a command at a name in another script."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")

@@ -1,11 +1,13 @@
+import io
 import re
+import sys
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Group
 from rich.table import Table
 
-from fmcache.commands.options import show
+from fmcache.commands.options import say, show
 
 NAMES = st.one_of(
     st.sampled_from(
@@ -36,3 +38,14 @@ def test_into_a_pipe_nothing_is_wrapped_however_wide(capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     assert all(name in lines[1] and name in lines[3] for name in names)
     assert lines[-1] == line
+
+
+def test_what_the_encoding_of_the_output_lacks_is_written_as_codes(monkeypatch):
+    for encoding in ("ascii", "cp1252"):
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+        say("肿 tumour")
+        show(Group(Table("肿 tumour", title="瘤"), "±"))
+        sys.stdout.flush()
+        written = sys.stdout.buffer.getvalue().decode(encoding)
+        assert written.count("\\u80bf tumour") == 2
+        assert "\\u7624" in written
