@@ -88,6 +88,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     mpp: float | None
     tiles: dict[str, int]
     """Number of tiles per split."""
+    label_pixels: dict[str, tuple[int, ...]] = {}
+    """Split -> pixels of each label in its untouched tiles, in the order of labels; empty in older results."""
     decoder_params: int
     best_epoch: int
     val_dice: float | None

@@ -10,10 +10,11 @@ import pytest
 import fmcache
 
 ROOT = Path(fmcache.__file__).parent
-GROUND = {"errors", "identity", "strict", "specs", "manifest", "grid"}
+GROUND = {"errors", "fonts", "identity", "strict", "specs", "manifest", "grid"}
 CARDS = {"encoders.cards"}
 MAY = {
     "errors": set(),
+    "fonts": set(),
     "identity": set(),
     "strict": {"errors"},
     "specs": {"errors", "strict"},
