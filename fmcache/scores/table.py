@@ -89,7 +89,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     tiles: dict[str, int]
     """Number of tiles per split."""
     label_pixels: dict[str, tuple[int, ...]] = {}
-    """Split -> pixels of each label in its untouched tiles, in the order of labels; empty in older results."""
+    """Pixels of each label, in the order of `labels`, in the untouched tiles of each split: of what the token grid
+    covers, so without the rim that a grid of policy ``crop`` leaves out. Empty in results of fmcache 0.1.0."""
     decoder_params: int
     best_epoch: int
     val_dice: float | None

@@ -29,6 +29,7 @@ MAY = {
     "report": GROUND | {"scores", "report"},
     "stages.extract": GROUND | {"tiles", "encoders", "cache", "stages"} | {"scores"},
     "stages.shards": GROUND | {"tiles", "encoders", "cache", "stages"},
+    "stages.labelled": GROUND | {"cache.reader", "scores.dice"},
     "stages.fit": GROUND | {"cache", "decoders", "scores", "stages"},
     "stages.report": GROUND | {"scores", "report"},
     "stages.cut": GROUND | {"tiles", "stages"},
