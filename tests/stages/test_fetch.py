@@ -46,7 +46,8 @@ def tissue(i):
     vessels = feature(
         "tissue_blood_vessel", kind="MultiPolygon", coordinates=[[ring(2, 2, 6, 6)], [ring(50, 2, 54, 6)]]
     )
-    features = [tumour, tumour, stroma, vessels]
+    rare = [feature(f"tissue_{name}", ring(8, at, 12, at + 4)) for name, at in (("epidermis", 20), ("necrosis", 26))]
+    features = [tumour, tumour, stroma, vessels, *(rare if i == 5 else ())]
     return features if i % 2 else {"type": "FeatureCollection", "features": features}
 
 
