@@ -35,7 +35,7 @@ STARTS = {
     b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP", b"GIF8": "GIF", b"\x93NUMPY": "NumPy array",
     **dict.fromkeys(PREFIXES, "TIFF"), b"\0\0\0\x0cjP": "JPEG 2000", b"\xff\x4f\xff\x51": "JPEG 2000",
     b"PK\x03\x04": "zip or .npz archive", b"MATLAB": "MATLAB file", b"\x89HDF": "HDF5 or MATLAB file",
-    b"\x1f\x8b": "gzip archive", b"%PDF": "PDF",
+    b"\x1f\x8b": "gzip archive", b"%PDF": "PDF", b"8BPS": "Photoshop file",
 }  # fmt: skip
 READERS: dict[str, Callable[[Path], ImageFile.ImageFile]] = {
     "PNG": PngImageFile,
@@ -104,9 +104,12 @@ def decode(path: Path, kind: str) -> Decoded:
         with READERS[kind](path) if kind in READERS else Image.open(path) as picture:
             check_size(path, picture.size)
             _check_single(path, picture, kind)
-            deep = ";16" in str(picture.tile)  # gone after loading
+            if kind == "BMP":
+                _check_bmp(path, picture)
+            # of planes apart, Pillow would take every second byte; the raw mode is gone after loading
+            deep = ";16" in str(picture.tile) or (page is not None and page.bits > 8)
             picture.load()
-            if deep and not picture.mode.startswith("I"):
+            if deep and not picture.mode.startswith(("I", "F")):
                 # Pillow keeps the upper byte alone: images of 12 bits would come out nearly black, nobody would know
                 raise TileError(
                     f"{path} has 16 bits per colour",
@@ -127,7 +130,7 @@ def decode(path: Path, kind: str) -> Decoded:
         raise TileError(
             f"{path} cannot be read as {f'a {kind}' if kind else 'an image'}",
             found=f"{f'{page}; ' if page else ''}{reason or type(reason).__name__}"[:200],
-            next_step="export it as 8-bit PNG or TIFF" if page else "export or download it again",
+            next_step="export it as PNG or TIFF of 8 bits (label ids: 8 or 16)" if page else "export or download it again",
         ) from None
 
 
@@ -161,14 +164,13 @@ def _decoded(path: Path, picture: Image.Image, kind: str, page: Page | None) -> 
     bits = 1 if picture.mode == "1" else page.bits if page else _bits(path, kind)
     names = picture.getbands()
     bands = [np.asarray(picture.getchannel(i)) for i in range(len(names))] if len(names) > 1 else [np.asarray(picture)]
-    alpha = bands.pop() if names[-1] == "A" and picture.mode != "LAB" else None
+    alpha = bands.pop() if names[-1] == "A" else None
     values = np.stack(bands, axis=-1) if len(bands) > 1 else bands[0]
     if picture.mode in ("L", "LA") and bits in (2, 4):
         values = values // (255 // (2**bits - 1))  # Pillow stretches them to 255; stored they are 0 to 3 or 0 to 15
     if page and page.sample_format == SIGNED and values.dtype == np.uint8:
         values = values.view(np.int8)
     if kind == "BMP":
-        _check_bmp(path, picture, _bits(path, kind))
         alpha = alpha if alpha is not None and alpha.any() else None  # all 0: a byte nobody filled, as viewers have it
     palette = None
     if picture.mode in ("P", "PA"):
@@ -193,7 +195,8 @@ def _bits(path: Path, kind: str) -> int:
     return head[24] if kind == "PNG" else int.from_bytes(head[28:30], "little") if kind == "BMP" else 8
 
 
-def _check_bmp(path: Path, picture: Image.Image, bits: int) -> None:
+def _check_bmp(path: Path, picture: Image.Image) -> None:
+    bits = _bits(path, "BMP")
     if picture.mode in ("1", "L") and bits != {"1": 1, "L": 8}[picture.mode]:
         # Pillow takes a short grey palette for the depth of the pixels, and would read them at the wrong places
         raise TileError(

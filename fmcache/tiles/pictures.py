@@ -21,7 +21,7 @@ MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".npy")
 Pixels = npt.NDArray[np.uint8]
 
 ARRAY = "NumPy array"
-UNREAD = ("zip or .npz archive", "MATLAB file", "HDF5 or MATLAB file", "gzip archive", "PDF")
+LOSSLESS_KINDS = ("PNG", "TIFF", "BMP", "GIF")
 LOSSY_KINDS = ("JPEG", "JPEG 2000", "WebP", "AVIF or HEIC")
 TRANSPARENT = -(1 << 24) - 1
 """Key of a pixel that cannot be seen; below those of all colours."""
@@ -51,8 +51,13 @@ def read_image(path: Path) -> Pixels:
         When the file is damaged or too large, holds several pictures, or is CMYK, 16 bits deep or rotated by its tag.
     """
     kind = kind_of(path)
-    if kind == ARRAY or kind in UNREAD:
-        raise TileError(f"{path} is no image but a {kind}", next_step="save the image as PNG or TIFF, 8-bit RGB")
+    if kind not in (*LOSSLESS_KINDS, *LOSSY_KINDS):
+        raise TileError(
+            f"{path} cannot be read as an image",
+            expected="PNG, TIFF, JPEG or BMP",
+            found=f"a {kind}" if kind else "first bytes that none of them has",
+            next_step="save the image as 8-bit RGB, as PNG or TIFF",
+        )
     found = decode(path, kind)
     if found.mode not in ("RGB", "L", "P", "1") or found.values.dtype == np.int8:
         mode = "L, signed" if found.values.dtype == np.int8 else found.mode
@@ -89,10 +94,13 @@ def read_raw_mask(path: Path) -> RawMask:
     if kind == ARRAY:
         return RawMask(read_array(path), np.zeros((0, 3), dtype=np.uint8), False)
     if kind in LOSSY_KINDS:
-        raise _lossy(path, f"a {kind}", kind)
-    if kind in UNREAD:
+        raise _lossy(path, f"a picture in {kind}", kind)
+    if kind not in LOSSLESS_KINDS:
         raise TileError(
-            f"{path} is no mask but a {kind}", next_step="save each mask as PNG or TIFF, or as .npy with numpy.save"
+            f"{path} cannot be read as a mask",
+            expected="PNG, TIFF, BMP or a NumPy array (.npy)",
+            found=f"a {kind}" if kind else "first bytes that none of them has",
+            next_step="save the mask as PNG or TIFF, or as .npy with numpy.save",
         )
     found = decode(path, kind)
     if found.page and (codec := LOSSY.get(found.page.compression)):
@@ -101,7 +109,8 @@ def read_raw_mask(path: Path) -> RawMask:
         raise TileError(
             f"{path} is a TIFF in which 0 is white (PhotometricInterpretation WhiteIsZero)",
             expected="label ids that mean the same whether they are read as stored or as shown",
-            next_step="save it with 0 as black, as PNG or TIFF (in ImageJ: Image > Lookup Tables > Grays, then save)",
+            next_step="save it with 0 as black, as PNG or TIFF (in ImageJ: Image > Lookup Tables > Grays, then save; with "
+            "tifffile: mask.astype('uint8'))",
         )
     if found.mode not in ("RGB", "L", "P", "1", "I;16", "I;16B", "I"):
         raise TileError(

@@ -130,7 +130,7 @@ def _page(file: BinaryIO, header: bytes, offset: int) -> tuple[Page, int]:
     return Page(
         (number(WIDTH, 0), number(HEIGHT, 0)),
         bool(number(SUBFILE, 0) & REDUCED) or number(OLD_SUBFILE, 1) == 2,
-        number(BITS, 1),
+        max(numbers(BITS), default=1),
         number(COMPRESSION, 1),
         number(PHOTOMETRIC, 0),
         number(ORIENTATION, 1),
