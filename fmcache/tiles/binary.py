@@ -117,3 +117,20 @@ def merge(masks: Sequence[tuple[Inside, int]], fill: int) -> Mask:
     for inside, label in masks:
         merged[inside] = label
     return Mask(merged, float((np.sum([inside for inside, _ in masks], axis=0) > 1).mean()))
+
+
+def refuse_empty(names: Sequence[str], pixels: npt.NDArray[np.int64], n_tiles: int) -> None:
+    """Refuse labels that no merged mask holds; `pixels` is (label id,), of all masks together.
+
+    Raises
+    ------
+    TileError
+        Naming them.
+    """
+    if empty := [name for name, n in zip(names, pixels.tolist(), strict=False) if n == 0]:
+        raise TileError(
+            f"{n_tiles} masks were merged, and none holds {', '.join(map(repr, empty))}",
+            expected="every label in at least one tile",
+            found="masks that are empty or transparent throughout, or lie wholly under those of other labels",
+            next_step="mend them, leave the label out of --masks or --fill, or turn --order; then add --replace",
+        )

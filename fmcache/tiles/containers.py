@@ -130,7 +130,7 @@ def decode(path: Path, kind: str) -> Decoded:
         raise TileError(
             f"{path} cannot be read as {f'a {kind}' if kind else 'an image'}",
             found=f"{f'{page}; ' if page else ''}{reason or type(reason).__name__}"[:200],
-            next_step="export it as PNG or TIFF of 8 bits (label ids: 8 or 16)" if page else "export or download it again",
+            next_step="export it as 8-bit PNG or TIFF (label ids: 8 or 16)" if page else "export or download it again",
         ) from None
 
 

@@ -109,7 +109,7 @@ def read_raw_mask(path: Path) -> RawMask:
         raise TileError(
             f"{path} is a TIFF in which 0 is white (PhotometricInterpretation WhiteIsZero)",
             expected="label ids that mean the same whether they are read as stored or as shown",
-            next_step="save it with 0 as black, as PNG or TIFF (in ImageJ: Image > Lookup Tables > Grays, then save; with "
+            next_step="save it with 0 as black, as PNG or TIFF (ImageJ: Image > Lookup Tables > Grays, then save; "
             "tifffile: mask.astype('uint8'))",
         )
     if found.mode not in ("RGB", "L", "P", "1", "I;16", "I;16B", "I"):

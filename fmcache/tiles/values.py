@@ -101,7 +101,7 @@ def shown_key(key: int) -> str:
 
 def listed_values(counts: Mapping[int, int], say: Callable[[int], str]) -> str:
     """Return values with what `say` makes of their pixel counts; of many numbers those in a row become a range."""
-    ordered = sorted(key for key in counts if key != TRANSPARENT)
+    ordered = sorted((key for key in counts if key != TRANSPARENT), key=lambda key: (key < 0, abs(key)))
     rows: list[tuple[int, int, int]] = []
     for key in ordered:
         if rows and len(ordered) > SHOWN and key >= 0 and rows[-1][1] == key - 1 and rows[-1][0] >= 0:
