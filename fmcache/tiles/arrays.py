@@ -52,4 +52,4 @@ def read_array(path: Path) -> npt.NDArray[np.int32]:
             f"{path}: mask values below 0 or above {MASK_MAX} (they go from {values.min()} to {values.max()})",
             next_step="export values from 0 on, such as 255 for what is not annotated",
         )
-    return np.asarray(values, dtype=np.int32)
+    return np.array(values, dtype=np.int32)  # a copy: the file is let go of

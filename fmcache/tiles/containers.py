@@ -102,26 +102,7 @@ def decode(path: Path, kind: str) -> Decoded:
                 page = check_tiff(file, path)
             check_size(path, page.size)
         with READERS[kind](path) if kind in READERS else Image.open(path) as picture:
-            check_size(path, picture.size)
-            _check_single(path, picture, kind)
-            if kind == "BMP":
-                _check_bmp(path, picture)
-            # of planes apart, Pillow would take every second byte; the raw mode is gone after loading
-            deep = ";16" in str(picture.tile) or (page is not None and page.bits > 8)
-            picture.load()
-            if deep and not picture.mode.startswith(("I", "F")):
-                # Pillow keeps the upper byte alone: images of 12 bits would come out nearly black, nobody would know
-                raise TileError(
-                    f"{path} has 16 bits per colour",
-                    expected="8 bits per colour",
-                    next_step="convert it to 8-bit RGB, so that you decide how its values are scaled",
-                )
-            if picture.getexif().get(ORIENTATION, 1) != 1:
-                raise TileError(
-                    f"{path} is to be shown rotated (EXIF orientation), but a mask made beside it may not be",
-                    next_step="save the image upright, without the tag",
-                )
-            return _decoded(path, picture, kind, page)
+            return _loaded(path, picture, kind, page)
     except Image.DecompressionBombError as reason:
         raise too_large(path, str(reason)) from None
     except TileError:
@@ -148,6 +129,29 @@ def too_large(path: Path, found: str) -> TileError:
         found=found,
         next_step="cut it into tiles: fmcache data cut for slides with annotations, else any tool that saves crops",
     )
+
+
+def _loaded(path: Path, picture: ImageFile.ImageFile, kind: str, page: Page | None) -> Decoded:
+    check_size(path, picture.size)
+    _check_single(path, picture, kind)
+    if kind == "BMP":
+        _check_bmp(path, picture)
+    # of planes apart, Pillow would take every second byte; the raw mode is gone after loading
+    deep = ";16" in str(picture.tile) or (page is not None and page.bits > 8)
+    picture.load()
+    if deep and not picture.mode.startswith(("I", "F")):
+        # Pillow keeps the upper byte alone: images of 12 bits would come out nearly black, nobody would know
+        raise TileError(
+            f"{path} has 16 bits per colour",
+            expected="8 bits per colour",
+            next_step="convert it to 8-bit RGB, so that you decide how its values are scaled",
+        )
+    if picture.getexif().get(ORIENTATION, 1) != 1:
+        raise TileError(
+            f"{path} is to be shown rotated (EXIF orientation), but a mask made beside it may not be",
+            next_step="save the image upright, without the tag",
+        )
+    return _decoded(path, picture, kind, page)
 
 
 def _check_single(path: Path, picture: Image.Image, kind: str) -> None:

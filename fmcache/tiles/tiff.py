@@ -8,10 +8,14 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+import numpy as np
+import rasterio
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from rasterio.errors import NotGeoreferencedWarning
 
 from fmcache.errors import TileError
 
@@ -74,10 +78,10 @@ def check_tiff(file: BinaryIO, path: Path) -> Page:
         raise TileError(f"{path}: the first page is a smaller version of another image in it", next_step=next_step)
     if planes := _planes(first):
         raise TileError(f"{path} holds {planes} planes or channels under one page", expected="one", next_step=next_step)
-    if 0 in first.extra or len(first.extra) > 1:
+    if _unexplained(path, first):
         raise TileError(
             f"{path} has extra channels that it does not explain",
-            expected="grey, RGB or palette, with one channel of transparency at most",
+            expected="grey, RGB or palette; beside them transparency, or channels that are the same everywhere",
             found=f"{first.samples} channels (ExtraSamples {', '.join(map(str, first.extra))})",
             next_step="save it without them",
         )
@@ -87,6 +91,18 @@ def check_tiff(file: BinaryIO, path: Path) -> Page:
             next_step="save it upright, without the tag",
         )
     return first
+
+
+def _unexplained(path: Path, page: Page) -> bool:
+    """Return whether channels that are no transparency hold anything: Pillow drops them unseen, so GDAL reads them."""
+    first = page.samples - len(page.extra) + 1
+    bands = [first + i for i, kind in enumerate(page.extra) if kind == 0]
+    if not bands:
+        return len(page.extra) > 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path) as file:
+            return any(np.ptp(file.read(band)) > 0 for band in bands)
 
 
 def _pages(file: BinaryIO) -> list[Page]:

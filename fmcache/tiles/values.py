@@ -71,7 +71,8 @@ def unknown_values(where: str, counts: Mapping[int, int], dataset: FolderDataset
         expected=", ".join(str(value) for value in meanings),
         found=listed_values(counts, lambda n: f"{n} px"),
         next_step="add them to a label's values or to ignore_values (fmcache data add --labels, --ignore); a mask "
-        "that numbers instances takes a range, such as 'nucleus=1-'",
+        "that numbers instances takes a range, such as 'nucleus=1-'"
+        + ("; a mask that was a JPEG once is best exported anew" if len(counts) > SHOWN else ""),
     )
 
 

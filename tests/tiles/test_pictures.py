@@ -196,6 +196,14 @@ def test_grey_with_alpha_is_grey_and_opaque_alpha_changes_nothing(tmp_path):
     assert (read_image(tmp_path / "b.png") == RGB).all()
 
 
+def test_a_channel_without_a_meaning_is_dropped_when_it_says_nothing(tmp_path):
+    for constant in (0, 255):
+        spare = np.dstack([RGB, np.full_like(IDS, constant)])
+        tifffile.imwrite(tmp_path / "a.tif", spare, photometric="rgb", extrasamples=["unspecified"])
+        assert (read_image(tmp_path / "a.tif") == RGB).all()
+        assert colours_of(tmp_path / "a.tif")[0][0] == "#c80000"
+
+
 def test_half_transparent_masks_are_refused_and_images_blended_as_slides_are(tmp_path):
     half = Image.fromarray(np.dstack([RGB, np.full_like(IDS, 128)]))
     half.save(tmp_path / "a.png")
