@@ -13,12 +13,13 @@ from rich.console import Group
 from rich.table import Table
 
 from fmcache.errors import FmcacheError
-from fmcache.manifest import SPLITS, AnyDataset, Manifest
+from fmcache.manifest import SPLITS, AnyDataset, FolderDataset, Manifest
 from fmcache.stages.split import named_parts
 from fmcache.stages.survey import label_counts, survey
+from fmcache.tiles.absent import absent_classes, absent_values
 from fmcache.tiles.duplicates import BITS, Hashes, look_hashes, pairs_alike
 from fmcache.tiles.images import Tile
-from fmcache.tiles.listing import region_notes
+from fmcache.tiles.listing import palettes_apart, region_notes
 
 USUAL_MPP = (0.1, 2.5)
 """um/px of histology under a microscope: a 100x objective to 4x. Outside of it, units were mixed up more often."""
@@ -93,6 +94,7 @@ def check(manifest: Manifest, name: str) -> Check:
         else:
             seen[entry.id] = found
             problems += _shape_problems(entry.id, found)
+    problems += _spoilt_labels(dataset, seen)
     copies, alike = _copies(dataset, seen)
     unlabelled = {id_: float(one.counts[-1] / max(one.counts.sum(), 1)) for id_, one in seen.items()}
     sizes = Counter(f"{one.size[1]} x {one.size[0]} px" for one in seen.values())
@@ -125,6 +127,24 @@ def _tiles_without_labels(dataset: AnyDataset, seen: Mapping[str, Seen]) -> list
     if not empty:
         return []
     return [f"in {len(empty)} tiles every pixel is ignored; they neither teach nor test: {_some(empty)}"]
+
+
+def _spoilt_labels(dataset: AnyDataset, seen: Mapping[str, Seen]) -> list[str]:
+    """Problems: labels without a pixel in any tile, and palettes that differ while masks are read by their indices."""
+    if not seen:
+        return []
+    pixels = _summed(seen, tuple(seen), len(dataset.labels))[:-1]
+    found: Counter[int] = Counter()
+    for one in seen.values():
+        found.update(dict(one.tile.found))
+    if not isinstance(dataset, FolderDataset):
+        classes = {label: n for label, n in zip(dataset.label_names, pixels.tolist(), strict=True) if n}
+        errors = [absent_classes(dataset.labels, pixels, len(seen), classes)]
+    else:
+        masks = {tile.id: tile.mask for tile in dataset.tiles}
+        palettes = [(masks[tile], one.tile.palette) for tile, one in seen.items() if one.tile.palette]
+        errors = [absent_values(dataset, pixels, len(seen), found), palettes_apart(dataset, palettes)]
+    return [str(error) for error in errors if error]
 
 
 def _summed(seen: Mapping[str, Seen], tiles: tuple[str, ...], n_labels: int) -> npt.NDArray[np.int64]:

@@ -32,6 +32,7 @@ from fmcache.stages.cut_plan import (
 from fmcache.stages.data import split_sizes
 from fmcache.stages.entries import folder_entry, write_entry
 from fmcache.stages.progress import progress
+from fmcache.tiles.absent import absent_classes
 from fmcache.tiles.regions import Rules, parse_rules
 from fmcache.tiles.slides import opened, read_tile
 
@@ -62,6 +63,7 @@ def cut(manifest: Path, name: str, wanted: Wanted, replace: bool, say: Callable[
     sources = find_sources(wanted, rules, say)
     spots, cells = find_annotated(sources, rules, wanted.min_share)
     plan = choose_tiles(spots, sources, rules, wanted, sizes)
+    _refuse_absent(plan, sources, rules)
     _prepare(wanted, rules, sources, plan, replace)
     say(_forecast(plan, sources, cells, len(spots), wanted))
     entries, overlap = _write(wanted.into, name, plan, sources, rules)
@@ -79,6 +81,24 @@ def cut(manifest: Path, name: str, wanted: Wanted, replace: bool, say: Callable[
     write_entry(manifest, name, folder_entry(rule, entries, parts))
     added = f"{manifest}: {name} added, {len(entries)} tiles; {100 * overlap:.1f} % of pixels lie under several labels"
     return "\n".join([*_shares(plan, rules), added])
+
+
+def _refuse_absent(plan: Plan, sources: Sequence[Source], rules: Rules) -> None:
+    """Refuse labels that none of the chosen tiles holds, before anything is cut."""
+    if np.sum([label_shares(spot, rules) for spot in plan.spots], axis=0).all():
+        return
+    pixels = np.zeros(IGNORE + 1, dtype=np.int64)  # counted: the shares are those of a lattice
+    for spot in plan.spots:
+        source = sources[spot.source]
+        drawn = source.regions.mask(source.grid, spot.column, spot.row)
+        pixels += np.bincount(drawn.mask.ravel(), minlength=IGNORE + 1)
+    classes = sum((source.regions.classes for source in sources), Counter[str]())
+    labels = [
+        Label(label.name, label.colour, tuple(name for name, id_ in rules.ids.items() if id_ == i))
+        for i, label in enumerate(rules.labels)
+    ]
+    if absent := absent_classes(labels, pixels[: len(labels)], len(plan.spots), classes):
+        raise absent
 
 
 def _prepare(wanted: Wanted, rules: Rules, sources: Sequence[Source], plan: Plan, replace: bool) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from fmcache.errors import ManifestError, SpecError, TileError
 from fmcache.identity import whole_file
 from fmcache.manifest import IGNORE
 from fmcache.stages.progress import progress
-from fmcache.tiles.binary import find_masks, merge, parse_sources, read_inside
+from fmcache.tiles.binary import find_masks, merge, parse_sources, read_inside, refuse_empty
 from fmcache.tiles.folder import SUFFIXES, by_stem
 
 
@@ -54,6 +55,7 @@ def merge_masks(images: Path, masks: str, into: Path | None, order: str, fill: s
         raise ManifestError(f"{into} is not empty", next_step="choose another folder with --merge-into, or --replace")
     listed = by_stem(images, SUFFIXES, strip=False)
     found = {label: find_masks(label, place, listed) for label, place in sources.items()}
+    pixels = np.zeros(IGNORE + 1, dtype=np.int64)
     overlap, rest = 0.0, IGNORE if fill == "ignore" else names.index(fill)
     with progress("merging masks", len(listed), "tiles") as tick:
         for stem in listed:
@@ -65,9 +67,11 @@ def merge_masks(images: Path, masks: str, into: Path | None, order: str, fill: s
                     problem, expected=error.expected, found=error.found, next_step=error.next_step
                 ) from None
             overlap += drawn.overlap / len(listed)
+            pixels += np.bincount(drawn.mask.ravel(), minlength=IGNORE + 1)
             with whole_file(into / f"{stem}.png") as file:
                 Image.fromarray(drawn.mask).save(file, format="PNG")
             tick(1)
+    refuse_empty(names, pixels, len(listed))
     labels = ",".join(f"{name}={i}" for i, name in enumerate(names))
     return Merged(
         labels, f"{into}: {len(listed)} masks merged; {overlap:.2%} of pixels lie in several, {ranks[-1]} on top"

@@ -11,7 +11,7 @@ import shapely
 
 from fmcache.errors import SpecError
 from fmcache.manifest import IGNORE, Label
-from fmcache.tiles.annotations import Annotation, Mask, rasterise
+from fmcache.tiles.annotations import Annotation, Mask, class_counts, rasterise
 from fmcache.tiles.labels import parse_classes, parse_labels, parse_order
 from fmcache.tiles.slides import Grid
 
@@ -71,6 +71,7 @@ class Regions:
     def __init__(self, annotations: Sequence[Annotation], rules: Rules) -> None:
         self._rules = rules
         self._kept = [a for a in annotations if a.name not in rules.skip]
+        self.classes = class_counts(self._kept)
         self._tree = shapely.STRtree([a.geometry for a in self._kept])
 
     def mask(self, grid: Grid, column: int, row: int) -> Mask:

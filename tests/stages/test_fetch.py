@@ -43,10 +43,10 @@ def tissue(i):
     """One of six files; together they hold what PUMA's files hold."""
     stroma = feature("tissue_stroma", ring(0, 0, SIDE, SIDE), ring(40, 40, 50, 50))
     tumour = feature("tissue_tumor", ring(0, 0, 20 + i, SIDE), colour=False)
-    vessels = feature(
-        "tissue_blood_vessel", kind="MultiPolygon", coordinates=[[ring(2, 2, 6, 6)], [ring(50, 2, 54, 6)]]
-    )
-    features = [tumour, tumour, stroma, vessels]
+    places = ring(2, 2, 6, 6), ring(50, 2, 54, 6)
+    vessels = [feature("tissue_blood_vessel", kind="MultiPolygon", coordinates=[[place] for place in places])]
+    rare = [feature(f"tissue_{name}", place) for name, place in zip(("epidermis", "necrosis"), places, strict=True)]
+    features = [tumour, tumour, stroma, *(rare if i == 5 else vessels)]
     return features if i % 2 else {"type": "FeatureCollection", "features": features}
 
 

@@ -26,11 +26,12 @@ def square(name, x0, y0, x1, y1):
 
 
 def regions(i):
-    """Tumour left, stroma right, necrosis over both below; the top rows are in no region."""
+    """Tumour left, stroma right, necrosis under both below, seen in t3; the top rows are in no region."""
+    below = SIDE - (i == 3)
     return [
         square("Necrosis", 0, 24, SIDE, SIDE + 8),
-        square("Tumor" if i % 2 else "Tumor: invasive", -4, 4, 14 + i, SIDE),
-        square("Stroma", 14 + i, 4, SIDE, SIDE),
+        square("Tumor" if i % 2 else "Tumor: invasive", -4, 4, 14 + i, below),
+        square("Stroma", 14 + i, 4, SIDE, below),
     ]
 
 
