@@ -13,6 +13,7 @@ from fmcache.manifest import IGNORE
 from fmcache.stages.progress import progress
 from fmcache.tiles.binary import find_masks, merge, parse_sources, read_inside
 from fmcache.tiles.folder import SUFFIXES, by_stem
+from fmcache.tiles.words import quoted
 
 
 class Merged(NamedTuple):
@@ -68,7 +69,7 @@ def merge_masks(images: Path, masks: str, into: Path | None, order: str, fill: s
             with whole_file(into / f"{stem}.png") as file:
                 Image.fromarray(drawn.mask).save(file, format="PNG")
             tick(1)
-    labels = ",".join(f"{name}={i}" for i, name in enumerate(names))
+    labels = ",".join(f"{quoted(name)}={i}" for i, name in enumerate(names))
     return Merged(
         labels, f"{into}: {len(listed)} masks merged; {overlap:.2%} of pixels lie in several, {ranks[-1]} on top"
     )
