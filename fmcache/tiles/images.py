@@ -26,6 +26,7 @@ from fmcache.manifest import (
     mask_span,
 )
 from fmcache.tiles.annotations import rasterise, read_annotations
+from fmcache.tiles.classes import Selection
 from fmcache.tiles.demo import draw_tile
 
 Pixels = npt.NDArray[np.uint8]
@@ -107,7 +108,7 @@ def read_mask(path: Path, dataset: FolderDataset | GeojsonDataset, image: Pixels
             )
         return Drawn(mask)
     notes: Counter[str] = Counter()
-    annotations = read_annotations(path, notes)
+    annotations = read_annotations(path, notes, Selection.of(dataset))
     if annotations and not any(a.geometry.intersects(shapely.box(0, 0, width, height)) for a in annotations):
         raise TileError(
             f"{path}: no region lies on the image",

@@ -10,10 +10,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fmcache.errors import TileError
 from fmcache.identity import sha256_file
 from fmcache.manifest import IGNORE, AnyDataset, FolderDataset, GeojsonDataset, TileEntry
-from fmcache.tiles.annotations import MENDED, class_counts, listed, read_annotations
+from fmcache.tiles.annotations import read_annotations
+from fmcache.tiles.census import refuse_unknown_classes, told
+from fmcache.tiles.classes import Selection
 from fmcache.tiles.folder import Pair
 from fmcache.tiles.images import Tile, read_image, read_mask
 
@@ -56,18 +57,9 @@ def list_tiles(
 
 
 def _refuse_unknown_classes(dataset: GeojsonDataset, pairs: Sequence[Pair]) -> None:
-    """Refuse classes that no label has, naming those of all files: a list that grows file by file helps nobody."""
-    counts: Counter[str] = Counter()
-    for pair in pairs:
-        counts += class_counts(read_annotations(pair.mask))
-    known = dataset.classes()
-    if unknown := {name: n for name, n in counts.items() if name not in known}:
-        raise TileError(
-            f"{pairs[0].mask.parent}: annotations of classes that no label has: {listed(unknown)}",
-            expected=", ".join(known),
-            found=listed(counts),
-            next_step="add them to a label or ignore them (fmcache data add --labels, --ignore; values, ignore_values)",
-        )
+    selection, files = Selection.of(dataset), [pair.mask for pair in pairs]
+    counts = Counter((region.name, region.kind) for file in files for region in read_annotations(file, None, selection))
+    refuse_unknown_classes(counts, dataset.classes(), f"{files[0].parent}: ", files, selection)
 
 
 def region_notes(dataset: AnyDataset, tiles: Sequence[Tile]) -> list[str]:
@@ -86,8 +78,5 @@ def region_notes(dataset: AnyDataset, tiles: Sequence[Tile]) -> list[str]:
     found: Counter[str] = Counter()
     for tile in tiles:
         found.update(dict(tile.notes))
-    if mended := found.pop(MENDED, 0):
-        notes.append(f"{mended} regions whose outline crossed itself were mended")
-    if found:
-        notes.append(f"features left out: {listed(found)}")
+    notes += told(found)
     return notes
