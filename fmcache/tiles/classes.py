@@ -28,6 +28,9 @@ _KIND_OF_ID = {
 } | {"TMACoreObject": "tma_core"}
 _LITERAL = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"|\b(?:None|True|False)\b""", re.DOTALL)
 _CONSTANT = {"None": "null", "True": "true", "False": "false"}
+USUAL = ("type", "label", "class", "class_name", "category", "structure", "name")
+"""Properties in which other tools write the class, likeliest first."""
+
 SHOWN = 3
 
 
@@ -126,7 +129,7 @@ def object_kind(feature: dict[str, Any]) -> str:
 
 
 def other_properties(features: Iterable[dict[str, Any]], class_property: str) -> dict[str, list[str]] | None:
-    """Return the properties of features with some of their values; None when any has the one that tells the class."""
+    """Return the properties of features with some of their values, likely ones first; None when any tells its class."""
     keys = {class_property} if class_property else {CLASS, OLD_CLASS}
     seen: dict[str, list[str]] = {}
     for feature in features:
@@ -137,7 +140,8 @@ def other_properties(features: Iterable[dict[str, Any]], class_property: str) ->
             values = seen.setdefault(key, [])
             if isinstance(value, str | int) and len(values) < SHOWN and (shown := str(value)[:40]) not in values:
                 values.append(shown)
-    return {key: values for key, values in seen.items() if values}
+    likely = sorted(seen, key=lambda key: USUAL.index(key.lower()) if key.lower() in USUAL else len(USUAL))
+    return {key: seen[key] for key in likely if seen[key]}
 
 
 def described(properties: dict[str, list[str]]) -> str:
