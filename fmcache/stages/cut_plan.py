@@ -83,8 +83,8 @@ def find_sources(wanted: Wanted, rules: Rules, say: Callable[[str], None]) -> li
     sources: list[Source] = []
     found: Counter[tuple[str, str]] = Counter()
     pairs, patients = pair_slides(wanted.slides, wanted.annotations)
-    if not wanted.groups and any(patients):
-        say(f"note: slides of one name are told apart by their folders, which are taken as patients: {_some(patients)}")
+    if not wanted.groups:
+        _tell_folders(wanted.slides, patients, say)
     groups = group_of(wanted.groups, pairs) if wanted.groups else patients
     for (name, path, drawn), group in zip(pairs, groups, strict=True):
         slide = describe(path, wanted.mpp_of_slide)
@@ -111,8 +111,20 @@ def find_sources(wanted: Wanted, rules: Rules, say: Callable[[str], None]) -> li
     return sources
 
 
-def _some(patients: Sequence[str]) -> str:
-    named = sorted(set(patients))
+def _tell_folders(slides: Sequence[Path], patients: Sequence[str], say: Callable[[str], None]) -> None:
+    """Tell that folders are taken as patients, or may be patients and are not."""
+    folders = sorted({path.parent.name for path in slides})
+    if any(patients):
+        say(f"note: slides of one name are told apart by folder, and folders are taken as patients: {_some(patients)}")
+    elif 1 < len(folders) < len(slides):
+        say(
+            f"note: slides lie in several folders ({_some(folders)}), but each counts as a patient of its own; if "
+            "folders are patients, pass --groups with a CSV (columns tile,group)"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    named = sorted(set(names))
     return ", ".join(named[:5]) + (f" and {len(named) - 5} more" if len(named) > 5 else "")
 
 

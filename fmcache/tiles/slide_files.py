@@ -14,8 +14,10 @@ from fmcache.tiles.folder import Pair
 from fmcache.tiles.geojson import ENDINGS, EXPORT
 
 OF_ONE_IMAGE = re.compile(r"\.ome(\.tiff?|\.btf|\.zarr)$", re.IGNORECASE)  # o1.ome.tif is o1
-KIN = re.compile(r"[-_. ](annotations?|regions?|rois?|objects?|labels?|masks?|tissue|qupath|export)$", re.IGNORECASE)
-OTHERS = (".xml", ".geojson.zip", ".zip")  # named, so that reading them can say why not
+KIN = re.compile(
+    r"([-_. ]+(annotations?|regions?|rois?|objects?|labels?|masks?|tissue|qupath|export))+$", re.IGNORECASE
+)
+OTHERS = (".xml", ".geojson.zip", ".zip")  # taken where there is nothing else, so that reading can say why not
 RULE = "NAME.geojson (or .json, .geojson.gz, NAME.svs.geojson, NAME_annotations.geojson) for every slide NAME.*"
 
 
@@ -43,7 +45,11 @@ def pair_slides(slides: Sequence[Path], annotations: Path) -> tuple[list[Pair], 
         return [Pair(names[0], slides[0], annotations)], groups
     files = _files(annotations)
     owned = {_plain(base) for slide in slides for base in _bases(slide)}
-    found = [_of_slide(slide, folder, files, owned) for slide, folder in zip(slides, folders, strict=True)]
+    often = Counter(_plain(slide.stem) for slide in slides)
+    found = [
+        _of_slide(slide, folder if often[_plain(slide.stem)] > 1 else (), files, owned)
+        for slide, folder in zip(slides, folders, strict=True)
+    ]
     _refuse_all_but_one(slides, found, annotations, files)
     return [
         Pair(name, slide, annotations / file) for name, slide, (file,) in zip(names, slides, found, strict=True)
@@ -109,16 +115,18 @@ def _files(annotations: Path) -> list[tuple[Path, str]]:
 
 
 def _of_slide(slide: Path, folder: tuple[str, ...], files: Sequence[tuple[Path, str]], owned: set[str]) -> list[Path]:
-    """Return the files that are named after a slide, those in its own folders if there are any."""
-    bases = {_plain(base) for base in _bases(slide)}
+    """Return the files that are named after a slide; of several, those in its folders. Folders that tell it from slides
+    of the same name must be theirs too."""
+    bases, wanted = {_plain(base) for base in _bases(slide)}, set(_kept(folder))
     named = [
-        file for file, base in files if base in bases or (base not in owned and _plain(KIN.sub("", base)) in bases)
+        file
+        for file, base in files
+        if (base in bases or (base not in owned and _plain(KIN.sub("", base)) in bases))
+        and wanted <= set(file.parts[:-1])
     ]
-    wanted = _kept(folder)
-    if wanted:
-        return [file for file in named if set(wanted) <= set(file.parts[:-1])]
+    named = [file for file in named if file.name.lower().endswith(ENDINGS)] or named
     near = [file for file in named if len(file.parts) > 1 and set(file.parts[:-1]) <= set(slide.absolute().parts[:-1])]
-    return near if len(named) > 1 and near else named
+    return near if near and not wanted else named
 
 
 def _bases(slide: Path) -> set[str]:
@@ -144,7 +152,7 @@ def _refuse_all_but_one(
         left = [str(file) for file, _ in files if file not in taken]
         raise SpecError(
             f"{len(missing)} of {len(slides)} slides have no annotations",
-            expected=RULE,
+            expected=RULE + "; for slides of one name, in folders named as theirs",
             found=f"missing for: {', '.join(map(str, missing[:5]))}; files of no slide in {annotations}: "
             + (", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "") if left else "none"),
             next_step=f"{EXPORT}, or leave those slides out",

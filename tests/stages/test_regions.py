@@ -218,14 +218,14 @@ def test_the_class_may_be_in_another_property_that_the_message_names(folder):
             f | {"properties": {"id": i, "type": f["properties"]["classification"]["name"]}} for f in regions(i)
         ]
         (folder / f"t{i}.geojson").write_text(json.dumps(features))
-    with pytest.raises(TileError, match="no feature has properties.classification") as refused:
+    with pytest.raises(TileError, match=r"no feature has properties\.classification") as refused:
         add_to(folder)
     assert "type (Necrosis" in refused.value.found
     assert "--class-property type;" in refused.value.next_step
     listed, dataset = add_to(folder, class_property="type")
     assert dataset.class_property == "type"
     np.testing.assert_array_equal(mask_of(listed, dataset), plain)
-    with pytest.raises(TileError, match="no feature has properties.label") as refused:
+    with pytest.raises(TileError, match=r"no feature has properties\.label") as refused:
         add_to(folder, class_property="label")
     assert "type (" in refused.value.found
 

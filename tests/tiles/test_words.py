@@ -97,7 +97,7 @@ def test_what_is_no_label_is_refused_with_the_way_to_write_it(text, says):
 
 
 def test_what_joins_names_in_another_flag_is_refused_with_the_right_sign():
-    with pytest.raises(SpecError, match="joined with '|'") as refused:
+    with pytest.raises(SpecError, match=r"joined with '\|'") as refused:
         parse_classes("Necrosis,Blood", "--skip")
     assert parse_classes(refused.value.expected) == ("Necrosis", "Blood")
     with pytest.raises(SpecError) as refused:
