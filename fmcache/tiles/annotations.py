@@ -32,6 +32,8 @@ from fmcache.tiles.words import quoted
 
 FIRST_PLANE = "z 0, t 0"
 FAR_PX = 1e9
+# what taking a feature apart raises when it is not built as GeoJSON has it
+ODD = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, ShapelyError)
 # pixels of a tile have no place on earth, and are not meant to
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
@@ -81,15 +83,7 @@ def read_annotations(
             parts = list(_polygons(feature["geometry"], notes))
             whole = _mended(parts, notes) if parts else shapely.MultiPolygon()
             plane = _plane(feature)
-        except (
-            LookupError,
-            TypeError,
-            ValueError,
-            AttributeError,
-            ArithmeticError,
-            RecursionError,
-            ShapelyError,
-        ) as why:
+        except ODD as why:
             raise TileError(
                 f"{path}: feature {i} cannot be read",
                 expected="a GeoJSON feature with a Polygon or MultiPolygon, as QuPath exports it",
@@ -140,7 +134,7 @@ def rasterise(
         Listing all class names with their counts, when `ids` or a given `order` lacks one.
     """
     counts = class_counts(annotations)
-    _refuse_unknown(counts, ids, "that no label has", "add them to a label's values, or to ignore_values")
+    _refuse_unknown(counts, ids, "that no label has", "add them to a label's values, to ignore_values or to skip")
     if order:
         rank = {name: i for i, name in enumerate(order)}
         _refuse_unknown(counts, rank, "without a place in the order", f"add them to the order ({', '.join(order)})")
@@ -216,9 +210,9 @@ def _polygons(geometry: dict[str, Any] | None, notes: Counter[str]) -> Iterator[
 
 def _points(ring: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
     points = [(float(x), float(y)) for x, y, *_ in ring]
-    for point in points:
-        if not all(-FAR_PX < value < FAR_PX for value in point):  # NaN is not, either
-            raise ValueError(f"coordinates {point} are not on any image")
+    for x, y in points:
+        if not (-FAR_PX < x < FAR_PX and -FAR_PX < y < FAR_PX):  # NaN is not, either
+            raise ValueError(f"coordinates ({x}, {y}) are not on any image")
     return points
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from fmcache.errors import TileError
 from fmcache.tiles.classes import ANNOTATION, CLASS, Selection, described, other_properties
 from fmcache.tiles.geojson import read_features
-from fmcache.tiles.words import quoted
+from fmcache.tiles.words import NO_CLASS, quoted
 
 MENDED, SKIPPED, PLANE = "mended", "skipped: ", "plane: "
 """What notes of reading count; the latter two are beginnings."""
@@ -71,7 +71,7 @@ def refuse_unknown_classes(
         _refuse_untold(where, files, selection)
     kinds: Counter[str] = Counter()
     for (name, kind), n in counts.items():
-        if name in unknown and kind != ANNOTATION:
+        if name in unknown and kind != ANNOTATION and not selection.objects:
             kinds[kind] += n
     hint = f"objects that are no annotations, {_numbered(kinds)}, go with --objects annotation; else " if kinds else ""
     raise TileError(
@@ -79,7 +79,8 @@ def refuse_unknown_classes(
         expected=", ".join(quoted(name) for name in [*known, *sorted(selection.skip)]),
         found=listed(by_class),
         next_step=f"{hint}add them to a label in --labels, to --ignore (no truth there) or to --skip (as if not "
-        f"drawn), such as --skip {shlex.quote(quoted(next(iter(unknown))))}",
+        f"drawn), such as --skip {shlex.quote(quoted(next(iter(unknown))))}; in a manifest these are values, "
+        f"ignore_values and skip, where '' is {NO_CLASS}",
     )
 
 

@@ -31,6 +31,9 @@ _CONSTANT = {"None": "null", "True": "true", "False": "false"}
 USUAL = ("type", "label", "class", "class_name", "category", "structure", "name")
 """Properties in which other tools write the class, likeliest first."""
 
+QUPATH = {"objectType", "object_type", "isLocked", "is_locked", "color", "colorRGB", "measurements"}
+"""Properties of QuPath that are never the class."""
+
 SHOWN = 3
 
 
@@ -124,7 +127,7 @@ def object_kind(feature: dict[str, Any]) -> str:
     properties = feature.get("properties") or {}
     kind = properties.get("objectType") or properties.get("object_type")
     if isinstance(kind, str):
-        return kind
+        return _KIND_OF_ID.get(kind, kind.lower())
     return _KIND_OF_ID.get(str(feature.get("id")), ANNOTATION)
 
 
@@ -136,7 +139,7 @@ def other_properties(features: Iterable[dict[str, Any]], class_property: str) ->
         properties = feature.get("properties") or {}
         if any(properties.get(key) is not None for key in keys):
             return None
-        for key, value in properties.items():
+        for key, value in ((key, value) for key, value in properties.items() if key not in QUPATH):
             values = seen.setdefault(key, [])
             if isinstance(value, str | int) and len(values) < SHOWN and (shown := str(value)[:40]) not in values:
                 values.append(shown)

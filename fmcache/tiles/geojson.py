@@ -64,6 +64,7 @@ def read_features(path: Path) -> list[dict[str, Any]]:
     raise TileError(
         f"{path} holds no GeoJSON features" + (f": it is {kind}" if kind else ""),
         expected=f"{COLLECTION}: {FEATURE}",
+        found=_odd(features),
         next_step=next_step,
     )
 
@@ -128,6 +129,14 @@ def _document(path: Path, text: str) -> Any:
             found=str(reason)[:200] if text.strip() else "an empty file",
             next_step="export or download it again",
         ) from None
+
+
+def _odd(features: Any) -> str:
+    """Return which of several features is none."""
+    if not isinstance(features, list) or len(features) < 2:
+        return ""
+    i, odd = next((i, f) for i, f in enumerate(features) if not isinstance(f, dict) or "geometry" not in f)
+    return f"number {i} of {len(features)} has no geometry: {repr(odd)[:80]}"
 
 
 def _kind(document: Any) -> tuple[str, str]:

@@ -262,7 +262,7 @@ def test_the_way_that_the_message_names_works_when_it_is_typed(folder, monkeypat
     typed = ["data", "add", "mine", "--images", ".", "--masks", ".", "--labels", LABELS, "--split", "2/1/1"]
     with pytest.raises(TileError) as refused:
         CliRunner().invoke(app, typed, catch_exceptions=False)
-    way = shlex.split(refused.value.next_step.partition("such as ")[2])
+    way = shlex.split(refused.value.next_step.partition("such as ")[2].partition(";")[0])
     assert CliRunner().invoke(app, [*typed, *way]).exit_code == 0
     assert Manifest(folder / "data_manifest.yaml").dataset("mine").skip == ('Tumor, "in situ"',)
     assert CliRunner().invoke(app, ["data", "check", "mine"]).exit_code == 0

@@ -99,6 +99,12 @@ def test_files_of_other_kinds_are_refused_by_name_with_the_way_on(tmp_path, docu
     assert refused.value.next_step
 
 
+def test_the_one_of_many_that_is_no_feature_is_named(tmp_path):
+    with pytest.raises(TileError) as refused:
+        read_features(written(tmp_path, [feature("a"), {"type": "Feature", "id": 10**30}, feature("a")]))
+    assert refused.value.found.startswith("number 1 of 3 has no geometry: {'type': 'Feature'")
+
+
 @pytest.mark.parametrize(
     ("value", "name"),
     [
@@ -197,6 +203,8 @@ def documents(draw):
         rings = [[[draw(number), draw(number)] for _ in range(5)] for _ in range(2)]
         kind, rings = draw(st.sampled_from([("Polygon", rings), ("MultiPolygon", [rings, rings[:1]])]))
         features[0]["geometry"] = {"type": kind, "coordinates": rings}
+    if draw(st.booleans()):
+        features[1].pop(draw(st.sampled_from(list(features[1]))))
     return draw(st.sampled_from([features, {"type": "FeatureCollection", "features": features}, features[0]]) | JSON)
 
 
