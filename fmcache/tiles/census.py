@@ -73,7 +73,7 @@ def refuse_unknown_classes(
     for (name, kind), n in counts.items():
         if name in unknown and kind != ANNOTATION and not selection.objects:
             kinds[kind] += n
-    hint = f"objects that are no annotations, {_numbered(kinds)}, go with --objects annotation; else " if kinds else ""
+    hint = f"leave out what is no annotation, {_numbered(kinds)}, with --objects annotation; or " if kinds else ""
     raise TileError(
         f"{where}annotations of classes that no label has: {listed(unknown)}",
         expected=", ".join(quoted(name) for name in [*known, *sorted(selection.skip)]),

@@ -35,10 +35,10 @@ XML = (
     (
         "<Annotations",
         "Aperio ImageScope XML",
-        AS_RINGS.format(one="Region's Vertex X, Y")
-        + " (the Annotation's Name; a Region with NegativeROA=1 is a hole); for regions without holes, "
-        "wsi-annotations-kit on PyPI converts (Converter(FILE, {'Tumor': 1}).geojson_save(...)): then "
-        "--class-property structure",
+        'pip install wsi-annotations-kit; python -c "from wsi_annotations_kit.wsi_annotations_kit import Converter; '
+        "Converter('a.xml', {'Tumor': 1}).geojson_save('a.geojson')\" with the Id of each Annotation, then "
+        "--class-property structure (it rounds to pixels and fills holes, Regions of NegativeROA=1); or "
+        + AS_RINGS.format(one="Region's Vertex X, Y"),
     ),
     ("<html", "a web page", "download the file itself: this is the page that shows or denies it"),
     ("<!DOCTYPE html", "a web page", "download the file itself: this is the page that shows or denies it"),

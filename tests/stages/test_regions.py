@@ -187,7 +187,7 @@ def test_cells_and_unclassified_regions_over_tissue_can_be_as_if_not_drawn(folde
     with_cells(folder, "cell", "detection")
     with pytest.raises(TileError, match=r"Positive \(8\), \(no class\) \(4\)") as refused:
         add_to(folder)
-    assert "cell (4), detection (4), go with --objects annotation" in refused.value.next_step
+    assert "cell (4), detection (4), with --objects annotation" in refused.value.next_step
     for flags in ({"skip": "Positive|(no class)"}, {"skip": "(no class)", "objects": "annotation"}):
         listed, dataset = add_to(folder, **flags)
         np.testing.assert_array_equal(mask_of(listed, dataset), plain)
