@@ -163,11 +163,17 @@ class GeojsonDataset(FileDataset, frozen=True, tag="geojson", kw_only=True):
     """Masks that are annotated regions in pixels of the image, as QuPath exports them; values are names of classes.
 
     `order` lists all classes from lowest to highest: where regions overlap, the higher is seen. Without it the later in
-    the file is. `fill` is the label of pixels in no region, or ``ignore``.
+    the file is. `fill` is the label of pixels in no region, or ``ignore``. Regions without a class have an empty name.
+
+    Classes in `skip` are as if not drawn, and so is what is of none of the kinds `objects` (QuPath's objectType), if
+    there are any. `class_property` is the property that names the class, where it is not QuPath's ``classification``.
     """
 
     order: tuple[str, ...] = ()
     fill: str = "ignore"
+    skip: tuple[str, ...] = ()
+    objects: tuple[str, ...] = ()
+    class_property: str = ""
 
     def classes(self) -> dict[str, int]:
         """Return label id by name of class, `IGNORE` for classes that are ignored."""
@@ -182,6 +188,8 @@ class GeojsonDataset(FileDataset, frozen=True, tag="geojson", kw_only=True):
         if self.order and sorted(self.order) != sorted(self.classes()):
             odd = sorted(set(self.order) ^ set(self.classes()))
             raise ValueError(f"order: expected each class of the labels once; see {', '.join(odd or self.order)}")
+        if both := sorted(set(self.skip) & set(self.classes())):
+            raise ValueError(f"skip: {', '.join(map(repr, both))} means a label or is ignored; list it once")
 
 
 AnyDataset = DemoDataset | FolderDataset | GeojsonDataset

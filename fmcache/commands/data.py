@@ -20,6 +20,13 @@ from fmcache.commands.options import (
 )
 
 GroupBy = Literal["slide", "tile"]
+Skip = Annotated[str, typer.Option(help="Classes to leave out as if not drawn, joined with '|'; '(no class)' too.")]
+Objects = Annotated[
+    str, typer.Option(help="QuPath objects that are regions: 'annotation' leaves out cells and detections; '': all.")
+]
+ClassProperty = Annotated[
+    str, typer.Option(help="Property of GeoJSON features that names the class; '': where QuPath writes it.")
+]
 app = typer.Typer(
     no_args_is_help=True, help="Datasets: add, cut, fetch, check and show tiles.\n\nExample: fmcache data check"
 )
@@ -54,6 +61,9 @@ def data_add(
         str, typer.Option(help="Where regions or masks of labels overlap: labels, lowest first; '': as they come.")
     ] = "",
     fill: Annotated[str, typer.Option(help="The label of pixels in no region, or in no label's mask.")] = "ignore",
+    skip: Skip = "",
+    objects: Objects = "",
+    class_property: ClassProperty = "",
     merge_into: Annotated[Path | None, typer.Option(help="Folder for label images merged of masks per label.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a dataset of this name.")] = False,
     manifest: ManifestFile = DEFAULT_MANIFEST,
@@ -74,13 +84,34 @@ def data_add(
         labels, note = merge_masks(images, masks, merge_into, order, fill, replace)
         say(note)
         folder, ignore, order, fill = merge_into or folder, "255", "", "ignore"
-    say(add(manifest, name, images, folder, labels, ignore, mpp, groups, split, seed, replace, order, fill))
+    say(
+        add(
+            manifest,
+            name,
+            images,
+            folder,
+            labels,
+            ignore,
+            mpp,
+            groups,
+            split,
+            seed,
+            replace,
+            order,
+            fill,
+            skip,
+            objects,
+            class_property,
+        )
+    )
 
 
 @app.command("cut")
 def data_cut(
     slides: Annotated[list[Path], typer.Argument(help="Whole slides, in any format that OpenSlide reads.")],
-    annotations: Annotated[Path, typer.Option(help="QuPath GeoJSON of the slide, or a folder of SLIDENAME.geojson.")],
+    annotations: Annotated[
+        Path, typer.Option(help="GeoJSON of the slide, or a folder of SLIDENAME.geojson (.json, .gz).")
+    ],
     labels: Annotated[str, typer.Option(help="Labels and their classes: 'tumour=Tumor,stroma=Stroma|Fibrous'.")],
     into: Annotated[Path, typer.Option(help="Folder for images, masks and positions.csv.")],
     name: Annotated[str, typer.Option(help="Name of the new dataset.")],
@@ -91,7 +122,9 @@ def data_cut(
     ] = "",
     fill: Annotated[str, typer.Option(help="What unannotated pixels are: a label, or ignore.")] = "ignore",
     ignore: Annotated[str, typer.Option(help="Classes without truth, joined with '|'.")] = "",
-    skip: Annotated[str, typer.Option(help="Classes to leave out as if not drawn, joined with '|'.")] = "",
+    skip: Skip = "",
+    objects: Objects = "",
+    class_property: ClassProperty = "",
     min_share: Annotated[float, typer.Option(min=0, max=1, help="Least annotated share of a tile.")] = 0.5,
     tiles: Annotated[int, typer.Option(min=0, help="Tiles to cut; 0: those of the split.")] = 0,
     split: Annotated[str, typer.Option(help="Tiles to train/validate/test.")] = "15/5/10",
@@ -117,7 +150,7 @@ def data_cut(
 
     wanted = Wanted(
         slides, annotations, into, mpp, tile_px, labels, order, fill, ignore, skip, min_share, tiles, split, groups,
-        group_by, seed, mpp_of_slide,
+        group_by, seed, mpp_of_slide, objects, class_property,
     )  # fmt: skip
     say(cut(manifest, name, wanted, replace, say))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import shutil
 from collections import Counter
@@ -53,13 +54,18 @@ def cut(manifest: Path, name: str, wanted: Wanted, replace: bool, say: Callable[
         or the disk is too small.
     """
     sizes = split_sizes(wanted.split)
+    _check_mpp("--mpp", wanted.mpp)
+    if wanted.mpp_of_slide is not None:
+        _check_mpp("--mpp-of-slide", wanted.mpp_of_slide)
     if wanted.tiles and wanted.tiles < sum(sizes):
         raise SpecError(f"--tiles {wanted.tiles} is less than the split {wanted.split} needs", found=str(sum(sizes)))
     if manifest.exists() and not replace:
         before = Manifest(manifest)
         if name in {**before.datasets, **before.unfetched}:
             raise ManifestError(f"{manifest} lists a dataset {name!r} already", next_step="--replace, or another name")
-    rules = parse_rules(wanted.labels, wanted.order, wanted.fill, wanted.ignore, wanted.skip)
+    rules = parse_rules(
+        wanted.labels, wanted.order, wanted.fill, wanted.ignore, wanted.skip, wanted.objects, wanted.class_property
+    )
     sources = find_sources(wanted, rules, say)
     spots, cells = find_annotated(sources, rules, wanted.min_share)
     plan = choose_tiles(spots, sources, rules, wanted, sizes)
@@ -101,6 +107,11 @@ def _refuse_absent(plan: Plan, sources: Sequence[Source], rules: Rules) -> None:
         raise absent
 
 
+def _check_mpp(flag: str, mpp: float) -> None:
+    if not 0 < mpp < math.inf:
+        raise SpecError(f"{flag} {mpp:g}", expected="um per pixel above 0, such as 0.44", next_step="correct it")
+
+
 def _prepare(wanted: Wanted, rules: Rules, sources: Sequence[Source], plan: Plan, replace: bool) -> None:
     """Make the folder ready: refuse files of others, drop tiles cut by other rules, write the rules and positions."""
     identity = _identity(wanted, rules, sources)
@@ -137,7 +148,8 @@ def _prepare(wanted: Wanted, rules: Rules, sources: Sequence[Source], plan: Plan
 
 
 def _identity(wanted: Wanted, rules: Rules, sources: Sequence[Source]) -> dict[str, Any]:
-    """Return everything that can change a pixel of a tile or mask."""
+    """Return everything that can change a pixel of a tile or mask; what came later only where it is given."""
+    later = {"objects": sorted(rules.selection.objects), "class_property": rules.selection.class_property}
     return {
         "tile_px": wanted.tile_px,
         "mpp": wanted.mpp,
@@ -145,10 +157,10 @@ def _identity(wanted: Wanted, rules: Rules, sources: Sequence[Source]) -> dict[s
         "annotations": {s.name: s.annotations_sha256 for s in sources},
         "labels": [label.name for label in rules.labels],
         "classes": dict(rules.ids),
-        "skip": sorted(rules.skip),
+        "skip": sorted(rules.selection.skip),
         "order": list(rules.order),
         "fill": rules.fill,
-    }
+    } | {key: value for key, value in later.items() if value}
 
 
 def _positions(plan: Plan, sources: Sequence[Source], rules: Rules) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,10 +14,13 @@ from fmcache.errors import SpecError, TileError
 from fmcache.identity import sha256_file
 from fmcache.manifest import IGNORE
 from fmcache.stages.progress import progress
-from fmcache.tiles.annotations import Annotation, class_counts, listed, read_annotations
+from fmcache.tiles.annotations import Annotation, read_annotations
+from fmcache.tiles.census import refuse_unknown_classes, told
 from fmcache.tiles.choose import choose_even, deal_groups
-from fmcache.tiles.folder import Pair, group_of
-from fmcache.tiles.regions import IGNORED, Regions, Rules
+from fmcache.tiles.folder import group_of
+from fmcache.tiles.labels import IGNORED
+from fmcache.tiles.regions import Regions, Rules
+from fmcache.tiles.slide_files import pair_slides
 from fmcache.tiles.slides import Grid, Slide, describe, plan_grid
 from fmcache.tiles.splits import balanced_split
 
@@ -45,6 +47,8 @@ class Wanted(NamedTuple):
     group_by: str = "slide"
     seed: int = 0
     mpp_of_slide: float | None = None
+    objects: str = ""
+    class_property: str = ""
 
 
 class Source(NamedTuple):
@@ -77,9 +81,12 @@ class Plan(NamedTuple):
 def find_sources(wanted: Wanted, rules: Rules, say: Callable[[str], None]) -> list[Source]:
     """Return every slide with its annotations; complain of all unknown classes at once."""
     sources: list[Source] = []
-    found: Counter[str] = Counter()
-    pairs = _pairs(wanted)
-    for (name, path, drawn), group in zip(pairs, group_of(wanted.groups, pairs), strict=True):
+    found: Counter[tuple[str, str]] = Counter()
+    pairs, patients = pair_slides(wanted.slides, wanted.annotations)
+    if not wanted.groups:
+        _tell_folders(wanted.slides, patients, say)
+    groups = group_of(wanted.groups, pairs) if wanted.groups else patients
+    for (name, path, drawn), group in zip(pairs, groups, strict=True):
         slide = describe(path, wanted.mpp_of_slide)
         if twin := next((source.name for source in sources if source.slide.key == slide.key), ""):
             raise SpecError(
@@ -94,21 +101,31 @@ def find_sources(wanted: Wanted, rules: Rules, say: Callable[[str], None]) -> li
                 "more than it does"
             )
         notes: Counter[str] = Counter()
-        annotations = read_annotations(drawn, notes)
-        if notes:
-            say(f"note: {drawn}: {listed(notes)}")
+        annotations = read_annotations(drawn, notes, rules.selection)
+        for line in told(notes):
+            say(f"note: {drawn}: {line}")
         _check_place(drawn, annotations, slide, say)
-        found += class_counts(annotations)
+        found.update((annotation.name, annotation.kind) for annotation in annotations)
         sources.append(Source(name, slide, group or name, grid, Regions(annotations, rules), sha256_file(drawn)))
-    unknown = Counter({c: n for c, n in found.items() if c not in rules.ids and c not in rules.skip})
-    if unknown:
-        raise TileError(
-            f"annotations of classes that no label has: {listed(unknown)}",
-            expected=", ".join([*rules.ids, *sorted(rules.skip)]),
-            found=listed(found),
-            next_step="add them to a label in --labels, to --ignore (no truth there) or to --skip (as if not drawn)",
-        )
+    refuse_unknown_classes(found, rules.ids, "", [pair.mask for pair in pairs], rules.selection)
     return sources
+
+
+def _tell_folders(slides: Sequence[Path], patients: Sequence[str], say: Callable[[str], None]) -> None:
+    """Tell that folders are taken as patients, or may be patients and are not."""
+    folders = sorted({path.parent.name for path in slides})
+    if any(patients):
+        say(f"note: slides of one name are told apart by folder, and folders are taken as patients: {_some(patients)}")
+    elif 1 < len(folders) < len(slides):
+        say(
+            f"note: slides lie in several folders ({_some(folders)}), but each counts as a patient of its own; if "
+            "folders are patients, pass --groups with a CSV (columns tile,group)"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    named = sorted(set(names))
+    return ", ".join(named[:5]) + (f" and {len(named) - 5} more" if len(named) > 5 else "")
 
 
 def _check_place(path: Path, annotations: Sequence[Annotation], slide: Slide, say: Callable[[str], None]) -> None:
@@ -128,38 +145,6 @@ def _check_place(path: Path, annotations: Sequence[Annotation], slide: Slide, sa
         )
     if beyond.any():
         say(f"note: {path}: {beyond.sum()} of {len(annotations)} regions reach beyond the slide ({size})")
-
-
-def _pairs(wanted: Wanted) -> list[Pair]:
-    """Return each slide with its annotation file."""
-    names = [re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-") for path in wanted.slides]
-    for name, path in zip(names, wanted.slides, strict=True):
-        if not name or names.count(name) > 1:
-            raise SpecError(
-                f"{path}: tiles cannot be named after this slide",
-                expected="slides whose names differ in letters, digits, '.', '_' and '-'",
-                next_step="rename it",
-            )
-    if not wanted.annotations.is_dir():
-        if len(wanted.slides) != 1:
-            raise SpecError(
-                f"{wanted.annotations} is one file for {len(wanted.slides)} slides",
-                expected="a folder that holds NAME.geojson for every slide NAME.*",
-                next_step="pass the folder to --annotations",
-            )
-        return [Pair(names[0], wanted.slides[0], wanted.annotations)]
-    pairs = [
-        Pair(name, path, wanted.annotations / f"{path.stem}.geojson")
-        for name, path in zip(names, wanted.slides, strict=True)
-    ]
-    if missing := [str(file) for _, _, file in pairs if not file.is_file()]:
-        raise SpecError(
-            f"{len(missing)} of {len(pairs)} slides have no annotations",
-            expected="NAME.geojson for every slide NAME.*",
-            found="missing: " + ", ".join(missing[:5]),
-            next_step="export them from QuPath as GeoJSON, or leave those slides out",
-        )
-    return pairs
 
 
 def find_annotated(sources: Sequence[Source], rules: Rules, min_share: float) -> tuple[list[Spot], int]:

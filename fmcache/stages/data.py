@@ -9,8 +9,9 @@ from fmcache.errors import ManifestError, SpecError
 from fmcache.manifest import IGNORE, SPLITS, FolderDataset, GeojsonDataset, Manifest
 from fmcache.stages.entries import folder_entry, write_entry
 from fmcache.stages.progress import progress
+from fmcache.tiles.classes import parse_objects, parse_property
 from fmcache.tiles.folder import find_pairs, group_of, holds_regions
-from fmcache.tiles.labels import ignored_values, parse_classes, parse_labels, parse_order
+from fmcache.tiles.labels import ignored_values, parse_classes, parse_fill, parse_labels, parse_order, refuse_twice
 from fmcache.tiles.listing import list_tiles
 from fmcache.tiles.splits import balanced_split
 
@@ -29,6 +30,9 @@ def add(
     replace: bool,
     order: str = "",
     fill: str = "ignore",
+    skip: str = "",
+    objects: str = "",
+    class_property: str = "",
 ) -> str:
     """List a folder of images and masks in the manifest (made when there is none); return a line on what was added.
 
@@ -50,7 +54,7 @@ def add(
     pairs = find_pairs(images, masks)
     root = Path(os.path.commonpath([images.resolve(), masks.resolve()]))
     listed_root = os.path.relpath(root, manifest.parent.resolve())
-    rule = _rule(listed_root, labels, ignore, mpp, holds_regions(masks), order, fill)
+    rule = _rule(listed_root, labels, ignore, mpp, holds_regions(masks), order, fill, skip, objects, class_property)
     with progress(f"reading {name}", len(pairs), "tiles") as tick:
         entries, pixels = list_tiles(rule, pairs, group_of(groups, pairs), root, tick)
     chosen = balanced_split([e.id for e in entries], [e.group for e in entries], pixels, sizes, seed)
@@ -79,18 +83,38 @@ def split_sizes(split: str) -> list[int]:
 
 
 def _rule(
-    root: str, labels: str, ignore: str, mpp: float | None, regions: bool, order: str, fill: str
+    root: str,
+    labels: str,
+    ignore: str,
+    mpp: float | None,
+    regions: bool,
+    order: str,
+    fill: str,
+    skip: str,
+    objects: str,
+    class_property: str,
 ) -> FolderDataset | GeojsonDataset:
     """Return the dataset without its tiles."""
     found = parse_labels(labels, regions)
     if not regions:
-        if order or fill != "ignore":
-            raise SpecError("--order and --fill go with annotated regions", expected="a folder of GeoJSON for --masks")
+        if order or fill != "ignore" or skip or objects or class_property:
+            raise SpecError(
+                "--order, --fill, --skip, --objects and --class-property go with annotated regions",
+                expected="a folder of GeoJSON for --masks",
+                next_step="leave them out, or pass annotations",
+            )
         return FolderDataset(labels=found, root=root, mpp=mpp, ignore_values=ignored_values(ignore, found))
     ignored = () if ignore == str(IGNORE) else parse_classes(ignore)  # the default is a value of pictures, not a class
-    try:
-        return GeojsonDataset(
-            labels=found, root=root, mpp=mpp, ignore_values=ignored, order=parse_order(order, found, ignored), fill=fill
-        )
-    except ValueError as reason:
-        raise SpecError(f"--fill or --order: {reason}", next_step="correct the flag") from None
+    skipped = parse_classes(skip, "--skip")
+    refuse_twice(found, ignored, skipped)
+    return GeojsonDataset(
+        labels=found,
+        root=root,
+        mpp=mpp,
+        ignore_values=ignored,
+        order=parse_order(order, found, ignored),
+        fill=parse_fill(fill, found),
+        skip=skipped,
+        objects=parse_objects(objects),
+        class_property=parse_property(class_property),
+    )

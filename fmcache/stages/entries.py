@@ -24,6 +24,9 @@ def folder_entry(
         entry["format"] = "geojson"
         entry["order"] = flow_list(rule.order)
         entry["fill"] = Quoted(rule.fill)
+        entry |= {key: flow_list(names) for key, names in (("skip", rule.skip), ("objects", rule.objects)) if names}
+        if rule.class_property:
+            entry["class_property"] = Quoted(rule.class_property)
     if rule.mpp is not None:
         entry["mpp"] = rule.mpp
     entry["labels"] = CommentedSeq(_flow(_label(label)) for label in rule.labels)

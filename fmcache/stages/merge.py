@@ -14,6 +14,7 @@ from fmcache.manifest import IGNORE
 from fmcache.stages.progress import progress
 from fmcache.tiles.binary import find_masks, merge, parse_sources, read_inside, refuse_empty
 from fmcache.tiles.folder import SUFFIXES, by_stem
+from fmcache.tiles.words import quoted
 
 
 class Merged(NamedTuple):
@@ -72,7 +73,7 @@ def merge_masks(images: Path, masks: str, into: Path | None, order: str, fill: s
                 Image.fromarray(drawn.mask).save(file, format="PNG")
             tick(1)
     refuse_empty(names, pixels, len(listed))
-    labels = ",".join(f"{name}={i}" for i, name in enumerate(names))
+    labels = ",".join(f"{quoted(name)}={i}" for i, name in enumerate(names))
     return Merged(
         labels, f"{into}: {len(listed)} masks merged; {overlap:.2%} of pixels lie in several, {ranks[-1]} on top"
     )

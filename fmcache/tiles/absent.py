@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from fmcache.errors import TileError
 from fmcache.manifest import IGNORE, FolderDataset, Label
-from fmcache.tiles.annotations import listed
+from fmcache.tiles.census import listed
 from fmcache.tiles.pictures import TRANSPARENT
 from fmcache.tiles.values import ignored_keys, listed_values, shown_key
 

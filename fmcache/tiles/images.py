@@ -23,6 +23,7 @@ from fmcache.manifest import (
     TileEntry,
 )
 from fmcache.tiles.annotations import rasterise, read_annotations
+from fmcache.tiles.classes import Selection
 from fmcache.tiles.demo import draw_tile
 from fmcache.tiles.pictures import RawMask, read_image, read_raw_mask
 from fmcache.tiles.values import Palette, read_values, unknown_values
@@ -122,7 +123,7 @@ def read_mask(
             unknown.update(strange)
         return Drawn(mask, found=tuple(found.items()), palette=palette)
     notes: Counter[str] = Counter()
-    annotations = read_annotations(path, notes)
+    annotations = read_annotations(path, notes, Selection.of(dataset))
     if annotations and not any(a.geometry.intersects(shapely.box(0, 0, width, height)) for a in annotations):
         raise TileError(
             f"{path}: no region lies on the image",

@@ -14,7 +14,9 @@ from fmcache.errors import TileError
 from fmcache.identity import sha256_file
 from fmcache.manifest import IGNORE, AnyDataset, FolderDataset, GeojsonDataset, TileEntry
 from fmcache.tiles.absent import absent_classes, absent_values
-from fmcache.tiles.annotations import MENDED, class_counts, listed, read_annotations
+from fmcache.tiles.annotations import read_annotations
+from fmcache.tiles.census import refuse_unknown_classes, told
+from fmcache.tiles.classes import Selection
 from fmcache.tiles.folder import Pair
 from fmcache.tiles.images import Tile, read_mask
 from fmcache.tiles.pictures import read_image
@@ -97,18 +99,13 @@ def palettes_apart(dataset: FolderDataset, palettes: Sequence[tuple[str, Palette
 
 def _known_classes(dataset: GeojsonDataset, pairs: Sequence[Pair]) -> Counter[str]:
     """Return regions by class; refuse classes that no label has, naming those of all files at once."""
-    counts: Counter[str] = Counter()
-    for pair in pairs:
-        counts += class_counts(read_annotations(pair.mask))
-    known = dataset.classes()
-    if unknown := {name: n for name, n in counts.items() if name not in known}:
-        raise TileError(
-            f"{pairs[0].mask.parent}: annotations of classes that no label has: {listed(unknown)}",
-            expected=", ".join(known),
-            found=listed(counts),
-            next_step="add them to a label or ignore them (fmcache data add --labels, --ignore; values, ignore_values)",
-        )
-    return counts
+    selection, files = Selection.of(dataset), [pair.mask for pair in pairs]
+    counts = Counter((region.name, region.kind) for file in files for region in read_annotations(file, None, selection))
+    refuse_unknown_classes(counts, dataset.classes(), f"{files[0].parent}: ", files, selection)
+    by_class: Counter[str] = Counter()
+    for (name, _), n in counts.items():
+        by_class[name] += n
+    return by_class
 
 
 def region_notes(dataset: AnyDataset, tiles: Sequence[Tile]) -> list[str]:
@@ -127,8 +124,5 @@ def region_notes(dataset: AnyDataset, tiles: Sequence[Tile]) -> list[str]:
     found: Counter[str] = Counter()
     for tile in tiles:
         found.update(dict(tile.notes))
-    if mended := found.pop(MENDED, 0):
-        notes.append(f"{mended} regions whose outline crossed itself were mended")
-    if found:
-        notes.append(f"features left out: {listed(found)}")
+    notes += told(found)
     return notes
