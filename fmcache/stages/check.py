@@ -19,6 +19,7 @@ from fmcache.stages.survey import label_counts, survey
 from fmcache.tiles.duplicates import BITS, Hashes, look_hashes, pairs_alike
 from fmcache.tiles.images import Tile
 from fmcache.tiles.listing import region_notes
+from fmcache.tiles.squares import sizes_of
 
 USUAL_MPP = (0.1, 2.5)
 """um/px of histology under a microscope: a 100x objective to 4x. Outside of it, units were mixed up more often."""
@@ -36,7 +37,7 @@ class Check(NamedTuple):
 
     name: str
     dataset: AnyDataset
-    sizes: Counter[str]
+    sizes: Counter[tuple[int, int]]
     pixels: npt.NDArray[np.int64]
     unlabelled: dict[str, float]
     problems: list[str]
@@ -49,7 +50,7 @@ class Check(NamedTuple):
             shares = [f"{100 * n / max(counts.sum(), 1):.1f}" for n in counts]
             table.add_row(split, str(len(self.dataset.splits.of(split))), *shares)
         mpp = self.dataset.mpp
-        lines = [f"um/px: {f'{mpp:g}' if mpp else 'unknown'}; sizes: {_counted(self.sizes)}"]
+        lines = [f"um/px: {f'{mpp:g}' if mpp else 'unknown'}; sizes: {sizes_of(self.sizes)}"]
         if self.unlabelled:
             worst = max(self.unlabelled, key=lambda tile: self.unlabelled[tile])
             median = np.median(list(self.unlabelled.values()))
@@ -95,7 +96,8 @@ def check(manifest: Manifest, name: str) -> Check:
             problems += _tile_problems(entry.id, found)
     copies, alike = _copies(dataset, seen)
     unlabelled = {id_: float(one.counts[-1] / max(one.counts.sum(), 1)) for id_, one in seen.items()}
-    sizes = Counter(f"{one.size[1]} x {one.size[0]} px" for one in seen.values())
+    sizes = Counter((one.size[1], one.size[0]) for one in seen.values())
+    problems += _oblong(sizes)
     notes = [*_missing_labels(dataset, seen), *_scale(dataset, sizes), *_mostly_unlabelled(unlabelled), *alike]
     notes += region_notes(dataset, [one.tile for one in seen.values()])
     pixels = np.stack([_summed(seen, dataset.splits.of(split), n_labels) for split in SPLITS])
@@ -103,11 +105,17 @@ def check(manifest: Manifest, name: str) -> Check:
 
 
 def _tile_problems(tile: str, seen: Seen) -> list[str]:
-    height, width = seen.size
-    problems = [] if seen.counts[:-1].any() else [f"tile {tile}: every pixel is ignored, it has no label"]
-    if height != width:
-        problems.append(f"tile {tile}: {width} x {height} px is not square; cut it into squares")
-    return problems
+    return [] if seen.counts[:-1].any() else [f"tile {tile}: every pixel is ignored, it has no label"]
+
+
+def _oblong(sizes: Counter[tuple[int, int]]) -> list[str]:
+    oblong = Counter({size: n for size, n in sizes.items() if size[0] != size[1]})
+    if not oblong:
+        return []
+    return [
+        f"{oblong.total()} of {sizes.total()} tiles are not square ({sizes_of(oblong)}): make squares of them with "
+        "fmcache data add --replace --square crop, tile or pad"
+    ]
 
 
 def _summed(seen: Mapping[str, Seen], tiles: tuple[str, ...], n_labels: int) -> npt.NDArray[np.int64]:
@@ -124,7 +132,7 @@ def _missing_labels(dataset: AnyDataset, seen: Mapping[str, Seen]) -> list[str]:
     return notes
 
 
-def _scale(dataset: AnyDataset, sizes: Counter[str]) -> list[str]:
+def _scale(dataset: AnyDataset, sizes: Counter[tuple[int, int]]) -> list[str]:
     notes = []
     if dataset.mpp is None:
         notes.append("um/px is unknown: add `mpp:` to the manifest, so that results say at what scale they hold")
@@ -179,7 +187,3 @@ def _parted(split_of: Sequence[tuple[str, Mapping[str, str]]], one: str, other: 
 
 def _some(texts: list[str]) -> str:
     return ", ".join(texts[:SHOWN]) + (f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else "")
-
-
-def _counted(sizes: Counter[str]) -> str:
-    return ", ".join(f"{n} of {size}" for size, n in sizes.most_common()) or "none"

@@ -17,7 +17,8 @@ from fmcache.manifest import IGNORE
 from fmcache.stages.progress import progress
 from fmcache.tiles.annotations import Annotation, class_counts, listed, read_annotations
 from fmcache.tiles.choose import choose_even, deal_groups
-from fmcache.tiles.folder import Pair, group_of
+from fmcache.tiles.folder import Pair
+from fmcache.tiles.groups import group_of
 from fmcache.tiles.regions import IGNORED, Regions, Rules
 from fmcache.tiles.slides import Grid, Slide, describe, plan_grid
 from fmcache.tiles.splits import balanced_split

@@ -21,7 +21,8 @@ from fmcache.stages.data import split_sizes
 from fmcache.stages.progress import progress
 from fmcache.strict import builtins
 from fmcache.tiles.archives import unpack
-from fmcache.tiles.folder import REGIONS, SUFFIXES, find_pairs, group_of
+from fmcache.tiles.folder import MASK_SUFFIXES, REGIONS, find_pairs
+from fmcache.tiles.groups import group_of
 from fmcache.tiles.listing import Listing, list_tiles
 from fmcache.tiles.splits import balanced_split
 
@@ -112,7 +113,7 @@ def _bring(dataset: FolderDataset | GeojsonDataset, how: Fetch, root: Path, sour
                     download.download(url, path)
                 sha256 = download.check(path, archive, url, fresh)
                 regions = archive.holds == "masks" and isinstance(dataset, GeojsonDataset)
-                unpack(path, root / getattr(how, archive.holds), REGIONS if regions else SUFFIXES)
+                unpack(path, root / getattr(how, archive.holds), REGIONS if regions else MASK_SUFFIXES)
                 # recorded only now: a file that cannot be unpacked is not one to be held to
                 if download.record(path, url, sha256) and not archive.md5:
                     new.append(archive.file)
