@@ -356,14 +356,13 @@ class Manifest:
 
         if not is_name(name):
             raise refuse((), f"dataset name {name!r}", f"use {NAME_RULE}")
-        for key in ("mpp", "view_mpp"):
-            mpp = getattr(dataset, key, None)
-            if mpp is not None and not (math.isfinite(mpp) and mpp > 0):
-                raise refuse((key,), f"{mpp:g} um/px", "write a number above 0, or leave it out when it is unknown")
         if not 2 <= len(dataset.labels) < IGNORE:
             raise refuse(("labels",), f"expected 2 to 254 labels, found {len(dataset.labels)}", "list the labels")
         if twice := _repeated(dataset.label_names):
             raise refuse(("labels",), f"label {twice!r} is listed twice", "give every label its own name")
+        for key in ("mpp", "view_mpp"):
+            if (mpp := getattr(dataset, key, None)) is not None and not (math.isfinite(mpp) and mpp > 0):
+                raise refuse((key,), f"{mpp:g} um per pixel", "give um per pixel above 0, such as 0.5, or leave it out")
         if isinstance(dataset, FileDataset) and dataset.view_mpp and not dataset.mpp:
             raise refuse(("view_mpp",), "needs to know the um/px of the files", "add mpp:")
         values: list[int | str] = [v for label in dataset.labels for v in label.values]

@@ -72,7 +72,7 @@ def cut_mask(mask: Pixels, box: Box) -> Pixels:
 
 
 def _inner(array: Pixels, box: Box) -> tuple[Pixels, tuple[tuple[int, int], tuple[int, int]]]:
-    """Return the part of a square that lies in the array, and how far it reaches beyond: (top, bottom), (left, right)."""
+    """Return the part of a square in the array, and how far it reaches beyond: (top, bottom), (left, right)."""
     height, width = array.shape[:2]
     rims = (
         (max(0, -box.y), max(0, box.y + box.size - height)),
@@ -152,25 +152,22 @@ def _deep(values: np.ndarray, path: Path) -> Image.Image:
 
 def cut_picture(picture: Image.Image, box: Box, rim: int | tuple[int, int, int]) -> Image.Image:
     """Return the square of a mask picture: same values, same palette, `rim` where it lies beyond the image."""
-    width, height = picture.size
-    square = picture.crop((box.x, box.y, box.x + box.size, box.y + box.size))
-    if not reaches_beyond(box, width, height):
-        return square
-    grey = rim if isinstance(rim, int) else 0
-    if picture.mode == "L" and grey > 255:
-        square = Image.fromarray(np.asarray(square).astype(np.uint16))
-    fills = {"RGBA": (*rim, 255) if isinstance(rim, tuple) else (grey,) * 3 + (255,), "LA": (grey, 255)}
-    fill = fills.get(square.mode, rim)
-    left, top, right, bottom = -box.x, -box.y, width - box.x, height - box.y
-    for rect in (
-        (0, 0, box.size, top),
-        (0, bottom, box.size, box.size),
-        (0, 0, left, box.size),
-        (right, 0, box.size, box.size),
-    ):
-        if rect[0] < rect[2] and rect[1] < rect[3]:
-            square.paste(fill, rect)
-    return square
+    inner, ((top, _), (left, _)) = _inner(np.asarray(picture), box)
+    colour = (rim, rim, rim) if isinstance(rim, int) else rim
+    bands = inner.shape[2] if inner.ndim == 3 else 1
+    fill = {1: colour[:1], 2: (colour[0], 255), 3: colour, 4: (*colour, 255)}
+    deep = inner.dtype == np.uint8 and max(colour) > 255
+    square = np.empty((box.size, box.size, bands), dtype=np.uint16 if deep else inner.dtype)
+    square[:] = fill[bands]
+    square[top : top + inner.shape[0], left : left + inner.shape[1]] = inner.reshape(*inner.shape[:2], bands)
+    made = Image.fromarray(square[..., 0] if bands == 1 else square)
+    if picture.mode == "P" and not deep:
+        made = made.convert("P")
+        palette = picture.getpalette() or []
+        made.putpalette([*palette, *[128] * (768 - len(palette))])  # whole, or PNG would cut the rim's value
+        if "transparency" in picture.info:
+            made.info["transparency"] = picture.info["transparency"]
+    return made
 
 
 def image_sizes(paths: Sequence[Path]) -> Counter[tuple[int, int]]:
