@@ -40,6 +40,7 @@ class Document:
         self.path, self.error = path, error
         self._lines: dict[Key, int] = {}
         text = self._read() if text is None else text
+        self._room = 1000 + 10 * len(text)  # values; only aliases of aliases can make more of them than there is text
         try:
             loader = _Loader(text)  # which refuses control characters at once
             try:
@@ -63,6 +64,9 @@ class Document:
 
     def _build(self, loader: Any, node: yaml.Node, at: Key) -> Any:
         self._lines.setdefault(at, node.start_mark.line + 1)
+        self._room -= 1
+        if self._room < 0:
+            raise self.error(f"{self.path}: its aliases multiply without end", next_step="write the values out")
         if isinstance(node, yaml.MappingNode):
             mapping: dict[Any, Any] = {}
             for key_node, value_node in node.value:
