@@ -242,8 +242,9 @@ _DOING = {
 
 def _refused(error: OSError) -> str:
     """Return what was being done to which file, why the system refused, and what to do."""
-    frames = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
-    doing = next((_DOING[name] for name in reversed(frames) if name in _DOING), "")
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = str(Path(__file__).parent)
+    doing = next((_DOING[f.name] for f in frames if f.name in _DOING and not f.filename.startswith(ours)), "")
     subject = f" {error.filename}" if error.filename else ""
     if error.filename2:
         subject += f" to {error.filename2}"
