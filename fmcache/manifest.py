@@ -9,7 +9,9 @@ can read the manifest on a machine that has no images.
 from __future__ import annotations
 
 import itertools
+import math
 import re
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import Literal
@@ -27,10 +29,38 @@ MASK_MAX = 2**31 - 1
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME_BYTES = 200  # of UTF-8: with what is put around it, a file name stays below the 255 that systems allow
+RESERVED_NAMES = frozenset(
+    ["con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10))]
+)
+"""Names that Windows keeps for devices, whatever ending they have."""
+
+NAME_RULE = f"letters and digits of any script, '.', '_' and '-', at most {NAME_BYTES} bytes"
+
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 _RANGE = re.compile(r"([0-9]+)-([0-9]*)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def is_name_character(character: str) -> bool:
+    """Return whether a character may stand in a name: a letter, mark or digit of any script, '.', '_' or '-'."""
+    return character in "._-" or unicodedata.category(character)[0] in "LMN"
+
+
+def is_name(text: str) -> bool:
+    """Return whether a text may be a dataset or tile id: `NAME_RULE`, and safe as a file name on every system.
+
+    It starts with a letter or digit, does not end with a dot, is in Unicode NFC (so that equal names are equal text)
+    and is no name that Windows reserves.
+    """
+    return (
+        0 < len(text.encode("utf-8", "surrogatepass")) <= NAME_BYTES
+        and all(map(is_name_character, text))
+        and unicodedata.category(text[0])[0] in "LN"
+        and not text.endswith(".")
+        and unicodedata.is_normalized("NFC", text)
+        and text.partition(".")[0].lower() not in RESERVED_NAMES
+    )
 
 
 class Label(Frozen, frozen=True):
@@ -61,8 +91,8 @@ class TileEntry(Frozen, frozen=True):
     mask_sha256: str = ""
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.id):
-            raise ValueError(f"tile id {self.id!r}: expected letters, digits, '.', '_' and '-'")
+        if not is_name(self.id):
+            raise ValueError(f"tile id {self.id!r}: expected {NAME_RULE}")
         for digest in (self.image_sha256, self.mask_sha256):
             if digest and not _SHA256.fullmatch(digest):
                 raise ValueError(f"tile {self.id!r}: expected a sha256 of 64 hex digits, found {digest!r}")
@@ -332,12 +362,15 @@ class Manifest:
         def refuse(at: tuple[str | int, ...], problem: str, next_step: str) -> ManifestError:
             return ManifestError(f"{self._where(name, *at)}: {problem}", next_step=next_step)
 
-        if not _NAME.fullmatch(name):
-            raise refuse((), f"dataset name {name!r}", "use letters, digits, '.', '_' and '-'")
+        if not is_name(name):
+            raise refuse((), f"dataset name {name!r}", f"use {NAME_RULE}")
         if not 2 <= len(dataset.labels) < IGNORE:
             raise refuse(("labels",), f"expected 2 to 254 labels, found {len(dataset.labels)}", "list the labels")
         if twice := _repeated(dataset.label_names):
             raise refuse(("labels",), f"label {twice!r} is listed twice", "give every label its own name")
+        for key in ("mpp", "view_mpp"):
+            if (mpp := getattr(dataset, key, None)) is not None and not (math.isfinite(mpp) and mpp > 0):
+                raise refuse((key,), f"{mpp:g} um per pixel", "give um per pixel above 0, such as 0.5, or leave it out")
         if isinstance(dataset, FileDataset) and dataset.view_mpp and not dataset.mpp:
             raise refuse(("view_mpp",), "needs to know the um/px of the files", "add mpp:")
         values: list[int | str] = [v for label in dataset.labels for v in label.values]

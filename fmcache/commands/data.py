@@ -27,6 +27,8 @@ Objects = Annotated[
 ClassProperty = Annotated[
     str, typer.Option(help="Property of GeoJSON features that names the class; '': where QuPath writes it.")
 ]
+Missing = Literal["refuse", "skip"]
+Square = Literal["", "crop", "tile", "pad"]
 app = typer.Typer(
     no_args_is_help=True, help="Datasets: add, cut, fetch, check and show tiles.\n\nExample: fmcache data check"
 )
@@ -35,12 +37,12 @@ app = typer.Typer(
 @app.command("add")
 def data_add(
     name: Annotated[str, typer.Argument(help="Name of the new dataset.")],
-    images: Annotated[Path, typer.Option(help="Folder of images (PNG, TIFF, JPEG).")],
+    images: Annotated[Path, typer.Option(help="Folder of images (PNG, TIFF, JPEG, BMP), or a pattern: 'tiles/*.jpg'.")],
     masks: Annotated[
         str,
         typer.Option(
-            help="Folder of masks (or of QuPath GeoJSON) of the same names; or one of black and white masks for each "
-            "label: 'tumour=DIR,stroma=DIR/*_stroma.png'."
+            help="Folder of masks (or of QuPath GeoJSON) of the same names, or a pattern whose * is the name: "
+            "'tiles/*_seg.png'; or one of black and white masks for each label: 'tumour=DIR,stroma=DIR/*_stroma.png'."
         ),
     ],
     labels: Annotated[
@@ -55,7 +57,10 @@ def data_add(
     groups: Annotated[
         str, typer.Option(help="Patient or slide of a tile: a regex on its name with one (group), or a CSV tile,group.")
     ] = "",
-    split: Annotated[str, typer.Option(help="Tiles to train/validate/test.")] = "15/5/10",
+    split: Annotated[
+        str,
+        typer.Option(help="Tiles to train/validate/test; default 15/5/10, or folders train, val and test."),
+    ] = "",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
     order: Annotated[
         str, typer.Option(help="Where regions or masks of labels overlap: labels, lowest first; '': as they come.")
@@ -65,6 +70,14 @@ def data_add(
     objects: Objects = "",
     class_property: ClassProperty = "",
     merge_into: Annotated[Path | None, typer.Option(help="Folder for label images merged of masks per label.")] = None,
+    missing: Annotated[Missing, typer.Option(help="Images without masks and masks without images: refuse, skip.")] = (
+        "refuse"
+    ),
+    square: Annotated[
+        Square, typer.Option(help="Make squares: crop the middle, tile (side by side, --tile-px), pad by reflection.")
+    ] = "",
+    tile_px: Annotated[int, typer.Option(min=0, help="Edge of the squares of --square tile.")] = 0,
+    into: Annotated[Path | None, typer.Option(help="Folder for squares; default: NAME-squares.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a dataset of this name.")] = False,
     manifest: ManifestFile = DEFAULT_MANIFEST,
 ) -> None:
@@ -72,38 +85,25 @@ def data_add(
 
     Example: fmcache data add mine --images tiles/images --masks tiles/masks --labels other=0,tumour=1 --mpp 0.5
     """
-    from fmcache.stages.data import add
+    from fmcache.stages.data import FileRules, add
 
-    folder = Path(masks)
+    folder, files = Path(masks), FileRules(missing, square, tile_px, into)
     if "=" in masks:
         from fmcache.errors import SpecError
         from fmcache.stages.merge import merge_masks
 
         if labels:
             raise SpecError("--masks names the labels here", found=f"--labels {labels}", next_step="leave out --labels")
-        labels, note = merge_masks(images, masks, merge_into, order, fill, replace)
-        say(note)
-        folder, ignore, order, fill = merge_into or folder, "255", "", "ignore"
+        merged = merge_masks(images, masks, merge_into, order, fill, replace, missing == "skip")
+        say(merged.note)
+        folder, labels, files = merge_into or folder, merged.labels, files._replace(other=merged.masks)
+        ignore, order, fill = "255", "", "ignore"
     say(
         add(
-            manifest,
-            name,
-            images,
-            folder,
-            labels,
-            ignore,
-            mpp,
-            groups,
-            split,
-            seed,
-            replace,
-            order,
-            fill,
-            skip,
-            objects,
-            class_property,
+            manifest, name, images, folder, labels, ignore, mpp, groups, split, seed, replace, order, fill,
+            skip=skip, objects=objects, class_property=class_property, files=files, say=say,
         )
-    )
+    )  # fmt: skip
 
 
 @app.command("cut")

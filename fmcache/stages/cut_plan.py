@@ -17,7 +17,7 @@ from fmcache.stages.progress import progress
 from fmcache.tiles.annotations import Annotation, read_annotations
 from fmcache.tiles.census import refuse_unknown_classes, told
 from fmcache.tiles.choose import choose_even, deal_groups
-from fmcache.tiles.folder import group_of
+from fmcache.tiles.groups import group_of
 from fmcache.tiles.labels import IGNORED
 from fmcache.tiles.regions import Regions, Rules
 from fmcache.tiles.slide_files import pair_slides

@@ -21,8 +21,11 @@ from fmcache.stages.data import split_sizes
 from fmcache.stages.progress import progress
 from fmcache.strict import builtins
 from fmcache.tiles.archives import unpack
-from fmcache.tiles.folder import REGIONS, SUFFIXES, find_pairs, group_of
+from fmcache.tiles.folder import find_pairs
+from fmcache.tiles.geojson import ENDINGS as REGIONS
+from fmcache.tiles.groups import group_of
 from fmcache.tiles.listing import Listing, list_tiles
+from fmcache.tiles.pictures import MASK_SUFFIXES
 from fmcache.tiles.splits import balanced_split
 
 HEADER = """\
@@ -112,7 +115,7 @@ def _bring(dataset: FolderDataset | GeojsonDataset, how: Fetch, root: Path, sour
                     download.download(url, path)
                 sha256 = download.check(path, archive, url, fresh)
                 regions = archive.holds == "masks" and isinstance(dataset, GeojsonDataset)
-                unpack(path, root / getattr(how, archive.holds), REGIONS if regions else SUFFIXES)
+                unpack(path, root / getattr(how, archive.holds), REGIONS if regions else MASK_SUFFIXES)
                 # recorded only now: a file that cannot be unpacked is not one to be held to
                 if download.record(path, url, sha256) and not archive.md5:
                     new.append(archive.file)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,9 @@ import numpy.typing as npt
 
 from fmcache.errors import ManifestError, SpecError, TileError
 from fmcache.tiles.annotations import Mask
-from fmcache.tiles.folder import by_stem
-from fmcache.tiles.pictures import MASK_SUFFIXES, TRANSPARENT, read_raw_mask
+from fmcache.tiles.folder import find_partners, some
+from fmcache.tiles.matching import File
+from fmcache.tiles.pictures import TRANSPARENT, read_raw_mask
 from fmcache.tiles.values import listed_values
 
 Inside = npt.NDArray[np.bool_]
@@ -38,27 +38,26 @@ def parse_sources(text: str) -> dict[str, Path]:
     return sources
 
 
-def find_masks(label: str, place: Path, images: Mapping[str, Path]) -> dict[str, Path]:
-    """Return the mask of one label for each image: those of a folder, or of a pattern whose ``*`` is the image's name.
+def find_masks(label: str, place: Path, images: Sequence[File], skip_lone: bool = False) -> dict[Path, Path]:
+    """Return the mask of one label by image: those of a folder, or of a pattern whose ``*`` is the image's name.
 
     Raises
     ------
     ManifestError
-        When an image has no mask or a mask no image: a missing file may be an empty mask or a mistake.
+        When a mask could belong to two images; when an image has no mask or a mask no image, unless `skip_lone` is set:
+        a missing file may be an empty mask or a mistake.
     """
-    if "*" in place.name:
-        name = re.compile("(.*)".join(re.escape(piece) for piece in place.name.split("*", 1)))
-        found = {m[1]: path for path in sorted(place.parent.glob("*")) if (m := name.fullmatch(path.name))}
-    else:
-        found = by_stem(place, MASK_SUFFIXES, strip=True)
-    if alone := sorted(images.keys() ^ found.keys()):
+    found = find_partners(place, images)
+    lone = [file.path.name for file in (*found.lone_images, *found.lone_masks)]
+    if not found.pairs or (lone and not skip_lone):
         raise ManifestError(
             f"{place}: masks of {label!r} and images do not go together",
             expected="a mask for every image, an empty one where the label is not there",
-            found=f"{len(alone)} alone: {', '.join(alone[:5])}",
-            next_step="add or remove files, or write a pattern such as masks/*_tumour.png",
+            found=f"{len(lone)} alone: {some(lone)}",
+            next_step="add or remove files, write a pattern such as masks/*_tumour.png, or pass over them with "
+            "--missing skip",
         )
-    return found
+    return {image.path: mask.path for image, mask in found.pairs}
 
 
 def read_inside(path: Path) -> Inside:

@@ -34,6 +34,7 @@ MAY = {
     "stages.report": GROUND | {"scores", "report"},
     "stages.cut": GROUND | {"tiles", "stages"},
     "stages.cut_plan": GROUND | {"tiles", "stages.progress"},
+    "stages.squares": GROUND | {"tiles", "stages.progress"},
     "stages.merge": GROUND | {"tiles", "stages.progress"},
     "stages.entries": GROUND,
     "stages.data": GROUND | {"tiles", "stages"},
