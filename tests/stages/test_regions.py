@@ -205,7 +205,7 @@ def test_regions_without_a_class_can_have_a_label_and_a_class_of_that_look_is_an
     with_cells(folder)
     (folder / "t0.geojson").write_text(json.dumps([square("(no class)", 0, 0, 9, 9), square("", 9, 0, SIDE, SIDE)]))
     labels = LABELS + '|"(no class)",glass=(no class)'
-    mask = mask_of(*add_to(folder, labels, order="stroma,tumour,rest,glass"))
+    mask = mask_of(*add_to(folder, labels, order="glass,stroma,tumour,rest"))
     assert (mask[:9, :9] == 2).all()
     assert (mask[:, 9:] == 3).all()
     with pytest.raises(TileError, match=r'"\(no class\)" \(1\)'):
