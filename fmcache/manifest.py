@@ -9,8 +9,10 @@ can read the manifest on a machine that has no images.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -205,6 +207,9 @@ class _Head(Frozen, frozen=True):
 class Manifest:
     """The parsed manifest.
 
+    With `text` (and `locks`, text of lock files by dataset), that is read in place of the files at `path` and beside
+    it: what is about to be written is checked before it is.
+
     Attributes
     ----------
     path
@@ -224,9 +229,9 @@ class Manifest:
         label that is there twice.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, text: str | None = None, locks: Mapping[str, str] | None = None) -> None:
         self.path = path
-        self._document = Document(path, ManifestError)
+        self._document = Document(path, ManifestError, text)
         head: _Head = self._document.convert(_Head)
         if head.format != FORMAT:
             raise ManifestError(
@@ -239,6 +244,7 @@ class Manifest:
         self.datasets: dict[str, AnyDataset] = {}
         self.unfetched: dict[str, FolderDataset | GeojsonDataset] = {}
         self._locks: dict[str, Document] = {}
+        self._lock_texts = locks or {}
         for name in head.datasets:
             self._add(name, self._document.convert(AnyDataset, "datasets", name))
         if self.default not in {**self.datasets, **self.unfetched}:
@@ -296,17 +302,18 @@ class Manifest:
         return self._document.where("datasets", name, *at)
 
     def _add(self, name: str, dataset: AnyDataset) -> None:
-        self._check(name, dataset)
+        self.check_rules(name, dataset, lambda *at: self._where(name, *at))
         if not isinstance(dataset, DemoDataset) and dataset.fetch:
             if dataset.tiles or any(dataset.splits.of(split) for split in SPLITS):
                 raise ManifestError(
                     f"{self._where(name, 'fetch')}: a dataset that is fetched lists no tiles and splits here",
                     next_step="remove `fetch:`, or `tiles:` and `splits:`",
                 )
-            if not self.lock_path(name).exists():
+            text = self._lock_texts.get(name)
+            if text is None and not self.lock_path(name).exists():
                 self.unfetched[name] = dataset
                 return
-            self._locks[name] = Document(self.lock_path(name), ManifestError)
+            self._locks[name] = Document(self.lock_path(name), ManifestError, text)
             lock: Lock = self._locks[name].convert(Lock)
             if lock.format != FORMAT:
                 raise ManifestError(
@@ -320,22 +327,42 @@ class Manifest:
         self._check_tiles(name, dataset)
         self._check_all_splits(name, dataset)
 
-    def _check(self, name: str, dataset: AnyDataset) -> None:
-        def refuse(at: tuple[str | int, ...], problem: str, next_step: str) -> ManifestError:
-            return ManifestError(f"{self._where(name, *at)}: {problem}", next_step=next_step)
-
+    @staticmethod
+    def check_name(name: str, where: str = "NAME") -> None:
+        """Raise ManifestError when a dataset cannot have this name."""
         if not _NAME.fullmatch(name):
-            raise refuse((), f"dataset name {name!r}", "use letters, digits, '.', '_' and '-'")
+            raise ManifestError(f"{where}: dataset name {name!r}", next_step="use letters, digits, '.', '_' and '-'")
+
+    @staticmethod
+    def check_rules(name: str, dataset: AnyDataset, where: Callable[..., str]) -> None:
+        """Refuse a name, labels, mask values or um/px that no dataset can have, whatever its tiles are.
+
+        `where` gives the place of a key, for the message.
+
+        Raises
+        ------
+        ManifestError
+            Which names that place.
+        """
+
+        def refuse(at: tuple[str | int, ...], problem: str, next_step: str) -> ManifestError:
+            return ManifestError(f"{where(*at)}: {problem}", next_step=next_step)
+
+        Manifest.check_name(name, where())
         if not 2 <= len(dataset.labels) < IGNORE:
             raise refuse(("labels",), f"expected 2 to 254 labels, found {len(dataset.labels)}", "list the labels")
         if twice := _repeated(dataset.label_names):
             raise refuse(("labels",), f"label {twice!r} is listed twice", "give every label its own name")
+        for key in ("mpp", "view_mpp"):
+            if (mpp := getattr(dataset, key, None)) is not None and not (math.isfinite(mpp) and mpp > 0):
+                raise refuse((key,), f"{mpp:g} um per pixel", "give um per pixel above 0, such as 0.5, or leave it out")
         if isinstance(dataset, FileDataset) and dataset.view_mpp and not dataset.mpp:
             raise refuse(("view_mpp",), "needs to know the um/px of the files", "add mpp:")
         values: list[int | str] = [v for label in dataset.labels for v in label.values]
         if isinstance(dataset, GeojsonDataset):
             values += [label.name for label in dataset.labels if not label.values]
         else:
+            values = values or list(range(len(dataset.labels)))
             for i, label in enumerate(dataset.labels):
                 try:
                     check_mask_values(label.values)
