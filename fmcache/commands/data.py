@@ -62,7 +62,7 @@ def data_add(
 
     Example: fmcache data add mine --images tiles/images --masks tiles/masks --labels other=0,tumour=1 --mpp 0.5
     """
-    from fmcache.stages.data import add
+    from fmcache.stages.data import add, check_flags
 
     folder = Path(masks)
     if "=" in masks:
@@ -71,6 +71,7 @@ def data_add(
 
         if labels:
             raise SpecError("--masks names the labels here", found=f"--labels {labels}", next_step="leave out --labels")
+        check_flags(manifest, name, split, replace)
         labels, note = merge_masks(images, masks, merge_into, order, fill, replace)
         say(note)
         folder, ignore, order, fill = merge_into or folder, "255", "", "ignore"

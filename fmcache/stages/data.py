@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fmcache.errors import ManifestError, SpecError
-from fmcache.manifest import IGNORE, SPLITS, FolderDataset, GeojsonDataset, Manifest
-from fmcache.stages.entries import folder_entry, write_entry
+from fmcache.errors import SpecError
+from fmcache.manifest import IGNORE, SPLITS, FolderDataset, GeojsonDataset
+from fmcache.stages.entries import check_dataset, check_name, folder_entry, write_entry
 from fmcache.stages.progress import progress
 from fmcache.tiles.folder import find_pairs, group_of, holds_regions
 from fmcache.tiles.labels import ignored_values, parse_classes, parse_labels, parse_order
@@ -40,28 +40,35 @@ def add(
     ManifestError, SpecError, TileError
         When files have no partner or cannot be read, a mask holds unknown values, or the split cannot be made.
     """
-    sizes = split_sizes(split)
-    if manifest.exists() and not replace:
-        listed = Manifest(manifest)
-        if name in {**listed.datasets, **listed.unfetched}:
-            raise ManifestError(
-                f"{manifest} lists a dataset {name!r} already", next_step="pass --replace, or another name"
-            )
+    sizes = check_flags(manifest, name, split, replace)
     pairs = find_pairs(images, masks)
     root = Path(os.path.commonpath([images.resolve(), masks.resolve()]))
     listed_root = os.path.relpath(root, manifest.parent.resolve())
     rule = _rule(listed_root, labels, ignore, mpp, holds_regions(masks), order, fill)
+    check_dataset(name, rule)
     with progress(f"reading {name}", len(pairs), "tiles") as tick:
         entries, pixels = list_tiles(rule, pairs, group_of(groups, pairs), root, tick)
     chosen = balanced_split([e.id for e in entries], [e.group for e in entries], pixels, sizes, seed)
     splits = {str(part): [entries[i].id for i in at] for part, at in zip(SPLITS, chosen.members, strict=True)}
-    write_entry(manifest, name, folder_entry(rule, list(entries), splits))
+    write_entry(manifest, name, folder_entry(rule, list(entries), splits), replace)
     spare = len(entries) - sum(sizes)
     return (
         f"{manifest}: {name} added, {len(entries)} tiles, split {split}"
         + (f" ({spare} in no split)" if spare else "")
         + f"; label shares of a split are at most {100 * chosen.off:.1f} points off those of all tiles"
     )
+
+
+def check_flags(manifest: Path, name: str, split: str, replace: bool) -> list[int]:
+    """Refuse what the manifest could not take before anything is read or written; return the sizes of the split.
+
+    Raises
+    ------
+    ManifestError, SpecError
+        When the name or the sizes cannot be, or the manifest cannot be read or lists the name already.
+    """
+    check_name(manifest, name, replace)
+    return split_sizes(split)
 
 
 def split_sizes(split: str) -> list[int]:

@@ -18,6 +18,7 @@ from fmcache.identity import sha256_file, whole_file
 from fmcache.manifest import FORMAT, SPLITS, Archive, Fetch, FolderDataset, GeojsonDataset, Lock, Manifest, Splits
 from fmcache.stages import download
 from fmcache.stages.data import split_sizes
+from fmcache.stages.entries import locked
 from fmcache.stages.progress import progress
 from fmcache.strict import builtins
 from fmcache.tiles.archives import unpack
@@ -173,8 +174,10 @@ def _write(manifest: Manifest, name: str, lock: Lock) -> None:
     document: dict[str, Any] = builtins(lock)
     document["tiles"] = [{key: text for key, text in tile.items() if text} for tile in document["tiles"]]
     document["splits"] = {split: list(lock.splits.of(split)) for split in SPLITS}
-    with whole_file(manifest.lock_path(name), "w") as file:
-        file.write(HEADER.format(name=name))
-        # innermost lists and mappings on one line each: a line per tile
-        yaml.safe_dump(document, file, sort_keys=False, default_flow_style=None, width=4096)
-    Manifest(manifest.path)
+    # innermost lists and mappings on one line each: a line per tile
+    listed = yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=4096)
+    text = HEADER.format(name=name) + listed
+    with locked(manifest.path):
+        Manifest(manifest.path, locks={name: text})
+        with whole_file(manifest.lock_path(name)) as file:
+            file.write(text.encode())

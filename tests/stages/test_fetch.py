@@ -16,9 +16,11 @@ from PIL import Image
 from fmcache.errors import DataUnavailable, ManifestError, SpecError, TileError
 from fmcache.manifest import Manifest
 from fmcache.stages import download
+from fmcache.stages import fetch as fetched
 from fmcache.stages.check import check
 from fmcache.stages.fetch import fetch
 from fmcache.tiles.images import read_tile
+from fmcache.tiles.splits import Split
 
 SIDE = 64  # in place of 1024
 STEMS = [f"training_set_{kind}_roi_{i:03d}" for kind in ("primary", "metastatic") for i in (1, 2, 3)]
@@ -358,3 +360,16 @@ def test_the_private_dataset_says_what_to_place_where_and_is_then_listed_by_slid
     assert set(group.values()) == {"slide-0", "slide-1", "slide-2"}
     for split in ("train", "val", "test"):
         assert len({group[tile] for tile in dataset.splits.of(split)}) == 1
+
+
+def test_a_lock_that_would_not_be_read_again_is_never_written(manifest, server, monkeypatch):
+    def one_tile_in_two_splits(ids, *_, **__):
+        return Split((tuple(range(len(ids))), (0,), (1,)), 0.0)
+
+    before = manifest.read_bytes()
+    with monkeypatch.context() as patched, pytest.raises(ManifestError, match=r"puma\.lock\.yaml:\d+: .*again in"):
+        patched.setattr(fetched, "balanced_split", one_tile_in_two_splits)
+        get(manifest, server)
+    assert not (manifest.parent / "puma.lock.yaml").exists()
+    assert manifest.read_bytes() == before
+    get(manifest, server)
