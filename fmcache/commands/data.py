@@ -48,7 +48,7 @@ def data_add(
     groups: Annotated[
         str, typer.Option(help="Patient or slide of a tile: a regex on its name with one (group), or a CSV tile,group.")
     ] = "",
-    split: Annotated[str, typer.Option(help="Tiles to train/validate/test.")] = "15/5/10",
+    split: Annotated[str, typer.Option(help="Tiles to train/validate/test; '': 15/5/10, scaled to fewer.")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
     order: Annotated[
         str, typer.Option(help="Where regions or masks of labels overlap: labels, lowest first; '': as they come.")
@@ -95,7 +95,7 @@ def data_cut(
     skip: Annotated[str, typer.Option(help="Classes to leave out as if not drawn, joined with '|'.")] = "",
     min_share: Annotated[float, typer.Option(min=0, max=1, help="Least annotated share of a tile.")] = 0.5,
     tiles: Annotated[int, typer.Option(min=0, help="Tiles to cut; 0: those of the split.")] = 0,
-    split: Annotated[str, typer.Option(help="Tiles to train/validate/test.")] = "15/5/10",
+    split: Annotated[str, typer.Option(help="Tiles to train/validate/test; '': 15/5/10, scaled to fewer.")] = "",
     groups: Annotated[
         str, typer.Option(help="Patient of a slide: a regex on its name with one (group), or a CSV tile,group.")
     ] = "",

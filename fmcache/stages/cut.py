@@ -29,10 +29,11 @@ from fmcache.stages.cut_plan import (
     label_shares,
     tile_id,
 )
-from fmcache.stages.data import split_sizes
 from fmcache.stages.entries import check_dataset, check_name, folder_entry, write_entry
 from fmcache.stages.progress import progress
 from fmcache.tiles.regions import Rules, parse_rules
+from fmcache.tiles.remarks import lacking_labels, sizes_line
+from fmcache.tiles.sizes import split_sizes
 from fmcache.tiles.slides import opened, read_tile
 
 RULES, POSITIONS = "cut.json", "positions.csv"
@@ -52,8 +53,9 @@ def cut(manifest: Path, name: str, wanted: Wanted, replace: bool, say: Callable[
         or the disk is too small.
     """
     sizes = split_sizes(wanted.split)
-    if wanted.tiles and wanted.tiles < sum(sizes):
-        raise SpecError(f"--tiles {wanted.tiles} is less than the split {wanted.split} needs", found=str(sum(sizes)))
+    if wanted.tiles and wanted.tiles < (least := sum(sizes or (1, 1, 1))):
+        problem = f"--tiles {wanted.tiles} is less than the split {wanted.split or '1/1/1'} needs"
+        raise SpecError(problem, expected=f"{least} or more", next_step="pass more --tiles, or a smaller --split")
     check_name(manifest, name, replace)
     rules = parse_rules(wanted.labels, wanted.order, wanted.fill, wanted.ignore, wanted.skip)
     rule = FolderDataset(
@@ -75,8 +77,12 @@ def cut(manifest: Path, name: str, wanted: Wanted, replace: bool, say: Callable[
         str(part): [entries[i].id for i in sorted(at)] for part, at in zip(SPLITS, plan.splits, strict=True)
     }
     write_entry(manifest, name, folder_entry(rule, entries, parts), replace)
-    added = f"{manifest}: {name} added, {len(entries)} tiles; {100 * overlap:.1f} % of pixels lie under several labels"
-    return "\n".join([*_shares(plan, rules), added])
+    sizes_shown = sizes_line(plan.splits, len(entries), sizes)
+    added = f"{manifest}: {name} added, {len(entries)} tiles: {sizes_shown}; {100 * overlap:.1f} % of pixels lie under "
+    shares = np.stack([label_shares(spot, rules) for spot in plan.spots])
+    lacking = lacking_labels(plan.splits, shares, rule.label_names, [entry.group for entry in entries])
+    notes = [f"note: {line}" for line in lacking]
+    return "\n".join([*_shares(plan, rules), f"{added}several labels", *notes])
 
 
 def _prepare(wanted: Wanted, rules: Rules, sources: Sequence[Source], plan: Plan, replace: bool) -> None:

@@ -12,6 +12,8 @@ from fmcache.stages.progress import progress
 from fmcache.tiles.folder import find_pairs, group_of, holds_regions
 from fmcache.tiles.labels import ignored_values, parse_classes, parse_labels, parse_order
 from fmcache.tiles.listing import list_tiles
+from fmcache.tiles.remarks import lacking_labels, split_line
+from fmcache.tiles.sizes import split_sizes
 from fmcache.tiles.splits import balanced_split
 
 
@@ -32,8 +34,8 @@ def add(
 ) -> str:
     """List a folder of images and masks in the manifest (made when there is none); return a line on what was added.
 
-    Every image and mask is read and hashed; the split is balanced by label share and respects groups. Comments in the
-    manifest survive.
+    Every image and mask is read and hashed; the split is balanced by label share and respects groups. An empty `split`
+    is 15/5/10, scaled to fewer tiles or to whole groups. Comments in the manifest survive.
 
     Raises
     ------
@@ -51,15 +53,12 @@ def add(
     chosen = balanced_split([e.id for e in entries], [e.group for e in entries], pixels, sizes, seed)
     splits = {str(part): [entries[i].id for i in at] for part, at in zip(SPLITS, chosen.members, strict=True)}
     write_entry(manifest, name, folder_entry(rule, list(entries), splits), replace)
-    spare = len(entries) - sum(sizes)
-    return (
-        f"{manifest}: {name} added, {len(entries)} tiles, split {split}"
-        + (f" ({spare} in no split)" if spare else "")
-        + f"; label shares of a split are at most {100 * chosen.off:.1f} points off those of all tiles"
-    )
+    lacking = lacking_labels(chosen.members, pixels, rule.label_names, [e.group for e in entries])
+    added = f"{manifest}: {name} added, {len(entries)} tiles: {split_line(chosen, len(entries), sizes)}"
+    return "\n".join([added, *(f"note: {line}" for line in lacking)])
 
 
-def check_flags(manifest: Path, name: str, split: str, replace: bool) -> list[int]:
+def check_flags(manifest: Path, name: str, split: str, replace: bool) -> list[int] | None:
     """Refuse what the manifest could not take before anything is read or written; return the sizes of the split.
 
     Raises
@@ -69,20 +68,6 @@ def check_flags(manifest: Path, name: str, split: str, replace: bool) -> list[in
     """
     check_name(manifest, name, replace)
     return split_sizes(split)
-
-
-def split_sizes(split: str) -> list[int]:
-    """Return the numbers of tiles in ``15/5/10``: to train, validate and test on.
-
-    Raises
-    ------
-    SpecError
-        When it is not three positive numbers.
-    """
-    parts = split.split("/")
-    if len(parts) != len(SPLITS) or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise SpecError(f"--split {split!r}", expected="three numbers of tiles, such as 15/5/10 (train/val/test)")
-    return [int(part) for part in parts]
 
 
 def _rule(
