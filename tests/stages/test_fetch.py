@@ -179,6 +179,18 @@ def test_puma_is_fetched_drawn_split_and_locked(manifest, server):
     assert "overlap in 6 of 6 tiles" in " ".join(found.notes)
 
 
+def test_a_listed_split_that_cannot_be_says_what_to_write_and_where(manifest, server):
+    document = yaml.safe_load(manifest.read_text())
+    document["datasets"]["puma"]["fetch"]["split"] = "15/5/10"
+    manifest.write_text(yaml.safe_dump(document))
+    with pytest.raises(SpecError, match="needs 30 tiles") as caught:
+        get(manifest, server)
+    assert caught.value.next_step == f"write `split: 3/1/2` below `fetch:` of puma in {manifest}"
+    document["datasets"]["puma"]["fetch"]["split"] = "3/1/2"
+    manifest.write_text(yaml.safe_dump(document))
+    assert "split 3/1/2; label shares" in get(manifest, server)
+
+
 def test_what_was_fetched_is_not_fetched_again_and_the_lock_stays(manifest, server):
     get(manifest, server)
     lock = (manifest.parent / "puma.lock.yaml").read_bytes()
