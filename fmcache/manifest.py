@@ -13,6 +13,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -243,6 +244,9 @@ class _Head(Frozen, frozen=True):
 class Manifest:
     """The parsed manifest.
 
+    With `text` (and `locks`, text of lock files by dataset), that is read in place of the files at `path` and beside
+    it: what is about to be written is checked before it is.
+
     Attributes
     ----------
     path
@@ -262,9 +266,9 @@ class Manifest:
         label that is there twice.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, text: str | None = None, locks: Mapping[str, str] | None = None) -> None:
         self.path = path
-        self._document = Document(path, ManifestError)
+        self._document = Document(path, ManifestError, text)
         head: _Head = self._document.convert(_Head)
         if head.format != FORMAT:
             raise ManifestError(
@@ -277,6 +281,7 @@ class Manifest:
         self.datasets: dict[str, AnyDataset] = {}
         self.unfetched: dict[str, FolderDataset | GeojsonDataset] = {}
         self._locks: dict[str, Document] = {}
+        self._lock_texts = locks or {}
         for name in head.datasets:
             self._add(name, self._document.convert(AnyDataset, "datasets", name))
         if self.default not in {**self.datasets, **self.unfetched}:
@@ -334,17 +339,18 @@ class Manifest:
         return self._document.where("datasets", name, *at)
 
     def _add(self, name: str, dataset: AnyDataset) -> None:
-        self._check(name, dataset)
+        self.check_rules(name, dataset, lambda *at: self._where(name, *at))
         if not isinstance(dataset, DemoDataset) and dataset.fetch:
             if dataset.tiles or any(dataset.splits.of(split) for split in SPLITS):
                 raise ManifestError(
                     f"{self._where(name, 'fetch')}: a dataset that is fetched lists no tiles and splits here",
                     next_step="remove `fetch:`, or `tiles:` and `splits:`",
                 )
-            if not self.lock_path(name).exists():
+            text = self._lock_texts.get(name)
+            if text is None and not self.lock_path(name).exists():
                 self.unfetched[name] = dataset
                 return
-            self._locks[name] = Document(self.lock_path(name), ManifestError)
+            self._locks[name] = Document(self.lock_path(name), ManifestError, text)
             lock: Lock = self._locks[name].convert(Lock)
             if lock.format != FORMAT:
                 raise ManifestError(
@@ -358,12 +364,28 @@ class Manifest:
         self._check_tiles(name, dataset)
         self._check_all_splits(name, dataset)
 
-    def _check(self, name: str, dataset: AnyDataset) -> None:
-        def refuse(at: tuple[str | int, ...], problem: str, next_step: str) -> ManifestError:
-            return ManifestError(f"{self._where(name, *at)}: {problem}", next_step=next_step)
-
+    @staticmethod
+    def check_name(name: str, where: str = "NAME") -> None:
+        """Raise ManifestError when a dataset cannot have this name."""
         if not is_name(name):
-            raise refuse((), f"dataset name {name!r}", f"use {NAME_RULE}")
+            raise ManifestError(f"{where}: dataset name {name!r}", next_step=f"use {NAME_RULE}")
+
+    @staticmethod
+    def check_rules(name: str, dataset: AnyDataset, where: Callable[..., str]) -> None:
+        """Refuse a name, labels, mask values or um/px that no dataset can have, whatever its tiles are.
+
+        `where` gives the place of a key, for the message.
+
+        Raises
+        ------
+        ManifestError
+            Which names that place.
+        """
+
+        def refuse(at: tuple[str | int, ...], problem: str, next_step: str) -> ManifestError:
+            return ManifestError(f"{where(*at)}: {problem}", next_step=next_step)
+
+        Manifest.check_name(name, where())
         if not 2 <= len(dataset.labels) < IGNORE:
             raise refuse(("labels",), f"expected 2 to 254 labels, found {len(dataset.labels)}", "list the labels")
         if twice := _repeated(dataset.label_names):
@@ -377,6 +399,7 @@ class Manifest:
         if isinstance(dataset, GeojsonDataset):
             values += [label.name for label in dataset.labels if not label.values]
         else:
+            values = values or list(range(len(dataset.labels)))
             for i, label in enumerate(dataset.labels):
                 try:
                     check_mask_values(label.values)

@@ -59,7 +59,9 @@ def data_add(
     ] = "",
     split: Annotated[
         str,
-        typer.Option(help="Tiles to train/validate/test; default 15/5/10, or folders train, val and test."),
+        typer.Option(
+            help="Tiles to train/validate/test; '': folders train, val and test, else 15/5/10, scaled to fewer."
+        ),
     ] = "",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
     order: Annotated[
@@ -85,7 +87,7 @@ def data_add(
 
     Example: fmcache data add mine --images tiles/images --masks tiles/masks --labels other=0,tumour=1 --mpp 0.5
     """
-    from fmcache.stages.data import FileRules, add
+    from fmcache.stages.data import FileRules, add, check_flags
 
     folder, files = Path(masks), FileRules(missing, square, tile_px, into)
     if "=" in masks:
@@ -94,6 +96,7 @@ def data_add(
 
         if labels:
             raise SpecError("--masks names the labels here", found=f"--labels {labels}", next_step="leave out --labels")
+        check_flags(manifest, name, split, replace)
         merged = merge_masks(images, masks, merge_into, order, fill, replace, missing == "skip")
         say(merged.note)
         folder, labels, files = merge_into or folder, merged.labels, files._replace(other=merged.masks)
@@ -127,7 +130,7 @@ def data_cut(
     class_property: ClassProperty = "",
     min_share: Annotated[float, typer.Option(min=0, max=1, help="Least annotated share of a tile.")] = 0.5,
     tiles: Annotated[int, typer.Option(min=0, help="Tiles to cut; 0: those of the split.")] = 0,
-    split: Annotated[str, typer.Option(help="Tiles to train/validate/test.")] = "15/5/10",
+    split: Annotated[str, typer.Option(help="Tiles to train/validate/test; '': 15/5/10, scaled to fewer.")] = "",
     groups: Annotated[
         str, typer.Option(help="Patient of a slide: a regex on its name with one (group), or a CSV tile,group.")
     ] = "",

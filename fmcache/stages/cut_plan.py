@@ -12,14 +12,15 @@ import numpy.typing as npt
 
 from fmcache.errors import SpecError, TileError
 from fmcache.identity import sha256_file
-from fmcache.manifest import IGNORE
+from fmcache.manifest import IGNORE, SPLITS
 from fmcache.stages.progress import progress
 from fmcache.tiles.annotations import Annotation, read_annotations
 from fmcache.tiles.census import refuse_unknown_classes, told
-from fmcache.tiles.choose import choose_even, deal_groups
+from fmcache.tiles.choose import choose_even, deal_groups, largest_sizes
 from fmcache.tiles.groups import group_of
 from fmcache.tiles.labels import IGNORED
 from fmcache.tiles.regions import Regions, Rules
+from fmcache.tiles.sizes import USUAL, scaled, shown
 from fmcache.tiles.slide_files import pair_slides
 from fmcache.tiles.slides import Grid, Slide, describe, plan_grid
 from fmcache.tiles.splits import balanced_split
@@ -42,7 +43,7 @@ class Wanted(NamedTuple):
     skip: str = ""
     min_share: float = 0.5
     tiles: int = 0
-    split: str = "15/5/10"
+    split: str = ""
     groups: str = ""
     group_by: str = "slide"
     seed: int = 0
@@ -160,18 +161,19 @@ def find_annotated(sources: Sequence[Source], rules: Rules, min_share: float) ->
     return spots, cells
 
 
-def choose_tiles(spots: list[Spot], sources: Sequence[Source], rules: Rules, wanted: Wanted, sizes: list[int]) -> Plan:
-    """Choose tiles and deal them to splits."""
+def choose_tiles(
+    spots: list[Spot], sources: Sequence[Source], rules: Rules, wanted: Wanted, sizes: list[int] | None
+) -> Plan:
+    """Choose tiles and deal them to splits; without `sizes` 15/5/10, scaled when fewer tiles are annotated."""
+    slides = np.array([spot.source for spot in spots], dtype=np.int64)
+    if not sizes:
+        sizes = scaled(USUAL, min(sum(USUAL), wanted.tiles or max(len(spots), len(SPLITS))))
+        if not wanted.tiles and wanted.group_by == "slide":
+            sizes = largest_sizes(_groups(sources)[slides], sizes, wanted.seed) or sizes
     total = wanted.tiles or sum(sizes)
     if len(spots) < total:
-        raise SpecError(
-            f"{total} tiles are wanted",
-            found=f"{len(spots)} tiles of {wanted.tile_px} px at {wanted.mpp:g} um/px that are annotated by "
-            f"{100 * wanted.min_share:.0f} % or more",
-            next_step="choose smaller --split (and --tiles), --min-share or --tile-px, or annotate more",
-        )
+        raise _too_few(len(spots), total, _groups(sources)[slides], wanted, sizes)
     shares = np.stack([label_shares(spot, rules) for spot in spots])
-    slides = np.array([spot.source for spot in spots])
     if wanted.group_by == "tile":
         at = choose_even(shares, slides, total)
         chosen = [spots[i] for i in at]
@@ -179,7 +181,30 @@ def choose_tiles(spots: list[Spot], sources: Sequence[Source], rules: Rules, wan
         pixels = np.rint(shares[at] * wanted.tile_px**2).astype(np.int64)
         found = balanced_split(ids, [""] * len(ids), pixels, sizes, wanted.seed)
         return Plan(chosen, [list(part) for part in found.members])
-    return _by_group(spots, sources, shares, slides, total, sizes, wanted.seed)
+    return _by_group(spots, sources, shares, slides, total, sizes, wanted)
+
+
+def _too_few(found: int, total: int, groups: npt.NDArray[np.int64], wanted: Wanted, sizes: Sequence[int]) -> SpecError:
+    fit = scaled(sizes, found) if found >= len(SPLITS) else None
+    if wanted.group_by == "slide":
+        fit = largest_sizes(groups, sizes, wanted.seed)
+    return SpecError(
+        f"{total} tiles are wanted",
+        found=f"{found} tiles of {wanted.tile_px} px at {wanted.mpp:g} um/px that are annotated by "
+        f"{100 * wanted.min_share:.0f} % or more",
+        next_step=(f"{_way(wanted).format(shown(fit))}, or " if fit else "")
+        + "choose smaller --min-share or --tile-px, or annotate more",
+    )
+
+
+def _way(wanted: Wanted) -> str:
+    return "pass --split {} without --tiles" if wanted.tiles else "pass --split {}"
+
+
+def _groups(sources: Sequence[Source]) -> npt.NDArray[np.int64]:
+    """Return the number of the patient (or slide) of each slide."""
+    names = sorted({source.group for source in sources})
+    return np.array([names.index(source.group) for source in sources])
 
 
 def _by_group(
@@ -189,17 +214,17 @@ def _by_group(
     slides: npt.NDArray[np.int64],
     total: int,
     sizes: list[int],
-    seed: int,
+    wanted: Wanted,
 ) -> Plan:
     """Deal whole slides (or patients) to splits, then choose the tiles of each split; what is beyond it is spare."""
-    names = sorted({source.group for source in sources})
-    groups = np.array([names.index(source.group) for source in sources])[slides]
+    groups = _groups(sources)[slides]
     spare = total - sum(sizes)
     quotas = [size + spare * size // sum(sizes) for size in sizes]
     quotas[0] += total - sum(quotas)
     chosen: list[Spot] = []
     splits = []
-    for members, quota, size in zip(deal_groups(shares, groups, quotas, seed), quotas, sizes, strict=True):
+    dealt = deal_groups(shares, groups, quotas, wanted.seed, _way(wanted))
+    for members, quota, size in zip(dealt, quotas, sizes, strict=True):
         at = np.flatnonzero(np.isin(groups, members))
         # the first tiles chosen are the best balanced: they make the split
         splits.append(list(range(len(chosen), len(chosen) + size)))

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import msgspec
 
 from fmcache.errors import ManifestError, SpecError
-from fmcache.manifest import IGNORE, SPLITS, FolderDataset, GeojsonDataset, Manifest
-from fmcache.stages.entries import folder_entry, write_entry
+from fmcache.manifest import IGNORE, SPLITS, FolderDataset, GeojsonDataset
+from fmcache.stages.entries import check_dataset, check_name, folder_entry, write_entry
 from fmcache.stages.progress import progress
 from fmcache.stages.squares import Wish, check_square, make_squares
 from fmcache.tiles.classes import parse_objects, parse_property
@@ -20,6 +20,8 @@ from fmcache.tiles.folder import Found, find_tiles
 from fmcache.tiles.groups import group_of, likely_groups
 from fmcache.tiles.labels import ignored_values, parse_classes, parse_fill, parse_labels, parse_order, refuse_twice
 from fmcache.tiles.listing import list_tiles
+from fmcache.tiles.remarks import lacking_labels, split_line
+from fmcache.tiles.sizes import split_sizes
 from fmcache.tiles.splits import balanced_split
 from fmcache.tiles.squares import image_sizes, shape_note
 
@@ -68,21 +70,15 @@ def add(
     """List a folder of images and masks in the manifest (made when there is none); return a line on what was added.
 
     Every image and mask is read and hashed. The split is that of folders called train, val and test where tiles lie in
-    such; else it is balanced by label share and respects groups. Comments in the manifest survive. `say` is told, line
-    by line, what is worth knowing.
+    such; else it is balanced by label share and respects groups, and an empty `split` is 15/5/10, scaled to fewer tiles
+    or to whole groups. Comments in the manifest survive. `say` is told, line by line, what is worth knowing.
 
     Raises
     ------
     ManifestError, SpecError, TileError
         When files have no partner or cannot be read, a mask holds unknown values, or the split cannot be made.
     """
-    sizes = split_sizes(split or DEFAULT_SPLIT)
-    if manifest.exists() and not replace:
-        listed = Manifest(manifest)
-        if name in {**listed.datasets, **listed.unfetched}:
-            raise ManifestError(
-                f"{manifest} lists a dataset {name!r} already", next_step="pass --replace, or another name"
-            )
+    sizes = check_flags(manifest, name, split, replace)
     check_mpp(mpp)
     check_square(files.square, files.tile_px)
     found = _found(images, masks, groups, files, say)
@@ -90,6 +86,7 @@ def add(
     rule = _rule(
         _listed(found.root, manifest), labels, ignore, mpp, found.regions, order, fill, skip, objects, class_property
     )
+    check_dataset(name, rule)
     if files.square:
         into = files.into or manifest.parent / f"{name}-squares"
         found, rule = _squared(found, rule, manifest, Wish(files.square, files.tile_px, into, replace), say)
@@ -97,18 +94,15 @@ def add(
         entries, pixels = list_tiles(rule, found.pairs, found.groups, found.root, tick)
     if any(found.splits):
         splits = {str(p): [e.id for e, its in zip(entries, found.splits, strict=True) if its == p] for p in SPLITS}
-        write_entry(manifest, name, folder_entry(rule, list(entries), splits))
+        write_entry(manifest, name, folder_entry(rule, list(entries), splits), replace)
         counts = "/".join(str(len(ids)) for ids in splits.values())
         return f"{manifest}: {name} added, {len(entries)} tiles, split {counts} as in their folders"
     chosen = balanced_split([e.id for e in entries], [e.group for e in entries], pixels, sizes, seed)
     splits = {str(part): [entries[i].id for i in at] for part, at in zip(SPLITS, chosen.members, strict=True)}
-    write_entry(manifest, name, folder_entry(rule, list(entries), splits))
-    spare = len(entries) - sum(sizes)
-    return (
-        f"{manifest}: {name} added, {len(entries)} tiles, split {split or DEFAULT_SPLIT}"
-        + (f" ({spare} in no split)" if spare else "")
-        + f"; label shares of a split are at most {100 * chosen.off:.1f} points off those of all tiles"
-    )
+    write_entry(manifest, name, folder_entry(rule, list(entries), splits), replace)
+    lacking = lacking_labels(chosen.members, pixels, rule.label_names, [e.group for e in entries])
+    added = f"{manifest}: {name} added, {len(entries)} tiles: {split_line(chosen, len(entries), sizes)}"
+    return "\n".join([added, *(f"note: {line}" for line in lacking)])
 
 
 def check_mpp(mpp: float | None) -> None:
@@ -190,18 +184,16 @@ def _listed(root: Path, manifest: Path) -> str:
     return os.path.relpath(root, manifest.parent.resolve())
 
 
-def split_sizes(split: str) -> list[int]:
-    """Return the numbers of tiles in ``15/5/10``: to train, validate and test on.
+def check_flags(manifest: Path, name: str, split: str, replace: bool) -> list[int] | None:
+    """Refuse what the manifest could not take before anything is read or written; return the sizes of the split.
 
     Raises
     ------
-    SpecError
-        When it is not three positive numbers.
+    ManifestError, SpecError
+        When the name or the sizes cannot be, or the manifest cannot be read or lists the name already.
     """
-    parts = split.split("/")
-    if len(parts) != len(SPLITS) or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise SpecError(f"--split {split!r}", expected="three numbers of tiles, such as 15/5/10 (train/val/test)")
-    return [int(part) for part in parts]
+    check_name(manifest, name, replace)
+    return split_sizes(split)
 
 
 def _rule(

@@ -146,6 +146,41 @@ def test_tiles_cut_by_other_rules_are_never_mixed(slides):
         do(slides, name="other", into=slides[0].parent / "full")
 
 
+def test_without_sizes_the_split_is_scaled_to_what_is_annotated(slides):
+    text, _ = do(slides, split="", tile_px=96, min_share=0.4)  # 24 tiles, 6 of each slide
+    assert "19 tiles: split 10/3/6, 15/5/10 scaled" in text
+    assert [len(listed(slides).dataset("cut").splits.of(part)) for part in ("train", "val", "test")] == [10, 3, 6]
+    _, said = do(
+        slides, split="", tile_px=96, min_share=0.4, group_by="tile", name="tiles", into=slides[0].parent / "t"
+    )
+    assert "cutting 24 tiles" in said[0]
+    do(slides, split="", tiles=6, name="six", into=slides[0].parent / "six")
+    assert [len(listed(slides).dataset("six").splits.of(part)) for part in ("train", "val", "test")] == [3, 1, 2]
+    with pytest.raises(SpecError, match="--tiles 2 is less"):
+        do(slides, split="", tiles=2, name="two")
+    with pytest.raises(SpecError, match="are wanted") as caught:
+        do(slides, split="30/10/20", tile_px=96, min_share=0.4, name="many", into=slides[0].parent / "many")
+    assert caught.value.next_step.startswith("pass --split 10/3/6, or")
+
+
+def test_a_label_that_a_split_cannot_have_is_told(slides):
+    for slide in slides[1:]:
+        path = slide.parent / "geojson" / f"{slide.stem}.geojson"
+        path.write_text(path.read_text().replace("Stroma", "Tumor"))
+    text, _ = do(slides)
+    assert "note: label 'stroma' is in 1 tile of 1 group: test has it, train and val lack it; that cannot" in text
+
+
+@pytest.mark.parametrize(
+    "flags", [{"name": "my cut"}, {"mpp": -0.5}, {"labels": "a=Tumor,a=Stroma"}, {"labels": "a=Tumor|Stroma"}]
+)
+def test_what_the_manifest_could_not_take_is_refused_before_anything_is_cut(slides, flags):
+    before = sorted(slides[0].parent.rglob("*"))
+    with pytest.raises((ManifestError, SpecError)):
+        do(slides, **flags)
+    assert sorted(slides[0].parent.rglob("*")) == before
+
+
 def test_patients_are_kept_together(slides):
     with pytest.raises(SpecError, match="3 of them") as caught:
         do(slides, groups=r"^(p\d)")

@@ -128,3 +128,14 @@ def test_a_place_for_the_merged_masks_is_asked_for(folder):
     assert "--merge-into" in caught.value.next_step
     with pytest.raises(SpecError, match="names the labels here"):
         data_add("x", folder / "images", sources(folder), labels="a=0,b=1", manifest=folder / "m.yaml")
+
+
+@pytest.mark.parametrize("flags", [{"name": "my set"}, {"split": "2/0/1"}])
+def test_no_mask_is_merged_for_a_dataset_that_cannot_be(folder, flags):
+    before = sorted(folder.rglob("*"))
+    with pytest.raises((ManifestError, SpecError), match=r"my set|2/0/1"):
+        data_add(
+            **{"name": "mine", "split": "1/1/1"} | flags, images=folder / "images", masks=sources(folder),
+            fill="other", merge_into=folder / "new", manifest=folder / "m.yaml",
+        )  # fmt: skip
+    assert sorted(folder.rglob("*")) == before
