@@ -105,6 +105,11 @@ def forward_flop(card: Card, size_px: int) -> int:
     return operations
 
 
+def taps_of(card: Card) -> tuple[Tap, ...]:
+    """Return the blocks or stages where tokens of an encoder can be taken; raises as `build` and `outline`."""
+    return outline(card.architecture, build(card, META)).taps
+
+
 def wrong_size(card: Card, size_px: int, found: str) -> SpecError:
     """Return the error that an encoder does not take views of `size_px`."""
     return SpecError(
