@@ -54,10 +54,13 @@ RESERVED = (
     "cache_dir",
     "in_chans",
     "num_classes",
+    "features_only",
+    "out_indices",
     "dynamic_img_size",
     "dynamic_img_pad",
 )
-"""Arguments of timm that are fmcache's to give: they would fetch weights, or move patches under the pixels."""
+"""Arguments of timm that are fmcache's to give: they would fetch weights, move patches under the pixels, or change what
+a model gives."""
 
 TEXTURE_WIDTH = 30
 """Channels of kind ``texture``: mean and spread of 3 colours and 12 filters."""

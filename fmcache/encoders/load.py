@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,7 @@ from fmcache.encoders.building import CPU, META, build, create
 from fmcache.encoders.cards import TIMM, Card, Weights, read_card
 from fmcache.encoders.controls import ColourTexture, Pixels
 from fmcache.encoders.layouts import State, fit_weights, table_px, to_timm
-from fmcache.encoders.outlines import CARD_FIELDS, Axes, Tap, check_card, count, outline
+from fmcache.encoders.outlines import CARD_FIELDS, REFUSALS, Axes, Outline, Tap, check_card, count, outline
 from fmcache.encoders.weights import find_weights, read_weights
 from fmcache.errors import SpecError
 from fmcache.identity import canonical_json, random_key
@@ -76,9 +78,10 @@ def load_encoder(
         return _control(card, choice, device)
     model = build(card, META)
     outlined = check_card(card, model)  # before weights are looked for: they may be gigabytes away
-    module, sha256 = (
-        _random_module(card) if random_weights else _trained_module(card, model, choice.weights, offline, lock)
-    )
+    if random_weights:
+        module, sha256 = _random_module(card)
+    else:
+        module, sha256 = _trained_module(card, model, outlined, choice.weights, offline, lock)
     module = module.eval().requires_grad_(False).to(device)
     return Encoder(card, module, device, sha256, random_weights, count(module), outlined.axes, outlined.taps)
 
@@ -142,13 +145,17 @@ def _random_module(card: Card) -> tuple[Any, str]:
     return module, sha256_state(module.state_dict())
 
 
-def _trained_module(card: Card, model: Any, chosen: str, offline: bool, lock: Path | None) -> tuple[Any, str]:
+def _trained_module(
+    card: Card, model: Any, outlined: Outline, chosen: str, offline: bool, lock: Path | None
+) -> tuple[Any, str]:
     path, sha256 = find_weights(card, chosen, offline, lock)
     state = to_timm(path, read_weights(path), card)
     built = _at_size_of(state, card)
     if built is not card:
         model = build(built, META)
     wanted = model.state_dict()
+    if outlined.axes != "tokens":  # of vision transformers, `layouts` knows the names
+        state = _renamed_by_timm(state, model, card)
     state = fit_weights(path, _with_counters(state, wanted), card, wanted)
     # fit_weights gives float32 throughout; what counts batches stays an integer
     state = {
@@ -160,6 +167,24 @@ def _trained_module(card: Card, model: Any, chosen: str, offline: bool, lock: Pa
             model = build(built, CPU)
     model.load_state_dict(state, strict=True, assign=True)
     return model, sha256
+
+
+def _renamed_by_timm(state: State, model: Any, card: Card) -> State:
+    """Return a state dict renamed as timm renames the publisher's, where its names are not those of the model.
+
+    Such a rule may also resample tables. Then the file is left as it is: that its shapes do not fit is told.
+    """
+    rule = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if rule is None or state.keys() == model.state_dict().keys():
+        return state
+    try:
+        renamed: State = rule(dict(state), model)
+    except (*REFUSALS, LookupError, AttributeError):
+        return state  # not a file that the rule is for
+    if Counter(value.numel() for value in renamed.values()) - Counter(value.numel() for value in state.values()):
+        return state
+    drop = card.weights.drop if card.weights else ()
+    return {name: value for name, value in renamed.items() if not name.startswith(drop)}
 
 
 def _with_counters(state: State, wanted: State) -> State:

@@ -142,7 +142,10 @@ def _of_map(name: str, model: Any) -> Outline:
     native = _native_px(model)
     stride = stages[-1].patch if stages else 0
     square = -(-native // stride) * stride if stride else native
-    found = _shape(model, (square, square))
+    try:
+        found = _shape(model, (square, square))
+    except REFUSALS as reason:
+        raise _no_grid(name, model, f"no features at {square} px: {reason}") from reason
     if len(found) != 4:
         raise _no_grid(name, model, f"features {found or 'of other kinds'} at {square} px: not a map with rows")
     stride = stride or square // max(found[2], 1)

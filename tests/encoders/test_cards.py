@@ -60,6 +60,7 @@ def test_a_local_weights_file_lies_beside_its_card_and_a_hub_file_stays_a_name(w
         ({"random_weights": True}, "contradict each other"),
         ({"arguments": {"checkpoint_path": "w.pth"}}, "arguments.checkpoint_path is set by fmcache"),
         ({"arguments": {"dynamic_img_pad": True}}, "arguments.dynamic_img_pad is set by fmcache"),
+        ({"arguments": {"features_only": True}}, "arguments.features_only is set by fmcache"),
         ({"arguments": {"init_values": "1e-5"}}, "write it with a dot, as in 1.0e-5"),
         ({"weights": {"repo": "a/b"}}, "need the name of the `file`"),
         ({"weights": {"file": "w", "sha256": "abc"}}, "expected a sha256 of 64 hex digits"),

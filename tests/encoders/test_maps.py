@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import timm
 import torch
+import yaml
 from safetensors.torch import save_file
 
 from fmcache.encoders.building import META, build
-from fmcache.encoders.load import card_for_timm, compile_blocks, load_encoder
+from fmcache.encoders.cards import Weights
+from fmcache.encoders.load import card_for_timm, compile_blocks, load_encoder, sha256_state
 from fmcache.encoders.outlines import forward_flop, outline
 from fmcache.encoders.tokens import tapped_grids, token_grids
 from fmcache.errors import SpecError, WeightsMismatch
@@ -183,6 +185,38 @@ def test_the_classifier_of_a_file_is_left_out(tmp_path):
     with torch.no_grad():
         features = whole.forward_features(normalised(images, encoder))
     assert torch.allclose(token_grids(encoder, images, Grid(64, 32)), features, **CLOSE)
+
+
+def as_facebook_names(key):
+    for ours, theirs in (
+        (r"^stem\.", "downsample_layers.0."), (r"^stages\.(\d)\.downsample", r"downsample_layers.\1"),
+        (r"blocks\.", ""), ("conv_dw", "dwconv"), (r"mlp\.fc", "pwconv"), (r"^head\.norm", "norm"),
+    ):  # fmt: skip
+        key = re.sub(ours, theirs, key)
+    return key
+
+
+def test_a_publishers_names_are_those_that_timm_knows(saved, tmp_path):
+    for name, rename, more in (
+        ("test_convnext", as_facebook_names, {"head.weight": torch.zeros(3, 64)}),
+        (SWIN, str, {"layers.0.blocks.0.attn.relative_position_index": torch.zeros(49, 49)}),
+    ):
+        model, encoder = saved(name)
+        drop = ["head."] if name == SWIN else ["head.fc."]
+        card = msgspec.structs.replace(encoder.card, weights=Weights(file=str(tmp_path / "p.safetensors"), drop=drop))
+        path = tmp_path / "published.yaml"
+        path.write_text(yaml.safe_dump(msgspec.to_builtins(card)))
+        save_file({rename(key): value for key, value in model.state_dict().items()} | more, tmp_path / "p.safetensors")
+        assert sha256_state(load(path).module.state_dict()) == sha256_state(encoder.module.state_dict())
+
+
+def test_a_table_of_another_size_is_never_resampled_in_silence(saved, map_card, tmp_path):
+    saved(SWIN)
+    arguments = SMALL[SWIN][1] | {"window_size": 4}
+    path = map_card(SWIN, 32, 192, {"file": "weights.safetensors"}, **arguments)
+    with pytest.raises(WeightsMismatch) as caught:
+        load(path)
+    assert "of another shape: layers.0.blocks.0.attn.relative_position_bias_table" in caught.value.found
 
 
 def test_random_weights_of_a_map_are_the_same_again():
