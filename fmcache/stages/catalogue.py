@@ -5,8 +5,9 @@ from __future__ import annotations
 import yaml
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
-from fmcache.encoders.cards import Card, names, read_card
+from fmcache.encoders.cards import GROUPS, STUDY, Card, names, read_card
 from fmcache.encoders.hub import local_file
 from fmcache.grid import Grid
 from fmcache.stages.sizes import size_text
@@ -17,9 +18,10 @@ TILE_PX = 512
 
 
 def list_encoders() -> Table:
-    """Return a table of the encoders that have a card: controls last."""
+    """Return a table of the encoders that have a card: those of the study, newer ones, baselines, controls."""
     table = Table(
-        caption=f"tokens: channels x rows x columns at {TILE_PX} px; a view: its bytes as float16, uncompressed",
+        caption=f"tokens: channels x rows x columns at {TILE_PX} px; a view: its bytes as float16, uncompressed\n"
+        "study: what --all means; baselines: trained on natural images",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -28,13 +30,15 @@ def list_encoders() -> Table:
         table.add_column(column, no_wrap=True, justify="right" if column == "params" else "left")
     for column in ("access", "download", "here", "licence"):
         table.add_column(column)
-    cards = sorted((read_card(name) for name in names()), key=lambda card: (card.control, card.name))
-    for i, card in enumerate(cards):
-        table.add_row(
-            card.name, _parameters(card), _grid(card), size_text(view_bytes(card)), _access(card), _download(card),
-            _here(card), card.licence,
-            end_section=i + 1 < len(cards) and cards[i + 1].control and not card.control,
-        )  # fmt: skip
+    cards = [read_card(name) for name in names()]
+    for group in GROUPS:
+        table.add_section()
+        table.add_row(Text(group, "italic"))
+        for card in (card for card in cards if card.group == group):
+            table.add_row(
+                card.name, _parameters(card), _grid(card), size_text(view_bytes(card)), _access(card), _download(card),
+                _here(card), card.licence,
+            )  # fmt: skip
     return table
 
 
@@ -42,6 +46,7 @@ def describe_encoder(name: str) -> str:
     """Return all that is known of an encoder (card name or card file) as text; raises as `read_card`."""
     card = read_card(name)
     facts = {
+        "group": card.group,
         "parameters": _parameters(card),
         f"tokens at {TILE_PX} px": f"{_grid(card)}, {size_text(view_bytes(card))} a view",
         "access": _access(card),
@@ -53,8 +58,8 @@ def describe_encoder(name: str) -> str:
 
 
 def study_encoders() -> list[str]:
-    """Return the names of all built-in encoders that are no controls, sorted."""
-    return [name for name in names() if not read_card(name).control]
+    """Return the names of the 15 encoders of the study, sorted."""
+    return list(STUDY)
 
 
 def view_bytes(card: Card) -> int:

@@ -55,7 +55,7 @@ MAY = {
     "stages.places": GROUND | CARDS | {"stages.identities"},
     "stages.caches": GROUND | {"cache", "stages"},
     "stages.catalogue": GROUND | CARDS | {"encoders.hub", "stages.sizes"},
-    "stages.costs": GROUND | CARDS | {"cache.stores", "decoders.arithmetic", "stages.identities"},
+    "stages.costs": GROUND | CARDS | {"cache.stores", "decoders.arithmetic", "encoders.outlines", "stages.identities"},
     "stages.speed": GROUND | CARDS | {"encoders.tokens", "decoders", "stages"},
     "stages.plan": GROUND | CARDS | {"cache.stores", "encoders.load", "stages"},
     "stages.plan_table": {"specs", "stages"},
