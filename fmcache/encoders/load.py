@@ -16,8 +16,12 @@ from torch import nn
 
 from fmcache.encoders.cards import TIMM, Card, Weights, read_card
 from fmcache.encoders.controls import ColourTexture, Pixels
-from fmcache.encoders.layouts import State, fit_weights, table_px, to_timm
-from fmcache.encoders.weights import find_weights, read_weights
+from fmcache.encoders.fitting import fit_weights
+from fmcache.encoders.layouts import to_timm
+from fmcache.encoders.outline import table_px
+from fmcache.encoders.peeling import State
+from fmcache.encoders.reading import read_weights
+from fmcache.encoders.weights import find_weights
 from fmcache.errors import SpecError
 from fmcache.identity import canonical_json, random_key
 from fmcache.specs import EncoderChoice

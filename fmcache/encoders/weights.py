@@ -1,41 +1,21 @@
-"""Weights files: which one, its sha256, and its tensors, read without running anything in it."""
+"""Weights files: which one is meant, and whether it is the one that was meant before."""
 
 from __future__ import annotations
 
-import pickle
-import re
-import struct
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
-import torch
 import yaml
 from filelock import FileLock
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from fmcache.encoders.cards import Card, Weights
 from fmcache.encoders.hub import commit_of, download
-from fmcache.encoders.layouts import State, some
+from fmcache.encoders.index import sha256_weights
+from fmcache.encoders.outline import some
 from fmcache.errors import EncoderUnavailable, SpecError, WeightsMismatch
-from fmcache.identity import sha256_file, whole_file
+from fmcache.identity import whole_file
 from fmcache.strict import Document, Frozen, builtins
-
-WRAPPERS = ("state_dict", "model", "teacher")
-"""Keys under which training code wraps a state dict."""
-
-_BROKEN_PICKLE = (
-    RuntimeError,
-    EOFError,
-    struct.error,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-)
 
 
 class Found(NamedTuple):
@@ -93,7 +73,7 @@ def _from_hub(card: Card, weights: Weights, offline: bool, lock: Path | None) ->
         return Found(path, check_sha256(path, weights.sha256, "the card"))
     if held and held.revision == revision:
         return Found(path, check_sha256(path, held.sha256, str(lock)))
-    found = Found(path, sha256_file(path))
+    found = Found(path, sha256_weights(path))
     if lock:
         _record(lock, _lock_key(weights), Held(revision or commit_of(path), found.sha256))
     return found
@@ -142,92 +122,6 @@ def _chosen_file(card: Card, weights: Weights, chosen: Path) -> Path:
     )
 
 
-def read_weights(path: Path) -> State:
-    """Return the tensors in a safetensors file or a torch checkpoint, on the CPU, in the types they are stored in.
-
-    What kind of file it is shows in its first bytes, not in its name. Pickled checkpoints are read by torch's
-    restricted reader, which makes tensors and nothing else. One level of wrapping (`WRAPPERS`) is taken off.
-
-    Raises
-    ------
-    WeightsMismatch
-        When the file is truncated or of another kind, holds code or more than tensors, or several state dicts.
-    """
-    with path.open("rb") as file:
-        head = file.read(64)
-    if head[8:9] == b"{":
-        try:
-            state: State = load_file(path)
-        except SafetensorError as reason:
-            raise _broken(path, reason) from reason
-        return state
-    if head.startswith((b"PK\x03\x04", b"\x80")):
-        return _unwrapped(path, _read_pickle(path, zipped=head.startswith(b"PK")))
-    raise WeightsMismatch(
-        f"{path} is not a weights file",
-        expected="safetensors, or a torch checkpoint (.pth, .bin)",
-        found=f"{path.stat().st_size} bytes that begin with {head[:24]!r}",
-        next_step="fetch the file itself: a git-lfs pointer or a saved web page begins with text",
-    )
-
-
-def _read_pickle(path: Path, zipped: bool) -> Any:
-    try:
-        # Only zipped checkpoints can be mapped: then the file is not held in memory twice.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as reason:
-        culprit = re.search(r"GLOBAL (\S+)", str(reason))
-        raise WeightsMismatch(
-            f"{path} was refused: reading it could run code that is in it",
-            expected="tensors and plain containers only",
-            found=f"a call of {culprit[1]}" if culprit else "instructions that a file of tensors does not need",
-            next_step="if you trust where it comes from, save its state dict as safetensors elsewhere and pass that",
-        ) from reason
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        struct.error,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-    ) as reason:
-        raise _broken(path, reason) from reason
-
-
-def _broken(path: Path, reason: Exception) -> WeightsMismatch:
-    first, _, _ = str(reason).strip().partition("\n")
-    return WeightsMismatch(
-        f"{path} cannot be read: it is truncated or corrupt",
-        found=f"{path.stat().st_size} bytes; {first or type(reason).__name__}",
-        next_step="fetch the file again, and compare its size with that at the source",
-    )
-
-
-def _is_state(value: object) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and bool(value)
-        and all(isinstance(key, str) and isinstance(tensor, torch.Tensor) for key, tensor in value.items())
-    )
-
-
-def _unwrapped(path: Path, loaded: Any) -> State:
-    if _is_state(loaded):
-        return dict(loaded)
-    keys = list(loaded) if isinstance(loaded, Mapping) else []
-    inner = [key for key in WRAPPERS if key in keys and _is_state(loaded[key])]
-    if len(inner) == 1:
-        return dict(loaded[inner[0]])
-    raise WeightsMismatch(
-        f"{path} holds {'several state dicts' if inner else 'no state dict'}",
-        expected=f"names and tensors, alone or under one of {', '.join(WRAPPERS)}",
-        found=some([str(key) for key in keys]) or type(loaded).__name__,
-        next_step="save the encoder's state dict as safetensors and pass that",
-    )
-
-
 def check_sha256(path: Path, expected: str, stated_by: str) -> str:
     """Return the sha256 of a weights file.
 
@@ -236,7 +130,7 @@ def check_sha256(path: Path, expected: str, stated_by: str) -> str:
     WeightsMismatch
         When another one is expected; `stated_by` tells by whom.
     """
-    found = sha256_file(path)
+    found = sha256_weights(path)
     if expected and found != expected:
         raise WeightsMismatch(
             f"{path} is not the file that {stated_by} was written for",
