@@ -15,6 +15,8 @@ from fmcache.encoders.peeling import State, unchunked
 _PART = re.compile(r"-(\d{5})-of-(\d{5})$")
 _BIAS = re.compile(r".*\.attn\.[qkv]_bias$")
 _POSITIONS = "pos_embed"
+_OF_LAYOUTS = ("visual.", "vision_model.", "embeddings.", "encoder.", "layer.", "layers.", "model.layer.")
+"""Where published layouts keep the encoder: its keys have been renamed, and a prefix so short would take them too."""
 
 
 def advice(path: Path, card: Card, state: State, wanted: Shapes) -> str:
@@ -101,7 +103,8 @@ def _covering(surplus: Collection[str], used: Collection[str]) -> list[str]:
     for name in sorted(surplus):
         if name.startswith(tuple(prefixes)):
             continue
-        ends = [dot.end() for dot in re.finditer(r"\.", name)] + [len(name)]
+        dots = [] if name.startswith(_OF_LAYOUTS) else re.finditer(r"\.", name)
+        ends = [dot.end() for dot in dots] + [len(name)]
         free = next((name[:end] for end in ends if not any(key.startswith(name[:end]) for key in used)), "")
         if not free:
             return []
