@@ -18,29 +18,29 @@ def is_index(path: Path) -> bool:
     return path.name.endswith(SUFFIX)
 
 
-def parts_of(index: Path) -> dict[Path, set[str]]:
-    """Return the files that an index lists, all beside it, and the names of the tensors in each.
+def listed(index: Path) -> dict[str, set[str]]:
+    """Return the names of the files that an index lists, all beside it, and the names of the tensors in each.
 
     Raises
     ------
     WeightsMismatch
-        When it is no index, lists a file elsewhere than beside it, or one that is not there.
+        When it is no index, or lists a file elsewhere than beside it.
     """
     try:
         if index.stat().st_size > MAX_BYTES:
             raise ValueError(f"{index.stat().st_size} bytes")
-        listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"].items()
-        if not listed or not all(isinstance(name, str) and isinstance(file, str) for name, file in listed):
+        entries = json.loads(index.read_text(encoding="utf-8"))["weight_map"].items()
+        if not entries or not all(isinstance(file, str) for _, file in entries):
             raise ValueError("`weight_map` does not map names to files")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as reason:
         raise WeightsMismatch(
             f"{index} is not an index of weights files",
             expected="JSON with a `weight_map` from names of tensors to files beside it",
-            found=str(reason) or type(reason).__name__,
+            found=f"no {reason}" if isinstance(reason, KeyError) else str(reason) or type(reason).__name__,
             next_step="fetch the index again, or pass the weights file itself",
         ) from reason
-    parts: dict[Path, set[str]] = {}
-    for name, file in listed:
+    files: dict[str, set[str]] = {}
+    for name, file in entries:
         if file in ("", ".", "..") or {PurePosixPath(file).name, PureWindowsPath(file).name} != {file}:
             raise WeightsMismatch(
                 f"{index} lists a file elsewhere than beside it",
@@ -48,12 +48,24 @@ def parts_of(index: Path) -> dict[Path, set[str]]:
                 found=file,
                 next_step="do not use this index; fetch it again from its publisher",
             )
-        parts.setdefault(index.with_name(file), set()).add(name)
+        files.setdefault(file, set()).add(name)
+    return files
+
+
+def parts_of(index: Path) -> dict[Path, set[str]]:
+    """Return the files that an index lists, and the names of the tensors in each; raises as `listed`.
+
+    Raises
+    ------
+    WeightsMismatch
+        When one of the files is not there.
+    """
+    parts = {index.with_name(name): tensors for name, tensors in listed(index).items()}
     missing = sorted(part.name for part in parts if not part.is_file())
     if missing:
         raise WeightsMismatch(
             f"{index} lists {len(parts)} files, and {len(missing)} of them are not beside it",
-            found=", ".join(missing),
+            found=f"not there: {', '.join(missing)}",
             next_step=f"put them into {index.parent}",
         )
     return parts

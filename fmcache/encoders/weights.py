@@ -11,11 +11,14 @@ from filelock import FileLock
 
 from fmcache.encoders.cards import Card, Weights
 from fmcache.encoders.hub import commit_of, download
-from fmcache.encoders.index import sha256_weights
+from fmcache.encoders.index import is_index, sha256_weights
 from fmcache.encoders.outline import some
 from fmcache.errors import EncoderUnavailable, SpecError, WeightsMismatch
 from fmcache.identity import whole_file
 from fmcache.strict import Document, Frozen, builtins
+
+USUAL = ("model.safetensors", "pytorch_model.bin")
+"""What transformers calls the weights in a folder."""
 
 
 class Found(NamedTuple):
@@ -35,9 +38,9 @@ class Held(Frozen, frozen=True):
 def find_weights(card: Card, chosen: str, offline: bool, lock: Path | None) -> Found:
     """Return an encoder's weights file, after checking its sha256 where one is known.
 
-    `chosen` (a file, or a folder that holds the card's file) goes before the card's local file, that before the hub.
-    `lock` is a YAML file that holds the revision and sha256 of each hub file since it was first fetched; what a card
-    states itself goes before it.
+    `chosen` (a file, or a folder that holds the card's file, an index, or one of the `USUAL` names) goes before the
+    card's local file, that before the hub. `lock` is a YAML file that holds the revision and sha256 of each hub file
+    since it was first fetched; what a card states itself goes before it.
 
     Raises
     ------
@@ -57,6 +60,9 @@ def find_weights(card: Card, chosen: str, offline: bool, lock: Path | None) -> F
             f"{card.name!r} needs weights, and its card names no file",
             next_step="pass --weights FILE, or --random-weights for a dry run",
         )
+    if Path(weights.file).is_dir():
+        path = _chosen_file(card, weights, Path(weights.file))
+        return Found(path, check_sha256(path, weights.sha256, "the card"))
     if not Path(weights.file).is_file():
         raise EncoderUnavailable(
             f"the weights of {card.name!r} are not at {weights.file}",
@@ -109,15 +115,20 @@ def _record(lock: Path, key: str, held: Held) -> None:
 def _chosen_file(card: Card, weights: Weights, chosen: Path) -> Path:
     if chosen.is_file():
         return chosen
+    if not chosen.is_dir():
+        raise EncoderUnavailable(f"there is no weights file {chosen}", next_step="check the path given with --weights")
     name = Path(weights.file).name
     if name and (chosen / name).is_file():
         return chosen / name
-    if not chosen.is_dir():
-        raise EncoderUnavailable(f"there is no weights file {chosen}", next_step="check the path given with --weights")
+    inside = sorted(path for path in chosen.iterdir() if path.is_file())
+    indexes = [path for path in inside if is_index(path)]
+    usual = indexes if indexes else [path for path in inside if path.name in USUAL]
+    if len(usual) == 1:
+        return usual[0]
     raise EncoderUnavailable(
-        f"the folder {chosen} holds no weights of {card.name!r}",
-        expected=name or "a file: the card names none",
-        found=some(sorted(path.name for path in chosen.iterdir())) or "an empty folder",
+        f"the folder {chosen} holds {'several files of' if usual else 'no'} weights of {card.name!r}",
+        expected=name or f"one of {', '.join(USUAL)}: the card names no file",
+        found=some(path.name for path in usual or sorted(chosen.iterdir())) or "an empty folder",
         next_step="pass the file itself with --weights FILE",
     )
 
