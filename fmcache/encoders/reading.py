@@ -24,7 +24,6 @@ from fmcache.errors import WeightsMismatch
 PLAIN = (argparse.Namespace, PosixPath)
 """Classes without code of their own that training scripts store beside the weights: their arguments."""
 
-_DEEPEST = 6
 _COMMON = ("state_dict", "model", "teacher", "student", "net")
 _BROKEN = (
     RuntimeError,
@@ -150,9 +149,11 @@ def _plain_classes() -> Iterator[None]:
 
 def _read_pickle(path: Path, zipped: bool) -> Any:
     try:
-        with _plain_classes():
-            # Only zipped checkpoints can be mapped: then the file is not held in memory twice.
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with _plain_classes(), path.open("rb") as file:
+            # Only zipped checkpoints can be mapped: then the file is not held in memory twice. And torch goes by this
+            # one ending of a file's name, where the bytes say otherwise.
+            by_path = zipped and path.suffix != ".safetensors"
+            return torch.load(path if by_path else file, map_location="cpu", weights_only=True, mmap=by_path)
     except pickle.UnpicklingError as reason:
         culprit = re.search(r"GLOBAL (\S+)", str(reason))
         plain = path.with_name(f"{path.stem}-plain.pth")
@@ -198,7 +199,7 @@ def _no_weights(path: Path, head: bytes) -> WeightsMismatch:
 
 def _flat(path: Path, loaded: Any) -> State:
     """Return the state dicts in nested mappings, keys joined with dots; other things beside them are no weights."""
-    state = _state_dicts(loaded, 0)
+    state = _state_dicts(loaded, set())
     if state:
         return state
     keys = list(loaded) if isinstance(loaded, Mapping) else []
@@ -210,16 +211,18 @@ def _flat(path: Path, loaded: Any) -> State:
     )
 
 
-def _state_dicts(value: Any, depth: int) -> State:
-    if not isinstance(value, Mapping) or depth > _DEEPEST or not all(isinstance(key, str) for key in value):
+def _state_dicts(value: Any, seen: set[int]) -> State:
+    # A mapping is entered once: a small file can hold references to itself that would take for ever to follow.
+    if not isinstance(value, Mapping) or id(value) in seen or not all(isinstance(key, str) for key in value):
         return {}
+    seen.add(id(value))
     tensors = {key: tensor for key, tensor in value.items() if isinstance(tensor, torch.Tensor)}
     if len(tensors) == len(value):
         return tensors
     inner = {key: value[key] for key in WRAPPERS if key in value}
-    found = {key: state for key, one in inner.items() if (state := _state_dicts(one, depth + 1))}
+    found = {key: state for key, one in inner.items() if (state := _state_dicts(one, seen))}
     if not found and not tensors:
-        found = {key: state for key, one in value.items() if (state := _state_dicts(one, depth + 1))}
+        found = {key: state for key, one in value.items() if (state := _state_dicts(one, seen))}
     if not found:
         return tensors
     return {f"{key}.{name}": tensor for key, state in found.items() for name, tensor in state.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import yaml
@@ -59,8 +60,10 @@ def describe_encoder(name: str, width: int) -> str:
         "download": _download(card),
         "here": _here(card),
     }
-    head = "".join(f"# {key}: {value}\n" for key, value in facts.items())
-    return head + "\n" + _wrapped(builtins(card), width)
+    lines = (
+        textwrap.fill(f"# {key}: {value}", max(width, 20), subsequent_indent="#   ") for key, value in facts.items()
+    )
+    return "\n".join(lines) + "\n\n" + _wrapped(builtins(card), width)
 
 
 def _wrapped(card: dict[str, Any], width: int) -> str:
