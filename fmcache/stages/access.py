@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fmcache.encoders.cards import Card, Weights
-from fmcache.encoders.hub import HubUnreachable, check_access, local_file, must_not_ask, not_here, unreachable
+from fmcache.encoders.hub import check_access, local_file, must_not_ask
+from fmcache.encoders.hub_words import HubUnreachable, not_here, unreachable
 from fmcache.encoders.load import Encoder, card_of, load_encoder
 from fmcache.encoders.tokens import token_grids
 from fmcache.encoders.weights import read_lock
