@@ -69,15 +69,19 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NUMBER = re.compile(r"[-+]?[0-9.]+[eE][-+]?[0-9]+")
 
 
-LayoutName = Literal["timm", "hf-vit", "hf-dinov2", "hf-dinov2-registers", "conch", "conchv1.5", "dinov2"]
+LayoutName = Literal[
+    "timm", "hf-vit", "hf-dinov2", "hf-dinov2-registers", "hf-dinov3", "hf-clip", "conch", "conchv1.5", "open-clip",
+    "dinov2", "dinov3",
+]  # fmt: skip
 """Ways in which publishers name the keys of a weights file (`fmcache.encoders.layouts`)."""
 
 
 class Weights(Frozen, frozen=True):
     """Where weights come from: `file` of a hub `repo`, or, without one, a local `file` (relative to the card).
 
-    `layouts` names the key layouts a file of this encoder may have; which one it has shows in its keys. `drop` lists
-    prefixes of keys (as in the file) that it may hold beyond the encoder; any other surplus key is an error.
+    `layouts` names the key layouts a file of this encoder may have (without it: all); which one it has shows in its
+    keys. `drop` lists prefixes of keys (as in the file, with or without what it wraps around them) that it may hold
+    beyond the encoder; any other surplus key is an error. `under` names the wrapper to take where a file holds several.
     `stored_px` lists image sizes, beyond the card's own ``img_size``, for which a file may hold its position table.
     `sha256`, when given, must match, and a `revision` is asked for by name; without them, those of the first download
     are held to. `megabytes` tells the size of a download.
@@ -87,8 +91,9 @@ class Weights(Frozen, frozen=True):
     file: str = ""
     revision: str = ""
     sha256: str = ""
-    layouts: tuple[LayoutName, ...] = ("timm",)
+    layouts: tuple[LayoutName, ...] = ()
     drop: tuple[str, ...] = ()
+    under: str = ""
     stored_px: tuple[Positive, ...] = ()
     megabytes: Annotated[int, Meta(ge=0)] = 0
 

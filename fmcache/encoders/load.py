@@ -16,9 +16,13 @@ import torch
 from fmcache.encoders.building import CPU, META, build, create
 from fmcache.encoders.cards import TIMM, Card, Weights, read_card
 from fmcache.encoders.controls import ColourTexture, Pixels
-from fmcache.encoders.layouts import State, fit_weights, table_px, to_timm
+from fmcache.encoders.fitting import fit_weights
+from fmcache.encoders.layouts import to_timm
 from fmcache.encoders.outlines import CARD_FIELDS, REFUSALS, Axes, Outline, Tap, check_card, count, outline
-from fmcache.encoders.weights import find_weights, read_weights
+from fmcache.encoders.peeling import State
+from fmcache.encoders.reading import read_weights
+from fmcache.encoders.state_shapes import table_px
+from fmcache.encoders.weights import find_weights
 from fmcache.errors import SpecError
 from fmcache.identity import canonical_json, random_key
 from fmcache.specs import EncoderChoice

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import textwrap
+from typing import Any
+
 import yaml
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from fmcache.encoders.cards import GROUPS, STUDY, Card, names, read_card
+from fmcache.encoders.cards import GROUPS, STUDY, TIMM, Card, names, read_card
 from fmcache.encoders.hub import local_file
 from fmcache.grid import Grid
 from fmcache.stages.sizes import size_text
@@ -42,9 +45,18 @@ def list_encoders() -> Table:
     return table
 
 
-def describe_encoder(name: str) -> str:
-    """Return all that is known of an encoder (card name or card file) as text; raises as `read_card`."""
-    card = read_card(name)
+def describe_encoder(name: str, width: int) -> str:
+    """Return all that is known of an encoder as text: facts as comments, then its card; saved to a file it is a card.
+
+    `name` is a card name, a card file or ``timm:NAME``. Lines are broken between words to be `width` letters long at
+    most. Raises as `read_card`.
+    """
+    if name.startswith(TIMM):
+        from fmcache.encoders.load import card_of  # asks timm for the model's shape
+
+        card = card_of(name)
+    else:
+        card = read_card(name)
     facts = {
         "group": card.group,
         "parameters": _parameters(card),
@@ -53,8 +65,20 @@ def describe_encoder(name: str) -> str:
         "download": _download(card),
         "here": _here(card),
     }
-    head = "".join(f"{key}: {value}\n" for key, value in facts.items())
-    return head + "\n" + yaml.safe_dump(builtins(card), sort_keys=False, allow_unicode=True, width=100).rstrip()
+    lines = (
+        textwrap.fill(f"# {key}: {value}", max(width, 20), subsequent_indent="#   ") for key, value in facts.items()
+    )
+    return "\n".join(lines) + "\n\n" + _wrapped(builtins(card), width)
+
+
+def _wrapped(card: dict[str, Any], width: int) -> str:
+    """Return a card as YAML in which no line is longer than `width`, or than its longest word where that is longer."""
+    # PyYAML breaks a line at the first space after a given width: narrower ones are tried until all lines fit.
+    texts = [
+        yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=narrow, default_flow_style=None).rstrip()
+        for narrow in range(max(width, 20), max(width // 2, 10), -2)
+    ]
+    return min(texts, key=lambda text: sum(max(0, len(line) - width) for line in text.splitlines()))
 
 
 def study_encoders() -> list[str]:

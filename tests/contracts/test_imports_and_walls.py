@@ -54,7 +54,7 @@ MAY = {
     "stages.identities": GROUND | {"cache.format"},
     "stages.places": GROUND | CARDS | {"stages.identities"},
     "stages.caches": GROUND | {"cache", "stages"},
-    "stages.catalogue": GROUND | CARDS | {"encoders.hub", "stages.sizes"},
+    "stages.catalogue": GROUND | CARDS | {"encoders.hub", "encoders.load", "stages.sizes"},
     "stages.costs": GROUND | CARDS | {"cache.stores", "decoders.arithmetic", "encoders.outlines", "stages.identities"},
     "stages.speed": GROUND | CARDS | {"encoders.tokens", "decoders", "stages"},
     "stages.plan": GROUND | CARDS | {"cache.stores", "encoders.load", "stages"},

@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import checkpoint_filter_fn
 
 from fmcache.encoders.cards import STUDY, read_card
-from fmcache.encoders.layouts import fit_weights, published, to_timm
+from fmcache.encoders.fitting import fit_weights
+from fmcache.encoders.layouts import published, to_timm
 from fmcache.encoders.load import META, build, load_encoder
 from fmcache.encoders.tokens import input_pixels, token_grids
 from fmcache.errors import WeightsMismatch
