@@ -79,7 +79,7 @@ def add(
                 f"{manifest} lists a dataset {name!r} already", next_step="pass --replace, or another name"
             )
     check_mpp(mpp)
-    check_square(files.square, files.tile_px)
+    check_square(files.square, files.tile_px, files.into)
     found = _found(images, masks, groups, files, say)
     found = found._replace(splits=_folder_splits(found, split, say))
     rule = _rule(_listed(found.root, manifest), labels, ignore, mpp, found.regions, order, fill)

@@ -282,7 +282,11 @@ def test_annotated_regions_become_label_ids_in_squares(tmp_path):
 
 @pytest.mark.parametrize(
     ("flags", "says"),
-    [(["--square", "tile"], "--tile-px 512"), (["--tile-px", "32"], "goes with --square tile")],
+    [
+        (["--square", "tile"], "--tile-px 512"),
+        (["--tile-px", "32"], "goes with --square tile"),
+        (["--into", "x"], "goes with"),
+    ],
 )
 def test_flags_of_squares_that_do_not_fit_are_refused(tmp_path, flags, says):
     draw(tmp_path, **GLAS)
