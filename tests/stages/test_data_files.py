@@ -297,9 +297,5 @@ def test_flags_of_squares_that_do_not_fit_are_refused(tmp_path, flags, says):
 
 def test_a_folder_with_an_equals_sign_in_its_name_is_a_folder(tmp_path):
     draw(tmp_path, "abcd", masks="tile=32px")
-    done = CliRunner().invoke(
-        app,
-        ["data", "add", "mine", "--images", f"{tmp_path}/images", "--masks", f"{tmp_path}/tile=32px"]
-        + ["--labels", "other=0,tumour=1", "--split", "2/1/1", "--manifest", f"{tmp_path}/m.yaml"],
-    )
-    assert done.exit_code == 0, done.output
+    assert run(tmp_path, masks=f"{tmp_path}/tile=32px")[0] == 0
+    assert len(dataset(tmp_path).tiles) == 4
