@@ -80,7 +80,7 @@ def add(
     """
     sizes = check_flags(manifest, name, split, replace)
     check_mpp(mpp)
-    check_square(files.square, files.tile_px)
+    check_square(files.square, files.tile_px, files.into)
     found = _found(images, masks, groups, files, say)
     found = found._replace(splits=_folder_splits(found, split, say))
     rule = _rule(

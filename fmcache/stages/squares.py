@@ -57,14 +57,16 @@ class Wish(NamedTuple):
     replace: bool
 
 
-def check_square(way: str, tile_px: int) -> None:
-    """Raise SpecError when `--square` and `--tile-px` do not go together."""
+def check_square(way: str, tile_px: int, into: Path | None) -> None:
+    """Raise SpecError when `--square`, `--tile-px` and `--into` do not go together."""
     if way and way not in WAYS:
         raise SpecError(f"--square {way!r}", expected=", ".join(WAYS))
     if way == "tile" and not tile_px:
         raise SpecError("--square tile needs the edge of the squares", next_step="--tile-px 512, for example")
     if way != "tile" and tile_px:
         raise SpecError("--tile-px goes with --square tile", next_step="--square tile, or leave out --tile-px")
+    if into and not way:
+        raise SpecError("--into goes with --square", next_step="--square crop, tile or pad, or leave out --into")
 
 
 def make_squares(

@@ -7,17 +7,14 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, UnidentifiedImageError
-
 from fmcache.errors import ManifestError
 from fmcache.manifest import SPLITS
 from fmcache.tiles.geojson import ENDINGS as REGIONS
-from fmcache.tiles.matching import File, Matched, match
-from fmcache.tiles.names import RULE, stripped, to_id
+from fmcache.tiles.matching import File, Matched, match, shown
+from fmcache.tiles.names import RULE, to_id
+from fmcache.tiles.parting import Parted, part
 from fmcache.tiles.pictures import IMAGE_SUFFIXES, MASK_SUFFIXES
 from fmcache.tiles.scan import Scan, choose_level, left_out, nothing_there, scan, stranger_notes
-
-LOSSY = (".jpg", ".jpeg")
 
 
 class Pair(NamedTuple):
@@ -60,20 +57,18 @@ def find_tiles(images: Path, masks: Path, skip_lone: bool = False, other: Collec
     """
     of_images, of_masks = scan(images), scan(masks)
     pictures = [file for file in of_images.of(IMAGE_SUFFIXES) if file.path not in set(other)]
-    drawn, regions = of_masks.of(MASK_SUFFIXES), of_masks.of(REGIONS)
-    pictures, drawn = _parted(of_images, of_masks, pictures, drawn)
-    if not pictures:
+    regions = of_masks.of(REGIONS)
+    parted = part(of_images, of_masks, pictures, of_masks.of(MASK_SUFFIXES))
+    if not parted.images:
         raise nothing_there(of_images, "images", IMAGE_SUFFIXES)
-    if not drawn and not regions:
-        raise nothing_there(of_masks, "masks", (*MASK_SUFFIXES, *REGIONS))
-    pictures, left = choose_level(pictures)
-    if not pictures:
+    if not parted.masks and not regions:
+        raise _no_masks(of_images, of_masks)
+    chosen, left = choose_level(parted.images)
+    if not chosen:
         raise _too_deep(of_images, left)
-    notes = left_out(of_images, left) + stranger_notes(of_images, (*IMAGE_SUFFIXES, *REGIONS, ".npy"))
-    if of_masks.base.resolve() != of_images.base.resolve():
-        notes += stranger_notes(of_masks, (*MASK_SUFFIXES, *REGIONS))
-    place_of = {file.path: file.place for file in pictures}
-    matched, by_regions = _by_kind(of_masks, pictures, drawn, regions, notes)
+    notes = left_out(of_images, left) + _passed_over(of_images, of_masks, parted)
+    place_of = {file.path: file.place for file in chosen}
+    matched, by_regions = _by_kind(of_masks, chosen, parted.masks, regions, notes)
     if not matched.pairs:
         raise _nothing_pairs(matched)
     _tell_lone(matched, skip_lone, notes)
@@ -132,69 +127,27 @@ def some(names: Sequence[str], shown: int = 5) -> str:
     return (", ".join(names[:shown]) + more) or "none"
 
 
-def _parted(of_images: Scan, of_masks: Scan, pictures: list[File], drawn: list[File]) -> tuple[list[File], list[File]]:
-    """Part images from masks where one folder is, or holds, the other."""
-    base, mask_base = of_images.base.resolve(), of_masks.base.resolve()
-    if base != mask_base:
-        if mask_base.is_relative_to(base):
-            pictures = [file for file in pictures if not file.path.parent.resolve().is_relative_to(mask_base)]
-        else:
-            drawn = [file for file in drawn if not file.path.parent.resolve().is_relative_to(base)]
-    elif of_masks.pattern or of_images.pattern:
-        taken = {file.path for file in (drawn if of_masks.pattern else pictures)}
-        if of_masks.pattern:
-            pictures = [file for file in pictures if file.path not in taken]
-        else:
-            drawn = [file for file in drawn if file.path not in taken]
-    else:
-        masks = _masks_among(drawn)
-        pictures = [file for file in pictures if file.path not in masks]
-        drawn = [file for file in drawn if file.path in masks]
-    return [f for f in pictures if f.role != "mask"], [f for f in drawn if f.role != "image"]
-
-
-def _masks_among(files: Sequence[File]) -> set[Path]:
-    """Return which files of one folder are masks: by folder, by type where two have one name, else by their names."""
-    masks = {file.path for file in files if file.role == "mask" or file.path.suffix.lower() == ".npy"}
-    open_files = [file for file in files if file.path not in masks and file.role != "image"]
-    named: dict[tuple[tuple[str, ...], str], list[File]] = {}
-    for file in open_files:
-        named.setdefault((file.place, file.stem.casefold()), []).append(file)
-    for twins in named.values():
-        if len(twins) > 1:
-            masks.add(_mask_of_twins(twins))
-    marked = {
-        (f.place, rest.casefold()): f for f in open_files for n in (1, 0) for rest in stripped(f.stem, "image", n)
-    }
-    for file in open_files:
-        rests = {rest for times in (1, 2) for rest in stripped(file.stem, "mask", times)}
-        partners = [marked.get((file.place, rest.casefold())) for rest in rests]
-        if any(partner and partner.path != file.path for partner in partners):
-            masks.add(file.path)
-    return masks
-
-
-def _mask_of_twins(twins: Sequence[File]) -> Path:
-    """Return which of two files of one name is the mask: the other one is JPEG, or the only one in colour."""
-    lossless = [file.path for file in twins if file.path.suffix.lower() not in LOSSY]
-    plain = [path for path in lossless if not _in_colour(path)]
-    for masks in (lossless, plain):
-        if len(twins) == 2 and len(masks) == 1:
-            return masks[0]
-    raise ManifestError(
-        f"{twins[0].path.parent}: {' and '.join(file.path.name for file in twins)} have the same name",
-        expected="an image and its mask: one of them JPEG, or one in grey or palette and one in colour",
-        next_step="say which by patterns, such as --images 'DIR/*.tif' --masks 'DIR/*.png', or put masks into a folder "
-        "of their own",
+def _no_masks(of_images: Scan, of_masks: Scan) -> ManifestError:
+    """Return the error for a folder without masks; where images lie in it too, with how the two are told apart."""
+    if of_images.base.resolve() != of_masks.base.resolve() or of_masks.pattern:
+        return nothing_there(of_masks, "masks", (*MASK_SUFFIXES, *REGIONS))
+    return ManifestError(
+        f"{of_masks.base}: none of its files is told as a mask",
+        expected=f"folders images/ and masks/ in it; or {RULE}; or a JPEG image and a lossless mask of one name",
+        found=some([shown(file) for file in of_masks.files]),
+        next_step="say which by patterns, such as --images 'DIR/*_HE.png' --masks 'DIR/*_tumour.png'",
     )
 
 
-def _in_colour(path: Path) -> bool:
-    try:
-        with Image.open(path) as picture:
-            return picture.mode not in ("1", "L", "LA", "P", "PA", "I", "I;16", "I;16B", "I;16L", "F")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return True  # whoever reads it will say what is wrong with it
+def _passed_over(of_images: Scan, of_masks: Scan, parted: Parted) -> list[str]:
+    """Return a line for each kind of file that was passed over and may have been meant."""
+    notes = stranger_notes(of_images, (*IMAGE_SUFFIXES, *REGIONS, ".npy"))
+    if of_masks.base.resolve() != of_images.base.resolve():
+        notes += stranger_notes(of_masks, (*MASK_SUFFIXES, *REGIONS))
+    if parted.neither:
+        names = some([shown(file) for file in parted.neither])
+        notes.append(f"{len(parted.neither)} pictures beside folders of images and masks were passed over: {names}")
+    return notes
 
 
 def _by_kind(
@@ -230,17 +183,24 @@ def _by_kind(
 
 
 def _match(images: Sequence[File], masks: Sequence[File]) -> Matched:
-    """Match within folders of the same place; where one side has no folders, by names alone."""
+    """Match within folders of the same place; where one side has no folders, by names, as P01_a or else as a."""
     masks, left = choose_level(masks)
     masks = masks or [file._replace(place=()) for file in left]
-    if all(not file.place for file in masks) or all(not file.place for file in images):
-        images = [file._replace(place=()) for file in images]
-        masks = [file._replace(place=()) for file in masks]
-    return match(images, masks)
+    if all(file.place for file in masks) and all(file.place for file in images):
+        return match(images, masks)
+    with_folders = match(
+        *(
+            [file._replace(place=(), stem="_".join([*file.place, file.stem])) for file in side]
+            for side in (images, masks)
+        )
+    )
+    if with_folders.pairs:
+        return with_folders
+    return match(*([file._replace(place=()) for file in side] for side in (images, masks)))
 
 
 def _tell_lone(matched: Matched, skip: bool, notes: list[str]) -> None:
-    without_mask, without_image = ([file.path.name for file in lone] for lone in matched[1:])
+    without_mask, without_image = ([shown(file) for file in lone] for lone in matched[1:])
     if not without_mask and not without_image:
         return
     if not skip:
@@ -257,7 +217,7 @@ def _tell_lone(matched: Matched, skip: bool, notes: list[str]) -> None:
 
 
 def _nothing_pairs(matched: Matched) -> ManifestError:
-    images, masks = ([file.path.name for file in lone] for lone in matched[1:])
+    images, masks = ([shown(file) for file in lone] for lone in matched[1:])
     return ManifestError(
         "no image and mask go together by their names",
         expected=RULE,

@@ -89,12 +89,24 @@ def _met(images: Sequence[File], masks: Sequence[File], of_image: Keys, of_mask:
 
 def _ambiguous(one: File, before: File, other: File, of_image: bool) -> ManifestError:
     kind, flag = ("masks", "--masks") if of_image else ("images", "--images")
+    if before.path.name == other.path.name:
+        one_each = ",".join(f"{file.path.parent.name}={file.path.parent}" for file in (before, other))
+        return ManifestError(
+            f"{one.path} could belong to two {kind}: {before.path} and {other.path}",
+            expected="one mask for an image, and one image for a mask",
+            next_step=f"pass one of the folders; or, where each holds the masks of one label, --masks '{one_each}'",
+        )
     return ManifestError(
         f"{one.path} could belong to two {kind}: {before.path.name} and {other.path.name}",
         expected="one mask for an image, and one image for a mask",
         next_step=f"move one of them elsewhere, or say which by a pattern in which * is the name of the tile: "
         f"{flag} '{pattern_for(other, one)}'",
     )
+
+
+def shown(file: File) -> str:
+    """Return the name of a file for a message, with the folders that tell it from others."""
+    return "/".join([*file.place, file.path.name])
 
 
 def pattern_for(file: File, partner: File) -> str:

@@ -66,7 +66,7 @@ def scan(place: Path) -> Scan:
             next_step="check --images and --masks",
         )
     named = re.compile("(.+)".join(re.escape(piece) for piece in pattern.split("*", 1))) if pattern else None
-    return Scan(base, pattern, sorted(_walk(base, (), named, DEPTH), key=lambda file: file.path))
+    return Scan(base, pattern, sorted(_walk(base, (), named, DEPTH), key=lambda file: file.path.as_posix()))
 
 
 def _walk(folder: Path, place: tuple[str, ...], named: re.Pattern[str] | None, depth: int) -> Iterator[File]:

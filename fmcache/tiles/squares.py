@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -175,7 +176,10 @@ def image_sizes(paths: Sequence[Path]) -> Counter[tuple[int, int]]:
     sizes: Counter[tuple[int, int]] = Counter()
     for path in paths:
         try:
-            with Image.open(path) as picture:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # no pixel is read here
+                picture = Image.open(path)
+            with picture:
                 sizes[picture.size] += 1
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             continue  # whoever reads the pixels says what is wrong

@@ -152,7 +152,8 @@ def _decoded(path: Path, say: Callable[[str], None]) -> str:
 
 def _columns(path: Path, rows: Sequence[Row], known: set[str]) -> Columns:
     """Find the two columns: by their names, where several could be by what is in them, else by position."""
-    header, body = [cell.strip() for cell in rows[0]], list(rows[1:])
+    width = max(map(len, rows))
+    header, body = [cell.strip() for cell in rows[0]] + [""] * (width - len(rows[0])), list(rows[1:])
     if any(known.intersection(_keys_in(cell)) for cell in header if cell):
         header, body = [""] * len(header), list(rows)
     hits = Counter(at for row in body for at, cell in enumerate(row) if known.intersection(_keys_in(cell)))
@@ -162,7 +163,6 @@ def _columns(path: Path, rows: Sequence[Row], known: set[str]) -> Columns:
     if tile is not None and not hits[tile] and hits:
         tile = max((at for at in hits), key=lambda at: hits[at])
     groups = [at for at in groups if at != tile]
-    width = max(map(len, rows))
     if not groups and width == 2 and tile in (0, 1):
         groups = [1 - tile]
     if tile is None or not groups:

@@ -282,10 +282,20 @@ def test_annotated_regions_become_label_ids_in_squares(tmp_path):
 
 @pytest.mark.parametrize(
     ("flags", "says"),
-    [(["--square", "tile"], "--tile-px 512"), (["--tile-px", "32"], "goes with --square tile")],
+    [
+        (["--square", "tile"], "--tile-px 512"),
+        (["--tile-px", "32"], "goes with --square tile"),
+        (["--into", "x"], "goes with"),
+    ],
 )
 def test_flags_of_squares_that_do_not_fit_are_refused(tmp_path, flags, says):
     draw(tmp_path, **GLAS)
     code, said = run(tmp_path, *flags)
     assert code == 1
     assert says in said
+
+
+def test_a_folder_with_an_equals_sign_in_its_name_is_a_folder(tmp_path):
+    draw(tmp_path, "abcd", masks="tile=32px")
+    assert run(tmp_path, masks=f"{tmp_path}/tile=32px")[0] == 0
+    assert len(dataset(tmp_path).tiles) == 4

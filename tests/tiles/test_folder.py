@@ -230,7 +230,7 @@ def test_folders_called_after_splits_are_the_split(tmp_path):
 @pytest.mark.parametrize("layout", ["{kind}/{split}", "{split}/{kind}", "{split}_{kind}", "deep/{kind}/{split}"])
 def test_splits_are_found_in_every_layout(tmp_path, names, layout):
     for kind in ("images", "masks"):
-        for split, name in zip(names.split(), "abc", strict=True):
+        for split, name in zip(names, "abc", strict=True):
             put(tmp_path, f"{layout.format(kind=kind, split=split)}/{name}.png")
     pairs, found = paired(tmp_path, "", "")
     assert splits(found) == {"a": "train", "b": "val", "c": "test"}
@@ -335,3 +335,33 @@ def test_json_that_is_no_annotation_does_not_turn_tiles_into_regions(tmp_path):
     put(tmp_path, "tiles/a.jpg", "tiles/a.png")
     (tmp_path / "tiles" / "tiles.json").write_text(json.dumps({"tiles": []}))
     assert not paired(tmp_path, "tiles", "tiles")[1].regions
+
+
+def test_masks_in_one_folder_may_carry_the_folder_of_their_image_in_their_name(tmp_path):
+    put(tmp_path, *(f"images/P{i}/a.png" for i in (1, 2)), *(f"masks/P{i}_a.png" for i in (1, 2)))
+    assert [mask for _, mask in paired(tmp_path)[0].values()] == ["masks/P1_a.png", "masks/P2_a.png"]
+
+
+def test_one_folder_of_masks_for_each_label_is_told_as_such(tmp_path):
+    put(tmp_path, "images/a.png", "masks/tumour/a.png", "masks/stroma/a.png")
+    with pytest.raises(ManifestError, match="could belong to two masks") as caught:
+        paired(tmp_path)
+    places = f"stroma={tmp_path}/masks/stroma,tumour={tmp_path}/masks/tumour"
+    assert f"--masks '{places}'" in caught.value.next_step
+
+
+def test_pictures_beside_folders_of_images_and_masks_are_neither_and_told(tmp_path):
+    put(
+        tmp_path, *(f"data/{split}/{kind}/a.png" for split in ("val", "test") for kind in ("img", "mask", "background"))
+    )
+    pairs, found = paired(tmp_path, "data", "data")
+    assert list(pairs) == ["test_a", "val_a"]
+    assert [note for note in found.notes if "2 pictures beside" in note and "val/background/a.png" in note]
+
+
+def test_one_folder_in_which_nothing_is_told_as_a_mask_is_refused_with_how_masks_are_told(tmp_path):
+    put(tmp_path, "tiles/a.png", "tiles/b.png")
+    with pytest.raises(ManifestError, match="none of its files is told as a mask") as caught:
+        paired(tmp_path, "tiles", "tiles")
+    assert "a_mask" in caught.value.expected
+    assert caught.value.found == "a.png, b.png"

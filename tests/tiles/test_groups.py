@@ -1,5 +1,6 @@
 """Tables of patients as Excel, R and people write them; regexes; and names that look like patients."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from fmcache.errors import FmcacheError, SpecError
 from fmcache.tiles.folder import Pair
 from fmcache.tiles.groups import group_of, likely_groups
 
+EXAMPLES = int(os.environ.get("FMCACHE_FUZZ", "150"))
 NAMES = ("t1", "t2", "t3", "Präp_4")
 PAIRS = [Pair(name, Path(f"images/{name}.png"), Path(f"masks/{name}_mask.png")) for name in NAMES]
 GROUPS = ["P1", "P2", "P3", "P4"]
@@ -163,11 +165,28 @@ def test_names_that_say_nothing_of_patients_get_no_hint(names):
     assert likely_groups(pairs_of(names.split())) == ""
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
-@given(st.binary(max_size=200) | st.text('tile,group;"\n\tP123|\0\ufeffé', max_size=80).map(str.encode))
+OTHER_CELLS = ("tile", "Image Name", "group", "PatientID", "t1.PNG", "x/t2", "", " ", '"', "\0", "é", "a\nb")
+CELLS = st.sampled_from((*NAMES, *GROUPS, *OTHER_CELLS))
+ROWS_NEAR = st.tuples(
+    st.lists(st.lists(CELLS, max_size=4), max_size=6),
+    st.sampled_from(",;\t|x"),
+    st.sampled_from(["\n", "\r\n", "\r", "\n\n"]),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "cp1252"]),
+    st.sampled_from(["", "sep=;\n", "\ufeff", "#"]),
+)
+
+
+def encoded(drawn):
+    rows, delimiter, end, encoding, above = drawn
+    return (above + end.join(delimiter.join(row) for row in rows)).encode(encoding, "replace")
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=EXAMPLES)
+@given(st.binary(max_size=200) | ROWS_NEAR.map(encoded))
 def test_whatever_is_in_a_table_it_is_read_or_refused(tmp_path, content):
     try:
         groups, _ = read(tmp_path, content)
+        assert all(groups)
         assert len(groups) == len(PAIRS)
     except FmcacheError as error:
         assert str(error)
