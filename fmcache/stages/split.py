@@ -19,7 +19,7 @@ from fmcache.errors import SpecError
 from fmcache.manifest import SPLITS, AnyDataset, Manifest, Splits
 from fmcache.stages.entries import edited, flow_list
 from fmcache.stages.survey import count_labels
-from fmcache.tiles.remarks import lacking_labels
+from fmcache.tiles.remarks import labels_rarer_than_folds, lacking_labels
 from fmcache.tiles.sizes import split_sizes
 from fmcache.tiles.splits import Members, balanced_split, deviations, nested_subsets, rotating_folds
 
@@ -91,6 +91,7 @@ def shares_table(dataset: AnyDataset, name: str, pixels: npt.NDArray[np.int64]) 
         notes += [f"note: label {label!r} does not occur in {title}" for label in absent if title not in SPLITS]
     groups = [tile.group for tile in dataset.tiles]
     lacking = lacking_labels(_members(ids, dataset.splits), pixels, dataset.label_names, groups)
+    lacking += labels_rarer_than_folds(pixels, dataset.label_names, groups, len(dataset.folds))
     notes = [f"note: {line}" for line in lacking] + notes
     return Group(table, f"largest deviation of a label's share: {worst:.1f} points", *notes)
 
