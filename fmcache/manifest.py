@@ -387,7 +387,7 @@ class Manifest:
 
         Manifest.check_name(name, where())
         if not 2 <= len(dataset.labels) < IGNORE:
-            raise refuse(("labels",), f"expected 2 to 254 labels, found {len(dataset.labels)}", "list the labels")
+            raise refuse(("labels",), f"expected 2 to 254 labels, found {len(dataset.labels)}", "list two or more")
         if twice := _repeated(dataset.label_names):
             raise refuse(("labels",), f"label {twice!r} is listed twice", "give every label its own name")
         for key in ("mpp", "view_mpp"):
@@ -406,7 +406,7 @@ class Manifest:
                 except ValueError as reason:
                     raise refuse(("labels", i, "values"), str(reason), "correct it") from None
         values += dataset.ignore_values if isinstance(dataset, FileDataset) else ()
-        if twice := _repeated(values):
+        if (twice := _repeated(values)) is not None:
             raise refuse(("labels",), f"mask value {twice!r} means two things", "list each mask value once")
         if not isinstance(dataset, GeojsonDataset) and (both := _overlapping(values)):
             raise refuse(("labels",), f"mask values {both} overlap", "list each mask value once")

@@ -16,10 +16,10 @@ from rich.table import Table
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from fmcache.errors import SpecError
-from fmcache.manifest import SPLITS, AnyDataset, Manifest, Splits
+from fmcache.manifest import SPLITS, AnyDataset, FileDataset, Manifest, Splits
 from fmcache.stages.entries import edited, flow_list
 from fmcache.stages.survey import count_labels
-from fmcache.tiles.remarks import lacking_labels
+from fmcache.tiles.remarks import labels_rarer_than_folds, lacking_labels
 from fmcache.tiles.sizes import split_sizes
 from fmcache.tiles.splits import Members, balanced_split, deviations, nested_subsets, rotating_folds
 
@@ -47,6 +47,14 @@ def split(manifest: Path, name: str, sizes: str, folds: int, subsets: str, seed:
         raise SpecError("nothing to split", next_step=f"fmcache data split {name} --split 15/5/10 --folds 5")
     listed = Manifest(manifest)
     dataset = listed.dataset(name)
+    fetched = isinstance(dataset, FileDataset) and dataset.fetch is not None
+    if fetched and (sizes or subsets):
+        raise SpecError(
+            f"the fixed split of {name!r} stands in {listed.lock_path(name)}, as it was fetched",
+            expected="--folds alone",
+            next_step=f"for another fixed split change `split:` below `fetch:` in {manifest}, remove "
+            f"{listed.lock_path(name)} and run fmcache data fetch {name}",
+        )
     wanted, curve = split_sizes(sizes), _numbers(subsets)
     pixels = count_labels(listed, name)[:, : len(dataset.labels)]
     ids, groups = [tile.id for tile in dataset.tiles], [tile.group for tile in dataset.tiles]
@@ -61,7 +69,8 @@ def split(manifest: Path, name: str, sizes: str, folds: int, subsets: str, seed:
     splits, made = with_subsets(fixed), tuple(with_subsets(fold.members) for fold in rotating)
     with edited(manifest) as document:
         entry = document["datasets"][name]
-        entry["splits"] = _written(splits)
+        if not fetched:
+            entry["splits"] = _written(splits)
         entry.pop("folds", None)
         if made:
             entry["folds"] = CommentedSeq(_written(fold) for fold in made)
@@ -91,6 +100,7 @@ def shares_table(dataset: AnyDataset, name: str, pixels: npt.NDArray[np.int64]) 
         notes += [f"note: label {label!r} does not occur in {title}" for label in absent if title not in SPLITS]
     groups = [tile.group for tile in dataset.tiles]
     lacking = lacking_labels(_members(ids, dataset.splits), pixels, dataset.label_names, groups)
+    lacking += labels_rarer_than_folds(pixels, dataset.label_names, groups, len(dataset.folds))
     notes = [f"note: {line}" for line in lacking] + notes
     return Group(table, f"largest deviation of a label's share: {worst:.1f} points", *notes)
 

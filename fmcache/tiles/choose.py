@@ -105,13 +105,17 @@ def deal_groups(
 
 
 def largest_sizes(groups: npt.NDArray[np.int64], sizes: Sequence[int], seed: int) -> list[int] | None:
-    """Return the largest sizes, in the proportions of `sizes` and no larger, for which `deal_groups` finds a deal."""
+    """Return the largest sizes, in the proportions of `sizes` and no larger, for which `deal_groups` finds a deal.
+
+    Of more than a hundred tiles they may be 2 % short of the largest.
+    """
     tiles = np.unique(groups, return_counts=True)[1]
-    most = min(sum(sizes), len(groups))
-    for total in range(most, len(SPLITS) - 1, -1) if len(tiles) >= len(SPLITS) else ():
+    total = min(sum(sizes), len(groups)) if len(tiles) >= len(SPLITS) else 0
+    while total >= len(SPLITS):
         fit = scaled(sizes, total)
         if len(_possible_deals(tiles, fit, seed)):
             return fit
+        total -= max(1, total // 50)
     return None
 
 

@@ -54,10 +54,28 @@ def lacking_labels(
             found.append(f"label {name!r} is in no tile")
             continue
         owners = len({groups[i] or f"\0{i}" for i in holders})
-        where = f"{_count(len(holders), 'tile')}" + (f" of {_count(owners, 'group')}" if any(groups) else "")
+        where = _where(len(holders), owners, any(groups))
         lack = [part for part in SPLITS if part not in has]
         found.append(f"label {name!r} is in {where}: {_have(has, lack)}; {_reason(owners, any(groups))}")
     return found
+
+
+def labels_rarer_than_folds(
+    pixels: npt.NDArray[Any], names: Sequence[str], groups: Sequence[str], folds: int
+) -> list[str]:
+    """Return a sentence on each label that too few tiles or groups have for every fold to test it."""
+    found = []
+    for label, name in enumerate(names):
+        holders = [i for i in range(len(groups)) if pixels[i, label] > 0]
+        owners = len({groups[i] or f"\0{i}" for i in holders})
+        if 0 < owners < folds:
+            where = _where(len(holders), owners, any(groups))
+            found.append(f"label {name!r} is in {where}: no more than {owners} of {folds} folds can test it")
+    return found
+
+
+def _where(holders: int, owners: int, grouped: bool) -> str:
+    return _count(holders, "tile") + (f" of {_count(owners, 'group')}" if grouped else "")
 
 
 def _have(has: Sequence[str], lack: Sequence[str]) -> str:

@@ -27,9 +27,13 @@ def split_sizes(split: str) -> list[int] | None:
         When it is not three positive numbers.
     """
     parts = split.split("/")
-    if split and (len(parts) != len(SPLITS) or not all(part.isdecimal() and int(part) > 0 for part in parts)):
+    if split and (len(parts) != len(SPLITS) or not all(map(_is_count, parts))):
         raise SpecError(f"--split {split!r}", expected="three numbers of tiles, such as 15/5/10 (train/val/test)")
     return [int(part) for part in parts] if split else None
+
+
+def _is_count(text: str) -> bool:
+    return text.isdecimal() and len(text) < 10 and int(text) > 0
 
 
 def shown(sizes: Sequence[int]) -> str:

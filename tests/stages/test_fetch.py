@@ -19,6 +19,7 @@ from fmcache.stages import download
 from fmcache.stages import fetch as fetched
 from fmcache.stages.check import check
 from fmcache.stages.fetch import fetch
+from fmcache.stages.split import split as write_splits
 from fmcache.tiles.images import read_tile
 from fmcache.tiles.splits import Split
 
@@ -189,6 +190,19 @@ def test_a_listed_split_that_cannot_be_says_what_to_write_and_where(manifest, se
     document["datasets"]["puma"]["fetch"]["split"] = "3/1/2"
     manifest.write_text(yaml.safe_dump(document))
     assert "split 3/1/2; label shares" in get(manifest, server)
+
+
+def test_a_fetched_dataset_gets_folds_and_keeps_its_fixed_split(manifest, server):
+    get(manifest, server)
+    fixed = Manifest(manifest).dataset("puma").splits
+    write_splits(manifest, "puma", "", 3, "", 0)
+    listed = Manifest(manifest).dataset("puma")
+    assert (listed.splits, len(listed.folds)) == (fixed, 3)
+    before = manifest.read_bytes()
+    for sizes, subsets in (("2/2/2", ""), ("", "2")):
+        with pytest.raises(SpecError, match=r"stands in .*puma\.lock\.yaml(.|\n)*fmcache data fetch puma"):
+            write_splits(manifest, "puma", sizes, 0, subsets, 0)
+    assert manifest.read_bytes() == before
 
 
 def test_what_was_fetched_is_not_fetched_again_and_the_lock_stays(manifest, server):

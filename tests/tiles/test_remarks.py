@@ -1,6 +1,6 @@
 import numpy as np
 
-from fmcache.tiles.remarks import lacking_labels, sizes_line, split_line
+from fmcache.tiles.remarks import labels_rarer_than_folds, lacking_labels, sizes_line, split_line
 from fmcache.tiles.splits import Split
 
 MEMBERS = ((0, 1, 2), (3,), (4, 5))
@@ -30,6 +30,15 @@ def test_what_a_split_lacks_is_said_with_the_reason():
     assert line.startswith("label 'necrosis' is in 3 tiles of 3 groups: train has it, val and test lack it; no split")
     assert lines((6,))[0].startswith("label 'necrosis' is in 1 tile: train, val and test lack it; that cannot")
     assert lines(()) == ["label 'necrosis' is in no tile"]
+
+
+def test_a_label_that_not_every_fold_can_test_is_told():
+    groups, names = "aabcdef", ["rest", "necrosis"]
+    assert labels_rarer_than_folds(pixels(0, 1, 2), names, groups, 3) == [
+        "label 'necrosis' is in 3 tiles of 2 groups: no more than 2 of 3 folds can test it"
+    ]
+    assert labels_rarer_than_folds(pixels(0, 1, 2), names, [""] * 7, 3) == []
+    assert labels_rarer_than_folds(pixels(), names, groups, 3) == []
 
 
 def test_sizes_are_told_and_whether_they_were_scaled():
