@@ -16,7 +16,7 @@ from fmcache.report import tables
 from fmcache.report.figures import figures
 from fmcache.report.summary import Summary, summarise
 from fmcache.report.sweep import Sweep
-from fmcache.scores.table import find_parts, read_part, studies
+from fmcache.scores.parts import find_parts, read_part, studies
 from fmcache.specs import variant_of
 
 FIGURES = {

@@ -5,7 +5,8 @@ import pytest
 from fmcache.errors import ResultsMismatch, ResultsNotFound
 from fmcache.report import tables
 from fmcache.report.summary import summarise
-from fmcache.scores.table import EncoderInfo, Part, RunRecord, part_folder, whole_folder, write_part
+from fmcache.scores.parts import part_folder, whole_folder, write_part
+from fmcache.scores.table import EncoderInfo, Part, RunRecord
 from fmcache.specs import Recipe
 from fmcache.stages.report import report
 
@@ -42,6 +43,7 @@ def write(results, parts):
     for one in parts:
         record = one.record
         with whole_folder(part_folder(results, "toy", "d", record.encoder.name, record.seed, record.fold)) as folder:
+            (folder / "decoder.safetensors").write_bytes(b"weights")
             write_part(folder, one)
 
 

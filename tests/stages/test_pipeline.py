@@ -25,7 +25,7 @@ from fmcache.errors import CacheMismatch, CacheNotFound, CacheUnsealed, NoRoom, 
 from fmcache.grid import Grid
 from fmcache.manifest import Manifest
 from fmcache.report.summary import summarise
-from fmcache.scores.table import find_parts, read_part
+from fmcache.scores.parts import find_parts, read_part
 from fmcache.specs import DecoderSpec, EncoderChoice, FitSpec, Recipe, Sweep, ViewSpec
 from fmcache.stages import fit as fit_stage
 from fmcache.stages import places, shards
