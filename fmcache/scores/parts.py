@@ -5,7 +5,7 @@ A part is a folder ``STUDY/DATASET/ENCODER/seed-000`` (of a fold: ``STUDY/DATASE
 - ``counts.parquet`` split, tile, label, tp, fp, fn: one row per tile and label of val and test
 - ``curve.parquet``  epoch, learning_rate, loss, cross_entropy, dice_loss, val_dice: one row per epoch
 - ``decoder.safetensors``  the tested weights
-- ``run.json``       a `RunRecord`; `format` of the part; `files`, the sha256 of the three files above; `sha256`, that of
+- ``run.json``       a `RunRecord`; `format`; `files`, the sha256 of the three files above; `sha256`, that of
   all else in ``run.json`` as canonical JSON
 
 A run is done when all of this is there and agrees. Parts of format 1 (fmcache 0.1.0) carry no checksums: they are read,

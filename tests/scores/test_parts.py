@@ -20,7 +20,8 @@ GOLDEN = Path(__file__).parent / "golden"
 def toy():
     encoder = EncoderInfo("toy", "Toy", 10, 4, 16, False, False, "0" * 64)
     record = RunRecord(
-        study="s", dataset="d", dataset_title="D", encoder=encoder, seed=0, identity=IDENTITY, recipe={"dice": "pooled"},
+        study="s", dataset="d", dataset_title="D", encoder=encoder, seed=0, identity=IDENTITY,
+        recipe={"dice": "pooled"},
         labels=(("a", "#d55e00"), ("b", "#009e73")), mpp=0.5, tiles={"train": 1, "val": 1, "test": 1}, decoder_params=7,
         best_epoch=2, val_dice=0.5, collapsed=(), still_falling=False, device="cpu", threads=1,
         versions={"fmcache": "0"}, wall_s=1.0,
