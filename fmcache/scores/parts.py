@@ -103,7 +103,7 @@ def read_part(folder: Path) -> Part:
             table = pl.read_parquet(folder / name)
         except (pl.exceptions.PolarsError, OSError) as reason:
             raise ResultsCorrupt(f"{folder / name} cannot be read", found=str(reason)[:200], next_step=_REDO) from None
-        if dict(table.schema) != schema:
+        if table.schema != pl.Schema(schema):
             raise ResultsCorrupt(
                 f"{folder / name} has other columns",
                 expected=", ".join(schema),
