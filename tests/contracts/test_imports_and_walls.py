@@ -10,11 +10,12 @@ import pytest
 import fmcache
 
 ROOT = Path(fmcache.__file__).parent
-GROUND = {"errors", "identity", "strict", "specs", "manifest", "grid"}
+GROUND = {"errors", "identity", "remembered", "strict", "specs", "manifest", "grid"}
 CARDS = {"encoders.cards"}
 MAY = {
     "errors": set(),
     "identity": set(),
+    "remembered": {"identity"},
     "strict": {"errors"},
     "specs": {"errors", "strict"},
     "manifest": {"errors", "strict"},
