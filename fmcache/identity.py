@@ -96,7 +96,7 @@ def sweep(folder: Path) -> None:
 
     For who holds the lock of the folder: what another process is writing would be swept too.
     """
-    for left in sorted([*folder.rglob(".*.partial"), *folder.rglob(".*.removed")]):
+    for left in sorted([*folder.rglob("*.partial"), *folder.rglob(".*.removed")]):
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
         else:

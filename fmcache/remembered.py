@@ -28,8 +28,8 @@ class Remembered:
     """sha256 of files, kept in a JSON `store` between commands; without one, in memory alone.
 
     What is kept is a shortcut and never a fact: a store that is missing or damaged is a store that knows nothing, and
-    one that cannot be written is not. A file is taken for unchanged when size, inode and both times (of its content, and
-    of anything about it) are those of last time.
+    one that cannot be written is not. A file is taken for unchanged when size, inode and both times (that of its
+    content, and that of anything about it) are those of last time.
     """
 
     def __init__(self, store: Path | None = None) -> None:
@@ -42,7 +42,7 @@ class Remembered:
 
     def sha256(self, path: Path) -> str:
         """Return the sha256 (64 hex digits) of a file; raises OSError when it cannot be read."""
-        key, facts = os.path.abspath(path), path.stat()
+        key, facts = str(path.absolute()), path.stat()
         seen = self._seen.get(key)
         if seen and seen == _facts(facts, seen.sha256):
             return seen.sha256
