@@ -14,6 +14,9 @@ from fmcache.cache.format import ARRAY, Header, Kind, check_identity, parse_head
 from fmcache.cache.shardfile import shard_files
 from fmcache.errors import CacheCorrupt, CacheMismatch, CacheNotFound, CacheUnsealed
 
+NEVER_WRITTEN = "in no shard: never written, or lost"
+FILL = "run the same fmcache extract again: it writes what is missing"
+
 
 class Cache:
     """A sealed cache, made by `open_cache`. `header` tells its identity, tiles and numbers of views."""
@@ -21,6 +24,7 @@ class Cache:
     def __init__(self, path: Path, header: Header, array: Any) -> None:
         self.path, self.header, self._array = path, header, array
         self._files = shard_files(path / ARRAY[header.kind], array)
+        self._refilled: Any = None if self._files else _with_other_fill(array)
 
     @property
     def item(self) -> tuple[int, ...]:
@@ -77,14 +81,23 @@ class Cache:
                 next_step="fmcache cache verify",
             ) from reason
         if not there:
-            raise CacheCorrupt(f"{self.path}: views of tile {tile!r} are missing", next_step="fmcache cache verify")
+            raise CacheCorrupt(f"{self.path}: views of tile {tile!r} are missing", found=NEVER_WRITTEN, next_step=FILL)
 
     def _read(self, position: int, first: int, stop: int, out: npt.NDArray[Any]) -> bool:
         if self._files:
             return self._files.read_into(position, first, stop, out)
         self._array.get_basic_selection((position, slice(first, stop)), out=NDBuffer.from_numpy_array(out))
-        # a chunk is one view, and what is written is finite: one value tells a hole
-        return out.dtype.kind != "f" or not np.isnan(out.reshape(len(out), -1)[:, 0]).any()
+        return not any(self._is_hole(position, first + i, view) for i, view in enumerate(out))
+
+    def _is_hole(self, position: int, view: int, found: npt.NDArray[Any]) -> bool:
+        """Return whether a view that was read through Zarr is in no chunk: then another fill value gives other values.
+
+        A view that was written may equal the fill value everywhere.
+        """
+        filled = np.full_like(found, self._array.fill_value)
+        if not np.array_equal(found, filled, equal_nan=True):
+            return False
+        return not np.array_equal(self._refilled[position, view], filled, equal_nan=True)
 
 
 def open_cache(path: Path, kind: Kind, expected: dict[str, Any]) -> Cache:
@@ -108,6 +121,12 @@ def open_cache(path: Path, kind: Kind, expected: dict[str, Any]) -> Cache:
     if array is None:
         raise CacheCorrupt(f"{path} has no array {ARRAY[kind]!r}", next_step="fmcache cache rm it, then extract")
     return Cache(path, header, array)
+
+
+def _with_other_fill(array: Any) -> Any:
+    """Return a Zarr array of the same chunks with another fill value."""
+    stated = {**array.metadata.to_dict(), "fill_value": 0 if array.fill_value != 0 else 1}
+    return zarr.Array(zarr.AsyncArray(stated, array.store_path))
 
 
 def read_header(path: Path) -> Header:

@@ -34,9 +34,27 @@ class ShardFiles:
     Zarr v3 sharding codec, version 1.0 (index: little-endian uint64 offset and length of each chunk, then CRC-32C).
     """
 
-    def __init__(self, folder: Path, views_per_shard: int) -> None:
-        self._folder, self._views = folder, views_per_shard
+    def __init__(self, folder: Path, views_per_shard: int, axes: int) -> None:
+        self._folder, self._views, self._axes = folder, views_per_shard, axes
         self._buffers = threading.local()
+
+    def hold(self, tile: int, first: int, stop: int) -> bool:
+        """Return whether views `first` to `stop` - 1 of a tile were written: by the indices alone, whatever the values.
+
+        An index that is damaged counts as written: what is there and cannot be read is told when it is verified.
+        """
+        for shard in range(first // self._views, -(-stop // self._views)):
+            at = shard * self._views
+            try:
+                with self._open(tile, shard) as file:
+                    index = self._index(file)
+            except FileNotFoundError:
+                return False
+            except ValueError:
+                continue
+            if (index[max(first - at, 0) : stop - at, 0] == ABSENT).any():
+                return False
+        return True
 
     def read_into(self, tile: int, first: int, stop: int, out: npt.NDArray[Any]) -> bool:
         """Decode views `first` to `stop` - 1 of the tile at index `tile` into `out`; return whether all were there.
@@ -55,9 +73,8 @@ class ShardFiles:
         while done < stop:
             shard = done // self._views
             end = min((shard + 1) * self._views, stop)
-            name = "/".join(["c", str(tile), str(shard), *["0"] * (out.ndim - 1)])
             try:
-                file = (self._folder / name).open("rb", buffering=0)
+                file = self._open(tile, shard)
             except FileNotFoundError:
                 return False
             at = shard * self._views
@@ -67,11 +84,19 @@ class ShardFiles:
             done = end
         return True
 
-    def _read_shard(self, file: FileIO, chunks: range, out: npt.NDArray[Any]) -> bool:
+    def _open(self, tile: int, shard: int) -> FileIO:
+        name = "/".join(["c", str(tile), str(shard), *["0"] * (self._axes - 2)])
+        return (self._folder / name).open("rb", buffering=0)
+
+    def _index(self, file: FileIO) -> npt.NDArray[np.uint64]:
+        """Return (offset, length) of each chunk, valid until the next call that reads."""
         size, tail = file.seek(0, os.SEEK_END), 16 * self._views + CRC_BYTES
         if size < tail:
             raise ValueError(f"a shard file of {size} bytes is shorter than its index")
-        index = _checked(self._bytes(file, size - tail, tail), "index").view("<u8").reshape(-1, 2)
+        return _checked(self._bytes(file, size - tail, tail), "index").view("<u8").reshape(-1, 2)
+
+    def _read_shard(self, file: FileIO, chunks: range, out: npt.NDArray[Any]) -> bool:
+        index = self._index(file)
         # (offset, length) as a list: the next read goes into the same buffer
         wanted = index[chunks.start : chunks.stop].tolist()
         for view, (offset, length) in zip(out, wanted, strict=True):
@@ -110,7 +135,7 @@ def shard_files(folder: Path, array: Any) -> ShardFiles | None:
         and list(sharding["index_codecs"]) == INDEX
         and sharding["index_location"] == "end"
     )
-    return ShardFiles(folder, views) if ours else None
+    return ShardFiles(folder, views, array.ndim) if ours else None
 
 
 def _checked(data: Bytes, what: str) -> Bytes:

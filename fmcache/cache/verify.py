@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from fmcache.cache.format import Header
-from fmcache.cache.reader import open_cache, read_header
+from fmcache.cache.reader import FILL, NEVER_WRITTEN, open_cache, read_header
 from fmcache.cache.writer import locked
 from fmcache.errors import CacheCorrupt, CacheMismatch, CacheNotFound
 
@@ -55,6 +55,13 @@ def verify_cache(path: Path, advance: Callable[[int], None]) -> list[str]:
                 problems.append(f"tile {tile} view {view}: {reason.found or reason.problem}")
             advance(1)
     return problems
+
+
+def mend_step(path: Path, problems: Sequence[str]) -> str:
+    """Return what to do about the problems that `verify_cache` found."""
+    if all(problem.endswith(NEVER_WRITTEN) for problem in problems):
+        return FILL
+    return f"fmcache cache rm {path}, then run the same fmcache extract again"
 
 
 def remove_cache(path: Path) -> int:

@@ -21,6 +21,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from fmcache.cache.format import ARRAY, AXES, FILLING, Header, Kind, check_identity, parse_header, with_tiles
 from fmcache.cache.layout import Layout, Shard, missing_shards, plan_layout
+from fmcache.cache.shardfile import ShardFiles, shard_files
 from fmcache.cache.stores import FAST, Compressor, all_finite
 from fmcache.errors import Busy, CacheCorrupt, TokensOverflow
 from fmcache.identity import fingerprint, whole_file
@@ -48,8 +49,23 @@ class Writer:
         self._array = ARRAY[header.kind]
 
     def missing(self) -> list[Shard]:
-        """Return the shards still to be written, in tile then view order."""
-        return missing_shards(self.demand, self.header.stored, _filled(self.path), self.layout.block)
+        """Return the shards still to be written, in tile then view order.
+
+        Those that are recorded as written must be there too: version 0.1.0 recorded views that it had left out.
+        """
+        unrecorded = set(missing_shards(self.demand, self.header.stored, _filled(self.path), self.layout.block))
+        files = self._files()
+        return [
+            shard
+            for shard in missing_shards(self.demand, (), {}, self.layout.block)
+            if shard in unrecorded or (files and not files.hold(shard.tile, shard.first, shard.stop))
+        ]
+
+    def _files(self) -> ShardFiles | None:
+        if not (self.path / "zarr.json").exists():
+            return None
+        array = zarr.open_group(self.path, mode="r").get(self._array)
+        return None if array is None else shard_files(self.path / self._array, array)
 
     def begin(self) -> None:
         """Mark the cache as filling and make room on its axes. Readers refuse it from here to `seal`."""
@@ -190,7 +206,7 @@ def write_shard(path: Path, kind: Kind, shard: Shard, values: npt.NDArray[Any]) 
             expected=f"magnitudes up to {np.finfo(values.dtype).max:g}",
             next_step="store: float32 in the recipe; if it stays, precision: float32 (the encoder itself overflows)",
         )
-    array = zarr.open_group(path, mode="r+")[ARRAY[kind]]
+    array = _storing_all(zarr.open_group(path, mode="r+")[ARRAY[kind]])
     array[shard.tile : shard.tile + 1, shard.first : shard.stop] = values[np.newaxis]
     key = array.metadata.encode_chunk_key((shard.tile, shard.block, *[0] * (values.ndim - 1)))
     with (path / ARRAY[kind] / key).open("rb") as file:
@@ -228,6 +244,14 @@ def _filled(path: Path) -> dict[tuple[int, int], int]:
     return filled
 
 
+def _storing_all(array: Any) -> Any:
+    """Return a Zarr array that also stores chunks in which every value is the fill value: a mask may be all ignored.
+
+    Zarr does not keep this setting with the array; without it, it drops such chunks.
+    """
+    return zarr.Array(zarr.AsyncArray(array.metadata, array.store_path, {"write_empty_chunks": True}))
+
+
 def _create_array(group: Any, kind: Kind, layout: Layout, compressor: Compressor) -> None:
     chunk = (1, 1, *layout.item)
     typesize = np.dtype(layout.dtype).itemsize
@@ -244,5 +268,4 @@ def _create_array(group: Any, kind: Kind, layout: Layout, compressor: Compressor
             Crc32cCodec(),
         ],
         dimension_names=AXES[kind],
-        config={"write_empty_chunks": True},
     )

@@ -73,6 +73,9 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     mpp: float | None
     tiles: dict[str, int]
     """Number of tiles per split."""
+    label_pixels: dict[str, tuple[int, ...]] = {}
+    """Pixels of each label, in the order of `labels`, in the untouched tiles of each split: of what the token grid
+    covers, so without the rim that a grid of policy ``crop`` leaves out. Empty in results of fmcache 0.1.0."""
     decoder_params: int
     best_epoch: int
     val_dice: float | None

@@ -9,7 +9,7 @@ import msgspec
 from rich.table import Table
 
 from fmcache.cache.reader import read_header
-from fmcache.cache.verify import find_caches, verify_cache
+from fmcache.cache.verify import find_caches, mend_step, verify_cache
 from fmcache.errors import CacheNotFound, CacheUnsealed
 from fmcache.stages import places
 from fmcache.stages.progress import progress
@@ -45,10 +45,13 @@ def verify_caches(paths: Sequence[Path], work: Path, say: Callable[[str], None])
         with progress(str(path), sum(read_header(path).stored), "views") as tick:
             try:
                 lines = verify_cache(path, tick)
+                mend = mend_step(path, lines)
             except CacheUnsealed as error:
-                lines = [error.problem]
+                lines, mend = [error.problem], error.next_step
         say(f"{path}: " + ("sound" if not lines else f"{len(lines)} problems"))
         for line in lines:
             say(f"  {line}")
+        if lines:
+            say(f"  next: {mend}")
         problems += len(lines)
     return problems

@@ -92,22 +92,39 @@ def check(manifest: Manifest, name: str) -> Check:
             problems.append(str(found))
         else:
             seen[entry.id] = found
-            problems += _tile_problems(entry.id, found)
+            problems += _shape_problems(entry.id, found)
     copies, alike = _copies(dataset, seen)
     unlabelled = {id_: float(one.counts[-1] / max(one.counts.sum(), 1)) for id_, one in seen.items()}
     sizes = Counter(f"{one.size[1]} x {one.size[0]} px" for one in seen.values())
+    problems += _parts_without_labels(dataset, seen)
     notes = [*_missing_labels(dataset, seen), *_scale(dataset, sizes), *_mostly_unlabelled(unlabelled), *alike]
+    notes += _tiles_without_labels(dataset, seen)
     notes += region_notes(dataset, [one.tile for one in seen.values()])
     pixels = np.stack([_summed(seen, dataset.splits.of(split), n_labels) for split in SPLITS])
     return Check(name, dataset, sizes, pixels, unlabelled, problems + copies, notes)
 
 
-def _tile_problems(tile: str, seen: Seen) -> list[str]:
+def _shape_problems(tile: str, seen: Seen) -> list[str]:
     height, width = seen.size
-    problems = [] if seen.counts[:-1].any() else [f"tile {tile}: every pixel is ignored, it has no label"]
-    if height != width:
-        problems.append(f"tile {tile}: {width} x {height} px is not square; cut it into squares")
-    return problems
+    return [] if height == width else [f"tile {tile}: {width} x {height} px is not square; cut it into squares"]
+
+
+def _parts_without_labels(dataset: AnyDataset, seen: Mapping[str, Seen]) -> list[str]:
+    """Name the splits, folds and subsets of which every tile could be read and none has a labelled pixel."""
+    return [
+        f"{title} has not one labelled pixel: label one of its tiles ({_some(list(tiles))}), or put others there: edit "
+        "the manifest, or fmcache data split"
+        for title, tiles in named_parts(dataset)
+        if all(tile in seen and not seen[tile].counts[:-1].any() for tile in tiles)
+    ]
+
+
+def _tiles_without_labels(dataset: AnyDataset, seen: Mapping[str, Seen]) -> list[str]:
+    split_of = {tile: split for split in SPLITS for tile in dataset.splits.of(split)}
+    empty = [f"{id_} ({split_of.get(id_, 'in no split')})" for id_, one in seen.items() if not one.counts[:-1].any()]
+    if not empty:
+        return []
+    return [f"in {len(empty)} tiles every pixel is ignored; they neither teach nor test: {_some(empty)}"]
 
 
 def _summed(seen: Mapping[str, Seen], tiles: tuple[str, ...], n_labels: int) -> npt.NDArray[np.int64]:
@@ -120,7 +137,7 @@ def _missing_labels(dataset: AnyDataset, seen: Mapping[str, Seen]) -> list[str]:
     for title, tiles in named_parts(dataset):
         pixels = _summed(seen, tiles, len(dataset.labels))
         absent = [label for label, n in zip(dataset.label_names, pixels, strict=False) if n == 0]
-        notes += [f"label {label!r} does not occur in {title}" for label in absent if pixels.any()]
+        notes += [f"label {label!r} does not occur in {title}" for label in absent if pixels[:-1].any()]
     return notes
 
 

@@ -13,6 +13,7 @@ import msgspec
 import torch
 
 from fmcache.cache.layout import raw_bytes
+from fmcache.cache.reader import open_cache
 from fmcache.cache.stores import store_of
 from fmcache.cache.writer import Writer, open_writer
 from fmcache.encoders.load import Encoder
@@ -31,9 +32,11 @@ from fmcache.stages.identities import (
     chosen_splits,
     listed_hashes,
     tokens_identity,
+    used_tiles,
     views_wanted,
     with_encoder,
 )
+from fmcache.stages.labelled import check_labelled, label_pixels
 from fmcache.stages.progress import progress
 from fmcache.stages.shards import BankTask, Source, Target, TokenTask, encoder_of, write_bank_shards, write_token_shards
 from fmcache.stages.sizes import size_text
@@ -49,7 +52,8 @@ def extract(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str
     Raises
     ------
     FmcacheError
-        For anything that would spoil all encoders: manifest, tiles, disk space, a cache of other views.
+        For anything that would spoil all encoders: manifest, tiles, disk space, a cache of other views, a split
+        without a labelled pixel.
     """
     set_threads(flags.threads)
     device = pick_device(flags.device)
@@ -73,6 +77,7 @@ def extract(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str
                 check_taps(encoder, recipe.taps)
                 if not banked:  # only now: who may not have the weights is told before all masks are rendered
                     _fill_bank(recipe, source, entries, demand, hashes, flags, say)
+                    _check_bank(recipe, name, dataset, flags.work)
                     banked = True
                 _fill_tokens(recipe, choice, encoder, source, entries, demand, hashes, flags, say)
             except (EncoderUnavailable, SpecError, WeightsMismatch, TokensOverflow) as error:
@@ -113,6 +118,16 @@ def _fill_bank(
             flags.workers,
             say,
         )
+
+
+def _check_bank(recipe: Recipe, name: str, dataset: AnyDataset, work: Path) -> None:
+    """Refuse a split of untouched tiles without a labelled pixel, before an encoder runs for hours for it."""
+    bank = open_cache(places.bank_path(work, name, recipe), "view_bank", {})
+    chosen = chosen_splits(recipe, name, dataset)
+    tiles, side = used_tiles(dataset, chosen.values()), recipe.tile_px
+    pixels = label_pixels(bank, tiles, len(dataset.labels), (side,))[side]
+    for fold, splits in chosen.items():
+        check_labelled(name, fold, splits, pixels)
 
 
 def _fill_tokens(

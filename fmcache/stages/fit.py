@@ -23,7 +23,7 @@ from fmcache.decoders.train import Counts, Fitted, Scale, channel_scale, collaps
 from fmcache.errors import CacheCorrupt, CacheMismatch, CacheNotFound, CacheUnsealed, ResultsCorrupt
 from fmcache.grid import Grid
 from fmcache.identity import canonical_json, remove_folder, sweep
-from fmcache.manifest import SPLITS, AnyDataset, Manifest, Splits
+from fmcache.manifest import SPLITS, AnyDataset, Manifest, Split, Splits
 from fmcache.scores.dice import check_reduction
 from fmcache.scores.parts import WEIGHTS, check_same_run, part_folder, whole_folder, write_part
 from fmcache.scores.table import COUNTS_SCHEMA, CURVE_SCHEMA, EncoderInfo, Part, RunRecord
@@ -41,6 +41,7 @@ from fmcache.stages.identities import (
     tokens_identity,
     used_tiles,
 )
+from fmcache.stages.labelled import check_labelled, label_notes, label_pixels, place, split_pixels
 from fmcache.stages.progress import progress
 from fmcache.stages.sizes import size_text
 from fmcache.strict import builtins
@@ -66,6 +67,8 @@ class Job(NamedTuple):
     results: Path
     device: str
     threads: int
+    label_pixels: tuple[tuple[Split, tuple[int, ...]], ...] = ()
+    """Pixels of each label in the untouched tiles of each split; no part of the identity."""
 
     @property
     def at_once(self) -> int:
@@ -129,6 +132,8 @@ def fit(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], N
     ------
     CacheNotFound
         When nothing was extracted for this recipe.
+    ManifestError
+        When a split has not one labelled pixel.
     ResultsMismatch
         When results under this recipe's name came from another recipe or cache.
     Busy
@@ -137,11 +142,18 @@ def fit(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], N
     set_threads(flags.threads)
     device = pick_device(flags.device)
     failures: list[Failure] = []
+    told: set[str] = set()
+
+    def say_once(line: str) -> None:  # variants of one recipe have the same splits
+        if line not in told:
+            told.add(line)
+            say(line)
+
     for variant in variants(recipe):
         jobs = []
         for name in variant.datasets or (manifest.default,):
             found, failed = _jobs(variant, manifest, name, device, flags)
-            jobs += found
+            jobs += _with_label_pixels(found, say_once)
             failures += [failure for failure in failed if failure[:2] not in {known[:2] for known in failures}]
         with locked(places.results(flags.work) / variant.name):
             sweep(places.results(flags.work) / variant.name)
@@ -288,6 +300,27 @@ def _job(
     )  # fmt: skip
 
 
+def _with_label_pixels(jobs: Sequence[Job], say: Callable[[str], None]) -> list[Job]:
+    """Return the jobs of a dataset with their label pixels; tell what splits lack, refuse one without any label."""
+    if not jobs:
+        return []
+    bank, labels = jobs[0].bank, [name for name, _ in jobs[0].labels]
+    tiles = sorted(set().union(*(tiles_of(job.splits) for job in jobs)))
+    sides = {job.grid.covered_px for job in jobs}
+    counts = label_pixels(open_cache(bank, "view_bank", {}), tiles, len(labels), sides)
+    counted = []
+    for job in jobs:
+        side, tile_px = job.grid.covered_px, job.recipe.tile_px
+        check_labelled(job.dataset, job.fold, job.splits, counts[side])
+        where = place(job.dataset, job.fold)
+        if side < tile_px:
+            where += f", in the {side} of {tile_px} px that {job.encoder.display} covers"
+        for line in label_notes(where, job.splits, counts[side], labels, job.recipe.dice):
+            say(line)
+        counted.append(job._replace(label_pixels=tuple(split_pixels(job.splits, counts[side]).items())))
+    return counted
+
+
 @functools.lru_cache(maxsize=1)
 def _load(job: Job) -> Loaded:
     expected = msgspec.json.decode(job.identity)
@@ -318,6 +351,7 @@ def _record(task: RunTask, seed: int, fitted: Fitted, parameters: int, wall_s: f
         labels=job.labels,
         mpp=job.mpp,
         tiles={"train": len(job.splits.train), "val": len(job.splits.val), "test": len(job.splits.test)},
+        label_pixels=dict(job.label_pixels),
         decoder_params=parameters,
         best_epoch=fitted.best_epoch,
         val_dice=fitted.val_dice,

@@ -118,11 +118,36 @@ def test_unlabelled_shares_and_mostly_unlabelled_tiles_are_told(folders):
     ]
 
 
-def test_a_tile_without_a_label_is_a_problem(folders):
-    Image.fromarray(np.full((32, 32), 255, "uint8")).save(folders / "masks" / "p1_2_mask.png")
+def ignore_all(folder, *tiles):
+    for tile in tiles:
+        Image.fromarray(np.full((32, 32), 255, "uint8")).save(folder / "masks" / f"{tile}_mask.png")
+
+
+def test_a_tile_without_a_label_is_a_note_and_a_split_without_one_a_problem(folders):
+    ignore_all(folders, "p1_2")
     add_to(folders)
-    (problem,) = check(Manifest(folders / "data_manifest.yaml"), "mine").problems
-    assert problem.startswith("tile p1_2: every pixel is ignored")
+    path = folders / "data_manifest.yaml"
+    result = check(Manifest(path), "mine")
+    (split,) = (name for name in ("train", "val", "test") if "p1_2" in result.dataset.splits.of(name))
+    assert result.problems == []
+    assert f"in 1 tiles every pixel is ignored; they neither teach nor test: p1_2 ({split})" in result.notes
+    ignore_all(folders, "p1_3")
+    add_to(folders, replace=True)
+    result = check(Manifest(path), "mine")
+    (problem,) = result.problems
+    (split,) = (name for name in ("train", "val", "test") if "p1_2" in result.dataset.splits.of(name))
+    assert problem.startswith(f"{split} has not one labelled pixel: label one of its tiles (p1_2, p1_3)")
+    assert not [note for note in result.notes if "does not occur" in note]
+
+
+def test_a_fold_without_a_label_is_a_problem_too(folders):
+    ignore_all(folders, "p1_2", "p1_3")
+    add_to(folders)
+    split(folders / "data_manifest.yaml", "mine", "", 3, "", 0)
+    problems = check(Manifest(folders / "data_manifest.yaml"), "mine").problems
+    folds = [problem.partition(" has")[0] for problem in problems if problem.startswith("fold")]
+    assert [fold.split()[2] for fold in folds].count("test") == 1
+    assert [fold.split()[2] for fold in folds].count("val") == 1
 
 
 @pytest.mark.parametrize(

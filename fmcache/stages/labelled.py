@@ -1,0 +1,108 @@
+"""Which labels the untouched tiles of each split hold, counted in the view bank: told, or refused, before training."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from fmcache.cache.reader import Cache
+from fmcache.errors import ManifestError
+from fmcache.manifest import IGNORE, SPLITS, Split, Splits
+from fmcache.scores.dice import Reduction
+
+TilePixels = Mapping[str, npt.NDArray[np.int64]]
+"""Pixels of each label, (label,), by tile id."""
+SHOWN = 8
+
+
+def label_pixels(bank: Cache, tiles: Iterable[str], n_labels: int, sides: Collection[int]) -> Mapping[int, TilePixels]:
+    """Return the pixels of each label in view 0 of tiles, for each of `sides`: of the top left square of that side.
+
+    A grid that crops covers less than the tile, and only what it covers is trained on and scored. Each tile is read
+    once.
+
+    Raises
+    ------
+    CacheMismatch, CacheCorrupt
+        When the bank lacks a tile, or it cannot be read.
+    """
+    counts: dict[int, dict[str, npt.NDArray[np.int64]]] = {side: {} for side in sides}
+    for tile in tiles:
+        mask = bank.read(tile, 0, 1)[0]
+        for side, found in counts.items():
+            found[tile] = np.bincount(mask[:side, :side].ravel(), minlength=IGNORE + 1)[:n_labels]
+    return counts
+
+
+def split_pixels(splits: Splits, pixels: TilePixels) -> dict[Split, tuple[int, ...]]:
+    """Return the pixels of each label by split, in the order of the labels."""
+    return {split: tuple(np.sum([pixels[tile] for tile in splits.of(split)], axis=0).tolist()) for split in SPLITS}
+
+
+def check_labelled(dataset: str, fold: int | None, splits: Splits, pixels: TilePixels) -> None:
+    """Check that every split holds a labelled pixel.
+
+    Raises
+    ------
+    ManifestError
+        Naming the split: nothing can be learnt, chosen or tested on tiles that are all ignored.
+    """
+    for split, counts in split_pixels(splits, pixels).items():
+        if any(counts):
+            continue
+        sizes = "/".join(str(len(splits.of(part))) for part in SPLITS)
+        again = f"--split {sizes} --seed 1" if fold is None else "--folds K, with fewer folds"
+        raise ManifestError(
+            f"{place(dataset, fold)}: {split} has not one labelled pixel, so {_CONSEQUENCE[split]}",
+            expected=f"a labelled pixel in a tile of {split}",
+            found=f"every pixel ignored in {_some(splits.of(split))}",
+            next_step=f"label one of these tiles, or put others into {split}: edit the manifest, or fmcache data split "
+            f"{dataset} {again}; fmcache data check {dataset} tells whether that helped",
+        )
+
+
+def label_notes(
+    where: str, splits: Splits, pixels: TilePixels, labels: Sequence[str], reduction: Reduction
+) -> list[str]:
+    """Return a line on the labels that splits lack and what that means, and one on tiles without a label, if any."""
+    lines = []
+    lacks = [
+        f"{split} lacks {', '.join(absent)} ({_meaning(split, len(absent), len(scored), reduction)})"
+        for split, counts in split_pixels(splits, pixels).items()
+        # the challenge leaves its first label, the background, out of the score
+        if (scored := range(reduction == "puma" and split != "train", len(labels)))
+        and (absent := [repr(labels[i]) for i in scored if not counts[i]])
+    ]
+    if lacks:
+        lines.append(f"{where}: {'; '.join(lacks)}")
+    empty = [f"{tile} ({split})" for split in SPLITS for tile in splits.of(split) if not pixels[tile].any()]
+    if empty:
+        lines.append(f"{where}: tiles without a labelled pixel, which neither teach nor test: {_some(empty)}")
+    return lines
+
+
+def place(dataset: str, fold: int | None) -> str:
+    """Return how a dataset's fixed split, or one of its folds, is called in messages."""
+    return dataset if fold is None else f"{dataset}, fold {fold}"
+
+
+def _meaning(split: Split, absent: int, scored: int, reduction: Reduction) -> str:
+    if split == "train":
+        return f"the decoder cannot learn {'it' if absent == 1 else 'them'}"
+    mean = "weights are chosen by a mean" if split == "val" else "test Dice is a mean"
+    if reduction == "puma":
+        return f"{mean} over {scored} labels, to which what is lacking adds 0"
+    return f"{mean} over {scored - absent} of {scored} labels; one that is predicted all the same counts as 0"
+
+
+def _some(texts: Sequence[str]) -> str:
+    return ", ".join(texts[:SHOWN]) + (f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else "")
+
+
+_CONSEQUENCE: Mapping[Split, str] = {
+    "train": "there is nothing to learn from",
+    "val": "weights could not be chosen",
+    "test": "nothing would be tested",
+}
