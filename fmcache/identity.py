@@ -7,6 +7,7 @@ JSON. Both are stored, so that a mismatch can name the fields that differ.
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
 import shutil
@@ -89,6 +90,12 @@ def remove_folder(folder: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         folder.rename(aside)
         shutil.rmtree(aside)
+
+
+def sweep_beside(folder: Path) -> None:
+    """Remove what a killed process had renamed aside of a folder; for who holds its lock."""
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.removed"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def sweep(folder: Path) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fmcache.cache.format import Header
-from fmcache.cache.reader import FILL, NEVER_WRITTEN, open_cache, read_header
+from fmcache.cache.format import Header, read_header
+from fmcache.cache.reader import FILL, NEVER_WRITTEN, open_cache
 from fmcache.cache.writer import locked
 from fmcache.errors import CacheCorrupt, CacheMismatch, CacheNotFound
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 from rich.table import Table
 
-from fmcache.cache.reader import read_header
+from fmcache.cache.format import read_header
 from fmcache.cache.verify import find_caches, mend_step, verify_cache
 from fmcache.errors import CacheNotFound, CacheUnsealed
 from fmcache.stages import places

@@ -1,11 +1,12 @@
 """A view may hold one value everywhere, the fill value too: what was written is told by the shards, never by values."""
 
+import msgspec
 import numpy as np
 import pytest
 import zarr
 from zarr.codecs import Crc32cCodec, GzipCodec
 
-from fmcache.cache.format import ARRAY
+from fmcache.cache.format import ARRAY, ATTRIBUTE, read_header
 from fmcache.cache.reader import open_cache
 from fmcache.cache.verify import mend_step, verify_cache
 from fmcache.cache.writer import open_writer, write_shard
@@ -60,12 +61,23 @@ def check_holds(path, values, kind="view_bank", dtype="uint8"):
     assert verify_cache(path, lambda _: None) == []
 
 
+def strip_checksums(path):
+    """Take a cache's checksums of itself off, so that it says no more than fmcache 0.1.0 had it say."""
+    said = msgspec.to_builtins(read_header(path))
+    for field in ("array_sha256", "checksums_sha256", "checksum"):
+        del said[field]
+    zarr.open_group(path, mode="r+").attrs.put({ATTRIBUTE: said})
+    for file in path.glob("checksums-*.bin"):
+        file.unlink()
+
+
 def contents(path):
     return {p.relative_to(path): p.read_bytes() for p in path.rglob("*") if p.is_file()}
 
 
 def as_version_0_1_0_left_it(path, kind, tile, view):
     """Drop a chunk, and a shard that holds no other, as Zarr does with fill values unless it is told not to."""
+    strip_checksums(path)
     array = zarr.open_group(path, mode="r+")[ARRAY[kind]]
     array[tile, view] = array.fill_value
 
@@ -83,6 +95,7 @@ def with_foreign_codecs(path, kind):
     )  # fmt: skip
     for i, views in enumerate(held.values()):
         other[i, : len(views)] = views
+    strip_checksums(path)
     assert open_cache(path, kind, {})._files is None
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import zarr
 
-from fmcache.cache.format import Header
-from fmcache.cache.reader import open_cache, read_header
+from fmcache.cache.format import Header, read_header
+from fmcache.cache.reader import open_cache
 from fmcache.cache.verify import find_caches, remove_cache, verify_cache
 from fmcache.cache.writer import open_writer, write_shard
 from fmcache.errors import Busy, CacheCorrupt, CacheMismatch, CacheNotFound, CacheUnsealed, TokensOverflow
@@ -250,7 +250,10 @@ def test_another_format_version_and_foreign_groups_are_refused_by_name(tmp_path)
     group.attrs.put({"fmcache": {**msgspec.to_builtins(header), "format": 2}})
     with pytest.raises(CacheMismatch, match="format 2"):
         open_cache(path, "tokens", {})
-    group.attrs.put({"fmcache": {**msgspec.to_builtins(header), "fingerprint": "0" * 64}})
+    group.attrs.put({"fmcache": {**msgspec.to_builtins(header), "state": "filling"}})
+    with pytest.raises(CacheCorrupt, match="not those that were written"):
+        open_cache(path, "tokens", {})
+    group.attrs.put(msgspec.structs.replace(header, fingerprint="0" * 64).attributes())
     with pytest.raises(CacheCorrupt, match="fingerprint"):
         open_cache(path, "tokens", {})
     group.attrs.put({"somebody": "else"})

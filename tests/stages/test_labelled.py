@@ -14,7 +14,7 @@ from fmcache.cache.verify import verify_cache
 from fmcache.cli import app
 from fmcache.errors import ManifestError
 from fmcache.manifest import Manifest, Splits
-from fmcache.scores.table import find_parts, read_part
+from fmcache.scores.parts import find_parts, read_part
 from fmcache.specs import DecoderSpec, FitSpec, Recipe, Sweep, ViewSpec
 from fmcache.stages import places
 from fmcache.stages.data import add
