@@ -76,7 +76,7 @@ def parse_header(path: Path, attributes: dict[str, Any]) -> Header:
         header = msgspec.convert(value, Header)
     except msgspec.ValidationError as reason:
         raise CacheCorrupt(f"{path}: the attributes are malformed ({reason})", next_step=_REMOVE) from None
-    if "checksum" in value and header.checksum != fingerprint({**value, "checksum": ""}):
+    if value.keys() & _CHECKSUMS and header.checksum != fingerprint({**value, "checksum": ""}):
         raise CacheCorrupt(f"{path}: the attributes are not those that were written", next_step=_REMOVE)
     if header.fingerprint != fingerprint(header.identity):
         raise CacheCorrupt(f"{path}: the fingerprint is not that of the identity", next_step=_REMOVE)
@@ -151,5 +151,8 @@ def positions(path: Path, tiles: Sequence[str], ids: Sequence[str]) -> list[int]
         )
     return [at[id_] for id_ in ids]
 
+
+_CHECKSUMS = {"checksum", "array_sha256", "checksums_sha256"}
+"""A header that has any of these is not of fmcache 0.1.0, which had none."""
 
 _REMOVE = "fmcache cache rm it, then fmcache extract"

@@ -30,6 +30,11 @@ class Cache:
         self._crcs = read_checksums(path, header)
 
     @property
+    def views_a_shard(self) -> int:
+        """Number of views in a whole shard."""
+        return int(self._array.shards[1])
+
+    @property
     def item(self) -> tuple[int, ...]:
         """Shape of one view: (channel, row, col) or (y, x)."""
         return tuple(self._array.shape[2:])
@@ -81,7 +86,7 @@ class Cache:
             raise CacheCorrupt(
                 f"{self.path}: tile {tile!r} cannot be read",
                 found=str(reason),
-                next_step="fmcache cache verify",
+                next_step=f"fmcache cache verify {self.path}: it marks what is damaged, extract then redoes just that",
             ) from reason
         if not there:
             raise CacheCorrupt(f"{self.path}: views of tile {tile!r} are missing", found=NEVER_WRITTEN, next_step=FILL)

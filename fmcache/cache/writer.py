@@ -197,7 +197,6 @@ def open_writer(
         if recompute:
             remove_folder(path)
         sweep_beside(path)
-        sweep(path)
         yield _open(path, kind, identity, item, dtype, demand, about, compressor)
 
 
@@ -220,6 +219,8 @@ def _open(
         )  # fmt: skip
         return Writer(path, header, plan_layout(len(demand), views, item, dtype), list(demand.values()), compressor)
     header = read_header(path)
+    if header.state == "filling":
+        sweep(path)
     if header.kind != kind:
         raise CacheMismatch(f"{path} is of another kind", expected=kind, found=header.kind, next_step="check the path")
     added = {id_: hash_ for id_, hash_ in identity["tiles"].items() if id_ not in header.tiles}
