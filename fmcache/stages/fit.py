@@ -195,14 +195,16 @@ def _is_done(job: Job, seed: int, say: Callable[[str], None]) -> bool:
 
 
 def fit_runs(task: RunTask, tick: runners.Tick) -> list[str]:
-    """Train the seeds of a task at once and write their parts; return a line on how each went."""
+    """Train the seeds of a task at once, write the part of each as it ends; return a line on each, in their order."""
     start = time.monotonic()
     job, recipe = task.job, task.job.recipe
     torch.set_num_threads(job.threads)
     device = torch.device(job.device)
     loaded = _load(job)
     decoder = Decoder(job.encoder.width, recipe.decoder.width, len(job.labels), job.grid, form_for(device))
-    runs = train_together(
+    parameters = sum(p.numel() for p in decoder.parameters())
+    lines = {}
+    for seed, fitted in train_together(
         decoder,
         loaded.train,
         loaded.val,
@@ -214,12 +216,10 @@ def fit_runs(task: RunTask, tick: runners.Tick) -> list[str]:
         loaded.scale,
         tick,
         job.seed_threads,
-    )
-    parameters = sum(p.numel() for p in decoder.parameters())
-    wall_s = (time.monotonic() - start) / len(runs)
-    return [
-        _write(task, seed, fitted, parameters, loaded, wall_s) for seed, fitted in zip(task.seeds, runs, strict=True)
-    ]
+    ):
+        wall_s = (time.monotonic() - start) / len(task.seeds)
+        lines[seed] = _write(task, seed, fitted, parameters, loaded, wall_s)
+    return [lines[seed] for seed in task.seeds]
 
 
 def _write(task: RunTask, seed: int, fitted: Fitted, parameters: int, loaded: Loaded, wall_s: float) -> str:

@@ -41,6 +41,7 @@ MAY = {
     "stages.check": GROUND | {"tiles", "stages"},
     "stages.show": GROUND | {"tiles", "stages"},
     "stages.split": GROUND | {"tiles", "stages"},
+    "stages.sources": GROUND | {"stages"},
     "stages.survey": GROUND | {"tiles", "stages"},
     "stages.ahead": set(),
     "stages.runners": set(),
