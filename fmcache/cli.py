@@ -5,6 +5,7 @@ Nothing heavy is imported before a command's body runs, so that ``--help`` is qu
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -202,8 +203,7 @@ def main() -> None:
     except FmcacheError as error:
         _fail(error, str(error))
     except OSError as error:
-        name = f" {error.filename}" if error.filename else ""
-        _fail(error, f"the system refused{name}: {error.strerror or error}\n  next: {_SYSTEM_HINT}")
+        _fail(error, _refused(error))
     except Interrupted as request:
         print("\ninterrupted: what was finished is kept; the same command goes on from there", file=sys.stderr)
         sys.exit(128 + request.args[0])
@@ -213,10 +213,45 @@ def _interrupt(number: int, _frame: object) -> None:
     raise Interrupted(number)
 
 
-_SYSTEM_HINT = (
-    "check free disk space and write permission of the working folder (--work); what was finished is kept, and the "
-    "same command goes on from there"
-)
+_KEPT = "what was finished is kept, and the same command goes on from there"
+_HINTS = {
+    errno.ENOSPC: f"free disk space, or choose another place (--work, --into); {_KEPT}",
+    errno.EDQUOT: f"free space within your quota, or choose another place (--work, --into); {_KEPT}",
+    errno.EACCES: f"check your rights to it, or choose another place (--work, --manifest); {_KEPT}",
+    errno.EPERM: f"check your rights to it, or choose another place (--work, --manifest); {_KEPT}",
+    errno.EROFS: f"it cannot be written to: choose another place (--work, --manifest); {_KEPT}",
+    errno.ENOENT: "check the path, or the folder you are in",
+    errno.ENOTDIR: "a part of this path is a file: check the path",
+    errno.EISDIR: "this is a folder, where a file is needed: check the path",
+    errno.ENAMETOOLONG: "choose a shorter name or folder",
+    errno.EMFILE: "too many files are open: raise the limit (ulimit -n), or use fewer --workers",
+    errno.EIO: "the disk or the network drive failed: try again, or copy the files elsewhere",
+}
+_DOING = {
+    "open": "open",
+    **dict.fromkeys(("read_bytes", "read_text"), "read"),
+    **dict.fromkeys(("write_bytes", "write_text", "write", "fsync", "save"), "write"),
+    **dict.fromkeys(("mkdir", "makedirs"), "make the folder"),
+    **dict.fromkeys(("iterdir", "scandir"), "list the folder"),
+    **dict.fromkeys(("replace", "rename"), "rename"),
+    **dict.fromkeys(("unlink", "rmdir"), "remove"),
+    **dict.fromkeys(("stat", "exists", "is_dir", "is_file"), "look at"),
+}
+"""What a function of the standard library was doing when the system refused; its frames are in the traceback."""
+
+
+def _refused(error: OSError) -> str:
+    """Return what was being done to which file, why the system refused, and what to do."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = str(Path(__file__).parent)
+    doing = next((_DOING[f.name] for f in frames if f.name in _DOING and not f.filename.startswith(ours)), "")
+    subject = f" {error.filename}" if error.filename else ""
+    if error.filename2:
+        subject += f" to {error.filename2}"
+    lines = [f"the system refused{f' to {doing}' if doing else ''}{subject}: {error.strerror or error}"]
+    if hint := _HINTS.get(error.errno or 0):
+        lines.append(f"  next: {hint}")
+    return "\n".join(lines)
 
 
 def _fail(error: BaseException, text: str) -> None:
@@ -241,7 +276,13 @@ def _print_report(work: Path, study: str) -> None:
     from fmcache.stages import places
     from fmcache.stages.report import report
 
+    damaged: list[FmcacheError] = []
     for result in report(places.results(work), places.reports(work), study):
         for table in result.tables:
             show(table)
         say(f"report: {result.path}")
+        damaged += result.damaged
+    for error in damaged:
+        print(f"error: {error}", file=sys.stderr)
+    if damaged:
+        raise typer.Exit(1)

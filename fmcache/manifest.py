@@ -9,8 +9,11 @@ can read the manifest on a machine that has no images.
 from __future__ import annotations
 
 import itertools
+import math
 import re
+import unicodedata
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -27,10 +30,38 @@ MASK_MAX = 2**31 - 1
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME_BYTES = 200  # of UTF-8: with what is put around it, a file name stays below the 255 that systems allow
+RESERVED_NAMES = frozenset(
+    ["con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10))]
+)
+"""Names that Windows keeps for devices, whatever ending they have."""
+
+NAME_RULE = f"letters and digits of any script, '.', '_' and '-', at most {NAME_BYTES} bytes"
+
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 _RANGE = re.compile(r"([0-9]+)-([0-9]*)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def is_name_character(character: str) -> bool:
+    """Return whether a character may stand in a name: a letter, mark or digit of any script, '.', '_' or '-'."""
+    return character in "._-" or unicodedata.category(character)[0] in "LMN"
+
+
+def is_name(text: str) -> bool:
+    """Return whether a text may be a dataset or tile id: `NAME_RULE`, and safe as a file name on every system.
+
+    It starts with a letter or digit, does not end with a dot, is in Unicode NFC (so that equal names are equal text)
+    and is no name that Windows reserves.
+    """
+    return (
+        0 < len(text.encode("utf-8", "surrogatepass")) <= NAME_BYTES
+        and all(map(is_name_character, text))
+        and unicodedata.category(text[0])[0] in "LN"
+        and not text.endswith(".")
+        and unicodedata.is_normalized("NFC", text)
+        and text.partition(".")[0].lower() not in RESERVED_NAMES
+    )
 
 
 class Label(Frozen, frozen=True):
@@ -61,8 +92,8 @@ class TileEntry(Frozen, frozen=True):
     mask_sha256: str = ""
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.id):
-            raise ValueError(f"tile id {self.id!r}: expected letters, digits, '.', '_' and '-'")
+        if not is_name(self.id):
+            raise ValueError(f"tile id {self.id!r}: expected {NAME_RULE}")
         for digest in (self.image_sha256, self.mask_sha256):
             if digest and not _SHA256.fullmatch(digest):
                 raise ValueError(f"tile {self.id!r}: expected a sha256 of 64 hex digits, found {digest!r}")
@@ -163,11 +194,17 @@ class GeojsonDataset(FileDataset, frozen=True, tag="geojson", kw_only=True):
     """Masks that are annotated regions in pixels of the image, as QuPath exports them; values are names of classes.
 
     `order` lists all classes from lowest to highest: where regions overlap, the higher is seen. Without it the later in
-    the file is. `fill` is the label of pixels in no region, or ``ignore``.
+    the file is. `fill` is the label of pixels in no region, or ``ignore``. Regions without a class have an empty name.
+
+    Classes in `skip` are as if not drawn, and so is what is of none of the kinds `objects` (QuPath's objectType), if
+    there are any. `class_property` is the property that names the class, where it is not QuPath's ``classification``.
     """
 
     order: tuple[str, ...] = ()
     fill: str = "ignore"
+    skip: tuple[str, ...] = ()
+    objects: tuple[str, ...] = ()
+    class_property: str = ""
 
     def classes(self) -> dict[str, int]:
         """Return label id by name of class, `IGNORE` for classes that are ignored."""
@@ -182,6 +219,8 @@ class GeojsonDataset(FileDataset, frozen=True, tag="geojson", kw_only=True):
         if self.order and sorted(self.order) != sorted(self.classes()):
             odd = sorted(set(self.order) ^ set(self.classes()))
             raise ValueError(f"order: expected each class of the labels once; see {', '.join(odd or self.order)}")
+        if both := sorted(set(self.skip) & set(self.classes())):
+            raise ValueError(f"skip: {', '.join(map(repr, both))} means a label or is ignored; list it once")
 
 
 AnyDataset = DemoDataset | FolderDataset | GeojsonDataset
@@ -205,6 +244,9 @@ class _Head(Frozen, frozen=True):
 class Manifest:
     """The parsed manifest.
 
+    With `text` (and `locks`, text of lock files by dataset), that is read in place of the files at `path` and beside
+    it: what is about to be written is checked before it is.
+
     Attributes
     ----------
     path
@@ -224,9 +266,9 @@ class Manifest:
         label that is there twice.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, text: str | None = None, locks: Mapping[str, str] | None = None) -> None:
         self.path = path
-        self._document = Document(path, ManifestError)
+        self._document = Document(path, ManifestError, text)
         head: _Head = self._document.convert(_Head)
         if head.format != FORMAT:
             raise ManifestError(
@@ -239,6 +281,7 @@ class Manifest:
         self.datasets: dict[str, AnyDataset] = {}
         self.unfetched: dict[str, FolderDataset | GeojsonDataset] = {}
         self._locks: dict[str, Document] = {}
+        self._lock_texts = locks or {}
         for name in head.datasets:
             self._add(name, self._document.convert(AnyDataset, "datasets", name))
         if self.default not in {**self.datasets, **self.unfetched}:
@@ -296,17 +339,18 @@ class Manifest:
         return self._document.where("datasets", name, *at)
 
     def _add(self, name: str, dataset: AnyDataset) -> None:
-        self._check(name, dataset)
+        self.check_rules(name, dataset, lambda *at: self._where(name, *at))
         if not isinstance(dataset, DemoDataset) and dataset.fetch:
             if dataset.tiles or any(dataset.splits.of(split) for split in SPLITS):
                 raise ManifestError(
                     f"{self._where(name, 'fetch')}: a dataset that is fetched lists no tiles and splits here",
                     next_step="remove `fetch:`, or `tiles:` and `splits:`",
                 )
-            if not self.lock_path(name).exists():
+            text = self._lock_texts.get(name)
+            if text is None and not self.lock_path(name).exists():
                 self.unfetched[name] = dataset
                 return
-            self._locks[name] = Document(self.lock_path(name), ManifestError)
+            self._locks[name] = Document(self.lock_path(name), ManifestError, text)
             lock: Lock = self._locks[name].convert(Lock)
             if lock.format != FORMAT:
                 raise ManifestError(
@@ -320,22 +364,42 @@ class Manifest:
         self._check_tiles(name, dataset)
         self._check_all_splits(name, dataset)
 
-    def _check(self, name: str, dataset: AnyDataset) -> None:
-        def refuse(at: tuple[str | int, ...], problem: str, next_step: str) -> ManifestError:
-            return ManifestError(f"{self._where(name, *at)}: {problem}", next_step=next_step)
+    @staticmethod
+    def check_name(name: str, where: str = "NAME") -> None:
+        """Raise ManifestError when a dataset cannot have this name."""
+        if not is_name(name):
+            raise ManifestError(f"{where}: dataset name {name!r}", next_step=f"use {NAME_RULE}")
 
-        if not _NAME.fullmatch(name):
-            raise refuse((), f"dataset name {name!r}", "use letters, digits, '.', '_' and '-'")
+    @staticmethod
+    def check_rules(name: str, dataset: AnyDataset, where: Callable[..., str]) -> None:
+        """Refuse a name, labels, mask values or um/px that no dataset can have, whatever its tiles are.
+
+        `where` gives the place of a key, for the message.
+
+        Raises
+        ------
+        ManifestError
+            Which names that place.
+        """
+
+        def refuse(at: tuple[str | int, ...], problem: str, next_step: str) -> ManifestError:
+            return ManifestError(f"{where(*at)}: {problem}", next_step=next_step)
+
+        Manifest.check_name(name, where())
         if not 2 <= len(dataset.labels) < IGNORE:
             raise refuse(("labels",), f"expected 2 to 254 labels, found {len(dataset.labels)}", "list the labels")
         if twice := _repeated(dataset.label_names):
             raise refuse(("labels",), f"label {twice!r} is listed twice", "give every label its own name")
+        for key in ("mpp", "view_mpp"):
+            if (mpp := getattr(dataset, key, None)) is not None and not (math.isfinite(mpp) and mpp > 0):
+                raise refuse((key,), f"{mpp:g} um per pixel", "give um per pixel above 0, such as 0.5, or leave it out")
         if isinstance(dataset, FileDataset) and dataset.view_mpp and not dataset.mpp:
             raise refuse(("view_mpp",), "needs to know the um/px of the files", "add mpp:")
         values: list[int | str] = [v for label in dataset.labels for v in label.values]
         if isinstance(dataset, GeojsonDataset):
             values += [label.name for label in dataset.labels if not label.values]
         else:
+            values = values or list(range(len(dataset.labels)))
             for i, label in enumerate(dataset.labels):
                 try:
                     check_mask_values(label.values)

@@ -28,36 +28,52 @@ class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Document:
     """A parsed YAML file: plain values, and the line of every key, for messages.
 
+    With `text`, that is parsed in place of what the file holds: a file about to be written is checked before it is.
+
     Raises
     ------
     `error`
         When the file is missing, is not YAML, or repeats a key.
     """
 
-    def __init__(self, path: Path, error: type[FmcacheError] = SpecError) -> None:
+    def __init__(self, path: Path, error: type[FmcacheError] = SpecError, text: str | None = None) -> None:
         self.path, self.error = path, error
         self._lines: dict[Key, int] = {}
+        text = self._read() if text is None else text
+        self._room = 1000 + 10 * len(text)  # values; only aliases of aliases can make more of them than there is text
         try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise error(f"{path} does not exist", next_step="check the path, or the folder you are in") from None
-        except (IsADirectoryError, UnicodeDecodeError) as reason:
-            raise error(f"{path} is not a YAML text file", found=str(reason)) from None
-        loader = _Loader(text)
-        try:
-            node = loader.get_single_node()
-            self.value = None if node is None else self._build(loader, node, ())
+            loader = _Loader(text)  # which refuses control characters at once
+            try:
+                node = loader.get_single_node()
+                self.value = None if node is None else self._build(loader, node, ())
+            finally:
+                loader.dispose()
         except yaml.YAMLError as reason:
             raise error(f"{path} is not valid YAML", found=" ".join(str(reason).split())) from None
-        finally:
-            loader.dispose()
+        except RecursionError:
+            raise error(f"{path} is nested too deep, or holds itself", next_step="take out what is nested") from None
+
+    def _read(self) -> str:
+        try:
+            return self.path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            problem = f"{self.path} does not exist"
+            raise self.error(problem, next_step="check the path, or the folder you are in") from None
+        except (IsADirectoryError, UnicodeDecodeError) as reason:
+            raise self.error(f"{self.path} is not a YAML text file", found=str(reason)) from None
 
     def _build(self, loader: Any, node: yaml.Node, at: Key) -> Any:
         self._lines.setdefault(at, node.start_mark.line + 1)
+        self._room -= 1
+        if self._room < 0:
+            raise self.error(f"{self.path}: its aliases multiply without end", next_step="write the values out")
         if isinstance(node, yaml.MappingNode):
             mapping: dict[Any, Any] = {}
             for key_node, value_node in node.value:
-                key = loader.construct_object(key_node, deep=True)
+                key = self._scalar(loader, key_node)
+                if isinstance(key_node, yaml.CollectionNode):
+                    line = key_node.start_mark.line + 1
+                    raise self.error(f"{self.path}:{line}: a list or mapping is no key", expected="a name as the key")
                 self._lines[(*at, key)] = line = key_node.start_mark.line + 1
                 if key in mapping:
                     raise self.error(f"{self.path}:{line}: key {key!r} is given twice", next_step="keep one of them")
@@ -65,7 +81,16 @@ class Document:
             return mapping
         if isinstance(node, yaml.SequenceNode):
             return [self._build(loader, item, (*at, i)) for i, item in enumerate(node.value)]
-        return loader.construct_object(node, deep=True)
+        return self._scalar(loader, node)
+
+    def _scalar(self, loader: Any, node: yaml.Node) -> Any:
+        try:
+            return loader.construct_object(node, deep=True)
+        except (ValueError, OverflowError, LookupError, AttributeError) as reason:
+            # text that looks like a date or number and is none: 2024-02-31, 0x_
+            line, text = node.start_mark.line + 1, str(node.value)[:60]
+            problem = f"{self.path}:{line}: {text!r} looks like a date or a number and is none"
+            raise self.error(problem, found=str(reason), next_step="put it in quotes if it is a text") from None
 
     def where(self, *at: str | int) -> str:
         """Return ``file:line: key.path`` for a key, or for its nearest parent that is in the file."""

@@ -54,6 +54,28 @@ def test_a_wrong_manifest_is_refused_with_line_and_key(tmp_path, change, line, s
     assert says in str(error.value)
 
 
+ODD_TEXTS = ["", "[]", "a: &b [*b]", "[" * 5000, "? [a]\n: b", "d: 2024-02-31", "d: 0x_", "a: " + "9" * 5000]
+ODD_TEXTS += ["a: !!timestamp z", "a: !!int x", "\x00", "<<: [1]", "--- a\n--- b", "? .nan\n: 1", "a: *b"]
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS)
+def test_any_text_is_a_manifest_or_refused_by_name(tmp_path, text):
+    with pytest.raises(ManifestError, match=r"f\.yaml"):
+        Manifest(write(tmp_path, text))
+
+
+def test_a_text_is_read_in_place_of_the_file(tmp_path):
+    assert Manifest(tmp_path / "none.yaml", GOOD).dataset().splits.test == ("z",)
+    with pytest.raises(ManifestError, match=r"none\.yaml:9: "):
+        Manifest(tmp_path / "none.yaml", GOOD.replace("[z]", "[]"))
+
+
+@pytest.mark.parametrize("mpp", ["0", "-1", ".nan", ".inf"])
+def test_um_per_px_are_positive_and_finite(tmp_path, mpp):
+    with pytest.raises(ManifestError, match=r"f\.yaml:\d+: datasets\.d\.mpp"):
+        Manifest(write(tmp_path, GOOD.replace("seed: 1", f"seed: 1\n    mpp: {mpp}")))
+
+
 REGIONS = """\
 format: 1
 default: d

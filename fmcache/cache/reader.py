@@ -14,6 +14,7 @@ from fmcache.cache.arrays import open_array
 from fmcache.cache.checksums import read_checksums
 from fmcache.cache.format import ARRAY, Header, Kind, check_identity, positions, read_header
 from fmcache.cache.shardfile import shard_files
+from fmcache.cache.stores import all_finite
 from fmcache.errors import CacheCorrupt, CacheMismatch, CacheUnsealed
 
 NEVER_WRITTEN = "in no shard: never written, or lost"
@@ -96,7 +97,11 @@ class Cache:
             crcs = self._crcs[position][first:stop].tolist() if self._crcs else None
             return self._files.read_into(position, first, stop, out, crcs)
         self._array.get_basic_selection((position, slice(first, stop)), out=NDBuffer.from_numpy_array(out))
-        return not any(self._is_hole(position, first + i, view) for i, view in enumerate(out))
+        if any(self._is_hole(position, first + i, view) for i, view in enumerate(out)):
+            return False
+        if out.dtype.kind == "f" and not all_finite(out):  # our writer refuses them, another may not
+            raise ValueError("tokens that are inf or NaN")
+        return True
 
     def _is_hole(self, position: int, view: int, found: npt.NDArray[Any]) -> bool:
         """Return whether a view that was read through Zarr is in no chunk: then another fill value gives other values.

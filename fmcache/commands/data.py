@@ -20,6 +20,15 @@ from fmcache.commands.options import (
 )
 
 GroupBy = Literal["slide", "tile"]
+Skip = Annotated[str, typer.Option(help="Classes to leave out as if not drawn, joined with '|'; '(no class)' too.")]
+Objects = Annotated[
+    str, typer.Option(help="QuPath objects that are regions: 'annotation' leaves out cells and detections; '': all.")
+]
+ClassProperty = Annotated[
+    str, typer.Option(help="Property of GeoJSON features that names the class; '': where QuPath writes it.")
+]
+Missing = Literal["refuse", "skip"]
+Square = Literal["", "crop", "tile", "pad"]
 app = typer.Typer(
     no_args_is_help=True, help="Datasets: add, cut, fetch, check and show tiles.\n\nExample: fmcache data check"
 )
@@ -28,12 +37,12 @@ app = typer.Typer(
 @app.command("add")
 def data_add(
     name: Annotated[str, typer.Argument(help="Name of the new dataset.")],
-    images: Annotated[Path, typer.Option(help="Folder of images (PNG, TIFF, JPEG).")],
+    images: Annotated[Path, typer.Option(help="Folder of images (PNG, TIFF, JPEG, BMP), or a pattern: 'tiles/*.jpg'.")],
     masks: Annotated[
         str,
         typer.Option(
-            help="Folder of masks (or of QuPath GeoJSON) of the same names; or one of black and white masks for each "
-            "label: 'tumour=DIR,stroma=DIR/*_stroma.png'."
+            help="Folder of masks (or of QuPath GeoJSON) of the same names, or a pattern whose * is the name: "
+            "'tiles/*_seg.png'; or one of black and white masks for each label: 'tumour=DIR,stroma=DIR/*_stroma.png'."
         ),
     ],
     labels: Annotated[
@@ -48,13 +57,29 @@ def data_add(
     groups: Annotated[
         str, typer.Option(help="Patient or slide of a tile: a regex on its name with one (group), or a CSV tile,group.")
     ] = "",
-    split: Annotated[str, typer.Option(help="Tiles to train/validate/test.")] = "15/5/10",
+    split: Annotated[
+        str,
+        typer.Option(
+            help="Tiles to train/validate/test; '': folders train, val and test, else 15/5/10, scaled to fewer."
+        ),
+    ] = "",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
     order: Annotated[
         str, typer.Option(help="Where regions or masks of labels overlap: labels, lowest first; '': as they come.")
     ] = "",
     fill: Annotated[str, typer.Option(help="The label of pixels in no region, or in no label's mask.")] = "ignore",
+    skip: Skip = "",
+    objects: Objects = "",
+    class_property: ClassProperty = "",
     merge_into: Annotated[Path | None, typer.Option(help="Folder for label images merged of masks per label.")] = None,
+    missing: Annotated[Missing, typer.Option(help="Images without masks and masks without images: refuse, skip.")] = (
+        "refuse"
+    ),
+    square: Annotated[
+        Square, typer.Option(help="Make squares: crop the middle, tile (side by side, --tile-px), pad by reflection.")
+    ] = "",
+    tile_px: Annotated[int, typer.Option(min=0, help="Edge of the squares of --square tile.")] = 0,
+    into: Annotated[Path | None, typer.Option(help="Folder for squares; default: NAME-squares.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a dataset of this name.")] = False,
     manifest: ManifestFile = DEFAULT_MANIFEST,
 ) -> None:
@@ -62,25 +87,34 @@ def data_add(
 
     Example: fmcache data add mine --images tiles/images --masks tiles/masks --labels other=0,tumour=1 --mpp 0.5
     """
-    from fmcache.stages.data import add
+    from fmcache.stages.data import FileRules, add, check_flags
 
-    folder = Path(masks)
+    folder, files = Path(masks), FileRules(missing, square, tile_px, into)
     if "=" in masks:
         from fmcache.errors import SpecError
         from fmcache.stages.merge import merge_masks
 
         if labels:
             raise SpecError("--masks names the labels here", found=f"--labels {labels}", next_step="leave out --labels")
-        labels, note = merge_masks(images, masks, merge_into, order, fill, replace)
-        say(note)
-        folder, ignore, order, fill = merge_into or folder, "255", "", "ignore"
-    say(add(manifest, name, images, folder, labels, ignore, mpp, groups, split, seed, replace, order, fill))
+        check_flags(manifest, name, split, replace)
+        merged = merge_masks(images, masks, merge_into, order, fill, replace, missing == "skip")
+        say(merged.note)
+        folder, labels, files = merge_into or folder, merged.labels, files._replace(other=merged.masks)
+        ignore, order, fill = "255", "", "ignore"
+    say(
+        add(
+            manifest, name, images, folder, labels, ignore, mpp, groups, split, seed, replace, order, fill,
+            skip=skip, objects=objects, class_property=class_property, files=files, say=say,
+        )
+    )  # fmt: skip
 
 
 @app.command("cut")
 def data_cut(
     slides: Annotated[list[Path], typer.Argument(help="Whole slides, in any format that OpenSlide reads.")],
-    annotations: Annotated[Path, typer.Option(help="QuPath GeoJSON of the slide, or a folder of SLIDENAME.geojson.")],
+    annotations: Annotated[
+        Path, typer.Option(help="GeoJSON of the slide, or a folder of SLIDENAME.geojson (.json, .gz).")
+    ],
     labels: Annotated[str, typer.Option(help="Labels and their classes: 'tumour=Tumor,stroma=Stroma|Fibrous'.")],
     into: Annotated[Path, typer.Option(help="Folder for images, masks and positions.csv.")],
     name: Annotated[str, typer.Option(help="Name of the new dataset.")],
@@ -91,10 +125,12 @@ def data_cut(
     ] = "",
     fill: Annotated[str, typer.Option(help="What unannotated pixels are: a label, or ignore.")] = "ignore",
     ignore: Annotated[str, typer.Option(help="Classes without truth, joined with '|'.")] = "",
-    skip: Annotated[str, typer.Option(help="Classes to leave out as if not drawn, joined with '|'.")] = "",
+    skip: Skip = "",
+    objects: Objects = "",
+    class_property: ClassProperty = "",
     min_share: Annotated[float, typer.Option(min=0, max=1, help="Least annotated share of a tile.")] = 0.5,
     tiles: Annotated[int, typer.Option(min=0, help="Tiles to cut; 0: those of the split.")] = 0,
-    split: Annotated[str, typer.Option(help="Tiles to train/validate/test.")] = "15/5/10",
+    split: Annotated[str, typer.Option(help="Tiles to train/validate/test; '': 15/5/10, scaled to fewer.")] = "",
     groups: Annotated[
         str, typer.Option(help="Patient of a slide: a regex on its name with one (group), or a CSV tile,group.")
     ] = "",
@@ -117,7 +153,7 @@ def data_cut(
 
     wanted = Wanted(
         slides, annotations, into, mpp, tile_px, labels, order, fill, ignore, skip, min_share, tiles, split, groups,
-        group_by, seed, mpp_of_slide,
+        group_by, seed, mpp_of_slide, objects, class_property,
     )  # fmt: skip
     say(cut(manifest, name, wanted, replace, say))
 

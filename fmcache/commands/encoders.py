@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from fmcache.commands.options import DEFAULT_WORK, Device, Offline, Threads, Work, choices_of, flags_of, say, show
+from fmcache.commands.options import DEFAULT_WORK, Device, Offline, Threads, Work, choices_of, flags_of, say
+from fmcache.commands.whole import show_whole
 
 app = typer.Typer(no_args_is_help=True, help="Encoders that have a card.\n\nExample: fmcache encoders list")
 
@@ -20,18 +21,22 @@ def encoders_list() -> None:
     """
     from fmcache.stages.catalogue import list_encoders
 
-    show(list_encoders())
+    show_whole(list_encoders())
 
 
 @app.command("show")
-def encoders_show(name: Annotated[str, typer.Argument(help="Card name or card file.")]) -> None:
-    """Print all that is known of an encoder: its card, its token grid, where its weights come from.
+def encoders_show(name: Annotated[str, typer.Argument(help="Card name, card file or timm:NAME.")]) -> None:
+    """Print all that is known of an encoder: its token grid, where its weights come from, its card.
+
+    What is printed is a card: saved to a file, it can be changed and passed as an encoder.
 
     Example: fmcache encoders show virchow2
     """
+    from shutil import get_terminal_size
+
     from fmcache.stages.catalogue import describe_encoder
 
-    say(describe_encoder(name))
+    say(describe_encoder(name, get_terminal_size((100, 24)).columns))
 
 
 @app.command("check")
@@ -62,7 +67,7 @@ def encoders_check(
     from fmcache.stages import access
 
     checked = access.check_encoders(choices, flags_of(work, device, threads, 0, False, offline), fetch, say)
-    show(access.table(checked))
+    show_whole(access.table(checked))
     failed: dict[str, list[str]] = {}
     for one in checked:
         if one.error:

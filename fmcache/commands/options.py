@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -93,15 +96,34 @@ def flags_of(
 
 def say(text: str) -> None:
     """Print a line at once, also into a pipe."""
+    _write_what_the_encoding_lacks_as_codes()
     print(text, flush=True)
 
 
 def show(renderable: object) -> None:
-    """Print a table as wide as the terminal; as wide as it wants to be into a pipe or file, where nothing is cut."""
-    import os
-    import sys
+    """Print a table as wide as the terminal; as wide as it wants to be into a pipe or file, where nothing is cut.
 
-    from rich.console import Console
+    Text in it is text: names may hold what rich would take for markup, or for an emoji.
+    """
+    from rich.console import Console, Group
+    from rich.measure import Measurement
+    from rich.table import Table
 
+    _write_what_the_encoding_lacks_as_codes()
+    parts = renderable.renderables if isinstance(renderable, Group) else [renderable]
+    tables = [part for part in parts if isinstance(part, Table)]
+    for column in (column for table in tables for column in table.columns if not column.no_wrap):
+        column.overflow = "fold"  # a name longer than its column goes on in the next line
+    console = Console(markup=False, emoji=False, highlight=False)
     in_pipe = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    Console(width=WIDE if in_pipe else None).print(renderable)
+    if in_pipe:
+        unbounded = console.options.update(width=sys.maxsize)
+        console.width = max([WIDE, *(Measurement.get(console, unbounded, table).maximum for table in tables)])
+    for part in parts:
+        console.print(part, soft_wrap=in_pipe and isinstance(part, str))
+
+
+def _write_what_the_encoding_lacks_as_codes() -> None:
+    """Make standard output do as standard error does, instead of ending a command at a name in another script."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")

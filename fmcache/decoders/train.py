@@ -24,6 +24,9 @@ Counts = npt.NDArray[np.int64]
 STILL_FALLING = 0.02
 """A run's loss counts as still falling when the mean of its last restart cycle is this share below the one before."""
 
+NOISE = 2.0
+"""The fall must also be this many of its own standard errors."""
+
 
 class Source(Protocol):
     """Where batches come from: the cache (`Grids`), or, to prove the cache right, an encoder in the loop."""
@@ -219,13 +222,20 @@ def still_falling(losses: Sequence[float], cycle: int) -> bool:
     """Return whether training ended before its loss was flat.
 
     The mean loss of the last `cycle` epochs (a restart cycle: equal learning rates are compared) is set against the
-    mean of the `cycle` epochs before; with fewer epochs than two cycles, the two halves are compared.
+    mean of the `cycle` epochs before; with fewer epochs than two cycles, the two halves are compared. Noise is told
+    from the fall by how much the differences of epochs change from one to the next.
+
+    References
+    ----------
+    von Neumann 1941, Distribution of the ratio of the mean square successive difference to the variance.
     """
     cycle = min(cycle, len(losses) // 2)
     if cycle == 0:
         return True
-    last, before = np.mean(losses[-cycle:]), np.mean(losses[-2 * cycle : -cycle])
-    return bool(last < (1 - STILL_FALLING) * before)
+    before, last = np.asarray(losses[-2 * cycle :], dtype=np.float64).reshape(2, cycle)
+    fall = before - last
+    noise = np.sqrt(np.square(np.diff(fall)).mean() / 2 / cycle) if cycle > 1 else 0.0
+    return bool(fall.mean() > max(STILL_FALLING * before.mean(), NOISE * noise))
 
 
 def _train_epoch(

@@ -24,6 +24,28 @@ BUILT_IN = Path(str(resources.files("fmcache.encoders"))) / "cards"
 SUFFIXES = (".yaml", ".yml")
 TIMM = "timm:"
 
+STUDY = (
+    "conch",
+    "conchv1.5",
+    "h-optimus-0",
+    "h-optimus-1",
+    "hibou-b",
+    "hibou-l",
+    "kaiko-vitl14",
+    "lunit-vits8",
+    "phikon",
+    "phikon-v2",
+    "prov-gigapath",
+    "uni",
+    "uni2-h",
+    "virchow",
+    "virchow2",
+)
+"""The encoders of the study of Vitoria et al.: what ``--all`` means, whatever cards are added."""
+
+GROUPS = ("study", "newer", "baselines", "controls")
+"""How cards are listed; baselines were trained on natural images."""
+
 RESERVED = (
     "pretrained",
     "pretrained_cfg",
@@ -32,10 +54,13 @@ RESERVED = (
     "cache_dir",
     "in_chans",
     "num_classes",
+    "features_only",
+    "out_indices",
     "dynamic_img_size",
     "dynamic_img_pad",
 )
-"""Arguments of timm that are fmcache's to give: they would fetch weights, or move patches under the pixels."""
+"""Arguments of timm that are fmcache's to give: they would fetch weights, move patches under the pixels, or change what
+a model gives."""
 
 TEXTURE_WIDTH = 30
 """Channels of kind ``texture``: mean and spread of 3 colours and 12 filters."""
@@ -44,15 +69,19 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NUMBER = re.compile(r"[-+]?[0-9.]+[eE][-+]?[0-9]+")
 
 
-LayoutName = Literal["timm", "hf-vit", "hf-dinov2", "hf-dinov2-registers", "conch", "conchv1.5", "dinov2"]
+LayoutName = Literal[
+    "timm", "hf-vit", "hf-dinov2", "hf-dinov2-registers", "hf-dinov3", "hf-clip", "conch", "conchv1.5", "open-clip",
+    "dinov2", "dinov3",
+]  # fmt: skip
 """Ways in which publishers name the keys of a weights file (`fmcache.encoders.layouts`)."""
 
 
 class Weights(Frozen, frozen=True):
     """Where weights come from: `file` of a hub `repo`, or, without one, a local `file` (relative to the card).
 
-    `layouts` names the key layouts a file of this encoder may have; which one it has shows in its keys. `drop` lists
-    prefixes of keys (as in the file) that it may hold beyond the encoder; any other surplus key is an error.
+    `layouts` names the key layouts a file of this encoder may have (without it: all); which one it has shows in its
+    keys. `drop` lists prefixes of keys (as in the file, with or without what it wraps around them) that it may hold
+    beyond the encoder; any other surplus key is an error. `under` names the wrapper to take where a file holds several.
     `stored_px` lists image sizes, beyond the card's own ``img_size``, for which a file may hold its position table.
     `sha256`, when given, must match, and a `revision` is asked for by name; without them, those of the first download
     are held to. `megabytes` tells the size of a download.
@@ -62,8 +91,9 @@ class Weights(Frozen, frozen=True):
     file: str = ""
     revision: str = ""
     sha256: str = ""
-    layouts: tuple[LayoutName, ...] = ("timm",)
+    layouts: tuple[LayoutName, ...] = ()
     drop: tuple[str, ...] = ()
+    under: str = ""
     stored_px: tuple[Positive, ...] = ()
     megabytes: Annotated[int, Meta(ge=0)] = 0
 
@@ -79,12 +109,14 @@ class Weights(Frozen, frozen=True):
 class Card(Frozen, frozen=True, kw_only=True):
     """An encoder.
 
-    `kind` is ``timm`` (a vision transformer built by timm from `architecture` and `arguments`), ``pixels`` (the
-    normalised pixels of each patch) or ``texture`` (hand-crafted colour and texture); the last two have no network and
-    no weights (`fmcache.encoders.controls`). Weights are `weights`, or random ones from a fixed seed
-    (`random_weights`, for controls). `width` is d of one patch token, `patch` is P in pixels, `prefix_tokens` counts
-    CLS and registers; `depth` (blocks) and `params` are checked where given. `native_px` is the image size the encoder
-    was made for. `precision` is the published inference precision, used on GPUs.
+    `kind` is ``timm`` (a model built by timm from `architecture` and `arguments`), ``pixels`` (the normalised pixels of
+    each patch) or ``texture`` (hand-crafted colour and texture); the last two have no network and no weights
+    (`fmcache.encoders.controls`). Weights are `weights`, or random ones from a fixed seed (`random_weights`, for
+    controls). `width` is d of one token. `patch` is the pixels along a side that a token stands for: P of a vision
+    transformer, the total stride of any other encoder. `prefix_tokens` counts CLS and registers; `depth` (blocks of a
+    transformer, none of any other encoder) and `params` are checked where given. `native_px` is the image size the
+    encoder was made for. `precision` is the published inference precision, used on GPUs. A `baseline` was trained on
+    natural images: it is ranked, and listed apart. A `control` is never ranked.
 
     `arguments` go to timm as they are; classes are written as the names that `fmcache.encoders.load` knows. `img_size`
     in them is the size at which the weights file stores its position table.
@@ -107,6 +139,7 @@ class Card(Frozen, frozen=True, kw_only=True):
     weights: Weights | None = None
     random_weights: bool = False
     control: bool = False
+    baseline: bool = False
     gated: bool = False
     licence: str = ""
     licence_page: str = ""
@@ -118,6 +151,8 @@ class Card(Frozen, frozen=True, kw_only=True):
             raise ValueError(f"card name {self.name!r}: expected letters, digits, '.', '_' and '-'")
         if min(self.std) <= 0:
             raise ValueError(f"std {self.std}: expected three numbers above 0")
+        if self.control and self.baseline:
+            raise ValueError("control and baseline contradict each other: keep one of them")
         if self.kind != "timm":
             self._check_without_network()
         elif not self.architecture:
@@ -129,6 +164,13 @@ class Card(Frozen, frozen=True, kw_only=True):
                 raise ValueError(f"arguments.{key} is set by fmcache: leave it out")
             if isinstance(value, str) and _NUMBER.fullmatch(value):
                 raise ValueError(f"arguments.{key}: {value} is text to YAML; write it with a dot, as in 1.0e-5")
+
+    @property
+    def group(self) -> str:
+        """Which of `GROUPS` it is listed in."""
+        if self.control:
+            return GROUPS[3]
+        return GROUPS[2] if self.baseline else GROUPS[0] if self.name in STUDY else GROUPS[1]
 
     def _check_without_network(self) -> None:
         if self.architecture or self.arguments or self.weights or self.random_weights or self.prefix_tokens:

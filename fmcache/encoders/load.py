@@ -2,48 +2,45 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
-import timm
 import torch
-from torch import nn
 
+from fmcache.encoders.building import CPU, META, build, create
 from fmcache.encoders.cards import TIMM, Card, Weights, read_card
 from fmcache.encoders.controls import ColourTexture, Pixels
-from fmcache.encoders.layouts import State, fit_weights, table_px, to_timm
-from fmcache.encoders.weights import find_weights, read_weights
+from fmcache.encoders.fitting import fit_weights
+from fmcache.encoders.layouts import to_timm
+from fmcache.encoders.outlines import CARD_FIELDS, REFUSALS, Axes, Outline, Tap, check_card, count, outline
+from fmcache.encoders.peeling import State
+from fmcache.encoders.reading import read_weights
+from fmcache.encoders.state_shapes import table_px
+from fmcache.encoders.weights import find_weights
 from fmcache.errors import SpecError
 from fmcache.identity import canonical_json, random_key
 from fmcache.specs import EncoderChoice
-
-CLASSES: dict[str, dict[str, type[nn.Module]]] = {
-    "mlp_layer": {"swiglu_packed": timm.layers.SwiGLUPacked},
-    "act_layer": {"silu": nn.SiLU, "gelu": nn.GELU},
-}
-"""Arguments of timm that take classes, and the names by which cards call them."""
-
-META = torch.device("meta")
-CPU = torch.device("cpu")
 
 
 class Module(Protocol):
     """What fmcache asks of an encoder's module."""
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """Return tokens (view, token, channel), prefix tokens first, of normalised pixels (view, colour, y, x)."""
+        """Return the features, their axes as `Encoder.axes` tells, of normalised pixels (view, colour, y, x)."""
 
 
 class Encoder(NamedTuple):
     """A frozen encoder.
 
     `weights_sha256` is that of the weights file; for random weights that of names and values; '' where there are none.
-    `params` counts the weights of the module.
+    `params` counts the weights of the module. `axes` are those of its features, `taps` the blocks or stages within it
+    where tokens can be taken.
     """
 
     card: Card
@@ -52,6 +49,8 @@ class Encoder(NamedTuple):
     weights_sha256: str
     random_weights: bool
     params: int
+    axes: Axes = "tokens"
+    taps: tuple[Tap, ...] = ()
 
 
 def load_encoder(
@@ -82,20 +81,23 @@ def load_encoder(
     if card.kind != "timm":
         return _control(card, choice, device)
     model = build(card, META)
-    check_card(card, model)  # before weights are looked for: they may be gigabytes away
-    module, sha256 = (
-        _random_module(card) if random_weights else _trained_module(card, model, choice.weights, offline, lock)
-    )
+    outlined = check_card(card, model)  # before weights are looked for: they may be gigabytes away
+    if random_weights:
+        module, sha256 = _random_module(card)
+    else:
+        module, sha256 = _trained_module(card, model, outlined, choice.weights, offline, lock)
     module = module.eval().requires_grad_(False).to(device)
-    return Encoder(card, module, device, sha256, random_weights, _count(module))
+    return Encoder(card, module, device, sha256, random_weights, count(module), outlined.axes, outlined.taps)
 
 
 def compile_blocks(encoder: Encoder) -> None:
     """Let torch.compile translate the encoder's blocks when they first run; tokens move by rounding.
 
-    Block by block: all are alike, so one is translated and the others take what came of it. Controls have no blocks.
+    Block by block: all are alike, so one is translated and the others take what came of it. Encoders without blocks
+    are translated by their outermost parts. Controls have neither.
     """
-    for block in getattr(encoder.module, "blocks", ()):
+    module: Any = encoder.module
+    for block in getattr(module, "blocks", ()) if encoder.axes == "tokens" else module.children():
         block.compile()
 
 
@@ -121,8 +123,8 @@ def card_for_timm(name: str) -> Card:
     SpecError
         When timm has no such model, or it gives no grid of tokens.
     """
-    model = _create(name, {}, META)
-    outline = _outline(name, model)
+    model = create(name, {}, META)
+    outlined = outline(name, model)
     config = model.pretrained_cfg
     classifier = config.get("classifier") or ()
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
@@ -130,119 +132,13 @@ def card_for_timm(name: str) -> Card:
         name=f"timm-{name}",
         title=name,
         architecture=name,
-        patch=outline.patch,
-        width=outline.width,
-        prefix_tokens=outline.prefix_tokens,
-        depth=outline.depth,
-        params=outline.params,
-        native_px=model.patch_embed.img_size[0],
+        **{field: getattr(outlined, field) for field in (*CARD_FIELDS, "native_px")},
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         weights=Weights(drop=tuple(f"{head}." for head in heads)),
         notes=f"Mean and std are those timm lists for its own weights {config.get('tag') or name!r}; if yours were "
         "trained with others, write a card.",
     )
-
-
-def _create(architecture: str, arguments: dict[str, Any], device: torch.device) -> Any:
-    """Return a timm model without classifier, on `device`; torch's global generators are the caller's to guard."""
-    if not timm.is_model(architecture):  # also keeps hub names out: timm would go and fetch their configuration
-        close = difflib.get_close_matches(architecture, timm.list_models("*vit*"), n=4)
-        raise SpecError(
-            f"timm {timm.__version__} has no model {architecture!r}",
-            expected=", ".join(close) or "a name from timm.list_models()",
-            next_step="correct the name",
-        )
-    try:
-        with device:
-            return timm.create_model(architecture, num_classes=0, dynamic_img_size=True, **arguments)
-    except (TypeError, RuntimeError, ValueError, AssertionError) as reason:
-        raise SpecError(
-            f"timm cannot build {architecture!r} as an encoder",
-            expected="a vision transformer that takes dynamic_img_size and the arguments of the card",
-            found=str(reason) or type(reason).__name__,
-            next_step="correct the arguments, or choose a vision transformer",
-        ) from reason
-
-
-def build(card: Card, device: torch.device) -> Any:
-    """Return the timm model of a card on `device`, as timm initialises it.
-
-    Raises
-    ------
-    SpecError
-        When timm has no such model, or does not take the card's arguments.
-    """
-    return _create(card.architecture, _with_classes(card), device)
-
-
-def _with_classes(card: Card) -> dict[str, Any]:
-    arguments = dict(card.arguments)
-    for key, known in CLASSES.items():
-        name = arguments.get(key)
-        if name is None:
-            continue
-        if name not in known:
-            raise SpecError(
-                f"card {card.name!r}: arguments.{key} has no class called {name!r}",
-                expected=", ".join(known),
-                next_step="write one of these names",
-            )
-        arguments[key] = known[name]
-    return arguments
-
-
-class Outline(NamedTuple):
-    """What a card says of a model, as the model itself tells it."""
-
-    patch: int
-    width: int
-    prefix_tokens: int
-    depth: int
-    params: int
-
-
-def _outline(name: str, model: Any) -> Outline:
-    """Return the outline of a model on the meta device.
-
-    Raises
-    ------
-    SpecError
-        When it does not turn square patches into (view, token, channel).
-    """
-    embed = getattr(model, "patch_embed", None)
-    size, patch = (timm.layers.to_2tuple(getattr(embed, key, None) or 0) for key in ("img_size", "patch_size"))
-    prefix = getattr(model, "num_prefix_tokens", -1)
-    found: tuple[int, ...] = ()
-    if patch[0] == patch[1] > 0:
-        found = tuple(model.eval().forward_features(torch.empty(1, 3, *size, device=META)).shape)
-        if found == (1, prefix + (size[0] // patch[0]) * (size[1] // patch[1]), found[-1]):
-            return Outline(patch[0], found[-1], prefix, len(getattr(model, "blocks", ())), _count(model))
-    raise SpecError(
-        f"{name!r} gives no grid of tokens",
-        expected="a vision transformer with square patches: features (view, token, channel), one token for each patch",
-        found=f"{type(model).__name__}, patches {tuple(patch)}, features {found}",
-        next_step="choose a plain vision transformer",
-    )
-
-
-def check_card(card: Card, model: Any) -> None:
-    """Check patch, width, prefix tokens and, where the card tells them, depth and parameters of a model on `META`.
-
-    Raises
-    ------
-    SpecError
-        When the card says otherwise; the field is named.
-    """
-    for field, found in _outline(card.architecture, model)._asdict().items():
-        expected = getattr(card, field)
-        if expected != found and (expected or field not in ("depth", "params")):
-            raise SpecError(
-                f"card {card.name!r} contradicts the model that timm builds from it: {field}",
-                expected=f"{field}: {expected}",
-                found=f"{field}: {found}",
-                next_step=f"correct `{field}`, or `architecture` and `arguments`",
-            )
 
 
 def _random_module(card: Card) -> tuple[Any, str]:
@@ -253,19 +149,52 @@ def _random_module(card: Card) -> tuple[Any, str]:
     return module, sha256_state(module.state_dict())
 
 
-def _trained_module(card: Card, model: Any, chosen: str, offline: bool, lock: Path | None) -> tuple[Any, str]:
+def _trained_module(
+    card: Card, model: Any, outlined: Outline, chosen: str, offline: bool, lock: Path | None
+) -> tuple[Any, str]:
     path, sha256 = find_weights(card, chosen, offline, lock)
     state = to_timm(path, read_weights(path), card)
     built = _at_size_of(state, card)
     if built is not card:
         model = build(built, META)
-    state = fit_weights(path, state, card, model.state_dict())
+    wanted = model.state_dict()
+    if outlined.axes != "tokens":  # of vision transformers, `layouts` knows the names
+        state = _renamed_by_timm(state, model, card)
+    state = fit_weights(path, _with_counters(state, wanted), card, wanted)
+    # fit_weights gives float32 throughout; what counts batches stays an integer
+    state = {
+        key: value if wanted[key].is_floating_point() else value.to(wanted[key].dtype) for key, value in state.items()
+    }
     if any(True for _ in model.buffers()):
         # Tables that no file holds (rotary positions) are computed when built; other models lack nothing but weights.
         with _own_generator(0):
             model = build(built, CPU)
     model.load_state_dict(state, strict=True, assign=True)
     return model, sha256
+
+
+def _renamed_by_timm(state: State, model: Any, card: Card) -> State:
+    """Return a state dict renamed as timm renames the publisher's, where its names are not those of the model.
+
+    Such a rule may also resample tables. Then the file is left as it is: that its shapes do not fit is told.
+    """
+    rule = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if rule is None or state.keys() == model.state_dict().keys():
+        return state
+    try:
+        renamed: State = rule(dict(state), model)
+    except (*REFUSALS, LookupError, AttributeError):
+        return state  # not a file that the rule is for
+    if Counter(value.numel() for value in renamed.values()) - Counter(value.numel() for value in state.values()):
+        return state
+    drop = card.weights.drop if card.weights else ()
+    return {name: value for name, value in renamed.items() if not name.startswith(drop)}
+
+
+def _with_counters(state: State, wanted: State) -> State:
+    """Add the numbers of batches seen in training where a file has none: old ones do not, and evaluation needs none."""
+    counters = {name for name in wanted.keys() - state.keys() if name.endswith(".num_batches_tracked")}
+    return state | {name: torch.zeros((), dtype=torch.long) for name in counters}
 
 
 def _at_size_of(state: State, card: Card) -> Card:
@@ -292,7 +221,3 @@ def sha256_state(state: State) -> str:
         digest.update(canonical_json([name, str(tensor.dtype), list(tensor.shape)]))
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
-
-
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

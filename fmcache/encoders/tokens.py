@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from fmcache.encoders.cards import Card
 from fmcache.encoders.load import Encoder
+from fmcache.encoders.taps import LAST, by_input, check_taps, features_at, on_rows
 from fmcache.errors import NoRoom, SpecError
 from fmcache.grid import Grid
 from fmcache.specs import Precision
 
-LAST, NORM = "last", "+norm"
 FIRST_BATCH = {"cpu": 4, "cuda": 32}
 """Views that go through an encoder at once, as long as memory allows."""
 
@@ -43,19 +41,23 @@ def tapped_grids(
     """Return the token grids (view, channel, row, col) float32, on the encoder's device, of RGB images at each tap.
 
     images: (view, y, x, colour) uint8, as large as the grid's tile. In half `precision` the weights stay float32 and
-    torch's autocast picks the operations. All taps come from one forward pass.
+    torch's autocast picks the operations. All taps come from one forward pass, unless their grids (`grid_at`) lie
+    under the tile in different ways.
 
     Raises
     ------
     SpecError
         When images and grid, or grid and encoder, do not belong together, or there is no such tap.
     """
-    check_taps(encoder, taps)
-    pixels = input_pixels(encoder, images, grid)
+    check_taps(encoder, taps, grid)
     dtype = AUTOCAST[precision]
-    with torch.inference_mode(), torch.autocast(pixels.device.type, dtype=dtype, enabled=dtype is not None):
-        at = _forward(encoder, pixels, taps)
-    return [_on_rows(encoder.card, tokens, grid) for tokens in at]
+    found: dict[str, torch.Tensor] = {}
+    for of_input, together in by_input(encoder, taps, grid).items():
+        pixels = input_pixels(encoder, images, grid, of_input)
+        with torch.inference_mode(), torch.autocast(pixels.device.type, dtype=dtype, enabled=dtype is not None):
+            outputs = features_at(encoder, pixels, together)
+        found |= {tap: on_rows(encoder, tap, one, grid) for tap, one in zip(together, outputs, strict=True)}
+    return [found[tap] for tap in taps]
 
 
 def grids_of_views(
@@ -109,64 +111,12 @@ def batch_size(device: torch.device) -> int:
     return _BATCH_SIZE.get(device, FIRST_BATCH[device.type])
 
 
-def check_taps(encoder: Encoder, taps: Sequence[str]) -> None:
-    """Check that the encoder has the blocks that are to be tapped.
-
-    Raises
-    ------
-    SpecError
-        When it has fewer blocks, or none.
-    """
-    blocks = len(getattr(encoder.module, "blocks", ()))
-    for tap in taps:
-        if tap != LAST and _block(tap) > blocks:
-            raise SpecError(
-                f"{encoder.card.name!r} has no block {_block(tap)} to tap",
-                expected=f"last, or a block from 1 to {blocks}" if blocks else "last: it has no blocks",
-                found=f"tap {tap}",
-                next_step="choose another --tap, or extract this encoder alone",
-            )
-
-
-def _block(tap: str) -> int:
-    return int(tap.removesuffix(NORM))
-
-
-def _forward(encoder: Encoder, pixels: torch.Tensor, taps: Sequence[str]) -> list[torch.Tensor]:
-    """Return the patch tokens (view, token, channel) at each tap."""
-    module: Any = encoder.module  # of timm where blocks are asked for
-    prefix = encoder.card.prefix_tokens
-    blocks = sorted({_block(tap) for tap in taps if tap != LAST})
-    if not blocks:
-        return [module.forward_features(pixels)[:, prefix:]]
-    final, outputs = module.forward_intermediates(
-        pixels, indices=[block - 1 for block in blocks], output_fmt="NLC", stop_early=LAST not in taps
-    )
-    after = dict(zip(blocks, outputs, strict=True))  # without prefix tokens: timm takes them off
-    return [
-        final[:, prefix:] if tap == LAST else module.norm(after[_block(tap)]) if NORM in tap else after[_block(tap)]
-        for tap in taps
-    ]
-
-
-def _on_rows(card: Card, tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """Return (view, channel, row, col) of patch tokens (view, token, channel)."""
-    expected = (len(tokens), grid.side**2, card.width)
-    if tokens.shape != expected:
-        raise SpecError(
-            f"{card.name!r} gave tokens that do not lie on the grid",
-            expected=f"(view, token, channel) = {expected} after {card.prefix_tokens} prefix tokens",
-            found=str(tuple(tokens.shape)),
-            next_step="correct patch, width and prefix_tokens in the card",
-        )
-    by_channel = tokens.transpose(1, 2)
-    # A copy made outside inference mode is an ordinary tensor: a decoder can be trained on it directly.
-    grids = by_channel.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-    return grids.reshape(len(tokens), card.width, grid.side, grid.side)
-
-
-def input_pixels(encoder: Encoder, images: NDArray[np.uint8] | torch.Tensor, grid: Grid) -> torch.Tensor:
+def input_pixels(
+    encoder: Encoder, images: NDArray[np.uint8] | torch.Tensor, grid: Grid, of_tap: Grid | None = None
+) -> torch.Tensor:
     """Return what the encoder sees: (view, colour, y, x) float32, normalised, a whole number of patches each way.
+
+    `of_tap` is the grid at a tap with patches of its own.
 
     Raises
     ------
@@ -186,7 +136,7 @@ def input_pixels(encoder: Encoder, images: NDArray[np.uint8] | torch.Tensor, gri
         images = images.pin_memory()  # what is not pinned is copied while the host waits
     scaled = images.to(encoder.device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
     mean, std = (torch.tensor(c).view(1, 3, 1, 1).to(encoder.device, non_blocking=True) for c in (card.mean, card.std))
-    return (_on_grid(scaled, grid) - mean) / std
+    return (_on_grid(scaled, of_tap or grid) - mean) / std
 
 
 def _on_grid(pixels: torch.Tensor, grid: Grid) -> torch.Tensor:

@@ -1,41 +1,24 @@
-"""Weights files: which one, its sha256, and its tensors, read without running anything in it."""
+"""Weights files: which one is meant, and whether it is the one that was meant before."""
 
 from __future__ import annotations
 
-import pickle
-import re
-import struct
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
-import torch
 import yaml
 from filelock import FileLock
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from fmcache.encoders.cards import Card, Weights
 from fmcache.encoders.hub import commit_of, download
-from fmcache.encoders.layouts import State, some
+from fmcache.encoders.index import is_index, sha256_weights
+from fmcache.encoders.state_shapes import some
 from fmcache.errors import EncoderUnavailable, SpecError, WeightsMismatch
-from fmcache.identity import sha256_file, whole_file
+from fmcache.identity import whole_file
 from fmcache.strict import Document, Frozen, builtins
 
-WRAPPERS = ("state_dict", "model", "teacher")
-"""Keys under which training code wraps a state dict."""
-
-_BROKEN_PICKLE = (
-    RuntimeError,
-    EOFError,
-    struct.error,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-)
+USUAL = ("model.safetensors", "pytorch_model.bin")
+"""What transformers calls the weights in a folder."""
 
 
 class Found(NamedTuple):
@@ -55,9 +38,9 @@ class Held(Frozen, frozen=True):
 def find_weights(card: Card, chosen: str, offline: bool, lock: Path | None) -> Found:
     """Return an encoder's weights file, after checking its sha256 where one is known.
 
-    `chosen` (a file, or a folder that holds the card's file) goes before the card's local file, that before the hub.
-    `lock` is a YAML file that holds the revision and sha256 of each hub file since it was first fetched; what a card
-    states itself goes before it.
+    `chosen` (a file, or a folder that holds the card's file, an index, or one of the `USUAL` names) goes before the
+    card's local file, that before the hub. `lock` is a YAML file that holds the revision and sha256 of each hub file
+    since it was first fetched; what a card states itself goes before it.
 
     Raises
     ------
@@ -77,6 +60,9 @@ def find_weights(card: Card, chosen: str, offline: bool, lock: Path | None) -> F
             f"{card.name!r} needs weights, and its card names no file",
             next_step="pass --weights FILE, or --random-weights for a dry run",
         )
+    if Path(weights.file).is_dir():
+        path = _chosen_file(card, weights, Path(weights.file))
+        return Found(path, check_sha256(path, weights.sha256, "the card"))
     if not Path(weights.file).is_file():
         raise EncoderUnavailable(
             f"the weights of {card.name!r} are not at {weights.file}",
@@ -93,7 +79,7 @@ def _from_hub(card: Card, weights: Weights, offline: bool, lock: Path | None) ->
         return Found(path, check_sha256(path, weights.sha256, "the card"))
     if held and held.revision == revision:
         return Found(path, check_sha256(path, held.sha256, str(lock)))
-    found = Found(path, sha256_file(path))
+    found = Found(path, sha256_weights(path))
     if lock:
         _record(lock, _lock_key(weights), Held(revision or commit_of(path), found.sha256))
     return found
@@ -129,102 +115,21 @@ def _record(lock: Path, key: str, held: Held) -> None:
 def _chosen_file(card: Card, weights: Weights, chosen: Path) -> Path:
     if chosen.is_file():
         return chosen
+    if not chosen.is_dir():
+        raise EncoderUnavailable(f"there is no weights file {chosen}", next_step="check the path given with --weights")
     name = Path(weights.file).name
     if name and (chosen / name).is_file():
         return chosen / name
-    if not chosen.is_dir():
-        raise EncoderUnavailable(f"there is no weights file {chosen}", next_step="check the path given with --weights")
+    inside = sorted(path for path in chosen.iterdir() if path.is_file())
+    indexes = [path for path in inside if is_index(path)]
+    usual = indexes if indexes else [path for path in inside if path.name in USUAL]
+    if len(usual) == 1:
+        return usual[0]
     raise EncoderUnavailable(
-        f"the folder {chosen} holds no weights of {card.name!r}",
-        expected=name or "a file: the card names none",
-        found=some(sorted(path.name for path in chosen.iterdir())) or "an empty folder",
+        f"the folder {chosen} holds {'several files of' if usual else 'no'} weights of {card.name!r}",
+        expected=name or f"one of {', '.join(USUAL)}: the card names no file",
+        found=some(path.name for path in usual or sorted(chosen.iterdir())) or "an empty folder",
         next_step="pass the file itself with --weights FILE",
-    )
-
-
-def read_weights(path: Path) -> State:
-    """Return the tensors in a safetensors file or a torch checkpoint, on the CPU, in the types they are stored in.
-
-    What kind of file it is shows in its first bytes, not in its name. Pickled checkpoints are read by torch's
-    restricted reader, which makes tensors and nothing else. One level of wrapping (`WRAPPERS`) is taken off.
-
-    Raises
-    ------
-    WeightsMismatch
-        When the file is truncated or of another kind, holds code or more than tensors, or several state dicts.
-    """
-    with path.open("rb") as file:
-        head = file.read(64)
-    if head[8:9] == b"{":
-        try:
-            state: State = load_file(path)
-        except SafetensorError as reason:
-            raise _broken(path, reason) from reason
-        return state
-    if head.startswith((b"PK\x03\x04", b"\x80")):
-        return _unwrapped(path, _read_pickle(path, zipped=head.startswith(b"PK")))
-    raise WeightsMismatch(
-        f"{path} is not a weights file",
-        expected="safetensors, or a torch checkpoint (.pth, .bin)",
-        found=f"{path.stat().st_size} bytes that begin with {head[:24]!r}",
-        next_step="fetch the file itself: a git-lfs pointer or a saved web page begins with text",
-    )
-
-
-def _read_pickle(path: Path, zipped: bool) -> Any:
-    try:
-        # Only zipped checkpoints can be mapped: then the file is not held in memory twice.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as reason:
-        culprit = re.search(r"GLOBAL (\S+)", str(reason))
-        raise WeightsMismatch(
-            f"{path} was refused: reading it could run code that is in it",
-            expected="tensors and plain containers only",
-            found=f"a call of {culprit[1]}" if culprit else "instructions that a file of tensors does not need",
-            next_step="if you trust where it comes from, save its state dict as safetensors elsewhere and pass that",
-        ) from reason
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        struct.error,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-    ) as reason:
-        raise _broken(path, reason) from reason
-
-
-def _broken(path: Path, reason: Exception) -> WeightsMismatch:
-    first, _, _ = str(reason).strip().partition("\n")
-    return WeightsMismatch(
-        f"{path} cannot be read: it is truncated or corrupt",
-        found=f"{path.stat().st_size} bytes; {first or type(reason).__name__}",
-        next_step="fetch the file again, and compare its size with that at the source",
-    )
-
-
-def _is_state(value: object) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and bool(value)
-        and all(isinstance(key, str) and isinstance(tensor, torch.Tensor) for key, tensor in value.items())
-    )
-
-
-def _unwrapped(path: Path, loaded: Any) -> State:
-    if _is_state(loaded):
-        return dict(loaded)
-    keys = list(loaded) if isinstance(loaded, Mapping) else []
-    inner = [key for key in WRAPPERS if key in keys and _is_state(loaded[key])]
-    if len(inner) == 1:
-        return dict(loaded[inner[0]])
-    raise WeightsMismatch(
-        f"{path} holds {'several state dicts' if inner else 'no state dict'}",
-        expected=f"names and tensors, alone or under one of {', '.join(WRAPPERS)}",
-        found=some([str(key) for key in keys]) or type(loaded).__name__,
-        next_step="save the encoder's state dict as safetensors and pass that",
     )
 
 
@@ -236,7 +141,7 @@ def check_sha256(path: Path, expected: str, stated_by: str) -> str:
     WeightsMismatch
         When another one is expected; `stated_by` tells by whom.
     """
-    found = sha256_file(path)
+    found = sha256_weights(path)
     if expected and found != expected:
         raise WeightsMismatch(
             f"{path} is not the file that {stated_by} was written for",

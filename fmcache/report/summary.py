@@ -5,7 +5,7 @@ A run is a seed on the fixed split, or a (fold, seed).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -15,33 +15,44 @@ import polars as pl
 
 from fmcache.errors import ResultsMismatch, ResultsNotFound
 from fmcache.identity import differences
+from fmcache.manifest import SPLITS, Split
+from fmcache.report.endings import Ending, ending, missed
 from fmcache.scores.dice import Reduction, dice_per_label, mean_of_defined
 from fmcache.scores.table import EncoderInfo, Part, RunRecord
 
 MEAN = "mean"
+SHOWN_AS_ZERO = 0.00005
+"""In percent with two digits, less is 0.00."""
 
 
 class Row(NamedTuple):
     """One encoder. `dice` is (run, column): the labels, then their mean; shares of 1, NaN where a label has no Dice.
 
-    `folds` (None: the fixed split) and `seeds` name the runs. `collapsed` lists the runs that never predicted a label,
-    `falling` those whose training loss was still falling, and `rising` those of the latter whose validation Dice was
-    best at the end: more training may well help these.
+    `folds` (None: the fixed split) and `seeds` name the runs, `endings` tells how each ended, and `missed` which labels
+    it never predicted, or as good as never.
     """
 
     encoder: EncoderInfo
     folds: tuple[int | None, ...]
     seeds: tuple[int, ...]
     dice: npt.NDArray[np.float64]
-    collapsed: tuple[str, ...]
-    falling: tuple[str, ...]
-    rising: tuple[str, ...]
+    endings: tuple[Ending, ...]
+    missed: tuple[tuple[str, ...], ...]
     curves: tuple[pl.DataFrame, ...]
 
     @property
     def runs(self) -> tuple[tuple[int | None, int], ...]:
         """(fold, seed) of each run."""
         return tuple(zip(self.folds, self.seeds, strict=True))
+
+    def ended(self, how: Ending) -> tuple[int, ...]:
+        """Return which runs (their positions) ended in a way."""
+        return tuple(i for i, one in enumerate(self.endings) if one is how)
+
+    @property
+    def labels_in_mean(self) -> npt.NDArray[np.int64]:
+        """Over how many labels the mean of each run goes, (run,)."""
+        return np.asarray((~np.isnan(self.dice[:, :-1])).sum(axis=1))
 
     @property
     def mean(self) -> npt.NDArray[np.float64]:
@@ -75,12 +86,17 @@ class Row(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """One dataset of one study. `columns` are the labels and, last, `mean`; encoders come first, controls last."""
+    """One dataset of one study. `columns` are the labels and, last, `mean`; encoders come first, controls last.
+
+    `lacking` names the labels that have no pixel in the tiles of a (fold, split); a split of which nothing is known is
+    not in it.
+    """
 
     record: RunRecord
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     reduction: Reduction
+    lacking: Mapping[tuple[int | None, Split], tuple[str, ...]]
 
     @property
     def folds(self) -> tuple[int, ...]:
@@ -88,14 +104,24 @@ class Summary(NamedTuple):
         return tuple(sorted({fold for row in self.rows for fold in row.folds if fold is not None}))
 
     @property
+    def compares(self) -> bool:
+        """Whether the test tiles of some fold (or of the fixed split) hold more than one label."""
+        n_labels = len(self.columns) - 1
+        return any(n_labels - len(names) > 1 for (_, split), names in self.lacking.items() if split == "test")
+
+    @property
     def ranked(self) -> tuple[Row, ...]:
         """The rows that compete."""
         return tuple(row for row in self.rows if not row.is_control)
 
     def place(self, row: Row, column: int) -> int:
-        """Return the place of a row in a column (1 is best; equals share it); 0 for controls and lone encoders."""
+        """Return the place of a row in a column (1 is best; equals share it).
+
+        It is 0, no place, for controls and lone encoders, for a Dice that is undefined or shown as 0, and everywhere
+        when the test tiles hold a single label, whose Dice says nothing.
+        """
         value = row.mean[column]
-        if row.is_control or len(self.ranked) < 2 or np.isnan(value):
+        if row.is_control or len(self.ranked) < 2 or not self.compares or np.isnan(value) or value < SHOWN_AS_ZERO:
             return 0
         return 1 + sum(bool(other.mean[column] > value) for other in self.ranked)
 
@@ -125,7 +151,7 @@ def summarise(parts: Sequence[Part]) -> Summary:
         _row(list(group), labels, reduction) for _, group in groupby(ordered, key=lambda part: part.record.encoder.name)
     ]
     rows.sort(key=lambda row: (row.is_control, -np.nan_to_num(row.mean[-1]), row.encoder.name))
-    return Summary(first, (*labels, MEAN), tuple(rows), reduction)
+    return Summary(first, (*labels, MEAN), tuple(rows), reduction, _lacking(parts, labels))
 
 
 def _row(parts: list[Part], labels: tuple[str, ...], reduction: Reduction) -> Row:
@@ -140,15 +166,29 @@ def _row(parts: list[Part], labels: tuple[str, ...], reduction: Reduction) -> Ro
         tuple(record.fold for record in records),
         tuple(record.seed for record in records),
         np.array(dice),
-        tuple(_name(record) for record in records if record.collapsed),
-        tuple(_name(record) for record in records if record.still_falling),
-        tuple(_name(r) for r in records if r.still_falling and r.best_epoch == r.recipe["fit"]["epochs"]),
+        tuple(ending(part) for part in parts),
+        tuple(missed(part) for part in parts),
         tuple(part.curve for part in parts),
     )
 
 
-def _name(record: RunRecord) -> str:
-    return str(record.seed) if record.fold is None else f"fold {record.fold} seed {record.seed}"
+def _lacking(parts: Sequence[Part], labels: tuple[str, ...]) -> dict[tuple[int | None, Split], tuple[str, ...]]:
+    """Labels without a pixel by fold and split: of validation and test by the truth that runs saw, of training by
+    their record."""
+    there: dict[tuple[int | None, Split], set[str]] = {}
+    for part in parts:
+        fold = part.record.fold
+        for split in SPLITS:
+            truth = part.counts.filter(pl.col("split") == split)
+            if split in part.counts["split"]:
+                seen = truth.filter(pl.col("tp") + pl.col("fn") > 0)["label"].unique().to_list()
+            elif split in part.record.label_pixels:
+                pixels = part.record.label_pixels[split]
+                seen = [label for label, n in zip(labels, pixels, strict=True) if n]
+            else:
+                continue
+            there.setdefault((fold, split), set()).update(seen)
+    return {key: tuple(label for label in labels if label not in seen) for key, seen in there.items()}
 
 
 def _std(dice: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -12,9 +12,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from fmcache.report.figures import COLOURS, CONTROL, rendered
+from fmcache.report.endings import TOLD, Told
+from fmcache.report.escapes import markdown
+from fmcache.report.figures import COLOURS, CONTROL, Write, names, rendered
+from fmcache.report.notes import lacking, marks
 from fmcache.report.summary import Row, Summary
-from fmcache.report.tables import COLLAPSED, FALLING
+from fmcache.report.tables import markdown_head
 
 TITLES = {"views": "views of each training tile", "passes_per_epoch": "passes over the training tiles in an epoch"}
 
@@ -37,13 +40,10 @@ class Sweep(NamedTuple):
     def markdown(self) -> str:
         """Return the section of a report: table, notes, figure."""
         record = self.last.record
-        lines = [f"## {record.dataset_title} ({record.dataset})", "", f"Test Dice by {TITLES[self.field]}:", ""]
-        lines += [
-            "| encoder | " + " | ".join(map(str, self.summaries)) + " |",
-            "|---" * (1 + len(self.summaries)) + "|",
-        ]
-        lines += ["| " + " | ".join(texts) + " |" for texts in self._texts()]
-        lines += ["", *(f"- {note}" for note in self.notes()), ""]
+        lines = [f"## {markdown(f'{record.dataset_title} ({record.dataset})')}", ""]
+        lines += [f"Test Dice by {TITLES[self.field]}:", "", markdown_head(["encoder", *map(str, self.summaries)])]
+        lines += ["| " + " | ".join(map(markdown, texts)) + " |" for texts in self._texts()]
+        lines += ["", *(f"- {markdown(note)}" for note in self.notes()), ""]
         return "\n".join([*lines, f"![Test Dice by {TITLES[self.field]}]({record.dataset}/sweep.png)", ""])
 
     def terminal(self) -> Table:
@@ -59,8 +59,9 @@ class Sweep(NamedTuple):
     def notes(self) -> list[str]:
         """Return how to read the table, and the order of encoders at each value where it changes."""
         lines = [
-            "Mean over labels in percent, mean ± standard deviation over the runs of a value. "
-            f"{COLLAPSED}: at least one run collapsed; {FALLING}: at least one training loss was still falling.",
+            "Mean over labels in percent, mean ± standard deviation over the runs of a value.",
+            *lacking(self.last),
+            *(f"{told.mark} at least one run: {told.seen}. {told.advice}." for told in self._marked()),
         ]
         orders = {value: self._order(summary) for value, summary in self.summaries.items()}
         if len({tuple(order) for order in orders.values()}) == 1:
@@ -69,7 +70,13 @@ class Sweep(NamedTuple):
 
     def files(self) -> dict[str, bytes]:
         """Return the files beside the report: ``sweep.csv``, ``sweep.png`` and ``sweep.svg``."""
-        return rendered("sweep", functools.partial(dice_by_value, self)) | {"sweep.csv": self._csv().encode()}
+        drawn = rendered("sweep", functools.partial(dice_by_value, self), names(self.last))
+        return drawn | {"sweep.csv": self._csv().encode()}
+
+    def _marked(self) -> list[Told]:
+        """The endings that have a mark and that a run of the sweep came to."""
+        ended = {how for summary in self.summaries.values() for row in summary.rows for how in row.endings}
+        return [told for how, told in TOLD.items() if told.mark and how in ended]
 
     def _order(self, summary: Summary) -> list[str]:
         """Display names by mean Dice, best first, controls among them: the question is what learning they need."""
@@ -93,7 +100,7 @@ class Sweep(NamedTuple):
         return file.getvalue()
 
 
-def dice_by_value(sweep: Sweep) -> Figure:
+def dice_by_value(sweep: Sweep, write: Write) -> Figure:
     """Return mean Dice against the swept value (log scale): a line per encoder, bars are deviations over runs."""
     figure = Figure(figsize=(6.5, 3.2), layout="constrained")
     axes = figure.add_subplot()
@@ -102,7 +109,7 @@ def dice_by_value(sweep: Sweep) -> Figure:
         points = [(value, 100 * row.mean[-1], 100 * np.nan_to_num(row.std[-1])) for value, row in rows.items() if row]
         values, means, stds = zip(*points, strict=True)
         axes.errorbar(
-            values, means, yerr=stds, marker="o", markersize=3, capsize=2, linewidth=1.0, label=last.encoder.display,
+            values, means, yerr=stds, marker="o", markersize=3, capsize=2, linewidth=1.0, label=str(i),
             color=CONTROL if last.is_control else COLOURS[i % len(COLOURS)],
             linestyle=("--", ":", "-.")[i % 3] if last.is_control else "-",
         )  # fmt: skip
@@ -110,15 +117,15 @@ def dice_by_value(sweep: Sweep) -> Figure:
     axes.set_xticks(list(sweep.summaries), [str(value) for value in sweep.summaries])
     axes.set_xlabel(TITLES[sweep.field])
     axes.set_ylabel("test Dice, mean over labels (%)")
-    figure.legend(
-        frameon=False, loc="outside right upper"
-    )  # inside it would cover points, with 15 encoders all of them
+    # inside it would cover points, with 15 encoders all of them
+    legend = figure.legend(frameon=False, loc="outside right upper")
+    for text, last in zip(legend.get_texts(), sweep.last.rows, strict=True):
+        text.set_text(write(last.encoder.display))  # as a label a leading _ would hide the line from the legend
     return figure
 
 
 def _cell(row: Row | None) -> str:
     if row is None or np.isnan(row.mean[-1]):
         return "–"
-    flags = (COLLAPSED if row.collapsed else "") + (FALLING if row.falling else "")
     spread = "" if np.isnan(row.std[-1]) else f" ± {100 * row.std[-1]:.2f}"
-    return f"{100 * row.mean[-1]:.2f}{spread}{flags}"
+    return f"{100 * row.mean[-1]:.2f}{spread}{marks(row)}"

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from fmcache.report.endings import Ending
+from fmcache.report.escapes import beyond_latex, latex_comment
+from fmcache.report.escapes import latex as tex
+from fmcache.report.escapes import markdown as md
+from fmcache.report.notes import marks, notes
 from fmcache.report.summary import Row, Summary
-
-COLLAPSED, FALLING = "†", "‡"
 
 
 class Cell(NamedTuple):
@@ -32,66 +37,8 @@ def cells(summary: Summary, row: Row) -> list[Cell]:
 
 
 def name(row: Row) -> str:
-    """Return an encoder's name with the marks of its flags."""
-    return row.encoder.display + (COLLAPSED if row.collapsed else "") + (FALLING if row.falling else "")
-
-
-def notes(summary: Summary) -> list[str]:
-    """Return what a reader must know to read the table: which Dice, what the spread means, and the flags."""
-    unit = "runs" if summary.folds else "seeds"
-    how = {
-        "pooled": "Dice from counts summed over all test tiles",
-        "per_tile": "Dice of each test tile, averaged over the tiles that hold or were given the label",
-        "puma": "Dice as in the PUMA challenge: counts summed over all test tiles, a label without a hit is 0, the "
-        "background is left out (at the tile size of the recipe, where the challenge has 1024 px)",
-    }[summary.reduction]
-    lines = [f"{how}; in percent; 'mean' is the mean over labels. Mean ± standard deviation over {runs(summary)}."]
-    lines += _folds(summary) or [
-        "The split is fixed: the spread is over seeds only and says nothing of other tiles or patients."
-    ]
-    if len(summary.ranked) > 1:
-        lines.append("Best underlined, best three bold, among encoders; controls and random weights are not ranked.")
-    lines += [
-        f"{COLLAPSED} {row.encoder.display}: {len(row.collapsed)} of {len(row.seeds)} {unit} collapsed "
-        f"(a label was never predicted): {', '.join(row.collapsed)}."
-        for row in summary.rows
-        if row.collapsed
-    ]
-    lines += [
-        f"{FALLING} {row.encoder.display}: the training loss of {len(row.falling)} of {len(row.seeds)} {unit} was "
-        f"still falling at the end; {_outlook(row)}."
-        for row in summary.rows
-        if row.falling
-    ]
-    if len({row.runs for row in summary.rows}) > 1:
-        counts = ", ".join(f"{row.encoder.display} {len(row.seeds)}" for row in summary.rows)
-        missing = " Rows with other folds were tested on other tiles: do not compare them." if summary.folds else ""
-        lines.append(f"{unit.capitalize()}: {counts}.{missing}")
-    return lines
-
-
-def runs(summary: Summary) -> str:
-    """Return what the spread is over: seeds, or folds and seeds."""
-    return f"{len(summary.folds)} folds and their seeds" if summary.folds else "seeds"
-
-
-def _folds(summary: Summary) -> list[str]:
-    """What a spread over folds covers, and its two sources for each encoder."""
-    if not summary.folds:
-        return []
-    lines = [
-        f"Dice is taken per run: a seed trained and tested on one of {len(summary.folds)} folds, each tile tested in "
-        "at most one of them. The spread covers seeds within a fold and the change of training, validation and test "
-        "tiles between folds. Folds share training tiles, so they are not independent: this is no standard error."
-    ]
-    for row in summary.rows:
-        seeds = f"; over seeds within a fold {100 * row.std_of_seeds:.2f}" if not np.isnan(row.std_of_seeds) else ""
-        if not np.isnan(row.std_of_folds):
-            over = (
-                f"standard deviation of the mean over folds (each the mean of its seeds) {100 * row.std_of_folds:.2f}"
-            )
-            lines.append(f"{row.encoder.display}: {over}{seeds}.")
-    return lines
+    """Return an encoder's name with the marks of how its runs ended."""
+    return row.encoder.display + marks(row)
 
 
 def markdown(summary: Summary) -> str:
@@ -101,32 +48,40 @@ def markdown(summary: Summary) -> str:
         text = f"<u>{cell.text}</u>" if cell.place == 1 else cell.text
         return f"**{text}**" if 1 <= cell.place <= 3 else text
 
-    lines = ["| " + " | ".join(["encoder", *summary.columns]) + " |", "|---" * (len(summary.columns) + 1) + "|"]
+    lines = [markdown_head(["encoder", *summary.columns])]
     controls_begun = False
     for row in summary.rows:
         if row.is_control and not controls_begun:
             controls_begun = True
             lines.append("| *controls* |" + " |" * len(summary.columns))
-        lines.append("| " + " | ".join([name(row), *(show(cell) for cell in cells(summary, row))]) + " |")
+        lines.append("| " + " | ".join([md(name(row)), *(show(cell) for cell in cells(summary, row))]) + " |")
     return "\n".join(lines) + "\n"
+
+
+def markdown_head(columns: Sequence[str]) -> str:
+    """Return the head of a Markdown table, two lines; names of columns are taken as they are."""
+    return "| " + " | ".join(map(md, columns)) + " |\n" + "|---" * len(columns) + "|"
 
 
 def latex(summary: Summary) -> str:
     """Return the table as LaTeX (packages booktabs; ± needs no package)."""
 
     def show(cell: Cell) -> str:
-        text = _escaped(cell.text)
+        text = tex(cell.text)
         text = rf"\underline{{{text}}}" if cell.place == 1 else text
         return rf"\textbf{{{text}}}" if 1 <= cell.place <= 3 else text
 
     def line(row: Row) -> str:
-        return " & ".join([_escaped(name(row)), *(show(cell) for cell in cells(summary, row))]) + r" \\"
+        return " & ".join([tex(name(row)), *(show(cell) for cell in cells(summary, row))]) + r" \\"
 
     ranked = [line(row) for row in summary.ranked]
     controls = [line(row) for row in summary.rows if row.is_control]
     rule = [r"\midrule"] if ranked and controls else []
-    head = " & ".join(["Encoder", *(_escaped(column) for column in summary.columns)]) + r" \\"
-    note = "".join(f"% {text}\n" for text in notes(summary))
+    head = " & ".join(["Encoder", *(tex(column) for column in summary.columns)]) + r" \\"
+    lines = notes(summary)
+    if signs := beyond_latex("".join([*summary.columns, *map(name, summary.rows)])):
+        lines.append(f"Compile with XeLaTeX or LuaLaTeX and a font that has {signs}")
+    note = "".join(map(latex_comment, lines))
     body = "\n".join([rf"\begin{{tabular}}{{l{'r' * len(summary.columns)}}}", r"\toprule", head, r"\midrule"])
     return note + "\n".join([body, *ranked, *rule, *controls, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
@@ -137,14 +92,18 @@ def csv_text(summary: Summary) -> str:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(
         ["study", "dataset", "encoder", "title", "label", "seeds", "dice_mean_percent", "dice_std_percent",
-         "collapsed_seeds", "still_falling_seeds", "control", "random_weights", "params", "dice"]
+         "collapsed_seeds", "still_falling_seeds", "control", "random_weights", "params", "dice",
+         "validation_rising_seeds", "training_ended_seeds", "ending_unknown_seeds"]
     )  # fmt: skip
     for row in summary.rows:
+        ended = Counter(row.endings)
         for column, mean, std in zip(summary.columns, row.mean, row.std, strict=True):
             writer.writerow(
                 [summary.record.study, summary.record.dataset, row.encoder.name, row.encoder.display, column,
-                 len(row.seeds), _number(mean), _number(std), len(row.collapsed), len(row.falling),
-                 row.encoder.control, row.encoder.random_weights, row.encoder.params, summary.reduction]
+                 len(row.seeds), _number(mean), _number(std), ended[Ending.COLLAPSED],
+                 ended[Ending.RISING] + ended[Ending.LEARNT],
+                 row.encoder.control, row.encoder.random_weights, row.encoder.params, summary.reduction,
+                 ended[Ending.RISING], ended[Ending.ENDED], ended[Ending.UNTOLD]]
             )  # fmt: skip
     return file.getvalue()
 
@@ -171,17 +130,5 @@ def _style(cell: Cell) -> str:
     return " ".join(["bold"] * (1 <= cell.place <= 3) + ["underline"] * (cell.place == 1))
 
 
-def _outlook(row: Row) -> str:
-    if not row.rising:
-        return "none of them had its best validation Dice there: they were learning their training tiles by heart"
-    return f"{len(row.rising)} of them had their best validation Dice there: a larger budget may change its rank"
-
-
 def _number(value: float) -> str:
     return "" if np.isnan(value) else f"{100 * value:.4f}"
-
-
-def _escaped(text: str) -> str:
-    signs = {"\\": r"\textbackslash{}", "±": r"$\pm$", "–": "--", COLLAPSED: r"$\dagger$", FALLING: r"$\ddagger$"}
-    signs |= {sign: "\\" + sign for sign in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return "".join(signs.get(sign, sign) for sign in text)

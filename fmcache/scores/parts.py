@@ -67,7 +67,7 @@ def write_part(folder: Path, part: Part) -> None:
         table.select(pl.col(column).cast(kind) for column, kind in schema.items()).write_parquet(folder / name)
     said = {"format": FORMAT, **msgspec.to_builtins(part.record)}
     said["files"] = {name: sha256_file(folder / name) for name in FILES}
-    text = msgspec.json.encode(said | {"sha256": fingerprint(said)})
+    text = msgspec.json.encode(said | {"sha256": fingerprint(said)}, order="deterministic")
     (folder / RECORD).write_bytes(msgspec.json.format(text, indent=1) + b"\n")
 
 

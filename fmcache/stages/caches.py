@@ -10,7 +10,16 @@ from rich.table import Table
 
 from fmcache.cache.format import read_header
 from fmcache.cache.verify import Verdict, find_caches, verify_cache
-from fmcache.errors import CacheCorrupt, CacheMismatch, CacheNotFound, CacheUnsealed
+from fmcache.errors import (
+    CacheCorrupt,
+    CacheMismatch,
+    CacheNotFound,
+    CacheUnsealed,
+    FmcacheError,
+    ResultsCorrupt,
+    ResultsMismatch,
+)
+from fmcache.scores.parts import find_parts, read_part, studies
 from fmcache.stages import places
 from fmcache.stages.progress import progress
 from fmcache.stages.sizes import size_text
@@ -50,6 +59,23 @@ def verify_caches(paths: Sequence[Path], work: Path, say: Callable[[str], None])
             say(f"  next: {found.next_step}")
         problems += len(found.problems)
     return problems
+
+
+def verify_results(work: Path, say: Callable[[str], None]) -> int:
+    """Check the files of all runs below `work` against their checksums; tell, and return, how many are damaged."""
+    results = places.results(work)
+    folders = [folder for study in studies(results) for folder in find_parts(results, study)]
+    damaged: list[FmcacheError] = []
+    for folder in folders:
+        try:
+            read_part(folder)
+        except (ResultsCorrupt, ResultsMismatch) as reason:
+            damaged.append(reason)
+    if folders:
+        say(f"{results}: {len(folders)} runs, " + ("all sound" if not damaged else f"{len(damaged)} damaged"))
+    for error in damaged:
+        say(f"  {error.problem}\n  next: {error.next_step}")
+    return len(damaged)
 
 
 def _verify(path: Path) -> Verdict:

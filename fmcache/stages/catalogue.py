@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import textwrap
+from typing import Any
+
 import yaml
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
-from fmcache.encoders.cards import Card, names, read_card
+from fmcache.encoders.cards import GROUPS, STUDY, TIMM, Card, names, read_card
 from fmcache.encoders.hub import local_file
 from fmcache.grid import Grid
 from fmcache.stages.sizes import size_text
@@ -17,9 +21,10 @@ TILE_PX = 512
 
 
 def list_encoders() -> Table:
-    """Return a table of the encoders that have a card: controls last."""
+    """Return a table of the encoders that have a card: those of the study, newer ones, baselines, controls."""
     table = Table(
-        caption=f"tokens: channels x rows x columns at {TILE_PX} px; a view: its bytes as float16, uncompressed",
+        caption=f"tokens: channels x rows x columns at {TILE_PX} px; a view: its bytes as float16, uncompressed\n"
+        "study: what --all means; baselines: trained on natural images",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -28,33 +33,57 @@ def list_encoders() -> Table:
         table.add_column(column, no_wrap=True, justify="right" if column == "params" else "left")
     for column in ("access", "download", "here", "licence"):
         table.add_column(column)
-    cards = sorted((read_card(name) for name in names()), key=lambda card: (card.control, card.name))
-    for i, card in enumerate(cards):
-        table.add_row(
-            card.name, _parameters(card), _grid(card), size_text(view_bytes(card)), _access(card), _download(card),
-            _here(card), card.licence,
-            end_section=i + 1 < len(cards) and cards[i + 1].control and not card.control,
-        )  # fmt: skip
+    cards = [read_card(name) for name in names()]
+    for group in GROUPS:
+        table.add_section()
+        table.add_row(Text(group, "italic"))
+        for card in (card for card in cards if card.group == group):
+            table.add_row(
+                card.name, _parameters(card), _grid(card), size_text(view_bytes(card)), _access(card), _download(card),
+                _here(card), card.licence,
+            )  # fmt: skip
     return table
 
 
-def describe_encoder(name: str) -> str:
-    """Return all that is known of an encoder (card name or card file) as text; raises as `read_card`."""
-    card = read_card(name)
+def describe_encoder(name: str, width: int) -> str:
+    """Return all that is known of an encoder as text: facts as comments, then its card; saved to a file it is a card.
+
+    `name` is a card name, a card file or ``timm:NAME``. Lines are broken between words to be `width` letters long at
+    most. Raises as `read_card`.
+    """
+    if name.startswith(TIMM):
+        from fmcache.encoders.load import card_of  # asks timm for the model's shape
+
+        card = card_of(name)
+    else:
+        card = read_card(name)
     facts = {
+        "group": card.group,
         "parameters": _parameters(card),
         f"tokens at {TILE_PX} px": f"{_grid(card)}, {size_text(view_bytes(card))} a view",
         "access": _access(card),
         "download": _download(card),
         "here": _here(card),
     }
-    head = "".join(f"{key}: {value}\n" for key, value in facts.items())
-    return head + "\n" + yaml.safe_dump(builtins(card), sort_keys=False, allow_unicode=True, width=100).rstrip()
+    lines = (
+        textwrap.fill(f"# {key}: {value}", max(width, 20), subsequent_indent="#   ") for key, value in facts.items()
+    )
+    return "\n".join(lines) + "\n\n" + _wrapped(builtins(card), width)
+
+
+def _wrapped(card: dict[str, Any], width: int) -> str:
+    """Return a card as YAML in which no line is longer than `width`, or than its longest word where that is longer."""
+    # PyYAML breaks a line at the first space after a given width: narrower ones are tried until all lines fit.
+    texts = [
+        yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=narrow, default_flow_style=None).rstrip()
+        for narrow in range(max(width, 20), max(width // 2, 10), -2)
+    ]
+    return min(texts, key=lambda text: sum(max(0, len(line) - width) for line in text.splitlines()))
 
 
 def study_encoders() -> list[str]:
-    """Return the names of all built-in encoders that are no controls, sorted."""
-    return [name for name in names() if not read_card(name).control]
+    """Return the names of the 15 encoders of the study, sorted."""
+    return list(STUDY)
 
 
 def view_bytes(card: Card) -> int:

@@ -13,12 +13,14 @@ from rich.console import Group
 from rich.table import Table
 
 from fmcache.errors import FmcacheError
-from fmcache.manifest import SPLITS, AnyDataset, Manifest
+from fmcache.manifest import SPLITS, AnyDataset, FolderDataset, Manifest
 from fmcache.stages.split import named_parts
 from fmcache.stages.survey import label_counts, survey
+from fmcache.tiles.absent import absent_classes, absent_values
 from fmcache.tiles.duplicates import BITS, Hashes, look_hashes, pairs_alike
 from fmcache.tiles.images import Tile
-from fmcache.tiles.listing import region_notes
+from fmcache.tiles.listing import palettes_apart, region_notes
+from fmcache.tiles.squares import sizes_of
 
 USUAL_MPP = (0.1, 2.5)
 """um/px of histology under a microscope: a 100x objective to 4x. Outside of it, units were mixed up more often."""
@@ -36,7 +38,7 @@ class Check(NamedTuple):
 
     name: str
     dataset: AnyDataset
-    sizes: Counter[str]
+    sizes: Counter[tuple[int, int]]
     pixels: npt.NDArray[np.int64]
     unlabelled: dict[str, float]
     problems: list[str]
@@ -49,7 +51,7 @@ class Check(NamedTuple):
             shares = [f"{100 * n / max(counts.sum(), 1):.1f}" for n in counts]
             table.add_row(split, str(len(self.dataset.splits.of(split))), *shares)
         mpp = self.dataset.mpp
-        lines = [f"um/px: {f'{mpp:g}' if mpp else 'unknown'}; sizes: {_counted(self.sizes)}"]
+        lines = [f"um/px: {f'{mpp:g}' if mpp else 'unknown'}; sizes: {sizes_of(self.sizes)}"]
         if self.unlabelled:
             worst = max(self.unlabelled, key=lambda tile: self.unlabelled[tile])
             median = np.median(list(self.unlabelled.values()))
@@ -92,21 +94,16 @@ def check(manifest: Manifest, name: str) -> Check:
             problems.append(str(found))
         else:
             seen[entry.id] = found
-            problems += _shape_problems(entry.id, found)
+    problems += _spoilt_labels(dataset, seen)
     copies, alike = _copies(dataset, seen)
     unlabelled = {id_: float(one.counts[-1] / max(one.counts.sum(), 1)) for id_, one in seen.items()}
-    sizes = Counter(f"{one.size[1]} x {one.size[0]} px" for one in seen.values())
-    problems += _parts_without_labels(dataset, seen)
+    sizes = Counter((one.size[1], one.size[0]) for one in seen.values())
+    problems += _oblong(sizes) + _parts_without_labels(dataset, seen)
     notes = [*_missing_labels(dataset, seen), *_scale(dataset, sizes), *_mostly_unlabelled(unlabelled), *alike]
     notes += _tiles_without_labels(dataset, seen)
     notes += region_notes(dataset, [one.tile for one in seen.values()])
     pixels = np.stack([_summed(seen, dataset.splits.of(split), n_labels) for split in SPLITS])
     return Check(name, dataset, sizes, pixels, unlabelled, problems + copies, notes)
-
-
-def _shape_problems(tile: str, seen: Seen) -> list[str]:
-    height, width = seen.size
-    return [] if height == width else [f"tile {tile}: {width} x {height} px is not square; cut it into squares"]
 
 
 def _parts_without_labels(dataset: AnyDataset, seen: Mapping[str, Seen]) -> list[str]:
@@ -127,6 +124,34 @@ def _tiles_without_labels(dataset: AnyDataset, seen: Mapping[str, Seen]) -> list
     return [f"in {len(empty)} tiles every pixel is ignored; they neither teach nor test: {_some(empty)}"]
 
 
+def _spoilt_labels(dataset: AnyDataset, seen: Mapping[str, Seen]) -> list[str]:
+    """Problems: labels without a pixel in any tile, and palettes that differ while masks are read by their indices."""
+    if not seen:
+        return []
+    pixels = _summed(seen, tuple(seen), len(dataset.labels))[:-1]
+    found: Counter[int] = Counter()
+    for one in seen.values():
+        found.update(dict(one.tile.found))
+    if not isinstance(dataset, FolderDataset):
+        classes = {label: n for label, n in zip(dataset.label_names, pixels.tolist(), strict=True) if n}
+        errors = [absent_classes(dataset.labels, pixels, len(seen), classes)]
+    else:
+        masks = {tile.id: tile.mask for tile in dataset.tiles}
+        palettes = [(masks[tile], one.tile.palette) for tile, one in seen.items() if one.tile.palette]
+        errors = [absent_values(dataset, pixels, len(seen), found), palettes_apart(dataset, palettes)]
+    return [str(error) for error in errors if error]
+
+
+def _oblong(sizes: Counter[tuple[int, int]]) -> list[str]:
+    oblong = Counter({size: n for size, n in sizes.items() if size[0] != size[1]})
+    if not oblong:
+        return []
+    return [
+        f"{oblong.total()} of {sizes.total()} tiles are not square ({sizes_of(oblong)}): make squares of them with "
+        "fmcache data add --replace --square crop, tile or pad"
+    ]
+
+
 def _summed(seen: Mapping[str, Seen], tiles: tuple[str, ...], n_labels: int) -> npt.NDArray[np.int64]:
     counts = [seen[tile].counts for tile in tiles if tile in seen]
     return np.sum(counts, axis=0) if counts else np.zeros(n_labels + 1, dtype=np.int64)
@@ -141,7 +166,7 @@ def _missing_labels(dataset: AnyDataset, seen: Mapping[str, Seen]) -> list[str]:
     return notes
 
 
-def _scale(dataset: AnyDataset, sizes: Counter[str]) -> list[str]:
+def _scale(dataset: AnyDataset, sizes: Counter[tuple[int, int]]) -> list[str]:
     notes = []
     if dataset.mpp is None:
         notes.append("um/px is unknown: add `mpp:` to the manifest, so that results say at what scale they hold")
@@ -196,7 +221,3 @@ def _parted(split_of: Sequence[tuple[str, Mapping[str, str]]], one: str, other: 
 
 def _some(texts: list[str]) -> str:
     return ", ".join(texts[:SHOWN]) + (f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else "")
-
-
-def _counted(sizes: Counter[str]) -> str:
-    return ", ".join(f"{n} of {size}" for size, n in sizes.most_common()) or "none"

@@ -7,10 +7,13 @@ from typing import NamedTuple
 from fmcache.cache.stores import store_of
 from fmcache.decoders.arithmetic import multiply_adds
 from fmcache.encoders.cards import Card
+from fmcache.errors import SpecError
 from fmcache.grid import Grid
 from fmcache.manifest import AnyDataset, Splits
 from fmcache.specs import FitSpec, Recipe, variants
 from fmcache.stages.identities import chosen_splits, views_wanted
+
+LAST = "last"
 
 
 class Cost(NamedTuple):
@@ -30,24 +33,31 @@ class Cost(NamedTuple):
 
 
 def cost_of(recipe: Recipe, name: str, dataset: AnyDataset, card: Card) -> Cost:
-    """Return the cost of an encoder on the dataset called `name` under a recipe: all its folds and swept values."""
-    grid, store, taps = Grid(recipe.tile_px, card.patch, recipe.grid), store_of(recipe.store), len(recipe.taps)
+    """Return the cost of an encoder on the dataset called `name` under a recipe: all its folds and swept values.
+
+    Raises
+    ------
+    SpecError
+        When an encoder that is no vision transformer cannot be run so (timm is asked for its shapes).
+    """
+    grid, store = Grid(recipe.tile_px, card.patch, recipe.grid), store_of(recipe.store)
+    taps = _at_taps(recipe, card, grid)
     passes = forward_passes(recipe, name, dataset)
-    values = card.width * grid.side**2
+    values = sum(width * at.side**2 for at, width in taps)
     each = [
         (variant, splits) for variant in variants(recipe) for splits in chosen_splits(recipe, name, dataset).values()
     ]
     trained, predicted = (
         sum(column) for column in zip(*(images_through_decoder(v.fit, splits) for v, splits in each), strict=True)
     )
-    image = 2 * multiply_adds(grid, card.width, recipe.decoder.width, len(dataset.labels))
+    images = sum(2 * multiply_adds(at, width, recipe.decoder.width, len(dataset.labels)) for at, width in taps)
     return Cost(
         forward_passes=passes,
-        raw_bytes=passes * values * store.itemsize * taps,
-        disk_bytes=round(passes * values * 4 * store.expected_ratio()) * taps,
-        fit_bytes=max(grids_bytes(variant, splits, card.width, grid) for variant, splits in each),
+        raw_bytes=passes * values * store.itemsize,
+        disk_bytes=round(passes * values * 4 * store.expected_ratio()),
+        fit_bytes=max(grids_bytes(variant, splits, width, at) for variant, splits in each for at, width in taps),
         encoder_flop=passes * encoder_flop(card, grid),
-        decoder_flop=recipe.fit.seeds * taps * (3 * trained + predicted) * image,
+        decoder_flop=recipe.fit.seeds * (3 * trained + predicted) * images,
     )
 
 
@@ -78,12 +88,38 @@ def images_through_decoder(fit: FitSpec, splits: Splits) -> tuple[int, int]:
 def encoder_flop(card: Card, grid: Grid) -> int:
     """Return the operations of one view forward through an encoder; 0 for encoders without a network.
 
-    Every parameter meets every token once, and in each block attention compares all tokens and mixes them:
-    2*params*T + 4*depth*T*T*d.
+    Of a vision transformer, every parameter meets every token once, and in each block attention compares all tokens
+    and mixes them: 2*params*T + 4*depth*T*T*d. Of any other encoder, torch counts them (`forward_flop`).
     """
     if card.kind != "timm":
         return 0
+    if not card.depth:
+        from fmcache.encoders.outlines import forward_flop  # timm
+
+        return forward_flop(card, grid.input_px)
     tokens = grid.side**2 + card.prefix_tokens
     # a card that does not tell its parameters: blocks of 12 d*d, and the patch embedding
     params = card.params or 12 * card.depth * card.width**2 + 3 * card.patch**2 * card.width
     return 2 * params * tokens + 4 * card.depth * tokens**2 * card.width
+
+
+def _at_taps(recipe: Recipe, card: Card, grid: Grid) -> list[tuple[Grid, int]]:
+    """Return grid and channels at each tap: all alike in a transformer, the stages' own in any other encoder."""
+    if card.kind != "timm" or card.depth or recipe.taps == (LAST,):
+        return [(grid, card.width)] * len(recipe.taps)
+    from fmcache.encoders.outlines import taps_of  # timm
+
+    stages = taps_of(card)
+    found = []
+    for tap in recipe.taps:
+        stage = 0 if tap == LAST else int(tap.partition("+")[0])
+        if stage > len(stages):
+            raise SpecError(
+                f"{card.name!r} has no {stage} blocks or stages to tap",
+                expected=f"last, or one from 1 to {len(stages)}" if stages else "last",
+                found=f"tap {tap}",
+                next_step="choose another --tap, or plan this encoder alone",
+            )
+        patch, width = stages[stage - 1] if stage else (card.patch, card.width)
+        found.append((grid._replace(patch=patch), width))
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import shutil
 from collections import Counter
@@ -18,7 +19,7 @@ from PIL import Image
 
 from fmcache.errors import ManifestError, NoRoom, SpecError
 from fmcache.identity import canonical_json, differences, sha256_file, whole_file
-from fmcache.manifest import IGNORE, SPLITS, FolderDataset, Label, Manifest, TileEntry
+from fmcache.manifest import IGNORE, SPLITS, FolderDataset, Label, TileEntry
 from fmcache.stages.cut_plan import (
     Plan,
     Source,
@@ -29,10 +30,12 @@ from fmcache.stages.cut_plan import (
     label_shares,
     tile_id,
 )
-from fmcache.stages.data import split_sizes
-from fmcache.stages.entries import folder_entry, write_entry
+from fmcache.stages.entries import check_dataset, check_name, folder_entry, write_entry
 from fmcache.stages.progress import progress
+from fmcache.tiles.absent import absent_classes
 from fmcache.tiles.regions import Rules, parse_rules
+from fmcache.tiles.remarks import lacking_labels, sizes_line
+from fmcache.tiles.sizes import split_sizes
 from fmcache.tiles.slides import opened, read_tile
 
 RULES, POSITIONS = "cut.json", "positions.csv"
@@ -52,33 +55,65 @@ def cut(manifest: Path, name: str, wanted: Wanted, replace: bool, say: Callable[
         or the disk is too small.
     """
     sizes = split_sizes(wanted.split)
-    if wanted.tiles and wanted.tiles < sum(sizes):
-        raise SpecError(f"--tiles {wanted.tiles} is less than the split {wanted.split} needs", found=str(sum(sizes)))
-    if manifest.exists() and not replace:
-        before = Manifest(manifest)
-        if name in {**before.datasets, **before.unfetched}:
-            raise ManifestError(f"{manifest} lists a dataset {name!r} already", next_step="--replace, or another name")
-    rules = parse_rules(wanted.labels, wanted.order, wanted.fill, wanted.ignore, wanted.skip)
-    sources = find_sources(wanted, rules, say)
-    spots, cells = find_annotated(sources, rules, wanted.min_share)
-    plan = choose_tiles(spots, sources, rules, wanted, sizes)
-    _prepare(wanted, rules, sources, plan, replace)
-    say(_forecast(plan, sources, cells, len(spots), wanted))
-    entries, overlap = _write(wanted.into, name, plan, sources, rules)
+    _check_mpp("--mpp", wanted.mpp)
+    if wanted.mpp_of_slide is not None:
+        _check_mpp("--mpp-of-slide", wanted.mpp_of_slide)
+    if wanted.tiles and wanted.tiles < (least := sum(sizes or (1, 1, 1))):
+        problem = f"--tiles {wanted.tiles} is less than the split {wanted.split or '1/1/1'} needs"
+        raise SpecError(problem, expected=f"{least} or more", next_step="pass more --tiles, or a smaller --split")
+    check_name(manifest, name, replace)
+    rules = parse_rules(
+        wanted.labels, wanted.order, wanted.fill, wanted.ignore, wanted.skip, wanted.objects, wanted.class_property
+    )
     rule = FolderDataset(
         labels=rules.labels,
         root=os.path.relpath(wanted.into, manifest.parent),
         mpp=wanted.mpp,
         ignore_values=(IGNORE,),
     )
+    check_dataset(name, rule)
+    sources = find_sources(wanted, rules, say)
+    spots, cells = find_annotated(sources, rules, wanted.min_share)
+    plan = choose_tiles(spots, sources, rules, wanted, sizes)
+    _refuse_absent(plan, sources, rules)
+    _prepare(wanted, rules, sources, plan, replace)
+    say(_forecast(plan, sources, cells, len(spots), wanted))
+    entries, overlap = _write(wanted.into, name, plan, sources, rules)
     if wanted.group_by == "tile":
         entries = [msgspec.structs.replace(entry, group="") for entry in entries]
     parts: dict[str, list[str]] = {
         str(part): [entries[i].id for i in sorted(at)] for part, at in zip(SPLITS, plan.splits, strict=True)
     }
-    write_entry(manifest, name, folder_entry(rule, entries, parts))
-    added = f"{manifest}: {name} added, {len(entries)} tiles; {100 * overlap:.1f} % of pixels lie under several labels"
-    return "\n".join([*_shares(plan, rules), added])
+    write_entry(manifest, name, folder_entry(rule, entries, parts), replace)
+    sizes_shown = sizes_line(plan.splits, len(entries), sizes)
+    added = f"{manifest}: {name} added, {len(entries)} tiles: {sizes_shown}; {100 * overlap:.1f} % of pixels lie under "
+    shares = np.stack([label_shares(spot, rules) for spot in plan.spots])
+    lacking = lacking_labels(plan.splits, shares, rule.label_names, [entry.group for entry in entries])
+    notes = [f"note: {line}" for line in lacking]
+    return "\n".join([*_shares(plan, rules), f"{added}several labels", *notes])
+
+
+def _refuse_absent(plan: Plan, sources: Sequence[Source], rules: Rules) -> None:
+    """Refuse labels that none of the chosen tiles holds, before anything is cut."""
+    if np.sum([label_shares(spot, rules) for spot in plan.spots], axis=0).all():
+        return
+    pixels = np.zeros(IGNORE + 1, dtype=np.int64)  # counted: the shares are those of a lattice
+    for spot in plan.spots:
+        source = sources[spot.source]
+        drawn = source.regions.mask(source.grid, spot.column, spot.row)
+        pixels += np.bincount(drawn.mask.ravel(), minlength=IGNORE + 1)
+    classes = sum((source.regions.classes for source in sources), Counter[str]())
+    labels = [
+        Label(label.name, label.colour, tuple(name for name, id_ in rules.ids.items() if id_ == i))
+        for i, label in enumerate(rules.labels)
+    ]
+    if absent := absent_classes(labels, pixels[: len(labels)], len(plan.spots), classes):
+        raise absent
+
+
+def _check_mpp(flag: str, mpp: float) -> None:
+    if not 0 < mpp < math.inf:
+        raise SpecError(f"{flag} {mpp:g}", expected="um per pixel above 0, such as 0.44", next_step="correct it")
 
 
 def _prepare(wanted: Wanted, rules: Rules, sources: Sequence[Source], plan: Plan, replace: bool) -> None:
@@ -117,7 +152,8 @@ def _prepare(wanted: Wanted, rules: Rules, sources: Sequence[Source], plan: Plan
 
 
 def _identity(wanted: Wanted, rules: Rules, sources: Sequence[Source]) -> dict[str, Any]:
-    """Return everything that can change a pixel of a tile or mask."""
+    """Return everything that can change a pixel of a tile or mask; what came later only where it is given."""
+    later = {"objects": sorted(rules.selection.objects), "class_property": rules.selection.class_property}
     return {
         "tile_px": wanted.tile_px,
         "mpp": wanted.mpp,
@@ -125,10 +161,10 @@ def _identity(wanted: Wanted, rules: Rules, sources: Sequence[Source]) -> dict[s
         "annotations": {s.name: s.annotations_sha256 for s in sources},
         "labels": [label.name for label in rules.labels],
         "classes": dict(rules.ids),
-        "skip": sorted(rules.skip),
+        "skip": sorted(rules.selection.skip),
         "order": list(rules.order),
         "fill": rules.fill,
-    }
+    } | {key: value for key, value in later.items() if value}
 
 
 def _positions(plan: Plan, sources: Sequence[Source], rules: Rules) -> str:

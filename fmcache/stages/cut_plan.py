@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,12 +12,16 @@ import numpy.typing as npt
 
 from fmcache.errors import SpecError, TileError
 from fmcache.identity import sha256_file
-from fmcache.manifest import IGNORE
+from fmcache.manifest import IGNORE, SPLITS
 from fmcache.stages.progress import progress
-from fmcache.tiles.annotations import Annotation, class_counts, listed, read_annotations
-from fmcache.tiles.choose import choose_even, deal_groups
-from fmcache.tiles.folder import Pair, group_of
-from fmcache.tiles.regions import IGNORED, Regions, Rules
+from fmcache.tiles.annotations import Annotation, read_annotations
+from fmcache.tiles.census import refuse_unknown_classes, told
+from fmcache.tiles.choose import choose_even, deal_groups, largest_sizes
+from fmcache.tiles.groups import group_of
+from fmcache.tiles.labels import IGNORED
+from fmcache.tiles.regions import Regions, Rules
+from fmcache.tiles.sizes import USUAL, scaled, shown
+from fmcache.tiles.slide_files import pair_slides
 from fmcache.tiles.slides import Grid, Slide, describe, plan_grid
 from fmcache.tiles.splits import balanced_split
 
@@ -40,11 +43,13 @@ class Wanted(NamedTuple):
     skip: str = ""
     min_share: float = 0.5
     tiles: int = 0
-    split: str = "15/5/10"
+    split: str = ""
     groups: str = ""
     group_by: str = "slide"
     seed: int = 0
     mpp_of_slide: float | None = None
+    objects: str = ""
+    class_property: str = ""
 
 
 class Source(NamedTuple):
@@ -77,9 +82,12 @@ class Plan(NamedTuple):
 def find_sources(wanted: Wanted, rules: Rules, say: Callable[[str], None]) -> list[Source]:
     """Return every slide with its annotations; complain of all unknown classes at once."""
     sources: list[Source] = []
-    found: Counter[str] = Counter()
-    pairs = _pairs(wanted)
-    for (name, path, drawn), group in zip(pairs, group_of(wanted.groups, pairs), strict=True):
+    found: Counter[tuple[str, str]] = Counter()
+    pairs, patients = pair_slides(wanted.slides, wanted.annotations)
+    if not wanted.groups:
+        _tell_folders(wanted.slides, patients, say)
+    groups = group_of(wanted.groups, pairs) if wanted.groups else patients
+    for (name, path, drawn), group in zip(pairs, groups, strict=True):
         slide = describe(path, wanted.mpp_of_slide)
         if twin := next((source.name for source in sources if source.slide.key == slide.key), ""):
             raise SpecError(
@@ -94,21 +102,31 @@ def find_sources(wanted: Wanted, rules: Rules, say: Callable[[str], None]) -> li
                 "more than it does"
             )
         notes: Counter[str] = Counter()
-        annotations = read_annotations(drawn, notes)
-        if notes:
-            say(f"note: {drawn}: {listed(notes)}")
+        annotations = read_annotations(drawn, notes, rules.selection)
+        for line in told(notes):
+            say(f"note: {drawn}: {line}")
         _check_place(drawn, annotations, slide, say)
-        found += class_counts(annotations)
+        found.update((annotation.name, annotation.kind) for annotation in annotations)
         sources.append(Source(name, slide, group or name, grid, Regions(annotations, rules), sha256_file(drawn)))
-    unknown = Counter({c: n for c, n in found.items() if c not in rules.ids and c not in rules.skip})
-    if unknown:
-        raise TileError(
-            f"annotations of classes that no label has: {listed(unknown)}",
-            expected=", ".join([*rules.ids, *sorted(rules.skip)]),
-            found=listed(found),
-            next_step="add them to a label in --labels, to --ignore (no truth there) or to --skip (as if not drawn)",
-        )
+    refuse_unknown_classes(found, rules.ids, "", [pair.mask for pair in pairs], rules.selection)
     return sources
+
+
+def _tell_folders(slides: Sequence[Path], patients: Sequence[str], say: Callable[[str], None]) -> None:
+    """Tell that folders are taken as patients, or may be patients and are not."""
+    folders = sorted({path.parent.name for path in slides})
+    if any(patients):
+        say(f"note: slides of one name are told apart by folder, and folders are taken as patients: {_some(patients)}")
+    elif 1 < len(folders) < len(slides):
+        say(
+            f"note: slides lie in several folders ({_some(folders)}), but each counts as a patient of its own; if "
+            "folders are patients, pass --groups with a CSV (columns tile,group)"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    named = sorted(set(names))
+    return ", ".join(named[:5]) + (f" and {len(named) - 5} more" if len(named) > 5 else "")
 
 
 def _check_place(path: Path, annotations: Sequence[Annotation], slide: Slide, say: Callable[[str], None]) -> None:
@@ -130,38 +148,6 @@ def _check_place(path: Path, annotations: Sequence[Annotation], slide: Slide, sa
         say(f"note: {path}: {beyond.sum()} of {len(annotations)} regions reach beyond the slide ({size})")
 
 
-def _pairs(wanted: Wanted) -> list[Pair]:
-    """Return each slide with its annotation file."""
-    names = [re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-") for path in wanted.slides]
-    for name, path in zip(names, wanted.slides, strict=True):
-        if not name or names.count(name) > 1:
-            raise SpecError(
-                f"{path}: tiles cannot be named after this slide",
-                expected="slides whose names differ in letters, digits, '.', '_' and '-'",
-                next_step="rename it",
-            )
-    if not wanted.annotations.is_dir():
-        if len(wanted.slides) != 1:
-            raise SpecError(
-                f"{wanted.annotations} is one file for {len(wanted.slides)} slides",
-                expected="a folder that holds NAME.geojson for every slide NAME.*",
-                next_step="pass the folder to --annotations",
-            )
-        return [Pair(names[0], wanted.slides[0], wanted.annotations)]
-    pairs = [
-        Pair(name, path, wanted.annotations / f"{path.stem}.geojson")
-        for name, path in zip(names, wanted.slides, strict=True)
-    ]
-    if missing := [str(file) for _, _, file in pairs if not file.is_file()]:
-        raise SpecError(
-            f"{len(missing)} of {len(pairs)} slides have no annotations",
-            expected="NAME.geojson for every slide NAME.*",
-            found="missing: " + ", ".join(missing[:5]),
-            next_step="export them from QuPath as GeoJSON, or leave those slides out",
-        )
-    return pairs
-
-
 def find_annotated(sources: Sequence[Source], rules: Rules, min_share: float) -> tuple[list[Spot], int]:
     """Return the tiles of which at least `min_share` carries a label, and how many tiles the grids have."""
     spots, cells, bare = [], 0, len(rules.labels)
@@ -175,18 +161,19 @@ def find_annotated(sources: Sequence[Source], rules: Rules, min_share: float) ->
     return spots, cells
 
 
-def choose_tiles(spots: list[Spot], sources: Sequence[Source], rules: Rules, wanted: Wanted, sizes: list[int]) -> Plan:
-    """Choose tiles and deal them to splits."""
+def choose_tiles(
+    spots: list[Spot], sources: Sequence[Source], rules: Rules, wanted: Wanted, sizes: list[int] | None
+) -> Plan:
+    """Choose tiles and deal them to splits; without `sizes` 15/5/10, scaled when fewer tiles are annotated."""
+    slides = np.array([spot.source for spot in spots], dtype=np.int64)
+    if not sizes:
+        sizes = scaled(USUAL, min(sum(USUAL), wanted.tiles or max(len(spots), len(SPLITS))))
+        if not wanted.tiles and wanted.group_by == "slide":
+            sizes = largest_sizes(_groups(sources)[slides], sizes, wanted.seed) or sizes
     total = wanted.tiles or sum(sizes)
     if len(spots) < total:
-        raise SpecError(
-            f"{total} tiles are wanted",
-            found=f"{len(spots)} tiles of {wanted.tile_px} px at {wanted.mpp:g} um/px that are annotated by "
-            f"{100 * wanted.min_share:.0f} % or more",
-            next_step="choose smaller --split (and --tiles), --min-share or --tile-px, or annotate more",
-        )
+        raise _too_few(len(spots), total, _groups(sources)[slides], wanted, sizes)
     shares = np.stack([label_shares(spot, rules) for spot in spots])
-    slides = np.array([spot.source for spot in spots])
     if wanted.group_by == "tile":
         at = choose_even(shares, slides, total)
         chosen = [spots[i] for i in at]
@@ -194,7 +181,30 @@ def choose_tiles(spots: list[Spot], sources: Sequence[Source], rules: Rules, wan
         pixels = np.rint(shares[at] * wanted.tile_px**2).astype(np.int64)
         found = balanced_split(ids, [""] * len(ids), pixels, sizes, wanted.seed)
         return Plan(chosen, [list(part) for part in found.members])
-    return _by_group(spots, sources, shares, slides, total, sizes, wanted.seed)
+    return _by_group(spots, sources, shares, slides, total, sizes, wanted)
+
+
+def _too_few(found: int, total: int, groups: npt.NDArray[np.int64], wanted: Wanted, sizes: Sequence[int]) -> SpecError:
+    fit = scaled(sizes, found) if found >= len(SPLITS) else None
+    if wanted.group_by == "slide":
+        fit = largest_sizes(groups, sizes, wanted.seed)
+    return SpecError(
+        f"{total} tiles are wanted",
+        found=f"{found} tiles of {wanted.tile_px} px at {wanted.mpp:g} um/px that are annotated by "
+        f"{100 * wanted.min_share:.0f} % or more",
+        next_step=(f"{_way(wanted).format(shown(fit))}, or " if fit else "")
+        + "choose smaller --min-share or --tile-px, or annotate more",
+    )
+
+
+def _way(wanted: Wanted) -> str:
+    return "pass --split {} without --tiles" if wanted.tiles else "pass --split {}"
+
+
+def _groups(sources: Sequence[Source]) -> npt.NDArray[np.int64]:
+    """Return the number of the patient (or slide) of each slide."""
+    names = sorted({source.group for source in sources})
+    return np.array([names.index(source.group) for source in sources])
 
 
 def _by_group(
@@ -204,17 +214,17 @@ def _by_group(
     slides: npt.NDArray[np.int64],
     total: int,
     sizes: list[int],
-    seed: int,
+    wanted: Wanted,
 ) -> Plan:
     """Deal whole slides (or patients) to splits, then choose the tiles of each split; what is beyond it is spare."""
-    names = sorted({source.group for source in sources})
-    groups = np.array([names.index(source.group) for source in sources])[slides]
+    groups = _groups(sources)[slides]
     spare = total - sum(sizes)
     quotas = [size + spare * size // sum(sizes) for size in sizes]
     quotas[0] += total - sum(quotas)
     chosen: list[Spot] = []
     splits = []
-    for members, quota, size in zip(deal_groups(shares, groups, quotas, seed), quotas, sizes, strict=True):
+    dealt = deal_groups(shares, groups, quotas, wanted.seed, _way(wanted))
+    for members, quota, size in zip(dealt, quotas, sizes, strict=True):
         at = np.flatnonzero(np.isin(groups, members))
         # the first tiles chosen are the best balanced: they make the split
         splits.append(list(range(len(chosen), len(chosen) + size)))

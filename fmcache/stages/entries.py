@@ -1,18 +1,65 @@
-"""Writing entries of the manifest: comments and other entries survive, and it is read back as a check."""
+"""Writing entries of the manifest: comments and other entries survive; it is checked whole, then replaced in one step.
+
+Who changes it holds a lock beside it from reading to writing, so that of two commands at once neither loses an entry.
+"""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString as Quoted
 
+from fmcache.errors import Busy, ManifestError, SpecError
 from fmcache.identity import whole_file
 from fmcache.manifest import FORMAT, FolderDataset, GeojsonDataset, Label, Manifest, TileEntry
+
+WAIT_S = 60  # others hold the lock while they write, not while they read tiles
+FLAGS = {"labels": "--labels", "ignore_values": "--ignore", "mpp": "--mpp"}
+
+
+def check_name(manifest: Path, name: str, replace: bool) -> None:
+    """Refuse, before any tile is read, a name that the manifest could not take.
+
+    Raises
+    ------
+    ManifestError
+        When it is no name of a dataset, the manifest cannot be read, or lists it already and it is not to be replaced.
+    """
+    Manifest.check_name(name)
+    if manifest.exists() and replace:
+        _load(manifest)
+    elif manifest.exists():
+        _refuse_second(Manifest(manifest), name)
+
+
+def check_dataset(name: str, rule: FolderDataset | GeojsonDataset) -> None:
+    """Refuse, before any tile is read, labels and um/px that the manifest could not take; `rule` lists no tiles.
+
+    Raises
+    ------
+    SpecError
+        Which names the flag.
+    """
+    try:
+        Manifest.check_rules(name, rule, lambda *at: FLAGS[str(at[0])] if at else "NAME")
+    except ManifestError as error:
+        raise SpecError(error.problem, next_step=error.next_step) from None
+
+
+def _refuse_second(listed: Manifest, name: str) -> None:
+    if name in {**listed.datasets, **listed.unfetched}:
+        raise ManifestError(
+            f"{listed.path} lists a dataset {name!r} already", next_step="pass --replace, or another name"
+        )
 
 
 def folder_entry(
@@ -24,6 +71,9 @@ def folder_entry(
         entry["format"] = "geojson"
         entry["order"] = flow_list(rule.order)
         entry["fill"] = Quoted(rule.fill)
+        entry |= {key: flow_list(names) for key, names in (("skip", rule.skip), ("objects", rule.objects)) if names}
+        if rule.class_property:
+            entry["class_property"] = Quoted(rule.class_property)
     if rule.mpp is not None:
         entry["mpp"] = rule.mpp
     entry["labels"] = CommentedSeq(_flow(_label(label)) for label in rule.labels)
@@ -44,21 +94,75 @@ def _flow(values: dict[str, Any]) -> CommentedMap:
     return mapping
 
 
-def write_entry(manifest: Path, name: str, entry: CommentedMap) -> None:
-    """Put an entry into a manifest, made when there is none; comments and other entries survive."""
-    if not manifest.exists():
-        _write(manifest, CommentedMap(format=FORMAT, default=name, datasets=CommentedMap({name: entry})))
-        return
-    with edited(manifest) as document:
-        document["datasets"][name] = entry
+def write_entry(manifest: Path, name: str, entry: CommentedMap, replace: bool) -> None:
+    """Put an entry into a manifest, made when there is none; comments and other entries survive.
+
+    Raises
+    ------
+    ManifestError
+        When the manifest would not be one that can be read, or lists the name by now and it is not to be replaced; the
+        file stays as it was.
+    Busy
+        When another process does not let go of the manifest.
+    """
+    manifest.parent.mkdir(parents=True, exist_ok=True)
+    with locked(manifest):
+        if not manifest.exists():
+            key = _bare_or_quoted(name)
+            _write(manifest, CommentedMap(format=FORMAT, default=key, datasets=CommentedMap({key: entry})))
+            return
+        if not replace:
+            _refuse_second(Manifest(manifest), name)
+        document = _load(manifest)
+        document["datasets"][name if name in document["datasets"] else _bare_or_quoted(name)] = entry
+        _write(manifest, document)
 
 
 @contextmanager
 def edited(manifest: Path) -> Iterator[CommentedMap]:
-    """Yield the manifest as a document to change, comments and all; write it back whole, and read it as a check."""
-    document = _yaml().load(manifest.read_text(encoding="utf-8"))
-    yield document
-    _write(manifest, document)
+    """Yield the manifest as a document to change, comments and all; write it back whole once it is checked.
+
+    Raises
+    ------
+    ManifestError, Busy
+        As `write_entry`.
+    """
+    with locked(manifest):
+        document = _load(manifest)
+        yield document
+        _write(manifest, document)
+
+
+@contextmanager
+def locked(manifest: Path) -> Iterator[None]:
+    """Hold the lock beside a manifest; whoever changes it, or a lock file of its datasets, does so inside.
+
+    Raises
+    ------
+    Busy
+        When another process holds it for a minute.
+    """
+    try:
+        with FileLock(manifest.with_name(f".{manifest.name}.lock"), timeout=WAIT_S):
+            yield
+    except Timeout:
+        raise Busy(f"another process is writing {manifest}", next_step="wait for it, then try again") from None
+
+
+def _bare_or_quoted(name: str) -> str:
+    """Quote a name that would be read back as a number, a date or a truth, such as 007 or no."""
+    return Quoted(name) if yaml.safe_dump(name).startswith("'") else name
+
+
+def _load(manifest: Path) -> CommentedMap:
+    """Return a manifest as a document to change; it need not be valid, so that an entry that is not can be replaced."""
+    try:
+        document: CommentedMap = _yaml().load(manifest.read_text(encoding="utf-8"))
+        if isinstance(document["datasets"], CommentedMap):
+            return document
+    except (YAMLError, OSError, UnicodeDecodeError, LookupError, TypeError):
+        Manifest(manifest)  # which tells what is wrong, and where
+    raise ManifestError(f"{manifest} cannot be changed: it lists no datasets", next_step="mend or remove it")
 
 
 def flow_list(values: Iterable[Any]) -> CommentedSeq:
@@ -81,7 +185,8 @@ def _yaml() -> YAML:
 
 
 def _write(manifest: Path, document: CommentedMap) -> None:
-    yaml = _yaml()
+    text = io.StringIO()
+    _yaml().dump(document, text)
+    Manifest(manifest, text.getvalue())
     with whole_file(manifest) as file:
-        yaml.dump(document, file)
-    Manifest(manifest)
+        file.write(text.getvalue().encode())

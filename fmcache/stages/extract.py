@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +18,7 @@ from fmcache.cache.reader import open_cache
 from fmcache.cache.stores import store_of
 from fmcache.cache.writer import Writer, open_writer
 from fmcache.encoders.load import Encoder
-from fmcache.encoders.tokens import LAST, check_taps
+from fmcache.encoders.taps import LAST, check_taps, grid_at, width_at
 from fmcache.errors import (
     Busy,
     CacheCorrupt,
@@ -86,7 +87,7 @@ def extract(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str
                 encoder = encoder_of(
                     choice, str(device), flags.offline, places.weights_lock(flags.work), flags.compiled
                 )
-                check_taps(encoder, recipe.taps)
+                check_taps(encoder, recipe.taps, Grid(recipe.tile_px, encoder.card.patch, recipe.grid))
                 if not banked:  # only now: who may not have the weights is told before all masks are rendered
                     _fill_bank(recipe, source, entries, demand, hashes, flags, say)
                     _check_bank(recipe, name, dataset, flags.work)
@@ -173,7 +174,7 @@ def _fill_tokens(
         "compiled": flags.compiled,
         "versions": versions("fmcache", "torch", "timm", "opencv-python-headless", "pillow"),
     }
-    item, store = (card.width, grid.side, grid.side), store_of(recipe.store)
+    store = store_of(recipe.store)
     by_id = {entry.id: entry for entry in entries}
     with ExitStack() as stack:
         writers = []
@@ -184,6 +185,8 @@ def _fill_tokens(
                 encoder.random_weights, precision,
             )  # fmt: skip
             told = about | {"encoder": builtins(_info(encoder, key, tap))}
+            at = grid_at(encoder, tap, grid)
+            item = (width_at(encoder, tap), at.side, at.side)
             opened = open_writer(
                 path, "tokens", identity, item, store.dtype, demand, told, flags.recompute, store.compressor
             )
@@ -205,10 +208,11 @@ def _fill_tokens(
 
 def _info(encoder: Encoder, key: str, tap: str) -> EncoderInfo:
     """Return what tables and figures say of an encoder; a tap other than the last makes it another entry."""
-    card = encoder.card
-    name, title = (key, card.title) if tap == LAST else (f"{key}@{tap}", f"{card.title}, block {tap}")
+    card, kind = encoder.card, "block" if encoder.axes == "tokens" else "stage"
+    name, title = (key, card.title) if tap == LAST else (f"{key}@{tap}", f"{card.title}, {kind} {tap}")
+    patch = card.patch if tap == LAST else encoder.taps[int(tap.partition("+")[0]) - 1].patch
     return EncoderInfo(
-        name, title, encoder.params, card.width, card.patch, card.control, encoder.random_weights,
+        name, title, encoder.params, width_at(encoder, tap), patch, card.control, encoder.random_weights,
         encoder.weights_sha256, card.licence, card.citation,
     )  # fmt: skip
 
@@ -221,24 +225,28 @@ def _fill(
     workers: int,
     say: Callable[[str], None],
 ) -> None:
-    """Write what is missing in caches of the same views and shapes; one task for the same views in all of them.
+    """Write what is missing in caches of the same views; one task for the same views in all of them.
 
-    Here, `write` gets all tasks, and works ahead from one to the next; on a cluster each process gets one at a time.
+    Views of taps whose shards hold different numbers of them go through the encoder once for each such number. Here,
+    `write` gets all tasks, and works ahead from one to the next; on a cluster each process gets one at a time.
     """
     first = writers[0]
     by_views: dict[tuple[str, int, int], list[Target]] = {}
+    size = 0
     for writer in writers:
-        for shard in writer.missing():
+        missing = writer.missing()
+        size += raw_bytes(missing, writer.layout.view_bytes)
+        for shard in missing:
             views = (writer.header.tiles[shard.tile], shard.first, shard.stop)
             by_views.setdefault(views, []).append(Target(writer.path, shard))
-    wanted, todo = sum(first.demand), sum(targets[0].shard.weight for targets in by_views.values())
+    wanted, passes = sum(first.demand), sum(stop - start for _, start, stop in by_views)
+    todo = len({(tile, view) for tile, start, stop in by_views for view in range(start, stop)})
     if not by_views and all(writer.header.state == "sealed" for writer in writers):
         say(f"{title}: complete, {wanted} views")
         return
-    shards = [target.shard for targets in by_views.values() for target in targets]
-    size = raw_bytes(shards, first.layout.view_bytes)
     free = shutil.disk_usage(first.path.parent).free
-    layout = "x".join(str(n) for n in first.layout.item) + (f" at {len(writers)} taps" if len(writers) > 1 else "")
+    shapes = Counter("x".join(str(n) for n in writer.layout.item) for writer in writers)
+    layout = " + ".join(shape + (f" at {n} taps" if n > 1 else "") for shape, n in shapes.items())
     say(f"{title}: {todo} of {wanted} views of {layout}, at most {size_text(size)}; {size_text(free)} free on disk")
     if size > free:
         raise NoRoom(
@@ -250,7 +258,7 @@ def _fill(
     for writer in writers:
         writer.begin()
     tasks = [task_of(tile, tuple(targets)) for (tile, _, _), targets in by_views.items()]
-    with progress(title, wanted, "views", done=wanted - todo) as tick:
+    with progress(title, wanted - todo + passes, "views", done=wanted - todo) as tick:
         if workers:
             for _ in runners.run(functools.partial(_one, write), tasks, tick, workers):
                 pass

@@ -17,12 +17,17 @@ from fmcache.errors import Busy, ManifestError, SpecError
 from fmcache.identity import sha256_file, whole_file
 from fmcache.manifest import FORMAT, SPLITS, Archive, Fetch, FolderDataset, GeojsonDataset, Lock, Manifest, Splits
 from fmcache.stages import download
-from fmcache.stages.data import split_sizes
+from fmcache.stages.entries import locked
 from fmcache.stages.progress import progress
 from fmcache.strict import builtins
 from fmcache.tiles.archives import unpack
-from fmcache.tiles.folder import REGIONS, SUFFIXES, find_pairs, group_of
+from fmcache.tiles.folder import find_pairs
+from fmcache.tiles.geojson import ENDINGS as REGIONS
+from fmcache.tiles.groups import group_of
 from fmcache.tiles.listing import Listing, list_tiles
+from fmcache.tiles.pictures import MASK_SUFFIXES
+from fmcache.tiles.remarks import lacking_labels, split_line
+from fmcache.tiles.sizes import split_sizes
 from fmcache.tiles.splits import balanced_split
 
 HEADER = """\
@@ -53,24 +58,23 @@ def fetch(manifest: Manifest, name: str, into: Path | None = None, source: str =
     if locked and _all_there(dataset, root, name):
         _write(manifest, name, Lock(FORMAT, _listed_root(root, manifest), locked.tiles, locked.splits))
         return f"{name}: complete, {len(locked.tiles)} tiles in {root}"
-    new = []
+    new: list[str] = []
+    said: list[str] = []
     if how.archives:
         root.mkdir(parents=True, exist_ok=True)
         new = _bring(dataset, how, root, source)
     listing = _list(manifest, name, dataset, how, root)
     if locked:
         _refuse_other(manifest, name, dataset, listing)
-        lock, off = Lock(FORMAT, _listed_root(root, manifest), locked.tiles, locked.splits), None
+        lock = Lock(FORMAT, _listed_root(root, manifest), locked.tiles, locked.splits)
     else:
-        splits, off = _splits(how, listing)
+        splits, said = _splits(manifest, name, how, listing)
         lock = Lock(FORMAT, _listed_root(root, manifest), listing.entries, splits)
     _write(manifest, name, lock)
-    parts = [f"{manifest.lock_path(name)}: {len(lock.tiles)} tiles in {root}"]
-    if off is not None:
-        parts.append(f"split {how.split}; label shares of a split are at most {100 * off:.1f} points off all tiles'")
+    parts = [f"{manifest.lock_path(name)}: {len(lock.tiles)} tiles in {root}", *said[:1]]
     if new:
         parts.append(f"checksums recorded at this first download: {', '.join(new)}")
-    return "; ".join(parts)
+    return "\n".join(["; ".join(parts), *(f"note: {line}" for line in said[1:])])
 
 
 def _how(manifest: Manifest, name: str) -> tuple[FolderDataset | GeojsonDataset, Fetch]:
@@ -112,7 +116,7 @@ def _bring(dataset: FolderDataset | GeojsonDataset, how: Fetch, root: Path, sour
                     download.download(url, path)
                 sha256 = download.check(path, archive, url, fresh)
                 regions = archive.holds == "masks" and isinstance(dataset, GeojsonDataset)
-                unpack(path, root / getattr(how, archive.holds), REGIONS if regions else SUFFIXES)
+                unpack(path, root / getattr(how, archive.holds), REGIONS if regions else MASK_SUFFIXES)
                 # recorded only now: a file that cannot be unpacked is not one to be held to
                 if download.record(path, url, sha256) and not archive.md5:
                     new.append(archive.file)
@@ -134,11 +138,16 @@ def _list(manifest: Manifest, name: str, dataset: FolderDataset | GeojsonDataset
         return list_tiles(dataset, pairs, group_of(how.groups, pairs), root, tick)
 
 
-def _splits(how: Fetch, listing: Listing) -> tuple[Splits, float]:
+def _splits(manifest: Manifest, name: str, how: Fetch, listing: Listing) -> tuple[Splits, list[str]]:
+    """Return the splits, and what is to be said of them: sizes and balance, then the labels that they lack."""
     ids, groups = [e.id for e in listing.entries], [e.group for e in listing.entries]
-    chosen = balanced_split(ids, groups, listing.pixels, split_sizes(how.split), how.seed)
+    way = f"write `split: {{}}` below `fetch:` of {name} in {manifest.path}"
+    sizes = split_sizes(how.split)
+    chosen = balanced_split(ids, groups, listing.pixels, sizes, how.seed, way)
     train, val, test = (tuple(ids[i] for i in members) for members in chosen.members)
-    return Splits(train, val, test), chosen.off
+    names = manifest.unfetched[name].label_names
+    lacking = lacking_labels(chosen.members, listing.pixels, names, groups)
+    return Splits(train, val, test), [split_line(chosen, len(ids), sizes), *lacking]
 
 
 def _refuse_other(manifest: Manifest, name: str, dataset: FolderDataset | GeojsonDataset, listing: Listing) -> None:
@@ -173,8 +182,10 @@ def _write(manifest: Manifest, name: str, lock: Lock) -> None:
     document: dict[str, Any] = builtins(lock)
     document["tiles"] = [{key: text for key, text in tile.items() if text} for tile in document["tiles"]]
     document["splits"] = {split: list(lock.splits.of(split)) for split in SPLITS}
-    with whole_file(manifest.lock_path(name), "w") as file:
-        file.write(HEADER.format(name=name))
-        # innermost lists and mappings on one line each: a line per tile
-        yaml.safe_dump(document, file, sort_keys=False, default_flow_style=None, width=4096)
-    Manifest(manifest.path)
+    # innermost lists and mappings on one line each: a line per tile
+    listed = yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=4096)
+    text = HEADER.format(name=name) + listed
+    with locked(manifest.path):
+        Manifest(manifest.path, locks={name: text})
+        with whole_file(manifest.lock_path(name)) as file:
+            file.write(text.encode())

@@ -74,7 +74,15 @@ def listed_hashes(dataset: AnyDataset, tiles: Iterable[str]) -> dict[str, tuple[
 def bank_identity(recipe: Recipe, name: str, dataset: AnyDataset, hashes: Hashes) -> dict[str, Any]:
     """Return the identity of a view bank that holds the tiles of `hashes`."""
     ignored = dataset.ignore_values if isinstance(dataset, FileDataset) else ()
-    drawn = {"order": list(dataset.order), "fill": dataset.fill} if isinstance(dataset, GeojsonDataset) else {}
+    drawn: dict[str, Any] = {}
+    if isinstance(dataset, GeojsonDataset):
+        # what is not given is left out, so that banks of before it could be are still the same
+        later = {
+            "skip": sorted(dataset.skip),
+            "objects": sorted(dataset.objects),
+            "class_property": dataset.class_property,
+        }
+        drawn = {"order": list(dataset.order), "fill": dataset.fill} | {k: v for k, v in later.items() if v}
     return {
         "format": FORMAT_VERSION,
         "kind": "view_bank",

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from fmcache.errors import ManifestError, SpecError, TileError
 from fmcache.identity import whole_file
 from fmcache.manifest import IGNORE
 from fmcache.stages.progress import progress
-from fmcache.tiles.binary import find_masks, merge, parse_sources, read_inside
-from fmcache.tiles.folder import SUFFIXES, by_stem
+from fmcache.tiles.binary import find_masks, merge, parse_sources, read_inside, refuse_empty
+from fmcache.tiles.folder import find_images
+from fmcache.tiles.matching import File
+from fmcache.tiles.scan import scan
+from fmcache.tiles.words import quoted
 
 
 class Merged(NamedTuple):
-    """Labels as `--labels` has them, and a line on overlaps."""
+    """Labels as `--labels` has them, a line on overlaps, and the masks that were merged: none of them is an image."""
 
     labels: str
     note: str
+    masks: frozenset[Path]
 
 
-def merge_masks(images: Path, masks: str, into: Path | None, order: str, fill: str, replace: bool) -> Merged:
+def merge_masks(
+    images: Path, masks: str, into: Path | None, order: str, fill: str, replace: bool, skip_lone: bool = False
+) -> Merged:
     """Write one label image for each image to `into`; what decides a pixel is then in the hash of a file.
 
     Parameters
@@ -31,6 +39,8 @@ def merge_masks(images: Path, masks: str, into: Path | None, order: str, fill: s
         ``LABEL=FOLDER,...``; labels get their ids in this order.
     order
         Labels from lowest to highest, joined by commas; empty: as in `masks`, so that later ones lie over earlier ones.
+    skip_lone
+        Pass over images that lack the mask of a label, and masks without images.
     fill
         A label, or ``ignore``, for pixels in no mask; it may be a label without masks.
 
@@ -52,23 +62,50 @@ def merge_masks(images: Path, masks: str, into: Path | None, order: str, fill: s
     full = into.exists() and any(into.iterdir())
     if into.resolve() in [place.resolve() for place in inputs] or (full and not replace):
         raise ManifestError(f"{into} is not empty", next_step="choose another folder with --merge-into, or --replace")
-    listed = by_stem(images, SUFFIXES, strip=False)
-    found = {label: find_masks(label, place, listed) for label, place in sources.items()}
+    listed = _images(images, sources)
+    found = {label: find_masks(label, place, listed, skip_lone) for label, place in sources.items()}
+    kept = [image for image in listed if all(image.path in of_image for of_image in found.values())]
+    if not kept:
+        raise ManifestError(f"{images}: no image has a mask of every label", next_step="add empty masks")
+    pixels = np.zeros(IGNORE + 1, dtype=np.int64)
     overlap, rest = 0.0, IGNORE if fill == "ignore" else names.index(fill)
-    with progress("merging masks", len(listed), "tiles") as tick:
-        for stem in listed:
+    with progress("merging masks", len(kept), "tiles") as tick:
+        for image in kept:
             try:
-                drawn = merge([(read_inside(found[label][stem]), names.index(label)) for label in ranks], rest)
+                drawn = merge([(read_inside(found[label][image.path]), names.index(label)) for label in ranks], rest)
             except TileError as error:
-                problem = f"tile {stem}: {error.problem}"
+                problem = f"tile {image.stem}: {error.problem}"
                 raise TileError(
                     problem, expected=error.expected, found=error.found, next_step=error.next_step
                 ) from None
-            overlap += drawn.overlap / len(listed)
-            with whole_file(into / f"{stem}.png") as file:
+            overlap += drawn.overlap / len(kept)
+            pixels += np.bincount(drawn.mask.ravel(), minlength=IGNORE + 1)
+            with whole_file(into.joinpath(*image.place, f"{image.stem}.png")) as file:
                 Image.fromarray(drawn.mask).save(file, format="PNG")
             tick(1)
-    labels = ",".join(f"{name}={i}" for i, name in enumerate(names))
-    return Merged(
-        labels, f"{into}: {len(listed)} masks merged; {overlap:.2%} of pixels lie in several, {ranks[-1]} on top"
-    )
+    refuse_empty(names, pixels, len(kept))
+    labels = ",".join(f"{quoted(name)}={i}" for i, name in enumerate(names))
+    note = f"{into}: {len(kept)} masks merged; {overlap:.2%} of pixels lie in several, {ranks[-1]} on top"
+    if skipped := len(listed) - len(kept):
+        note += f"; {skipped} images without the mask of some label passed over"
+    return Merged(labels, note, frozenset(mask for of_image in found.values() for mask in of_image.values()))
+
+
+def _images(images: Path, sources: dict[str, Path]) -> Sequence[File]:
+    """Return the images, less masks that lie among them.
+
+    Raises
+    ------
+    ManifestError
+        When two images would have one merged mask.
+    """
+    masks = {file.path for place in sources.values() if "*" in place.name for file in scan(place).files}
+    listed, _ = find_images(images, masks)
+    names = [(image.place, image.stem) for image in listed]
+    for image, name in zip(listed, names, strict=True):
+        if names.count(name) > 1:
+            raise ManifestError(
+                f"{image.path}: several images have the name {image.stem!r}",
+                next_step="choose by a pattern, such as --images 'tiles/*.jpg'",
+            )
+    return listed

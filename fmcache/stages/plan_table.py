@@ -119,6 +119,11 @@ def _assumptions(plan: Plan) -> str:
         "what is cached or fitted already is not taken off",
         "fewer views or seeds and a narrower decoder ask less of the data too, not only of the machine",
     ]
+    if others := sorted({item.encoder for item in plan.items if item.card.kind == "timm" and not item.card.depth}):
+        lines.append(
+            f"{', '.join(others)}: operations counted by the shapes of layers; the speed is taken to be that of a "
+            "transformer, which small convolutions do not reach"
+        )
     if plan.speed:
         rates = ", ".join(f"{name} {rate / 1e9:,.0f}" for name, rate in plan.speed.encoder.items())
         lines.append(

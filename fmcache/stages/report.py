@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -10,13 +11,18 @@ from typing import NamedTuple
 import yaml
 from rich.table import Table
 
-from fmcache.errors import ResultsNotFound
+from fmcache import fonts
+from fmcache.errors import FmcacheError, ResultsCorrupt, ResultsMismatch, ResultsNotFound
 from fmcache.identity import whole_file
+from fmcache.manifest import SPLITS
 from fmcache.report import tables
-from fmcache.report.figures import figures
+from fmcache.report.escapes import markdown
+from fmcache.report.figures import cover, figures, names
+from fmcache.report.notes import notes
 from fmcache.report.summary import Summary, summarise
 from fmcache.report.sweep import Sweep
 from fmcache.scores.parts import find_parts, read_part, studies
+from fmcache.scores.table import EncoderInfo, Part
 from fmcache.specs import variant_of
 
 FIGURES = {
@@ -27,10 +33,14 @@ FIGURES = {
 
 
 class StudyReport(NamedTuple):
-    """A written report: its Markdown file, and a table per dataset for the terminal."""
+    """A written report: its Markdown file, and for the terminal a table per dataset, then what else is to be said."""
 
     path: Path
-    tables: tuple[Table, ...]
+    tables: tuple[Table | str, ...]
+    unreadable: frozenset[str]
+    """Characters of names that no installed font has."""
+    damaged: tuple[FmcacheError, ...] = ()
+    """What is wrong with runs that were left out."""
 
 
 def report(results: Path, out: Path, study: str = "") -> list[StudyReport]:
@@ -55,7 +65,10 @@ def report(results: Path, out: Path, study: str = "") -> list[StudyReport]:
         )
     reports = [_report_study(results, out / name, name) for name in chosen]
     sweeps = sorted({_sweep_of(name) for name in chosen} - {""})
-    return reports + [_report_sweep(results, out / name, name, known) for name in sweeps if study in ("", name)]
+    reports += [_report_sweep(results, out / name, name, known) for name in sweeps if study in ("", name)]
+    if note := fonts.hint(frozenset().union(*(one.unreadable for one in reports))):
+        reports[-1] = reports[-1]._replace(tables=(*reports[-1].tables, note))
+    return reports
 
 
 def _sweep_of(study: str) -> str:
@@ -66,32 +79,60 @@ def _sweep_of(study: str) -> str:
 def _report_sweep(results: Path, folder: Path, name: str, known: Sequence[str]) -> StudyReport:
     by_dataset: dict[str, dict[int, Summary]] = {}
     field = ""
+    lost: list[FmcacheError] = []
     for study in known:
         variant = variant_of(study)
         if variant is None or variant[0] != name:
             continue
         _, field, value = variant
-        for summary in _summaries(results, study):
+        summaries, damaged = _summaries(results, study)
+        lost += damaged
+        for summary in summaries:
             by_dataset.setdefault(summary.record.dataset, {})[value] = summary
     sweeps = [Sweep(field, dict(sorted(by_value.items()))) for by_value in by_dataset.values()]
-    text = f"# {name}\n\n"
+    text = f"# {markdown(name)}\n\n" + _left_out(lost)
     for sweep in sweeps:
         for file_name, content in sweep.files().items():
             with whole_file(folder / sweep.last.record.dataset / file_name) as file:
                 file.write(content)
         text += sweep.markdown() + "\n"
-    with whole_file(folder / "report.md", "w") as file:
-        file.write(text)
-    return StudyReport(folder / "report.md", tuple(sweep.terminal() for sweep in sweeps))
+    with whole_file(folder / "report.md") as file:
+        file.write(text.encode())
+    unreadable = cover([text for sweep in sweeps for text in names(sweep.last)]).lacking
+    # that runs are damaged is said by the reports of the studies
+    return StudyReport(folder / "report.md", tuple(sweep.terminal() for sweep in sweeps), unreadable)
 
 
-def _summaries(results: Path, study: str) -> list[Summary]:
-    parts = [read_part(path) for path in find_parts(results, study)]
-    return [summarise(list(group)) for _, group in groupby(parts, key=lambda part: part.record.dataset)]
+def _summaries(results: Path, study: str) -> tuple[list[Summary], list[FmcacheError]]:
+    """Return the summary of each dataset of a study, and what is wrong with the runs that are left out.
+
+    Raises
+    ------
+    ResultsCorrupt, ResultsMismatch
+        When no run is left.
+    """
+    parts: list[Part] = []
+    damaged: list[FmcacheError] = []
+    for path in find_parts(results, study):
+        try:
+            parts.append(read_part(path))
+        except (ResultsCorrupt, ResultsMismatch) as error:
+            damaged.append(error)
+    if not parts:
+        raise damaged[0]
+    return [summarise(list(group)) for _, group in groupby(parts, key=lambda part: part.record.dataset)], damaged
+
+
+def _left_out(damaged: Sequence[FmcacheError]) -> str:
+    """Return the paragraph of a page that says which runs it lacks; nothing when it lacks none."""
+    if not damaged:
+        return ""
+    lines = "\n".join(f"- {markdown(error.problem)}" for error in damaged)
+    return f"**{len(damaged)} runs are left out, since their results are damaged:**\n\n{lines}\n\n"
 
 
 def _report_study(results: Path, folder: Path, study: str) -> StudyReport:
-    summaries = _summaries(results, study)
+    summaries, damaged = _summaries(results, study)
     sections = []
     for summary in summaries:
         dataset = summary.record.dataset
@@ -103,16 +144,19 @@ def _report_study(results: Path, folder: Path, study: str) -> StudyReport:
             with whole_file(folder / dataset / name) as file:
                 file.write(content)
         sections.append(_section(summary))
-    with whole_file(folder / "report.md", "w") as file:
-        file.write(_head(summaries[0]) + "\n".join(sections) + _tail(summaries[0]))
+    with whole_file(folder / "report.md") as file:
+        file.write((_head(summaries[0]) + _left_out(damaged) + "\n".join(sections) + _tail(summaries[0])).encode())
+    # the studies of a sweep are shown by the sweep's own table
     shown = () if _sweep_of(study) else tuple(tables.terminal(summary) for summary in summaries)
-    return StudyReport(folder / "report.md", shown)  # the studies of a sweep are shown by the sweep's own table
+    unreadable = cover([text for summary in summaries for text in names(summary)]).lacking
+    return StudyReport(folder / "report.md", shown, unreadable, tuple(damaged))
 
 
 def _head(summary: Summary) -> str:
     recipe = summary.record.recipe
     texts = [recipe["question"], f"Expected: {recipe['expect']}" if recipe["expect"] else ""]
-    return f"# {summary.record.study}\n\n" + "".join(f"{text}\n\n" for text in texts if text)
+    lines = [[markdown(line.strip()) for line in text.splitlines()] for text in texts if text]
+    return f"# {markdown(summary.record.study)}\n\n" + "".join("\n".join(one) + "\n\n" for one in lines)
 
 
 def _section(summary: Summary) -> str:
@@ -121,7 +165,7 @@ def _section(summary: Summary) -> str:
     steps = -(-record.tiles["train"] * fit["passes_per_epoch"] // fit["batch"]) * fit["epochs"]
     rows = summary.rows
     facts = {
-        "tiles": " / ".join(f"{n} {split}" for split, n in record.tiles.items())
+        "tiles": " / ".join(f"{record.tiles[split]} {split}" for split in SPLITS)
         + (f" (fold {record.fold})" if summary.folds else ""),
         "tile size": f"{record.recipe['tile_px']} px" + (f", listed at {record.mpp:g} um/px" if record.mpp else ""),
         "views": f"{record.recipe['views']['count']} of each training tile",
@@ -132,22 +176,24 @@ def _section(summary: Summary) -> str:
         "device": f"{record.device}, {record.threads} threads",
         "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
     }
-    lines = [f"## {record.dataset_title} ({record.dataset})", "", tables.markdown(summary)]
-    lines += [f"- {note}" for note in tables.notes(summary)]
-    lines += ["", "| what | value |", "|---|---|"] + [f"| {key} | {value} |" for key, value in facts.items()] + [""]
+    lines = [f"## {markdown(f'{record.dataset_title} ({record.dataset})')}", "", tables.markdown(summary)]
+    lines += [f"- {markdown(note)}" for note in notes(summary)]
+    lines += ["", tables.markdown_head(["what", "value"])]
+    lines += [f"| {key} | {markdown(value)} |" for key, value in facts.items()] + [""]
     for name, text in FIGURES.items():
         caption = text.format(runs="runs (fold, seed)" if summary.folds else "seeds")
         lines += [f"![{caption}]({record.dataset}/{name}.png)", "", f"*{caption}*", ""]
     lines += ["Encoders:", ""]
-    lines += [
-        f"- {row.encoder.display}: {row.encoder.params:,} parameters, "
-        f"patch {row.encoder.patch}, width {row.encoder.width}"
-        + "".join(f"; {text}" for text in (row.encoder.licence, row.encoder.citation) if text)
-        for row in rows
-    ]
+    lines += [f"- {markdown(_encoder(row.encoder))}" for row in rows]
     return "\n".join(lines) + "\n"
+
+
+def _encoder(encoder: EncoderInfo) -> str:
+    what = f"{encoder.display}: {encoder.params:,} parameters, patch {encoder.patch}, width {encoder.width}"
+    return "; ".join(text for text in (what, encoder.licence, encoder.citation) if text)
 
 
 def _tail(summary: Summary) -> str:
     recipe = yaml.safe_dump(summary.record.recipe, sort_keys=False, allow_unicode=True)
-    return f"\n## Recipe\n\n```yaml\n{recipe}```\n"
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", recipe)), default=0))
+    return f"\n## Recipe\n\n{fence}yaml\n{recipe}{fence}\n"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from fmcache import fonts
 from fmcache.errors import FmcacheError, SpecError
 from fmcache.identity import whole_file
 from fmcache.manifest import SPLITS, Manifest, TileEntry
@@ -15,7 +17,7 @@ from fmcache.specs import Recipe
 from fmcache.stages.split import named_parts
 from fmcache.stages.survey import count_labels, survey
 from fmcache.tiles.images import read_tile, resize_tile
-from fmcache.tiles.sheet import Entry, Section, contact_sheet, entry
+from fmcache.tiles.sheet import Entry, Section, contact_sheet, entry, lettering
 from fmcache.tiles.splits import deviations
 from fmcache.tiles.views import render_mask, render_view, view_params
 
@@ -102,9 +104,12 @@ def _entries(
 
 def _write(manifest: Manifest, name: str, out: Path, sections: Sequence[Section], suffix: str) -> Path:
     dataset = manifest.dataset(name)
-    sheet = contact_sheet(f"{name}: {dataset.title}".rstrip(": ") + suffix, sections, dataset.labels)
+    title = f"{name}: {dataset.title}".rstrip(": ") + suffix
+    sheet = contact_sheet(title, sections, dataset.labels)
     with whole_file(out) as file:
         sheet.save(file, format="PNG")
+    if note := fonts.hint(lettering(title, sections, dataset.labels).lacking):
+        print(note, file=sys.stderr)
     return out
 
 

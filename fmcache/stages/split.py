@@ -17,9 +17,10 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from fmcache.errors import SpecError
 from fmcache.manifest import SPLITS, AnyDataset, Manifest, Splits
-from fmcache.stages.data import split_sizes
 from fmcache.stages.entries import edited, flow_list
 from fmcache.stages.survey import count_labels
+from fmcache.tiles.remarks import lacking_labels
+from fmcache.tiles.sizes import split_sizes
 from fmcache.tiles.splits import Members, balanced_split, deviations, nested_subsets, rotating_folds
 
 
@@ -46,7 +47,7 @@ def split(manifest: Path, name: str, sizes: str, folds: int, subsets: str, seed:
         raise SpecError("nothing to split", next_step=f"fmcache data split {name} --split 15/5/10 --folds 5")
     listed = Manifest(manifest)
     dataset = listed.dataset(name)
-    wanted, curve = split_sizes(sizes) if sizes else None, _numbers(subsets)
+    wanted, curve = split_sizes(sizes), _numbers(subsets)
     pixels = count_labels(listed, name)[:, : len(dataset.labels)]
     ids, groups = [tile.id for tile in dataset.tiles], [tile.group for tile in dataset.tiles]
     fixed = balanced_split(ids, groups, pixels, wanted, seed).members if wanted else _members(ids, dataset.splits)
@@ -87,7 +88,10 @@ def shares_table(dataset: AnyDataset, name: str, pixels: npt.NDArray[np.int64]) 
         cells = (f"{share + d:.1f} ({d:+.1f})" for share, d in zip(whole, off, strict=True))
         table.add_row(title, str(len(part)), _groups(dataset, part), *cells)
         absent = [label for label, n in zip(dataset.label_names, pixels[part].sum(axis=0), strict=True) if n == 0]
-        notes += [f"note: label {label!r} does not occur in {title}" for label in absent]
+        notes += [f"note: label {label!r} does not occur in {title}" for label in absent if title not in SPLITS]
+    groups = [tile.group for tile in dataset.tiles]
+    lacking = lacking_labels(_members(ids, dataset.splits), pixels, dataset.label_names, groups)
+    notes = [f"note: {line}" for line in lacking] + notes
     return Group(table, f"largest deviation of a label's share: {worst:.1f} points", *notes)
 
 

@@ -1,4 +1,4 @@
-"""QuPath GeoJSON -> polygons with class names -> mask of label ids.
+"""Features of GeoJSON -> regions with class names -> mask of label ids.
 
 Polygons are kept by shapely and drawn by rasterio (GDAL): it takes holes and MultiPolygons as they are, and a pixel
 belongs to a polygon when its centre does, so that neighbours that share an edge leave neither gap nor double pixels.
@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import shapely
@@ -26,20 +25,26 @@ from shapely.geometry.base import BaseGeometry
 
 from fmcache.errors import TileError
 from fmcache.manifest import IGNORE
+from fmcache.tiles.census import MENDED, PLANE, SKIPPED, listed
+from fmcache.tiles.classes import ANNOTATION, EVERYTHING, Selection, class_name, object_kind
+from fmcache.tiles.geojson import SHAPES, read_features
+from fmcache.tiles.words import quoted
 
-NAMELESS = "(no class)"
-MENDED = "mended"
+FIRST_PLANE = "z 0, t 0"
+FAR_PX = 1e9
+# what taking a feature apart raises when it is not built as GeoJSON has it
+ODD = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, ShapelyError)
 # pixels of a tile have no place on earth, and are not meant to
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
-BOM = b"\xef\xbb\xbf"
-
 
 class Annotation(NamedTuple):
-    """A region: the name of its class, empty when it has none, and its outline, a Polygon or MultiPolygon, (x, y)."""
+    """A region: the name of its class, empty when it has none, its outline, a Polygon or MultiPolygon, (x, y), and
+    what kind of object it is in QuPath."""
 
     name: str
     geometry: BaseGeometry
+    kind: str = ANNOTATION
 
 
 class Mask(NamedTuple):
@@ -49,37 +54,47 @@ class Mask(NamedTuple):
     overlap: float
 
 
-def read_annotations(path: Path, notes: Counter[str] | None = None) -> list[Annotation]:
+def read_annotations(
+    path: Path, notes: Counter[str] | None = None, selection: Selection = EVERYTHING
+) -> list[Annotation]:
     """Return the regions of a GeoJSON file in file order: a FeatureCollection, a list of features or one feature.
 
-    Only the name of a class is read, never its colour. Outlines that cross themselves are mended. What is no region
-    (points, lines, empty outlines) is left out; `notes`, when passed, counts what was left out or mended.
+    Outlines that cross themselves are mended. What is no region (points, lines, empty outlines) is left out, as is what
+    `selection` leaves out; `notes`, when passed, counts what was left out or mended, as `told` has it in words.
 
     Raises
     ------
     TileError
-        When the file is not JSON, or a feature is not as GeoJSON has it.
+        When the file is not GeoJSON, a feature is not as GeoJSON has it, or regions lie on several planes of a stack.
 
     References
     ----------
-    RFC 7946, The GeoJSON Format; classes are where QuPath writes them, in ``properties.classification.name``.
+    RFC 7946, The GeoJSON Format; planes are where QuPath writes them, in ``geometry.plane``.
     """
     notes = Counter() if notes is None else notes
     annotations = []
-    for i, feature in enumerate(_features(path)):
+    planes: Counter[str] = Counter()
+    for i, feature in enumerate(read_features(path)):
         try:
+            name, kind = class_name(feature.get("properties") or {}, selection.class_property), object_kind(feature)
+            if reason := selection.leaves_out(name, kind):
+                notes[SKIPPED + reason] += 1
+                continue
             parts = list(_polygons(feature["geometry"], notes))
             whole = _mended(parts, notes) if parts else shapely.MultiPolygon()
-            name = _class_name(feature.get("properties") or {})
-        except (LookupError, TypeError, ValueError, AttributeError, ShapelyError) as reason:
+            plane = _plane(feature)
+        except ODD as why:
             raise TileError(
                 f"{path}: feature {i} cannot be read",
                 expected="a GeoJSON feature with a Polygon or MultiPolygon, as QuPath exports it",
-                found=f"{type(reason).__name__}: {reason}"[:200],
-                next_step="export the annotations again, as GeoJSON",
+                found=f"{type(why).__name__}: {why}"[:200],
+                next_step="correct or delete it and export the annotations again, as GeoJSON",
             ) from None
         if not whole.is_empty:
-            annotations.append(Annotation(name, whole))
+            annotations.append(Annotation(name, whole, kind))
+            planes[plane] += 1
+    _refuse_planes(path, planes)
+    notes.update({PLANE + plane: n for plane, n in planes.items() if plane != FIRST_PLANE})
     return annotations
 
 
@@ -119,7 +134,7 @@ def rasterise(
         Listing all class names with their counts, when `ids` or a given `order` lacks one.
     """
     counts = class_counts(annotations)
-    _refuse_unknown(counts, ids, "that no label has", "add them to a label's values, or to ignore_values")
+    _refuse_unknown(counts, ids, "that no label has", "add them to a label's values, to ignore_values or to skip")
     if order:
         rank = {name: i for i, name in enumerate(order)}
         _refuse_unknown(counts, rank, "without a place in the order", f"add them to the order ({', '.join(order)})")
@@ -136,11 +151,6 @@ def rasterise(
     return Mask(mask, float((covered > 1).mean()) if covered.size else 0.0)
 
 
-def listed(counts: Mapping[str, int]) -> str:
-    """Return names with counts for a message, most frequent first."""
-    return ", ".join(f"{name or NAMELESS} ({n})" for name, n in sorted(counts.items(), key=lambda item: -item[1]))
-
-
 def _drawn(
     shapes: Sequence[tuple[BaseGeometry, int]], shape: tuple[int, int], place: Affine, fill: int
 ) -> npt.NDArray[np.uint8]:
@@ -153,40 +163,28 @@ def _refuse_unknown(counts: Counter[str], known: Mapping[str, int], what: str, n
     if unknown := {name: n for name, n in counts.items() if name not in known}:
         raise TileError(
             f"annotations of classes {what}: {listed(unknown)}",
-            expected=", ".join(name or NAMELESS for name in known),
+            expected=", ".join(quoted(name) for name in known),
             found=listed(counts),
             next_step=next_step,
         )
 
 
-def _features(path: Path) -> list[dict[str, Any]]:
-    try:
-        document = msgspec.json.decode(path.read_bytes().removeprefix(BOM))
-    except FileNotFoundError:
-        raise TileError(f"{path} does not exist", next_step="export the annotations as GeoJSON") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as reason:
+def _refuse_planes(path: Path, planes: Mapping[str, int]) -> None:
+    if len(planes) > 1:
         raise TileError(
-            f"{path} is not valid JSON", found=str(reason)[:200], next_step="export or download it again"
-        ) from None
-    features = document
-    if isinstance(document, dict):
-        features = document.get("features") if document.get("type") == "FeatureCollection" else [document]
-    if not isinstance(features, list) or not all(isinstance(f, dict) and "geometry" in f for f in features):
-        raise TileError(
-            f"{path} holds no GeoJSON features",
-            expected="a FeatureCollection, a list of features or one feature",
-            next_step="export the annotations as GeoJSON (in QuPath: File > Export objects as GeoJSON)",
+            f"{path}: regions lie on several planes of a stack",
+            expected="regions of one plane: that of the image",
+            found="; ".join(f"{plane}: {n} regions" for plane, n in planes.items()),
+            next_step="export one plane: in QuPath select its objects (Automate > Script editor: selectObjects "
+            "{it.getROI().getZ() == 0 && it.getROI().getT() == 0}), then File > Export objects as GeoJSON, selected "
+            "objects",
         )
-    return features
 
 
-def _class_name(properties: dict[str, Any]) -> str:
-    found = properties.get("classification") or ""
-    if isinstance(found, dict):  # QuPath writes `name`, or `names` for a derived class such as Tumor: Positive
-        found = found.get("name") or ": ".join(found.get("names") or ())
-    if not isinstance(found, str):
-        raise TypeError(f"the class name is {found!r}, not text")
-    return found
+def _plane(feature: dict[str, Any]) -> str:
+    plane = (feature["geometry"] or {}).get("plane") or feature.get("plane") or {}
+    z, t, c = (int(plane.get(axis) or 0) for axis in "ztc")
+    return f"z {z}, t {t}" + (f", channel {c}" if c > 0 else "")  # -1: all channels
 
 
 def _polygons(geometry: dict[str, Any] | None, notes: Counter[str]) -> Iterator[shapely.Polygon]:
@@ -199,13 +197,23 @@ def _polygons(geometry: dict[str, Any] | None, notes: Counter[str]) -> Iterator[
             yield from _polygons(part, notes)
     elif kind in ("Polygon", "MultiPolygon"):
         for rings in geometry["coordinates"] if kind == "MultiPolygon" else [geometry["coordinates"]]:
-            outer, *holes = [[(float(x), float(y)) for x, y, *_ in ring] for ring in rings] or [[]]
+            outer, *holes = [_points(ring) for ring in rings] or [[]]
             if _encloses(outer):
                 yield shapely.Polygon(outer, [hole for hole in holes if _encloses(hole)])
             else:
                 notes["empty"] += 1
-    else:
+    elif kind in SHAPES:
         notes[f"no region ({kind})"] += 1
+    else:
+        raise ValueError(f"{kind!r} is no type of geometry")
+
+
+def _points(ring: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
+    points = [(float(x), float(y)) for x, y, *_ in ring]
+    for x, y in points:
+        if not (-FAR_PX < x < FAR_PX and -FAR_PX < y < FAR_PX):  # NaN is not, either
+            raise ValueError(f"coordinates ({x}, {y}) are not on any image")
+    return points
 
 
 def _encloses(ring: list[tuple[float, float]]) -> bool:

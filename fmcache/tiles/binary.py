@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,13 @@ import numpy.typing as npt
 
 from fmcache.errors import ManifestError, SpecError, TileError
 from fmcache.tiles.annotations import Mask
-from fmcache.tiles.folder import SUFFIXES, by_stem
-from fmcache.tiles.images import read_raw_mask
+from fmcache.tiles.folder import find_partners, some
+from fmcache.tiles.matching import File
+from fmcache.tiles.pictures import TRANSPARENT, read_raw_mask
+from fmcache.tiles.values import listed_values
 
 Inside = npt.NDArray[np.bool_]
+BLACK = -1  # key of #000000
 
 
 def parse_sources(text: str) -> dict[str, Path]:
@@ -36,48 +38,61 @@ def parse_sources(text: str) -> dict[str, Path]:
     return sources
 
 
-def find_masks(label: str, place: Path, images: Mapping[str, Path]) -> dict[str, Path]:
-    """Return the mask of one label for each image: those of a folder, or of a pattern whose ``*`` is the image's name.
+def find_masks(label: str, place: Path, images: Sequence[File], skip_lone: bool = False) -> dict[Path, Path]:
+    """Return the mask of one label by image: those of a folder, or of a pattern whose ``*`` is the image's name.
 
     Raises
     ------
     ManifestError
-        When an image has no mask or a mask no image: a missing file may be an empty mask or a mistake.
+        When a mask could belong to two images; when an image has no mask or a mask no image, unless `skip_lone` is set:
+        a missing file may be an empty mask or a mistake.
     """
-    if "*" in place.name:
-        name = re.compile("(.*)".join(re.escape(piece) for piece in place.name.split("*", 1)))
-        found = {m[1]: path for path in sorted(place.parent.glob("*")) if (m := name.fullmatch(path.name))}
-    else:
-        found = by_stem(place, SUFFIXES, strip=True)
-    if alone := sorted(images.keys() ^ found.keys()):
+    found = find_partners(place, images)
+    lone = [file.path.name for file in (*found.lone_images, *found.lone_masks)]
+    if not found.pairs or (lone and not skip_lone):
         raise ManifestError(
             f"{place}: masks of {label!r} and images do not go together",
             expected="a mask for every image, an empty one where the label is not there",
-            found=f"{len(alone)} alone: {', '.join(alone[:5])}",
-            next_step="add or remove files, or write a pattern such as masks/*_tumour.png",
+            found=f"{len(lone)} alone: {some(lone)}",
+            next_step="add or remove files, write a pattern such as masks/*_tumour.png, or pass over them with "
+            "--missing skip",
         )
-    return found
+    return {image.path: mask.path for image, mask in found.pairs}
 
 
 def read_inside(path: Path) -> Inside:
-    """Return where a mask of one label is not 0: (y, x) bool.
+    """Return where a mask of one label is neither 0, black nor transparent: (y, x) bool.
 
     Raises
     ------
     TileError
-        When the file cannot be read, or holds several values: then it is no mask of one label.
+        When the file cannot be read, or holds several values: then it is no mask of one label; or when its palette
+        shows what is inside black and what is outside not.
     """
     raw = read_raw_mask(path)
-    flat = raw if raw.ndim == 2 else raw.max(axis=-1)
-    values = np.unique(flat[flat > 0])
-    if len(values) > 1:
+    inside = (raw.keys != 0) & (raw.keys != BLACK) & (raw.keys != TRANSPARENT)
+    values, counts = np.unique(raw.keys[raw.keys != TRANSPARENT], return_counts=True)
+    found = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    marks = [key for key in found if key not in (0, BLACK)]
+    if len(marks) > 1:
         raise TileError(
             f"{path} is no mask of one label",
             expected="0 outside and one value inside",
-            found=f"{len(values) + 1} values: 0, {', '.join(map(str, values[:5].tolist()))}, ...",
+            found=listed_values(found, lambda n: f"{n} px"),
             next_step="save it without loss (PNG, TIFF), or pass label images as they are: --masks DIR --labels ...",
         )
-    return np.asarray(flat > 0)
+    if (
+        raw.is_palette
+        and marks
+        and marks[0] < len(raw.colours)
+        and not raw.colours[marks[0]].any()
+        and (0 in found and raw.colours[0].any())
+    ):
+        raise TileError(
+            f"{path}: the palette shows index {marks[0]} black and index 0 not, so it is open which of them is inside",
+            next_step="save it as grey values, 0 outside, or list colours: --masks DIR --labels 'tumour=#c80000,...'",
+        )
+    return np.asarray(inside)
 
 
 def merge(masks: Sequence[tuple[Inside, int]], fill: int) -> Mask:
@@ -101,3 +116,20 @@ def merge(masks: Sequence[tuple[Inside, int]], fill: int) -> Mask:
     for inside, label in masks:
         merged[inside] = label
     return Mask(merged, float((np.sum([inside for inside, _ in masks], axis=0) > 1).mean()))
+
+
+def refuse_empty(names: Sequence[str], pixels: npt.NDArray[np.int64], n_tiles: int) -> None:
+    """Refuse labels that no merged mask holds; `pixels` is (label id,), of all masks together.
+
+    Raises
+    ------
+    TileError
+        Naming them.
+    """
+    if empty := [name for name, n in zip(names, pixels.tolist(), strict=False) if n == 0]:
+        raise TileError(
+            f"{n_tiles} masks were merged, and none holds {', '.join(map(repr, empty))}",
+            expected="every label in at least one tile",
+            found="masks that are empty or transparent throughout, or lie wholly under those of other labels",
+            next_step="mend them, leave the label out of --masks or --fill, or turn --order; then add --replace",
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,8 @@ import numpy.typing as npt
 from fmcache.errors import SpecError
 from fmcache.identity import random_key
 from fmcache.manifest import SPLITS
+from fmcache.tiles.ranks import rank_lacking
+from fmcache.tiles.sizes import scaled, shown
 
 Counts = npt.NDArray[np.float64]
 TINY = 1e-9
@@ -49,11 +51,14 @@ def choose_even(pixels: Counts, slides: npt.NDArray[np.int64], wanted: int) -> l
     return chosen
 
 
-def deal_groups(pixels: Counts, groups: npt.NDArray[np.int64], sizes: Sequence[int], seed: int) -> list[list[int]]:
+def deal_groups(
+    pixels: Counts, groups: npt.NDArray[np.int64], sizes: Sequence[int], seed: int, way: str = "pass --split {}"
+) -> list[list[int]]:
     """Return the groups (slides, or patients) of train, val and test: each in one, with enough tiles of every label.
 
-    Of all deals (of many random ones, for more than eight groups) that give each split its tiles, the one is taken
-    whose scarcest label is least scarce, and of those the one whose numbers of groups are most like the sizes.
+    Of all deals (of many random ones, for more than eight groups) that give each split its tiles, those are taken that
+    lack the fewest labels, in test first, then in train, then in val; of those the one whose scarcest label is least
+    scarce, and of those the one whose numbers of groups are most like the sizes.
 
     Parameters
     ----------
@@ -63,47 +68,63 @@ def deal_groups(pixels: Counts, groups: npt.NDArray[np.int64], sizes: Sequence[i
         (tile,): number of the tile's group.
     sizes
         Tiles wanted in train, val and test.
+    way
+        How other sizes are asked for, for the message.
 
     Raises
     ------
     SpecError
         When there are fewer groups than splits, or no deal gives every split its tiles.
     """
-    names = sorted(set(groups.tolist()))
-    tiles = np.array([(groups == name).sum() for name in names])
-    stock = np.stack([pixels[groups == name].sum(axis=0) for name in names]) if names else np.zeros((0, 1))
-    shown = "/".join(map(str, sizes))
+    names, tiles = np.unique(groups, return_counts=True)
     if len(names) < len(SPLITS):
         raise SpecError(
-            f"a split of {shown} that never parts a slide or patient needs {len(SPLITS)} of them, annotated",
+            f"a split of {shown(sizes)} that never parts a slide or patient needs {len(SPLITS)} of them, annotated",
             found=f"{len(names)}",
             next_step="add slides, or pass --group-by tile: tiles of one slide are then in several splits, and test "
             "scores look better than they would on a new slide",
         )
-    aim = np.array(sizes) / sum(sizes)
-    need = np.array(sizes)[:, None] * pixels.sum() / max(len(pixels), 1) / max((stock.sum(axis=0) > 0).sum(), 1)
-    best: tuple[tuple[float, float], tuple[int, ...]] | None = None
-    for deal in _deals(len(names), aim, seed):
-        member = np.array(deal) == np.arange(len(SPLITS))[:, None]
-        if (member @ tiles < sizes).any():
-            continue
-        supply = np.minimum(1, (member @ stock)[:, stock.sum(axis=0) > 0] / np.maximum(need, TINY)).min()
-        merit = (float(supply), -float(np.abs(member.mean(axis=1) - aim).sum()))
-        if best is None or merit > best[0]:
-            best = (merit, deal)
-    if best is None:
+    stock = np.stack([pixels[groups == name].sum(axis=0) for name in names])
+    deals = _possible_deals(tiles, sizes, seed)
+    if not len(deals):
+        largest = largest_sizes(groups, sizes, seed)
         raise SpecError(
-            f"no choice of whole slides or patients gives a split of {shown}",
+            f"no choice of whole slides or patients was found that gives a split of {shown(sizes)}",
             found="annotated tiles of each: " + ", ".join(map(str, tiles)),
-            next_step="choose other sizes with --split or --tiles, a smaller --tile-px or --min-share, or --group-by "
-            "tile (tiles of one slide are then in several splits)",
+            next_step=(f"{way.format(shown(largest))}, or " if largest else "choose ")
+            + "a smaller --tile-px or --min-share, or --group-by tile (tiles of one slide are then in several splits)",
         )
-    return [[name for name, part in zip(names, best[1], strict=True) if part == i] for i in range(len(SPLITS))]
+    member, present = _member(deals), stock.sum(axis=0) > 0
+    need = np.array(sizes)[:, None] * pixels.sum() / max(len(pixels), 1) / max(present.sum(), 1)
+    held = (member @ stock)[:, :, present]
+    lacking = rank_lacking(held == 0)
+    scarce = np.where(held > 0, np.minimum(1, held / np.maximum(need, TINY)), 1).min(axis=(1, 2), initial=1)
+    unlike = np.abs(member.mean(axis=2) - np.array(sizes) / sum(sizes)).sum(axis=1)
+    best = deals[np.lexsort((unlike, -scarce, lacking))[0]]
+    return [[int(name) for name in names[best == part]] for part in range(len(SPLITS))]
 
 
-def _deals(groups: int, aim: npt.NDArray[np.float64], seed: int) -> Iterator[tuple[int, ...]]:
-    if len(SPLITS) ** groups <= ALL_DEALS:
-        yield from itertools.product(range(len(SPLITS)), repeat=groups)
-        return
-    rng = np.random.Generator(np.random.Philox(key=random_key("deal", seed)))
-    yield from map(tuple, rng.choice(len(SPLITS), (ALL_DEALS, groups), p=aim).tolist())
+def largest_sizes(groups: npt.NDArray[np.int64], sizes: Sequence[int], seed: int) -> list[int] | None:
+    """Return the largest sizes, in the proportions of `sizes` and no larger, for which `deal_groups` finds a deal."""
+    tiles = np.unique(groups, return_counts=True)[1]
+    most = min(sum(sizes), len(groups))
+    for total in range(most, len(SPLITS) - 1, -1) if len(tiles) >= len(SPLITS) else ():
+        fit = scaled(sizes, total)
+        if len(_possible_deals(tiles, fit, seed)):
+            return fit
+    return None
+
+
+def _possible_deals(tiles: npt.NDArray[np.int64], sizes: Sequence[int], seed: int) -> npt.NDArray[np.int64]:
+    """Return deals (deal, group), numbers of splits, that give each split its tiles."""
+    if len(SPLITS) ** len(tiles) <= ALL_DEALS:
+        deals = np.array(list(itertools.product(range(len(SPLITS)), repeat=len(tiles))))
+    else:
+        rng = np.random.Generator(np.random.Philox(key=random_key("deal", seed)))
+        deals = rng.choice(len(SPLITS), (ALL_DEALS, len(tiles)), p=np.array(sizes) / sum(sizes))
+    return np.asarray(deals[(_member(deals) @ tiles >= sizes).all(axis=1)])
+
+
+def _member(deals: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Return whether a group is in a split: (deal, split, group)."""
+    return np.asarray(deals[:, None, :] == np.arange(len(SPLITS))[:, None])

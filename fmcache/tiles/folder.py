@@ -1,18 +1,23 @@
-"""Folders of images and masks side by side -> pairs by name, and the entry that lists them in a manifest."""
+"""Folders of images and masks -> pairs by name, with the splits and groups that subfolders say."""
 
 from __future__ import annotations
 
-import csv
-import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fmcache.errors import ManifestError, SpecError
+from PIL import Image, UnidentifiedImageError
 
-SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
-REGIONS = (".geojson",)
-MASK_ENDINGS = re.compile(r"[-_](mask|masks|label|labels|seg|gt|annotation|annotations|tissue)$", re.IGNORECASE)
+from fmcache.errors import ManifestError
+from fmcache.manifest import SPLITS
+from fmcache.tiles.geojson import ENDINGS as REGIONS
+from fmcache.tiles.matching import File, Matched, match
+from fmcache.tiles.names import RULE, stripped, to_id
+from fmcache.tiles.pictures import IMAGE_SUFFIXES, MASK_SUFFIXES
+from fmcache.tiles.scan import Scan, choose_level, left_out, nothing_there, scan, stranger_notes
+
+LOSSY = (".jpg", ".jpeg")
 
 
 class Pair(NamedTuple):
@@ -23,98 +28,297 @@ class Pair(NamedTuple):
     mask: Path
 
 
-def find_pairs(images: Path, masks: Path) -> list[Pair]:
-    """Return images and masks of the same name (the mask's may end in _mask, _labels, ...), sorted by name.
+class Found(NamedTuple):
+    """Pairs sorted by id; the split and group of each that its folders say ('' where they say none); whether masks are
+    annotated regions; the folder that holds all of it; what is worth knowing, one line each."""
 
-    A folder that holds GeoJSON files holds no other masks; it may be the folder of the images.
+    pairs: list[Pair]
+    splits: list[str]
+    groups: list[str]
+    regions: bool
+    root: Path
+    notes: list[str]
+
+
+def find_tiles(images: Path, masks: Path, skip_lone: bool = False, other: Collection[Path] = ()) -> Found:
+    """Return images and their masks, paired by name (`fmcache.tiles.matching`).
+
+    Parameters
+    ----------
+    images, masks
+        Folders, which may be the same, or patterns such as ``masks/*_seg.png``. In one folder, what is a mask shows in
+        its name or, of two files of one name, in its type.
+    skip_lone
+        Pass over images without masks and masks without images, and tell how many.
+    other
+        Files that are no images, whatever their names.
 
     Raises
     ------
     ManifestError
-        When a folder is empty, a name occurs twice, or an image or mask is alone.
+        When a folder is empty, a name could mean two files, or an image or mask is alone.
     """
-    of_image = by_stem(images, SUFFIXES, strip=False)
-    of_mask = by_stem(masks, REGIONS if holds_regions(masks) else SUFFIXES, strip=True)
-    if alone := sorted(of_image.keys() ^ of_mask.keys()):
-        without_mask, without_image = sorted(of_image.keys() - of_mask.keys()), sorted(of_mask.keys() - of_image.keys())
+    of_images, of_masks = scan(images), scan(masks)
+    pictures = [file for file in of_images.of(IMAGE_SUFFIXES) if file.path not in set(other)]
+    drawn, regions = of_masks.of(MASK_SUFFIXES), of_masks.of(REGIONS)
+    pictures, drawn = _parted(of_images, of_masks, pictures, drawn)
+    if not pictures:
+        raise nothing_there(of_images, "images", IMAGE_SUFFIXES)
+    if not drawn and not regions:
+        raise nothing_there(of_masks, "masks", (*MASK_SUFFIXES, *REGIONS))
+    pictures, left = choose_level(pictures)
+    if not pictures:
+        raise _too_deep(of_images, left)
+    notes = left_out(of_images, left) + stranger_notes(of_images, (*IMAGE_SUFFIXES, *REGIONS, ".npy"))
+    if of_masks.base.resolve() != of_images.base.resolve():
+        notes += stranger_notes(of_masks, (*MASK_SUFFIXES, *REGIONS))
+    place_of = {file.path: file.place for file in pictures}
+    matched, by_regions = _by_kind(of_masks, pictures, drawn, regions, notes)
+    if not matched.pairs:
+        raise _nothing_pairs(matched)
+    _tell_lone(matched, skip_lone, notes)
+    pairs = _named(matched.pairs, place_of)
+    places = [place_of[pair.image] for pair in pairs]
+    splits = [place[0] if place and place[0] in SPLITS else "" for place in places]
+    splits = splits if all(splits) else [""] * len(pairs)
+    root = _common(of_images.base, of_masks.base)
+    return Found(pairs, splits, _groups(places, splits, notes), by_regions, root, notes)
+
+
+def find_pairs(images: Path, masks: Path) -> list[Pair]:
+    """Return the pairs of two folders, or of one, that hold images and masks themselves, not in subfolders.
+
+    Raises
+    ------
+    ManifestError
+        As `find_tiles`; or when images lie in subfolders.
+    """
+    found = find_tiles(images, masks)
+    if any(found.groups) or any(found.splits):
+        raise ManifestError(f"{images}: images lie in subfolders", next_step="put them all into this folder")
+    return found.pairs
+
+
+def find_images(images: Path, other: Collection[Path] = ()) -> tuple[list[File], list[str]]:
+    """Return the images of a folder or pattern, less `other` files, and lines on what was left out.
+
+    Raises
+    ------
+    ManifestError
+        When there are none.
+    """
+    scanned = scan(images)
+    files, left = choose_level([file for file in scanned.of(IMAGE_SUFFIXES) if file.path not in set(other)])
+    if not files:
+        raise nothing_there(scanned, "images", IMAGE_SUFFIXES)
+    return files, left_out(scanned, left)
+
+
+def find_partners(place: Path, images: Sequence[File]) -> Matched:
+    """Return which of the pictures in a folder or under a pattern is the mask of which image.
+
+    Raises
+    ------
+    ManifestError
+        When there is no such folder, or a mask could belong to two images, or the reverse.
+    """
+    known = {file.path.resolve() for file in images}
+    return _match(images, [file for file in scan(place).of(MASK_SUFFIXES) if file.path.resolve() not in known])
+
+
+def some(names: Sequence[str], shown: int = 5) -> str:
+    """Return a few names for a message, and how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return (", ".join(names[:shown]) + more) or "none"
+
+
+def _parted(of_images: Scan, of_masks: Scan, pictures: list[File], drawn: list[File]) -> tuple[list[File], list[File]]:
+    """Part images from masks where one folder is, or holds, the other."""
+    base, mask_base = of_images.base.resolve(), of_masks.base.resolve()
+    if base != mask_base:
+        if mask_base.is_relative_to(base):
+            pictures = [file for file in pictures if not file.path.parent.resolve().is_relative_to(mask_base)]
+        else:
+            drawn = [file for file in drawn if not file.path.parent.resolve().is_relative_to(base)]
+    elif of_masks.pattern or of_images.pattern:
+        taken = {file.path for file in (drawn if of_masks.pattern else pictures)}
+        if of_masks.pattern:
+            pictures = [file for file in pictures if file.path not in taken]
+        else:
+            drawn = [file for file in drawn if file.path not in taken]
+    else:
+        masks = _masks_among(drawn)
+        pictures = [file for file in pictures if file.path not in masks]
+        drawn = [file for file in drawn if file.path in masks]
+    return [f for f in pictures if f.role != "mask"], [f for f in drawn if f.role != "image"]
+
+
+def _masks_among(files: Sequence[File]) -> set[Path]:
+    """Return which files of one folder are masks: by folder, by type where two have one name, else by their names."""
+    masks = {file.path for file in files if file.role == "mask" or file.path.suffix.lower() == ".npy"}
+    open_files = [file for file in files if file.path not in masks and file.role != "image"]
+    named: dict[tuple[tuple[str, ...], str], list[File]] = {}
+    for file in open_files:
+        named.setdefault((file.place, file.stem.casefold()), []).append(file)
+    for twins in named.values():
+        if len(twins) > 1:
+            masks.add(_mask_of_twins(twins))
+    marked = {
+        (f.place, rest.casefold()): f for f in open_files for n in (1, 0) for rest in stripped(f.stem, "image", n)
+    }
+    for file in open_files:
+        rests = {rest for times in (1, 2) for rest in stripped(file.stem, "mask", times)}
+        partners = [marked.get((file.place, rest.casefold())) for rest in rests]
+        if any(partner and partner.path != file.path for partner in partners):
+            masks.add(file.path)
+    return masks
+
+
+def _mask_of_twins(twins: Sequence[File]) -> Path:
+    """Return which of two files of one name is the mask: the other one is JPEG, or the only one in colour."""
+    lossless = [file.path for file in twins if file.path.suffix.lower() not in LOSSY]
+    plain = [path for path in lossless if not _in_colour(path)]
+    for masks in (lossless, plain):
+        if len(twins) == 2 and len(masks) == 1:
+            return masks[0]
+    raise ManifestError(
+        f"{twins[0].path.parent}: {' and '.join(file.path.name for file in twins)} have the same name",
+        expected="an image and its mask: one of them JPEG, or one in grey or palette and one in colour",
+        next_step="say which by patterns, such as --images 'DIR/*.tif' --masks 'DIR/*.png', or put masks into a folder "
+        "of their own",
+    )
+
+
+def _in_colour(path: Path) -> bool:
+    try:
+        with Image.open(path) as picture:
+            return picture.mode not in ("1", "L", "LA", "P", "PA", "I", "I;16", "I;16B", "I;16L", "F")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return True  # whoever reads it will say what is wrong with it
+
+
+def _by_kind(
+    of_masks: Scan, images: list[File], drawn: list[File], regions: list[File], notes: list[str]
+) -> tuple[Matched, bool]:
+    """Match images with pictures or with annotated regions: with what pairs, where a folder holds both."""
+    pictures = _match(images, drawn) if drawn else Matched([], images, [])
+    annotated = _match(images, regions) if regions else Matched([], images, [])
+    if pictures.pairs and annotated.pairs:
         raise ManifestError(
-            f"{len(alone)} files have no partner of the same name",
-            expected="an image in one folder and a mask in the other, such as a.png and a.png or a_mask.png",
-            found=f"without mask: {_some(without_mask)}; without image: {_some(without_image)}",
-            next_step="rename or remove them",
+            f"{of_masks.base} holds both pictures and annotated regions for these images",
+            expected="masks of one kind",
+            found=f"{len(pictures.pairs)} images with a picture ({pictures.pairs[0][1].path.name}, ...), "
+            f"{len(annotated.pairs)} with regions ({annotated.pairs[0][1].path.name}, ...)",
+            next_step=f"choose by a pattern: --masks '{of_masks.base}/*{pictures.pairs[0][1].path.suffix}' or "
+            f"--masks '{of_masks.base}/*{annotated.pairs[0][1].path.suffix}'",
         )
-    pairs = [
-        Pair(re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("._-"), of_image[stem], of_mask[stem]) for stem in of_image
-    ]
-    ids = [pair.id for pair in pairs]
-    for pair, stem in zip(pairs, of_image, strict=True):
-        if not pair.id or ids.count(pair.id) > 1:
+    if not regions or pictures.pairs:
+        if regions:
+            names = some([file.path.name for file in regions])
+            notes.append(f"{len(regions)} annotation files in {of_masks.base} belong to no image, passed over: {names}")
+        return pictures, False
+    if drawn and annotated.pairs:
+        names = some([file.path.name for file in drawn])
+        notes.append(f"{len(drawn)} pictures in {of_masks.base} belong to no image, passed over: {names}")
+    if annotated.pairs and all(file.path.suffix == ".json" for file in annotated.lone_masks) and annotated.lone_masks:
+        names = some([file.path.name for file in annotated.lone_masks])
+        notes.append(f"{len(annotated.lone_masks)} .json files belong to no image, passed over: {names}")
+        annotated = annotated._replace(lone_masks=[])
+    if not annotated.pairs:
+        return Matched([], images, [*drawn, *regions]), True
+    return annotated, True
+
+
+def _match(images: Sequence[File], masks: Sequence[File]) -> Matched:
+    """Match within folders of the same place; where one side has no folders, by names alone."""
+    masks, left = choose_level(masks)
+    masks = masks or [file._replace(place=()) for file in left]
+    if all(not file.place for file in masks) or all(not file.place for file in images):
+        images = [file._replace(place=()) for file in images]
+        masks = [file._replace(place=()) for file in masks]
+    return match(images, masks)
+
+
+def _tell_lone(matched: Matched, skip: bool, notes: list[str]) -> None:
+    without_mask, without_image = ([file.path.name for file in lone] for lone in matched[1:])
+    if not without_mask and not without_image:
+        return
+    if not skip:
+        raise ManifestError(
+            f"{len(without_mask) + len(without_image)} files have no partner of the same name",
+            expected=RULE,
+            found=f"without mask: {some(without_mask)}; without image: {some(without_image)}",
+            next_step="rename or remove them, or pass over them with --missing skip",
+        )
+    notes.append(
+        f"{len(without_mask)} images without a mask and {len(without_image)} masks without an image passed over: "
+        f"{some([*without_mask, *without_image])}"
+    )
+
+
+def _nothing_pairs(matched: Matched) -> ManifestError:
+    images, masks = ([file.path.name for file in lone] for lone in matched[1:])
+    return ManifestError(
+        "no image and mask go together by their names",
+        expected=RULE,
+        found=f"images: {some(images, 3)}; masks: {some(masks, 3)}",
+        next_step="rename them, or say where the name of the tile stands in that of the mask, such as "
+        "--masks 'masks/*_tumour.png'",
+    )
+
+
+def _too_deep(scanned: Scan, left: Sequence[File]) -> ManifestError:
+    folders = sorted({file.path.parent.relative_to(scanned.base).as_posix() for file in left})
+    return ManifestError(
+        f"the images of {scanned.base} lie several folders deep",
+        expected="images in the folder, or in one level of folders (train, val and test, or one for each patient)",
+        found=some(folders),
+        next_step="pass a folder further down, or move the images",
+    )
+
+
+def _named(matched: Sequence[tuple[File, File]], place_of: dict[Path, tuple[str, ...]]) -> list[Pair]:
+    """Return pairs with ids, sorted; folders are part of them where names repeat."""
+    stems = [image.stem for image, _ in matched]
+    repeat = len(set(map(to_id, stems))) < len(stems)
+    names = ["_".join([*(place_of[image.path] if repeat else ()), image.stem]) for image, _ in matched]
+    pairs = [Pair(to_id(name), i.path, m.path) for name, (i, m) in zip(names, matched, strict=True)]
+    counts = Counter(pair.id for pair in pairs)
+    for pair, stem in zip(pairs, stems, strict=True):
+        if not pair.id or counts[pair.id] > 1:
             raise ManifestError(
                 f"{pair.image}: no tile id can be made from the name {stem!r}",
-                expected="names that differ in letters, digits, '.', '_' and '-'",
+                expected="names that differ in letters and digits (of any script), '.', '_' and '-'",
                 next_step="rename the image and its mask",
             )
     return sorted(pairs)
 
 
-def holds_regions(masks: Path) -> bool:
-    """Return whether a folder of masks holds annotated regions (GeoJSON)."""
-    return masks.is_dir() and any(path.suffix.lower() in REGIONS for path in masks.iterdir())
-
-
-def group_of(groups: str, pairs: Sequence[Pair]) -> list[str]:
-    """Return the group of each tile: from a CSV file with columns tile and group, or a regex with one (group).
-
-    Raises
-    ------
-    SpecError
-        When the rule leaves a tile without a group.
-    """
-    if not groups:
-        return [""] * len(pairs)
-    if Path(groups).suffix == ".csv":
-        with Path(groups).open(newline="", encoding="utf-8") as file:
-            listed = {row["tile"]: row["group"] for row in csv.DictReader(file)}
-        found = [listed.get(pair.id, "") or listed.get(pair.image.stem, "") for pair in pairs]
-    else:
-        try:
-            rule = re.compile(groups)
-            matches = [rule.search(pair.image.stem) for pair in pairs]
-            found = [match.group(1) if match else "" for match in matches]
-        except (re.error, IndexError) as reason:
-            raise SpecError(f"--groups {groups!r} is no regex with one (group): {reason}") from None
-    if lone := [pair.id for pair, group in zip(pairs, found, strict=True) if not group]:
-        raise SpecError(
-            f"--groups {groups!r} gives no group to {len(lone)} tiles", found=_some(lone), next_step="mend the rule"
+def _groups(places: Sequence[tuple[str, ...]], splits: Sequence[str], notes: list[str]) -> list[str]:
+    """Return the group that folders say: the patient's folder, where there are several."""
+    inner = [place[1:] if split else place for place, split in zip(places, splits, strict=True)]
+    folders = ["/".join(place) for place in inner]
+    if len(set(folders)) < 2:
+        return [""] * len(places)
+    parts: dict[str, set[str]] = {}
+    for folder, split in zip(folders, splits, strict=True):
+        parts.setdefault(folder, set()).add(split)
+    if shared := sorted(folder for folder, its in parts.items() if folder and len(its) > 1):
+        notes.append(
+            f"folders {some(shared)} are in several splits, so folders are not taken as patients; if they are "
+            "patients, the test is not of new ones"
         )
-    return found
+        return [""] * len(places)
+    notes.append(
+        f"{len(parts)} folders of images are taken as patients or slides that no split parts: {some(sorted(parts))}"
+    )
+    return folders
 
 
-def by_stem(folder: Path, suffixes: Sequence[str], strip: bool) -> dict[str, Path]:
-    """Return the files of a folder by name, less what marks a mask where `strip` is set.
-
-    Raises
-    ------
-    ManifestError
-        When there is no folder, it holds no such files, or two have the same name.
-    """
-    if not folder.is_dir():
-        raise ManifestError(f"{folder} is no folder", next_step="check --images and --masks")
-    files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in suffixes or path.name.startswith("."):
-            continue
-        stem = MASK_ENDINGS.sub("", path.stem) if strip else path.stem
-        if stem in files:
-            raise ManifestError(
-                f"{folder}: {files[stem].name} and {path.name} have the same name {stem!r}",
-                next_step="keep one of them",
-            )
-        files[stem] = path
-    if not files:
-        raise ManifestError(f"{folder} holds no images", expected=", ".join(suffixes), next_step="check the path")
-    return files
-
-
-def _some(names: Sequence[str]) -> str:
-    return (", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")) or "none"
+def _common(one: Path, other: Path) -> Path:
+    """Return the deepest folder that holds both."""
+    first, second = one.resolve(), other.resolve()
+    for folder in (first, *first.parents):
+        if second.is_relative_to(folder):
+            return folder
+    raise ManifestError(f"{one} and {other} are on different drives", next_step="put both on one")

@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import shapely
-from PIL import Image, UnidentifiedImageError
 
 from fmcache.errors import ManifestError, TileError
 from fmcache.identity import sha256_file
@@ -21,24 +20,22 @@ from fmcache.manifest import (
     DemoDataset,
     FolderDataset,
     GeojsonDataset,
-    Label,
     TileEntry,
-    mask_span,
 )
 from fmcache.tiles.annotations import rasterise, read_annotations
+from fmcache.tiles.classes import Selection
 from fmcache.tiles.demo import draw_tile
+from fmcache.tiles.pictures import RawMask, read_image, read_raw_mask
+from fmcache.tiles.values import Palette, read_values, unknown_values
 
 Pixels = npt.NDArray[np.uint8]
-RawMask = npt.NDArray[np.uint8] | npt.NDArray[np.int32]
-UNKNOWN = -1
-ORIENTATION = 0x0112  # EXIF tag
 MPP_TOLERANCE = 0.02  # scanners differ by more from one to the next
 
 
 class Tile(NamedTuple):
     """A tile: image (y, x, colour) uint8 RGB, mask (y, x) uint8 label ids with 255 = ignore, and the sha256 of both.
 
-    `overlap` and `notes` are those of annotated regions, see `Drawn`.
+    The rest is as in `Drawn`.
     """
 
     id: str
@@ -48,15 +45,23 @@ class Tile(NamedTuple):
     mask_sha256: str
     overlap: float = 0.0
     notes: tuple[tuple[str, int], ...] = ()
+    found: tuple[tuple[int, int], ...] = ()
+    palette: Palette | None = None
 
 
 class Drawn(NamedTuple):
-    """A mask, (y, x) uint8 label ids with 255 = ignore; of annotated regions also the share of pixels that two or more
-    labels cover, and what was mended or left out, with its count."""
+    """A mask, (y, x) uint8 label ids with 255 = ignore.
+
+    Of annotated regions also the share of pixels that two or more labels cover, and what was mended or left out, with
+    its count; of pictures the values that occur, as keys of `read_values` with their pixels, and the palette if the
+    mask was read by its indices.
+    """
 
     mask: Pixels
     overlap: float = 0.0
     notes: tuple[tuple[str, int], ...] = ()
+    found: tuple[tuple[int, int], ...] = ()
+    palette: Palette | None = None
 
 
 def read_tile(dataset: AnyDataset, entry: TileEntry, folder: Path) -> Tile:
@@ -82,12 +87,19 @@ def read_tile(dataset: AnyDataset, entry: TileEntry, folder: Path) -> Tile:
     for path, listed in ((image_path, entry.image_sha256), (mask_path, entry.mask_sha256)):
         _check_file(entry.id, path, listed)
     image = read_image(image_path)
-    mask, overlap, notes = read_mask(mask_path, dataset, image)
-    return Tile(entry.id, image, mask, entry.image_sha256, entry.mask_sha256, overlap, notes)
+    mask, overlap, notes, found, palette = read_mask(mask_path, dataset, image)
+    return Tile(entry.id, image, mask, entry.image_sha256, entry.mask_sha256, overlap, notes, found, palette)
 
 
-def read_mask(path: Path, dataset: FolderDataset | GeojsonDataset, image: Pixels) -> Drawn:
+def read_mask(
+    path: Path, dataset: FolderDataset | GeojsonDataset, image: Pixels, unknown: Counter[int] | None = None
+) -> Drawn:
     """Return the label ids of a mask file: of its pixels, or of its regions drawn at the size of `image`.
+
+    Parameters
+    ----------
+    unknown
+        When passed, pixels of values that no label has are counted there by key, and are no error.
 
     Raises
     ------
@@ -97,7 +109,7 @@ def read_mask(path: Path, dataset: FolderDataset | GeojsonDataset, image: Pixels
     """
     height, width = image.shape[:2]
     if isinstance(dataset, FolderDataset):
-        mask = to_label_ids(read_raw_mask(path), dataset, path)
+        mask, found, strange, palette = read_values(read_raw_mask(path), dataset)
         if mask.shape != (height, width):
             raise TileError(
                 f"{path}: mask and image differ in size",
@@ -105,9 +117,13 @@ def read_mask(path: Path, dataset: FolderDataset | GeojsonDataset, image: Pixels
                 found=f"{mask.shape[1]} x {mask.shape[0]} px",
                 next_step="export the mask again at the size of the image",
             )
-        return Drawn(mask)
+        if strange and unknown is None:
+            raise unknown_values(str(path), strange, dataset)
+        if unknown is not None:
+            unknown.update(strange)
+        return Drawn(mask, found=tuple(found.items()), palette=palette)
     notes: Counter[str] = Counter()
-    annotations = read_annotations(path, notes)
+    annotations = read_annotations(path, notes, Selection.of(dataset))
     if annotations and not any(a.geometry.intersects(shapely.box(0, 0, width, height)) for a in annotations):
         raise TileError(
             f"{path}: no region lies on the image",
@@ -123,6 +139,20 @@ def read_mask(path: Path, dataset: FolderDataset | GeojsonDataset, image: Pixels
             f"{path}: {error.problem}", expected=error.expected, found=error.found, next_step=error.next_step
         ) from None
     return Drawn(drawn.mask, drawn.overlap, tuple(sorted(notes.items())))
+
+
+def to_label_ids(raw: RawMask, dataset: FolderDataset, path: Path) -> Pixels:
+    """Return label ids (y, x) uint8, 255 = ignore, of a raw mask, as `read_values`.
+
+    Raises
+    ------
+    TileError
+        Listing the values that no label has, with their pixel counts.
+    """
+    reading = read_values(raw, dataset)
+    if reading.unknown:
+        raise unknown_values(str(path), reading.unknown, dataset)
+    return reading.mask
 
 
 def check_view_mpp(dataset: AnyDataset, tile: Tile, tile_px: int) -> None:
@@ -168,127 +198,22 @@ def resize_tile(tile: Tile, tile_px: int) -> Tile:
     return tile._replace(image=np.asarray(image, dtype=np.uint8), mask=np.asarray(mask, dtype=np.uint8))
 
 
-def read_image(path: Path) -> Pixels:
-    """Return an image file as RGB, (y, x, colour) uint8. Alpha is dropped; grey and palette images become RGB.
-
-    Raises
-    ------
-    TileError
-        When the file is damaged, or is CMYK, 16 bits deep or rotated by its EXIF tag.
-    """
-    with _opened(path) as picture:
-        if picture.mode not in ("RGB", "RGBA", "L", "LA", "P", "1"):
-            raise TileError(
-                f"{path}: an image of mode {picture.mode} is not read",
-                expected="8-bit RGB, RGBA, grey or palette",
-                next_step="convert it to 8-bit RGB, so that you decide how its values are scaled",
-            )
-        return np.asarray(picture.convert("RGB"), dtype=np.uint8)
-
-
-def read_raw_mask(path: Path) -> RawMask:
-    """Return a mask file as it is: (y, x) grey values or palette indices, int32, or (y, x, colour) uint8 RGB.
-
-    Raises
-    ------
-    TileError
-        When the file is damaged, of a kind that is no mask, or has values below 0.
-    """
-    with _opened(path) as picture:
-        if picture.mode in ("RGB", "RGBA"):
-            return np.asarray(picture.convert("RGB"), dtype=np.uint8)
-        if picture.mode not in ("L", "P", "1", "I;16", "I;16B", "I"):
-            raise TileError(
-                f"{path}: a mask of mode {picture.mode} is not read",
-                expected="grey (8, 16 or 32 bits), palette or RGB",
-                next_step="export label ids as an 8-bit PNG, numbered instances as a 16-bit one",
-            )
-        values = np.asarray(picture).astype(np.int32)
-    if values.size and values.min() < 0:
-        raise TileError(f"{path}: mask values below 0", found=str(values.min()), next_step="export values from 0 on")
-    return values
-
-
-def to_label_ids(raw: RawMask, dataset: FolderDataset, path: Path) -> Pixels:
-    """Return label ids (y, x) uint8, 255 = ignore, of a raw mask; labels without values mean their position.
-
-    Raises
-    ------
-    TileError
-        Listing the values that no label has, with their pixel counts.
-    """
-    keys = pack(raw)
-    values, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
-    table = np.full(len(values), UNKNOWN, dtype=np.int32)
-    meanings = [(value, IGNORE) for value in dataset.ignore_values] + mask_values(dataset.labels)
-    for value, label in meanings:
-        low, high = mask_span(value)
-        table[(values >= low) & (values <= high)] = label
-    if (unknown := np.flatnonzero(table == UNKNOWN)).size:
-        listed = ", ".join(f"{_shown(int(values[i]))} ({counts[i]} px)" for i in unknown[:8])
-        raise TileError(
-            f"{path}: mask values that no label has",
-            expected=", ".join(str(value) for value, _ in meanings),
-            found=listed + (f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""),
-            next_step="add them to a label's values or to ignore_values (fmcache data add --labels, --ignore); a mask "
-            "that numbers instances takes a range, such as 'nucleus=1-'",
-        )
-    return table.astype(np.uint8)[inverse].reshape(keys.shape)
-
-
-def mask_values(labels: tuple[Label, ...]) -> list[tuple[int | str, int]]:
-    """Return each mask value with its label id."""
-    if not any(label.values for label in labels):
-        return [(i, i) for i in range(len(labels))]
-    return [(value, i) for i, label in enumerate(labels) for value in label.values]
-
-
-def pack(raw: RawMask) -> npt.NDArray[np.int32]:
-    """Return one number per pixel of a raw mask, (y, x) int32, grey and RGB kept apart as `mask_span` has them."""
-    if raw.ndim == 2:
-        return raw.astype(np.int32)
-    red, green, blue = (raw[..., i].astype(np.int32) for i in range(3))
-    return -1 - ((red << 16) + (green << 8) + blue)
-
-
-def _shown(key: int) -> str:
-    return str(key) if key >= 0 else f"#{-1 - key:06x}"
-
-
 def _check_file(tile: str, path: Path, listed: str) -> None:
     if not path.is_file():
         raise ManifestError(f"tile {tile!r}: {path} is missing", next_step="restore it, or fmcache data add --replace")
-    if (found := sha256_file(path)) != listed:
+    try:
+        found = sha256_file(path)
+    except OSError as reason:
+        raise TileError(
+            f"tile {tile!r}: {path} cannot be read", found=reason.strerror or "", next_step="check the file's rights"
+        ) from None
+    if found != listed:
         raise ManifestError(
             f"tile {tile!r}: {path} is not the file that was listed",
             expected=f"sha256 {listed}",
             found=f"sha256 {found}",
             next_step="restore the file, or list the new one with fmcache data add --replace",
         )
-
-
-def _opened(path: Path) -> Image.Image:
-    try:
-        picture = Image.open(path)
-        deep = ";16" in str(picture.tile)  # gone after loading
-        picture.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as reason:
-        raise TileError(
-            f"{path} cannot be read as an image", found=str(reason)[:200], next_step="export or download it again"
-        ) from None
-    if deep and not picture.mode.startswith("I"):
-        # Pillow keeps the upper byte alone: images of 12 bits would come out nearly black, and nobody would be told
-        raise TileError(
-            f"{path} has 16 bits per colour",
-            expected="8 bits per colour",
-            next_step="convert it to 8-bit RGB, so that you decide how its values are scaled",
-        )
-    if picture.getexif().get(ORIENTATION, 1) != 1:
-        raise TileError(
-            f"{path} is to be shown rotated (EXIF orientation), but a mask made beside it may not be",
-            next_step="save the image upright, without the tag",
-        )
-    return picture
 
 
 def _sha256(array: Pixels) -> str:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from fmcache.errors import SpecError
 from fmcache.manifest import IGNORE, Label, check_mask_values, mask_span
+from fmcache.tiles.words import COLON, Word, alternatives, quoted, refuse_signs, split_at, tokens_of
 
 # Okabe & Ito 2008: told apart by people of all colour vision
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#999999")
+
+IGNORED = "ignore"
 
 
 def parse_labels(text: str, regions: bool = False) -> tuple[Label, ...]:
     """Return labels from ``name=value|value,name=#rrggbb,...``; without values, a label's position is its value.
 
-    With `regions`, values are names of classes (a ``#rrggbb`` among them is the label's colour), and the name of a
+    With `regions`, values are names of classes (a bare ``#rrggbb`` among them is the label's colour), and the name of a
     label without any is its class.
 
     Raises
@@ -22,18 +25,10 @@ def parse_labels(text: str, regions: bool = False) -> tuple[Label, ...]:
     SpecError
         When a part cannot be read.
     """
-    labels = []
-    for i, part in enumerate(text.split(",")):
-        name, _, values = part.strip().partition("=")
-        parsed = parse_classes(values) if regions else parse_values(values)
-        colours = [value for value in parsed if isinstance(value, str) and value.startswith("#")]
-        if regions:
-            parse_values("|".join(colours))
-            parsed = tuple(value for value in parsed if value not in colours)
-        if not name:
-            raise SpecError(f"--labels {text!r}: a label has no name", expected="such as 'other=0,tumour=1|2'")
-        labels.append(Label(name, colours[0].lower() if colours else PALETTE[i % len(PALETTE)], parsed))
-    return tuple(labels)
+    parts = list(split_at(tokens_of(text, "--labels"), ","))
+    if len(parts) > 1 and not parts[-1]:
+        del parts[-1]  # a comma at the end
+    return tuple(_label(i, part, text, regions) for i, part in enumerate(parts))
 
 
 def parse_values(text: str) -> tuple[int | str, ...]:
@@ -44,17 +39,18 @@ def parse_values(text: str) -> tuple[int | str, ...]:
     SpecError
         When one is no number, range or ``#rrggbb``.
     """
-    values = tuple(int(value) if value.isdecimal() else value.lower() for value in text.split("|") if value)
-    try:
-        check_mask_values(values)
-    except ValueError as reason:
-        raise SpecError(str(reason)) from None
-    return values
+    return _values(word.text for word in alternatives(text, "--ignore"))
 
 
-def parse_classes(text: str) -> tuple[str, ...]:
-    """Return names of classes from ``Tumor|Tumor: invasive``."""
-    return tuple(name.strip() for name in text.split("|") if name.strip())
+def parse_classes(text: str, flag: str = "--ignore") -> tuple[str, ...]:
+    """Return names of classes from ``Tumor|Tumor: invasive|"Tumor, other"``; empty for ``(no class)``.
+
+    Raises
+    ------
+    SpecError
+        When it cannot be read.
+    """
+    return tuple(word.as_class for word in alternatives(text, flag))
 
 
 def parse_order(text: str, labels: Sequence[Label], ignored: Sequence[str]) -> tuple[str, ...]:
@@ -65,18 +61,54 @@ def parse_order(text: str, labels: Sequence[Label], ignored: Sequence[str]) -> t
     SpecError
         When one is named twice, is unknown, or is left out.
     """
-    classes = {label.name: tuple(str(v) for v in label.values) or (label.name,) for label in labels}
+    classes = {label.name: classes_of(label) for label in labels}
     known = {name for names in classes.values() for name in names} | set(ignored)
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    order = tuple(name for part in parts for name in classes.get(part, (part,)))
+    tokens = tokens_of(text, "--order")
+    refuse_signs(tokens, text, "--order", "|=", ",")
+    words = [token for token in tokens if isinstance(token, Word)]
+    order = tuple(
+        name
+        for word in words
+        for name in ([""] if word.as_class == "" and "" in known else classes.get(word.text, [word.as_class]))
+    )
     if order and sorted(order) != sorted(known):
         raise SpecError(
             f"--order {text!r} does not name every class once",
-            expected=f"from lowest to highest, labels or classes: {', '.join(sorted(known))}",
-            found=", ".join(order),
+            expected=f"from lowest to highest, labels or classes: {', '.join(quoted(name) for name in sorted(known))}",
+            found=", ".join(quoted(name) for name in order),
             next_step="complete it",
         )
     return order
+
+
+def parse_fill(text: str, labels: Sequence[Label]) -> str:
+    """Return the name of the label, or ``ignore``, that `--fill` names for pixels in no region.
+
+    Raises
+    ------
+    SpecError
+        When no label has that name.
+    """
+    names = [label.name for label in labels]
+    words = [token for token in tokens_of(text, "--fill") if isinstance(token, Word)]
+    fill = words[0] if len(words) == 1 else Word(text)
+    if fill.text == IGNORED and fill.quoted:
+        raise SpecError(f"--fill {text!r}: ignore means no label", next_step="give that label another name")
+    if fill.text not in (*names, IGNORED):
+        raise SpecError(
+            f"--fill {text!r} is no label",
+            expected=", ".join([*(quoted(name) for name in names), IGNORED]),
+            next_step="name one of them",
+        )
+    return fill.text
+
+
+def refuse_twice(labels: Sequence[Label], ignored: Sequence[str], skipped: Sequence[str]) -> None:
+    """Raise SpecError when two labels have one name, or a class is in two labels, or both in one and left out."""
+    names = [label.name for label in labels]
+    classes = [name for label in labels for name in classes_of(label)]
+    for twice in (name for group in (names, [*classes, *ignored, *skipped]) for name in group if group.count(name) > 1):
+        raise SpecError(f"{quoted(twice)} means two things", next_step="name it once in --labels, --ignore and --skip")
 
 
 def ignored_values(text: str, labels: Sequence[Label]) -> tuple[int | str, ...]:
@@ -84,3 +116,51 @@ def ignored_values(text: str, labels: Sequence[Label]) -> tuple[int | str, ...]:
     used = [value for label in labels for value in label.values] or list(range(len(labels)))
     taken = any(low <= IGNORE <= high for low, high in map(mask_span, used))
     return tuple(value for value in parse_values(text) if value != IGNORE or not taken)
+
+
+def classes_of(label: Label) -> tuple[str, ...]:
+    """Return the names of the classes that mean a label of annotated regions."""
+    return tuple(str(value) for value in label.values) or (label.name,)
+
+
+def _label(place: int, part: list[Word | str], text: str, regions: bool) -> Label:
+    if not part or not isinstance(part[0], Word) or not part[0].text:
+        raise SpecError(
+            f"--labels {text!r}: a label has no name",
+            expected="such as 'other=0,tumour=1|2'",
+            next_step="put the name before the '=', and no comma too many",
+        )
+    name, values = part[0], part[2:]
+    if len(part) == 1 and not name.quoted and (colon := COLON.search(name.text)):
+        left, right = name.text[: colon.start()].strip(), name.text[colon.start() + 1 :].strip()
+        raise SpecError(
+            f"--labels {text!r}: {name.text!r} has a ':' where '=' is expected",
+            expected=f"{quoted(left)}={right}",
+            next_step=f"write '='; if it is the whole name of a label: {quoted(name.text)}",
+        )
+    if (len(part) > 1 and part[1] != "=") or "=" in values:
+        raise SpecError(
+            f"--labels {text!r}: cannot be read",
+            expected="name=value|value,name=value,...",
+            next_step="put a name that holds '=' or '|' into double quotes, such as 'tumour=\"a=b\"'",
+        )
+    words = [word for word in values if isinstance(word, Word)]
+    colours = [word.text for word in words if word.text.startswith("#") and not word.quoted]
+    if regions:
+        _values(colours)
+        parsed: tuple[int | str, ...] = tuple(w.as_class for w in words if w.quoted or not w.text.startswith("#"))
+        if not parsed and not name.as_class:
+            parsed = ("",)
+    else:
+        parsed = _values(word.text for word in words)
+        colours = [value for value in parsed if isinstance(value, str) and value.startswith("#")]
+    return Label(name.text, colours[0].lower() if colours else PALETTE[place % len(PALETTE)], parsed)
+
+
+def _values(texts: Iterable[str]) -> tuple[int | str, ...]:
+    try:
+        values = tuple(int(value) if value.isdecimal() else value.lower() for value in texts)
+        check_mask_values(values)
+    except ValueError as reason:
+        raise SpecError(str(reason)[:200]) from None
+    return values

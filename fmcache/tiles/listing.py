@@ -13,9 +13,14 @@ import numpy.typing as npt
 from fmcache.errors import TileError
 from fmcache.identity import sha256_file
 from fmcache.manifest import IGNORE, AnyDataset, FolderDataset, GeojsonDataset, TileEntry
-from fmcache.tiles.annotations import MENDED, class_counts, listed, read_annotations
+from fmcache.tiles.absent import absent_classes, absent_values
+from fmcache.tiles.annotations import read_annotations
+from fmcache.tiles.census import refuse_unknown_classes, told
+from fmcache.tiles.classes import Selection
 from fmcache.tiles.folder import Pair
-from fmcache.tiles.images import Tile, read_image, read_mask
+from fmcache.tiles.images import Tile, read_mask
+from fmcache.tiles.pictures import read_image
+from fmcache.tiles.values import Palette, mask_values, palette_clash, unknown_values
 
 
 class Listing(NamedTuple):
@@ -37,37 +42,70 @@ def list_tiles(
     Raises
     ------
     TileError
-        When a file cannot be read, or a mask holds a value or class that no label has.
+        When a file cannot be read, masks hold values or classes that no label has, palettes that are read by index
+        differ, or a label is in no tile.
     """
-    if isinstance(dataset, GeojsonDataset):
-        _refuse_unknown_classes(dataset, pairs)
-    entries = []
+    classes = _known_classes(dataset, pairs) if isinstance(dataset, GeojsonDataset) else Counter()
+    entries, palettes = [], []
+    found, unknown = Counter[int](), Counter[int]()
     pixels = np.zeros((len(pairs), len(dataset.labels)), dtype=np.int64)
     for i, (pair, group) in enumerate(zip(pairs, groups, strict=True)):
-        mask = read_mask(pair.mask, dataset, read_image(pair.image)).mask
-        pixels[i] = np.bincount(mask.ravel(), minlength=IGNORE + 1)[: len(dataset.labels)]
+        drawn = read_mask(pair.mask, dataset, read_image(pair.image), unknown)
+        pixels[i] = np.bincount(drawn.mask.ravel(), minlength=IGNORE + 1)[: len(dataset.labels)]
+        found.update(dict(drawn.found))
+        if drawn.palette:
+            palettes.append((str(pair.mask), drawn.palette))
         # folders resolved as `root` is, the file not: it may be a link to elsewhere
         image, file = (
             (path.parent.resolve() / path.name).relative_to(root).as_posix() for path in (pair.image, pair.mask)
         )
         entries.append(TileEntry(pair.id, group, image, file, sha256_file(pair.image), sha256_file(pair.mask)))
         tick(1)
+    if isinstance(dataset, FolderDataset):
+        if clash := palettes_apart(dataset, palettes):
+            raise clash
+        if unknown:  # those of all files: a list that grows file by file helps nobody
+            raise unknown_values(str(pairs[0].mask.parent), unknown, dataset)
+        absent = absent_values(dataset, pixels.sum(axis=0), len(pairs), found)
+    else:
+        absent = absent_classes(dataset.labels, pixels.sum(axis=0), len(pairs), classes)
+    if absent:
+        raise absent
     return Listing(tuple(entries), pixels)
 
 
-def _refuse_unknown_classes(dataset: GeojsonDataset, pairs: Sequence[Pair]) -> None:
-    """Refuse classes that no label has, naming those of all files: a list that grows file by file helps nobody."""
-    counts: Counter[str] = Counter()
-    for pair in pairs:
-        counts += class_counts(read_annotations(pair.mask))
-    known = dataset.classes()
-    if unknown := {name: n for name, n in counts.items() if name not in known}:
-        raise TileError(
-            f"{pairs[0].mask.parent}: annotations of classes that no label has: {listed(unknown)}",
-            expected=", ".join(known),
-            found=listed(counts),
-            next_step="add them to a label or ignore them (fmcache data add --labels, --ignore; values, ignore_values)",
-        )
+def palettes_apart(dataset: FolderDataset, palettes: Sequence[tuple[str, Palette]]) -> TileError | None:
+    """Return the error that named masks are read by palette index, though their palettes differ; None when they do not.
+
+    The way out are labels given by colour: those of the first palette, where it has them all.
+    """
+    clash = palette_clash(palettes)
+    if not clash:
+        return None
+    colours = palettes[0][1].colours
+    ids = [(dataset.labels[label].name, value) for value, label in mask_values(dataset.labels)]
+    if all(isinstance(value, int) and value < len(colours) for _, value in ids):
+        labels = ",".join(f"{name}={colours[int(value)]}" for name, value in ids)
+    else:
+        labels = f"{ids[0][0]}={colours[0]},..."
+    return TileError(
+        "masks are read by their palette indices, but the palettes differ",
+        expected="one palette for all, or labels given by colour",
+        found=clash,
+        next_step=f"give the labels by colour, such as --labels '{labels}'; if the indices are right and the colours "
+        "mean nothing, save the masks as grey values",
+    )
+
+
+def _known_classes(dataset: GeojsonDataset, pairs: Sequence[Pair]) -> Counter[str]:
+    """Return regions by class; refuse classes that no label has, naming those of all files at once."""
+    selection, files = Selection.of(dataset), [pair.mask for pair in pairs]
+    counts = Counter((region.name, region.kind) for file in files for region in read_annotations(file, None, selection))
+    refuse_unknown_classes(counts, dataset.classes(), f"{files[0].parent}: ", files, selection)
+    by_class: Counter[str] = Counter()
+    for (name, _), n in counts.items():
+        by_class[name] += n
+    return by_class
 
 
 def region_notes(dataset: AnyDataset, tiles: Sequence[Tile]) -> list[str]:
@@ -86,8 +124,5 @@ def region_notes(dataset: AnyDataset, tiles: Sequence[Tile]) -> list[str]:
     found: Counter[str] = Counter()
     for tile in tiles:
         found.update(dict(tile.notes))
-    if mended := found.pop(MENDED, 0):
-        notes.append(f"{mended} regions whose outline crossed itself were mended")
-    if found:
-        notes.append(f"features left out: {listed(found)}")
+    notes += told(found)
     return notes

@@ -9,29 +9,30 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from fmcache.errors import SpecError
 from fmcache.manifest import IGNORE, Label
-from fmcache.tiles.annotations import Annotation, Mask, rasterise
-from fmcache.tiles.labels import parse_classes, parse_labels, parse_order
+from fmcache.tiles.annotations import Annotation, Mask, class_counts, rasterise
+from fmcache.tiles.classes import Selection, parse_objects, parse_property
+from fmcache.tiles.labels import IGNORED, classes_of, parse_classes, parse_fill, parse_labels, parse_order, refuse_twice
 from fmcache.tiles.slides import Grid
 
-IGNORED = "ignore"
 BARE = 254  # while counting: pixels under no region; labels end below it
 SAMPLE_PX = 64  # tiles are counted on a lattice of 64 x 64, enough to choose by
 
 
 class Rules(NamedTuple):
-    """What annotations mean: label id by class name (255: ignored), classes left out, drawing order, unannotated
-    pixels."""
+    """What annotations mean: which features are regions, label id by class name (255: ignored), drawing order, and the
+    label id of unannotated pixels."""
 
     labels: tuple[Label, ...]
     ids: Mapping[str, int]
-    skip: frozenset[str]
+    selection: Selection
     order: tuple[str, ...]
     fill: int
 
 
-def parse_rules(labels: str, order: str, fill: str, ignore: str, skip: str) -> Rules:
+def parse_rules(
+    labels: str, order: str, fill: str, ignore: str, skip: str, objects: str = "", class_property: str = ""
+) -> Rules:
     """Return the rules that flags describe.
 
     Parameters
@@ -42,26 +43,24 @@ def parse_rules(labels: str, order: str, fill: str, ignore: str, skip: str) -> R
         A label, or ``ignore``, for pixels under no region.
     ignore, skip
         Classes joined by ``|``: drawn as ignored pixels, or left out.
+    objects, class_property
+        As `parse_objects` and `parse_property` read them.
 
     Raises
     ------
     SpecError
         When a label or class means two things, or order or fill name no label.
     """
-    drawn, ignored, skipped = parse_labels(labels, regions=True), parse_classes(ignore), parse_classes(skip)
-    names = [label.name for label in drawn]
-    classes = [str(value) for label in drawn for value in label.values or (label.name,)]
-    for twice in (name for group in (names, [*classes, *ignored, *skipped]) for name in group if group.count(name) > 1):
-        raise SpecError(f"{twice!r} means two things", next_step="name it once in --labels, --ignore and --skip")
-    if fill not in (*names, IGNORED):
-        raise SpecError(f"--fill {fill!r} is no label", expected=", ".join([*names, IGNORED]))
-    ids = {str(value): i for i, label in enumerate(drawn) for value in label.values or (label.name,)}
+    drawn, ignored, skipped = parse_labels(labels, regions=True), parse_classes(ignore), parse_classes(skip, "--skip")
+    refuse_twice(drawn, ignored, skipped)
+    filled = parse_fill(fill, drawn)
+    ids = {name: i for i, label in enumerate(drawn) for name in classes_of(label)}
     return Rules(
         tuple(Label(label.name, label.colour, (i,)) for i, label in enumerate(drawn)),
         ids | dict.fromkeys(ignored, IGNORE),
-        frozenset(skipped),
+        Selection(frozenset(skipped), frozenset(parse_objects(objects)), parse_property(class_property)),
         parse_order(order, drawn, ignored),
-        IGNORE if fill == IGNORED else names.index(fill),
+        IGNORE if filled == IGNORED else [label.name for label in drawn].index(filled),
     )
 
 
@@ -70,8 +69,9 @@ class Regions:
 
     def __init__(self, annotations: Sequence[Annotation], rules: Rules) -> None:
         self._rules = rules
-        self._kept = [a for a in annotations if a.name not in rules.skip]
-        self._tree = shapely.STRtree([a.geometry for a in self._kept])
+        self.classes = class_counts(annotations)
+        self._annotations = annotations
+        self._tree = shapely.STRtree([a.geometry for a in self._annotations])
 
     def mask(self, grid: Grid, column: int, row: int) -> Mask:
         """Return the mask of a tile, (y, x) uint8 label ids, and the share of pixels that several labels cover."""
@@ -95,5 +95,5 @@ class Regions:
 
     def _drawn(self, origin: tuple[float, float], size: tuple[int, int], scale: float, fill: int) -> Mask:
         window = shapely.box(*origin, origin[0] + size[0] / scale, origin[1] + size[1] / scale)
-        near = [self._kept[i] for i in sorted(self._tree.query(window).tolist())]  # file order stays
+        near = [self._annotations[i] for i in sorted(self._tree.query(window).tolist())]  # file order stays
         return rasterise(near, self._rules.ids, size, order=self._rules.order, origin=origin, scale=scale, fill=fill)

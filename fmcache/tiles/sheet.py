@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from fmcache.manifest import IGNORE, Label
+from fmcache.tiles.lettering import Lettering
 
 Pixels = npt.NDArray[np.uint8]
 GAP, TEXT, BAR_PX = 8, 16, 240
@@ -56,48 +58,73 @@ def overlay(image: Pixels, mask: Pixels, labels: Sequence[Label]) -> Pixels:
     return tinted
 
 
+def lettering(title: str, sections: Sequence[Section], labels: Sequence[Label]) -> Lettering:
+    """Return what writes all texts of a sheet."""
+    captions = [one.caption for section in sections for one in section.entries]
+    return Lettering([title, *(section.heading for section in sections), *captions, *(label.name for label in labels)])
+
+
 def contact_sheet(title: str, sections: Sequence[Section], labels: Sequence[Label], columns: int = 4) -> Image.Image:
-    """Return a sheet: each picture beside its overlay, with headings, captions, legend and scale bars."""
+    """Return a sheet: each picture beside its overlay, with headings, captions, legend and scale bars.
+
+    It is as wide as its longest text asks for; a legend that is wider still goes on in the next line.
+    """
+    pen = lettering(title, sections, labels)
     cells = [entry for section in sections for entry in section.entries]
     side = max((max(one.mask.shape) for one in cells), default=TEXT)
     cell_x, cell_y = 2 * side + GAP // 2 + GAP, side + TEXT + GAP
+    cell_x = max([cell_x, *(GAP + ceil(pen.length(one.caption)) for one in cells)])
+    bars = 3 * GAP + int(max((pen.length(section.heading) for section in sections), default=0))
+    width = max(columns * cell_x + GAP, 2 * GAP + ceil(pen.length(title)), bars + (BAR_PX if _barred(sections) else 0))
+    legend = _legend(labels, any((one.mask == IGNORE).any() for one in cells), width, pen)
     rows = [-(-len(section.entries) // columns) for section in sections]
     heads = sum(TEXT + GAP for section in sections if section.heading)
-    size = (columns * cell_x + GAP, 3 * TEXT + GAP + heads + sum(rows) * cell_y)
-    sheet = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    draw.text((GAP, GAP), title, "black", font)
-    _legend(draw, GAP + TEXT, labels, any((one.mask == IGNORE).any() for one in cells), font)
-    top = 2 * GAP + 2 * TEXT
-    bars = 3 * GAP + int(max((draw.textlength(section.heading, font) for section in sections), default=0))
+    top = 2 * GAP + 2 * TEXT + TEXT * max((key.line for key in legend), default=0)
+    sheet = Image.new("RGB", (width, top + TEXT - GAP + heads + sum(rows) * cell_y), "white")
+    draw = ImageDraw.Draw(sheet)
+    pen.write(draw, GAP, GAP, title)
+    for key in legend:
+        y = GAP + TEXT * (1 + key.line)
+        draw.rectangle((key.left, y + 3, key.left + 12, y + 15), fill=key.colour)
+        pen.write(draw, key.left + 16, y, key.name)
     for section, n_rows in zip(sections, rows, strict=True):
         if section.heading:
-            _heading(draw, top, section, labels, bars, size[0], font)
+            _heading(draw, top, section, labels, bars, width, pen)
             top += TEXT + GAP
         for i, one in enumerate(section.entries):
             left, y = GAP + i % columns * cell_x, top + i // columns * cell_y
-            draw.text((left, y), one.caption, "black", font)
+            pen.write(draw, left, y, one.caption)
             sheet.paste(Image.fromarray(one.image), (left, y + TEXT))
             tinted = Image.fromarray(overlay(one.image, one.mask, labels))
             sheet.paste(tinted, (left + side + GAP // 2, y + TEXT))
             if one.mpp:
-                _scale_bar(draw, left, y + TEXT, one.mask.shape[0], one.mpp, font)
+                _scale_bar(draw, left, y + TEXT, one.mask.shape[0], one.mpp, pen)
         top += n_rows * cell_y
     return sheet
 
 
-Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+class _Key(NamedTuple):
+    name: str
+    colour: str
+    left: int
+    line: int
 
 
-def _legend(draw: ImageDraw.ImageDraw, top: int, labels: Sequence[Label], ignored: bool, font: Font) -> None:
-    x = GAP
-    for name, colour in [
-        *((label.name, label.colour) for label in labels),
-        *([("ignored", IGNORED)] if ignored else []),
-    ]:
-        draw.rectangle((x, top + 3, x + 12, top + 15), fill=colour)
-        draw.text((x + 16, top), name, "black", font)
-        x += 40 + int(draw.textlength(name, font))
+def _legend(labels: Sequence[Label], ignored: bool, width: int, pen: Lettering) -> list[_Key]:
+    """Where each label of the legend lies."""
+    keys = [(label.name, label.colour) for label in labels] + ([("ignored", IGNORED)] if ignored else [])
+    placed, x, line = [], GAP, 0
+    for name, colour in keys:
+        length = int(pen.length(name))
+        if x > GAP and x + 16 + length + GAP > width:
+            x, line = GAP, line + 1
+        placed.append(_Key(name, colour, x, line))
+        x += 40 + length
+    return placed
+
+
+def _barred(sections: Sequence[Section]) -> bool:
+    return any(len(section.shares) for section in sections)
 
 
 def _heading(
@@ -107,11 +134,11 @@ def _heading(
     labels: Sequence[Label],
     left: int,
     width: int,
-    font: Font,
+    pen: Lettering,
 ) -> None:
     """Draw a rule, the heading, and from `left` on the bar of shares."""
     draw.line((GAP, top, width - GAP, top), fill="#bbbbbb")
-    draw.text((GAP, top + 3), section.heading, "black", font)
+    pen.write(draw, GAP, top + 3, section.heading)
     for label, share in zip(labels, section.shares, strict=False):
         right = left + round(BAR_PX * share)
         if right > left:
@@ -126,12 +153,12 @@ def _fitted(array: Pixels, tile_px: int, interpolation: int) -> Pixels:
     return np.asarray(cv2.resize(array, size, interpolation=interpolation), dtype=np.uint8)
 
 
-def _scale_bar(draw: ImageDraw.ImageDraw, left: int, top: int, height: int, mpp: float, font: Font) -> None:
+def _scale_bar(draw: ImageDraw.ImageDraw, left: int, top: int, height: int, mpp: float, pen: Lettering) -> None:
     um = max((bar for bar in BARS_UM if bar / mpp <= 80), default=BARS_UM[0])
     y = top + height - 8
     draw.line((left + 6, y, left + 6 + um / mpp, y), fill="white", width=5)
     draw.line((left + 6, y, left + 6 + um / mpp, y), fill="black", width=3)
-    draw.text((left + 6, y - 17), f"{um} um", "black", font, stroke_width=2, stroke_fill="white")
+    pen.write(draw, left + 6, y - 17, f"{um} um", halo_px=2)
 
 
 def _rgb(colour: str) -> tuple[int, int, int]:

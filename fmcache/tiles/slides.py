@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
 from fmcache.errors import ExtraMissing, SpecError, TileError
+from fmcache.tiles.pictures import Pixels, over_white
 
 if TYPE_CHECKING:
     import openslide
 
-Pixels = npt.NDArray[np.uint8]
 SAME_MPP = 0.01  # a level this near the wanted um/px is read as it is: resampling by 1 % would only blur
 STRIP_PX = 1 << 22  # pixels of a level held at a time (16 MiB as RGBA)
 PLAUSIBLE_MPP = (0.05, 20.0)  # beyond: 72 dots per inch (353 um/px) and the like, written by software, not by a scanner
@@ -229,9 +227,7 @@ def _region(
             found=str(reason)[:200],
             next_step="copy the slide again: it is damaged",
         ) from None
-    white = Image.new("RGB", size, "white")
-    white.paste(region, mask=region.getchannel("A"))
-    return np.asarray(white, dtype=np.uint8)
+    return over_white(region, region.getchannel("A"))
 
 
 def _resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:

@@ -1,11 +1,13 @@
 """Splits that can be defended: balanced by label share, patients or slides never parted, the same every time.
 
-All three kinds take the best of many random choices, drawn from a generator of their own: one fixed split, folds that
+All three kinds rank what is possible: first by the labels that parts lack, then by the largest deviation of a label's
+share. They take the best that `fmcache.tiles.deals` finds with a generator of their own: one fixed split, folds that
 rotate, and the nested subsets of a learning curve.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,10 +17,9 @@ import numpy.typing as npt
 from fmcache.errors import SpecError
 from fmcache.identity import random_key
 from fmcache.manifest import SPLITS
-
-TRIES = 2000
-MISSING_LABEL = 1.0  # as bad as being 100 % off: no split should lack a label that could hold it
-
+from fmcache.tiles.deals import Floats, Numbers, Task, best_deal, sizes_drawn
+from fmcache.tiles.ranks import deviations_of, rank_of_folds, rank_of_splits, rank_of_subsets
+from fmcache.tiles.sizes import USUAL, nearest_sizes, scaled, shown
 
 Members = tuple[tuple[int, ...], ...]
 """Positions of tiles, by part."""
@@ -32,9 +33,16 @@ class Split(NamedTuple):
 
 
 def balanced_split(
-    ids: Sequence[str], groups: Sequence[str], pixels: npt.NDArray[np.int64], sizes: Sequence[int], seed: int
+    ids: Sequence[str],
+    groups: Sequence[str],
+    pixels: npt.NDArray[np.int64],
+    sizes: Sequence[int] | None,
+    seed: int,
+    way: str = "pass --split {}",
 ) -> Split:
-    """Return the best of many random splits, each of whole groups.
+    """Return a split of whole groups that lacks as few labels as can be, in test first, then in train, then in val.
+
+    Of those that lack as few it is the one whose label shares are nearest to those of all tiles, as far as is found.
 
     Parameters
     ----------
@@ -43,35 +51,75 @@ def balanced_split(
     pixels
         (tile, label): pixels of each label.
     sizes
-        Number of tiles to train, validate and test on; tiles beyond them stay in no split.
+        Number of tiles to train, validate and test on; tiles beyond them stay in no split. None: 15/5/10, scaled to
+        fewer tiles, or to the nearest sizes that whole groups give.
+    way
+        How other sizes are asked for, for the message.
 
     Raises
     ------
     SpecError
-        When there are too few tiles, or no choice of whole groups gives these sizes.
+        When there are fewer than three tiles or groups, too few tiles, or no choice of whole groups of these sizes.
     """
-    if sum(sizes) > len(ids):
-        shares = [max(1, round(len(ids) * n / sum(sizes))) for n in sizes]
-        shares[0] += len(ids) - sum(shares)
-        raise SpecError(
-            f"a split of {'/'.join(map(str, sizes))} needs {sum(sizes)} tiles",
-            found=f"{len(ids)} tiles",
-            next_step=f"pass --split {'/'.join(map(str, shares))}",
-        )
     teams = _teams(ids, groups)
-    rng = np.random.Generator(np.random.Philox(key=random_key("split", seed)))
-    best: Split | None = None
-    for _ in range(TRIES):
-        members = _deal([teams[i] for i in rng.permutation(len(teams))], sizes)
-        if members and (best is None or (off := _off(members, pixels)) < best.off):
-            best = Split(members, _off(members, pixels) if best is None else off)
-    if best is None:
-        raise SpecError(
-            f"no choice of whole groups gives a split of {'/'.join(map(str, sizes))}",
-            found=f"groups of {', '.join(str(len(team)) for team in teams)} tiles",
-            next_step="choose other sizes with --split",
+    tiles = np.array([len(team) for team in teams], dtype=np.int64)
+    if len(teams) < len(SPLITS):
+        raise _too_few(tiles, grouped=any(groups))
+    fitting = scaled(sizes or USUAL, min(sum(sizes or USUAL), len(ids)))
+    asked = sizes or nearest_sizes(tiles, fitting) or fitting
+    task = Task(tiles, _summed(teams, pixels), len(SPLITS) + 1, tuple(asked), rank_of_splits(pixels))
+    if sum(asked) > len(ids):
+        raise _impossible(task, fitting, way, seed)
+    try:
+        members = _sorted(_members(teams, best_deal(task, _generator(seed)), len(SPLITS)), ids)
+    except LookupError:
+        raise _impossible(task, fitting, way, seed) from None
+    return Split(members, _off(members, pixels))
+
+
+def _too_few(tiles: Numbers, grouped: bool) -> SpecError:
+    if not grouped:
+        return SpecError(
+            "a split needs 3 tiles or more: one each to train, to validate and to test on",
+            found=f"{len(tiles)} tiles",
+            next_step="add tiles",
         )
-    return Split(_sorted(best.members, ids), best.off)
+    return SpecError(
+        "a split that parts no patient or slide needs 3 of them or more: one each to train, to validate and to test on",
+        found=f"{len(tiles)} of them, with {_listed(tiles)} tiles",
+        next_step="add tiles of other patients or slides; or list the tiles without groups (tiles of one patient are "
+        "then in several splits, and test scores look better than they would on a new one)",
+    )
+
+
+def _impossible(task: Task, fitting: Sequence[int], way: str, seed: int) -> SpecError:
+    """Return why a split cannot be, with sizes near `fitting` that can: who asks for them gets them."""
+    nearest, asked, n_tiles = nearest_sizes(task.tiles, fitting), task.sizes or (), int(task.tiles.sum())
+    proven = nearest is not None
+    fits = task._replace(sizes=tuple(fitting))
+    for sizes in [] if nearest else sizes_drawn(fits, _generator(seed))[:3]:
+        with contextlib.suppress(LookupError):
+            best_deal(task._replace(sizes=tuple(sizes)), _generator(seed))
+            nearest = sizes
+            break
+    next_step = way.format(shown(nearest)) if nearest else "choose other sizes, or fewer tiles in all"
+    if sum(asked) > n_tiles:
+        problem = f"a split of {shown(asked)} needs {sum(asked)} tiles"
+        return SpecError(problem, found=f"{n_tiles} tiles", next_step=next_step)
+    return SpecError(
+        f"no choice of whole groups {'gives' if proven else 'was found that gives'} a split of {shown(asked)}",
+        found=f"{len(task.tiles)} groups (patients or slides), with {_listed(task.tiles)} tiles",
+        next_step=next_step,
+    )
+
+
+def _listed(tiles: Numbers) -> str:
+    counts = [str(n) for n in sorted(tiles.tolist(), reverse=True)]
+    return ", ".join(counts[:12]) + (f" and {len(counts) - 12} smaller" if len(counts) > 12 else "")
+
+
+def _generator(seed: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=random_key("split", seed)))
 
 
 def rotating_folds(
@@ -81,7 +129,7 @@ def rotating_folds(
 
     The tiles are cut into k parts of whole groups, near equal in size and balanced. Fold i tests on part i, validates
     on part i + 1 (the last fold on the first part) and trains on the rest: over the folds each group is in test exactly
-    once and in validation exactly once.
+    once and in validation exactly once. As few parts as can be lack a label.
 
     Raises
     ------
@@ -97,13 +145,9 @@ def rotating_folds(
             next_step="choose another number with --folds",
         )
     rng = np.random.Generator(np.random.Philox(key=random_key("folds", seed, folds)))
-
-    def unfair(parts: Members) -> float:
-        sizes = [len(part) for part in parts]
-        return (max(sizes) - min(sizes)) * folds / len(ids) + _off(parts, pixels)
-
-    tries = (_spread([teams[i] for i in rng.permutation(len(teams))], folds) for _ in range(TRIES))
-    parts = min(tries, key=unfair)
+    tiles = np.array([len(team) for team in teams], dtype=np.int64)
+    deal = best_deal(Task(tiles, _summed(teams, pixels), folds, None, rank_of_folds(pixels, folds)), rng)
+    parts = _members(teams, deal, folds)
     found = []
     for i in range(folds):
         val = (i + 1) % folds
@@ -131,18 +175,30 @@ def nested_subsets(
             expected=f"different numbers from 1 to {len(train)}, as many as the split trains on",
             next_step="choose others with --subsets",
         )
-    order = sorted(train, key=lambda i: ids[i])
+    teams = [[i] for i in sorted(train, key=lambda i: ids[i])]
     rng = np.random.Generator(np.random.Philox(key=random_key("subsets", seed)))
-    orders = ([order[i] for i in rng.permutation(len(order))] for _ in range(TRIES))
-    tries = (tuple(tuple(shuffled[:size]) for size in sorted(sizes)) for shuffled in orders)
-    return _sorted(min(tries, key=lambda members: _off(members, pixels)), ids)
+    steps = tuple(np.diff([0, *sorted(sizes)]).tolist())  # each subset is the one before and a step
+    task = Task(
+        np.ones(len(teams), dtype=np.int64), _summed(teams, pixels), len(steps) + 1, steps, rank_of_subsets(pixels)
+    )
+    added = _members(teams, best_deal(task, rng), len(steps))
+    return _sorted(tuple(sum(added[: i + 1], ()) for i in range(len(steps))), ids)
+
+
+def _summed(teams: Sequence[Sequence[int]], pixels: npt.NDArray[np.int64]) -> Floats:
+    return np.array([pixels[team].sum(axis=0) for team in teams], dtype=np.float64)
+
+
+def _members(teams: Sequence[Sequence[int]], deal: Numbers, parts: int) -> Members:
+    where = deal.tolist()
+    return tuple(
+        tuple(at for team, part in zip(teams, where, strict=True) for at in team if part == i) for i in range(parts)
+    )
 
 
 def deviations(members: Members, pixels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Return how far each label's share in each part is off its share in all tiles: (part, label), shares of 1."""
-    counts = np.stack([pixels[list(part)].sum(axis=0) for part in members])
-    whole = pixels.sum(axis=0) / max(pixels.sum(), 1)
-    return np.asarray(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1) - whole)
+    return deviations_of(np.stack([pixels[list(part)].sum(axis=0) for part in members]).astype(np.float64), pixels)
 
 
 def _teams(ids: Sequence[str], groups: Sequence[str]) -> list[list[int]]:
@@ -157,28 +213,5 @@ def _sorted(members: Members, ids: Sequence[str]) -> Members:
     return tuple(tuple(sorted(part, key=lambda i: ids[i])) for part in members)
 
 
-def _spread(teams: list[list[int]], n_parts: int) -> Members:
-    """Put each team into the part that is smallest so far."""
-    parts: list[list[int]] = [[] for _ in range(n_parts)]
-    for team in teams:
-        min(parts, key=len).extend(team)
-    return tuple(tuple(part) for part in parts)
-
-
-def _deal(teams: list[list[int]], sizes: Sequence[int]) -> Members | None:
-    """Put each team into the first split it fits into whole; None when a split stays short."""
-    parts: list[list[int]] = [[] for _ in SPLITS]
-    for team in teams:
-        for part, size in zip(parts, sizes, strict=True):
-            if len(part) + len(team) <= size:
-                part += team
-                break
-    full = all(len(part) == size for part, size in zip(parts, sizes, strict=True))
-    return tuple(tuple(part) for part in parts) if full else None
-
-
 def _off(members: Members, pixels: npt.NDArray[np.int64]) -> float:
-    off = deviations(members, pixels)
-    whole = pixels.sum(axis=0) / max(pixels.sum(), 1)
-    lacking = ((off == -whole) & (whole > 0)).any(axis=1)
-    return float((np.abs(off).max(axis=1) + MISSING_LABEL * lacking).max())
+    return float(np.abs(deviations(members, pixels)).max())

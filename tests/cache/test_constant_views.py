@@ -160,6 +160,18 @@ def test_a_view_that_is_in_no_shard_is_missing_whatever_its_neighbours_hold(tmp_
     assert "extract again" in next_step
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_view_that_another_writer_stored_as_nan_or_infinity_is_refused_as_such(tmp_path, bad):
+    path = tmp_path / "x.zarr"
+    write(path, {"a": [1.0, 1.0], "b": [1.0]}, "tokens", "float16")
+    with_foreign_codecs(path, "tokens")
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        zarr.open_group(path, mode="r+")["tokens"][0, 1] = bad
+    with pytest.raises(CacheCorrupt, match="cannot be read") as error:
+        open_cache(path, "tokens", {}).read("a", 0, 2)
+    assert "inf or NaN" in error.value.found
+
+
 def test_extracting_again_fills_a_sealed_cache_that_lacks_views_and_equals_a_new_one(tmp_path, views_a_shard):
     views_a_shard("view_bank", "uint8")
     for name in ("old", "new"):

@@ -311,7 +311,7 @@ def test_a_full_disk_loses_the_shard_in_hand_and_no_more(tmp_path):
 
 
 GOLDEN = Path(__file__).parent / "golden"
-"""Caches as earlier releases wrote them: they must be read for ever (FORMAT.md, section 6)."""
+"""Caches as earlier releases wrote them: they must be read for ever (FORMAT.md, section 7)."""
 
 
 def test_golden_tokens_of_version_1_are_read_as_they_were_written():

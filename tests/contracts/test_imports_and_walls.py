@@ -10,10 +10,11 @@ import pytest
 import fmcache
 
 ROOT = Path(fmcache.__file__).parent
-GROUND = {"errors", "identity", "remembered", "strict", "specs", "manifest", "grid"}
+GROUND = {"errors", "fonts", "identity", "remembered", "strict", "specs", "manifest", "grid"}
 CARDS = {"encoders.cards"}
 MAY = {
     "errors": set(),
+    "fonts": set(),
     "identity": set(),
     "remembered": {"identity"},
     "strict": {"errors"},
@@ -29,10 +30,12 @@ MAY = {
     "report": GROUND | {"scores", "report"},
     "stages.extract": GROUND | {"tiles", "encoders", "cache", "stages"} | {"scores"},
     "stages.shards": GROUND | {"tiles", "encoders", "cache", "stages"},
+    "stages.labelled": GROUND | {"cache.reader", "scores.dice"},
     "stages.fit": GROUND | {"cache", "decoders", "scores", "stages"},
     "stages.report": GROUND | {"scores", "report"},
     "stages.cut": GROUND | {"tiles", "stages"},
     "stages.cut_plan": GROUND | {"tiles", "stages.progress"},
+    "stages.squares": GROUND | {"tiles", "stages.progress"},
     "stages.merge": GROUND | {"tiles", "stages.progress"},
     "stages.entries": GROUND,
     "stages.data": GROUND | {"tiles", "stages"},
@@ -52,9 +55,9 @@ MAY = {
     "stages.devices": {"errors"},
     "stages.identities": GROUND | {"cache.format"},
     "stages.places": GROUND | CARDS | {"stages.identities"},
-    "stages.caches": GROUND | {"cache", "stages"},
-    "stages.catalogue": GROUND | CARDS | {"encoders.hub", "stages.sizes"},
-    "stages.costs": GROUND | CARDS | {"cache.stores", "decoders.arithmetic", "stages.identities"},
+    "stages.caches": GROUND | {"cache", "scores", "stages"},
+    "stages.catalogue": GROUND | CARDS | {"encoders.hub", "encoders.load", "stages.sizes"},
+    "stages.costs": GROUND | CARDS | {"cache.stores", "decoders.arithmetic", "encoders.outlines", "stages.identities"},
     "stages.speed": GROUND | CARDS | {"encoders.tokens", "decoders", "stages"},
     "stages.plan": GROUND | CARDS | {"cache.stores", "encoders.load", "stages"},
     "stages.plan_table": {"specs", "stages"},

@@ -68,3 +68,14 @@ def test_still_falling_compares_equal_phases_of_the_restart_cycle():
     assert still_falling([*cycle, *cycle, 2.9, 1.9, 0.9], 3)
     assert still_falling([1.0], 10)
     assert not still_falling([1.0, 1.0], 10)
+
+
+def test_noise_of_a_flat_loss_is_no_fall_and_a_fall_shows_through_noise():
+    noise = np.random.default_rng(0).normal(size=(200, 40))
+    flat = [still_falling(1 + 0.1 * losses, 20) for losses in noise]
+    falling = [still_falling(1 - np.linspace(0, 0.4, 40) + 0.1 * losses, 20) for losses in noise]
+    assert sum(flat) < 0.06 * 200 < 0.99 * 200 < sum(falling)
+
+
+def test_a_smooth_fall_is_no_noise_however_uneven():
+    assert still_falling(1 + 2 * np.exp(-np.arange(20) / 4), 10)

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from fmcache.encoders.cards import names, read_card
+from fmcache.encoders.cards import GROUPS, STUDY, names, read_card
 from fmcache.errors import EncoderUnavailable, SpecError
 
 
@@ -15,6 +15,15 @@ def test_every_gated_card_tells_whose_licence_to_accept():
     gated = [card for card in map(read_card, names()) if card.gated]
     assert gated
     assert all(card.licence and card.licence_page.startswith("https://") and card.weights.repo for card in gated)
+
+
+def test_the_study_keeps_its_15_encoders_whatever_cards_are_added():
+    groups = {group: {card.name for card in map(read_card, names()) if card.group == group} for group in GROUPS}
+    assert groups["study"] == set(STUDY)
+    assert len(STUDY) == 15
+    assert {"h0-mini", "midnight-12k", "gpfm", "mstar", "kaiko-vits16"} <= groups["newer"]
+    assert {"resnet50-in1k", "dinov2-vits14", "dinov3-vitl16"} <= groups["baselines"]
+    assert groups["controls"] == {"raw-pixels", "colour-texture", "random-vits16"}
 
 
 def test_every_encoder_that_was_published_has_a_citation():
@@ -51,6 +60,7 @@ def test_a_local_weights_file_lies_beside_its_card_and_a_hub_file_stays_a_name(w
         ({"random_weights": True}, "contradict each other"),
         ({"arguments": {"checkpoint_path": "w.pth"}}, "arguments.checkpoint_path is set by fmcache"),
         ({"arguments": {"dynamic_img_pad": True}}, "arguments.dynamic_img_pad is set by fmcache"),
+        ({"arguments": {"features_only": True}}, "arguments.features_only is set by fmcache"),
         ({"arguments": {"init_values": "1e-5"}}, "write it with a dot, as in 1.0e-5"),
         ({"weights": {"repo": "a/b"}}, "need the name of the `file`"),
         ({"weights": {"file": "w", "sha256": "abc"}}, "expected a sha256 of 64 hex digits"),
@@ -60,6 +70,7 @@ def test_a_local_weights_file_lies_beside_its_card_and_a_hub_file_stays_a_name(w
             {"kind": "pixels", "architecture": None, "arguments": {}, "prefix_tokens": 0, "weights": None},
             r"expected 768 for kind pixels",
         ),
+        ({"control": True, "baseline": True}, "control and baseline contradict each other"),
         ({"mean": [0.5, 0.5]}, "mean"),
         ({"patch": 0}, "patch"),
     ],

@@ -6,13 +6,12 @@ import pytest
 import torch
 import yaml
 
-from fmcache.encoders.cards import names, read_card
+from fmcache.encoders.cards import STUDY, read_card
 from fmcache.encoders.load import load_encoder
 from fmcache.encoders.tokens import token_grids
 from fmcache.grid import Grid
 from fmcache.specs import EncoderChoice
 
-STUDY = [name for name in names() if not read_card(name).control]
 SIDES = {16: {"fit": 32}, 8: {"fit": 64}, 14: {"fit": 37, "pad": 37, "crop": 36}}
 
 

@@ -7,9 +7,10 @@ import torch
 from safetensors.torch import save_file
 
 from fmcache.encoders.cards import read_card
-from fmcache.encoders.layouts import fit_weights
+from fmcache.encoders.fitting import fit_weights
 from fmcache.encoders.load import load_encoder
-from fmcache.encoders.weights import find_weights, read_weights
+from fmcache.encoders.reading import read_weights
+from fmcache.encoders.weights import find_weights
 from fmcache.errors import EncoderUnavailable, WeightsMismatch
 from fmcache.identity import sha256_file
 from fmcache.specs import EncoderChoice
@@ -99,17 +100,6 @@ def test_what_is_no_weights_file_is_called_so(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(WeightsMismatch, match="is not a weights file"):
         read_weights(path)
-
-
-def test_several_state_dicts_in_a_file_are_not_guessed_between(tmp_path):
-    state = {"a": torch.ones(2)}
-    torch.save({"model": state, "teacher": state}, tmp_path / "w.pth")
-    with pytest.raises(WeightsMismatch, match="holds several state dicts"):
-        read_weights(tmp_path / "w.pth")
-    torch.save({"optimizer": {"lr": 0.1}, "epoch": 3}, tmp_path / "w.pth")
-    with pytest.raises(WeightsMismatch, match="holds no state dict") as caught:
-        read_weights(tmp_path / "w.pth")
-    assert caught.value.found == "optimizer, epoch"
 
 
 def test_a_file_of_another_encoder_is_outlined(write_card, tiny_model, tmp_path):

@@ -146,6 +146,41 @@ def test_tiles_cut_by_other_rules_are_never_mixed(slides):
         do(slides, name="other", into=slides[0].parent / "full")
 
 
+def test_without_sizes_the_split_is_scaled_to_what_is_annotated(slides):
+    text, _ = do(slides, split="", tile_px=96, min_share=0.4)  # 24 tiles, 6 of each slide
+    assert "19 tiles: split 10/3/6, 15/5/10 scaled" in text
+    assert [len(listed(slides).dataset("cut").splits.of(part)) for part in ("train", "val", "test")] == [10, 3, 6]
+    _, said = do(
+        slides, split="", tile_px=96, min_share=0.4, group_by="tile", name="tiles", into=slides[0].parent / "t"
+    )
+    assert "cutting 24 tiles" in said[0]
+    do(slides, split="", tiles=6, name="six", into=slides[0].parent / "six")
+    assert [len(listed(slides).dataset("six").splits.of(part)) for part in ("train", "val", "test")] == [3, 1, 2]
+    with pytest.raises(SpecError, match="--tiles 2 is less"):
+        do(slides, split="", tiles=2, name="two")
+    with pytest.raises(SpecError, match="are wanted") as caught:
+        do(slides, split="30/10/20", tile_px=96, min_share=0.4, name="many", into=slides[0].parent / "many")
+    assert caught.value.next_step.startswith("pass --split 10/3/6, or")
+
+
+def test_a_label_that_a_split_cannot_have_is_told(slides):
+    for slide in slides[1:]:
+        path = slide.parent / "geojson" / f"{slide.stem}.geojson"
+        path.write_text(path.read_text().replace("Stroma", "Tumor"))
+    text, _ = do(slides)
+    assert "note: label 'stroma' is in 1 tile of 1 group: test has it, train and val lack it; that cannot" in text
+
+
+@pytest.mark.parametrize(
+    "flags", [{"name": "my cut"}, {"mpp": -0.5}, {"labels": "a=Tumor,a=Stroma"}, {"labels": "a=Tumor|Stroma"}]
+)
+def test_what_the_manifest_could_not_take_is_refused_before_anything_is_cut(slides, flags):
+    before = sorted(slides[0].parent.rglob("*"))
+    with pytest.raises((ManifestError, SpecError)):
+        do(slides, **flags)
+    assert sorted(slides[0].parent.rglob("*")) == before
+
+
 def test_patients_are_kept_together(slides):
     with pytest.raises(SpecError, match="3 of them") as caught:
         do(slides, groups=r"^(p\d)")
@@ -207,6 +242,11 @@ def test_mistakes_in_naming_are_answered(slides):
         do(slides, slides=[slides[0], slides[0]])
     with pytest.raises(SpecError, match="--split"):
         do(slides, split="4/2")
+    for odd in (0.0, -0.5, float("nan"), float("inf")):
+        with pytest.raises(SpecError, match=r"^--mpp "):
+            do(slides, mpp=odd)
+        with pytest.raises(SpecError, match=r"^--mpp-of-slide "):
+            do(slides, mpp_of_slide=odd)
 
 
 def test_one_slide_under_two_names_is_found(slides):
@@ -234,3 +274,63 @@ def test_annotations_of_another_image_are_refused_and_those_reaching_beyond_the_
     path.write_text(json.dumps({**document, "features": [feature("Tumor", 400, 0, 900, 9)]}))
     with pytest.raises(TileError, match="no annotation lies on the slide"):
         do(slides, name="other")
+
+
+def test_cells_are_left_out_by_their_kind_and_the_rule_is_kept_with_the_tiles(slides):
+    do(slides)
+    folder = slides[0].parent
+    rules = json.loads((folder / "tiles" / "cut.json").read_text())
+    assert not rules.keys() & {"objects", "class_property"}  # folders cut before these flags go on as they are
+    for path in (folder / "geojson").iterdir():
+        document = json.loads(path.read_text())
+        for one in document["features"]:
+            one["properties"]["label"] = one["properties"].pop("classification")["name"]
+        cell = feature("", 0, 0, 256, 256)
+        cell["properties"] = {"objectType": "cell", "label": "Positive"}
+        path.write_text(json.dumps(document | {"features": [*document["features"], cell]}))
+    with pytest.raises(TileError, match=r"no feature has properties\.classification") as refused:
+        do(slides, name="other", into=folder / "tiles2")
+    assert "--class-property label" in refused.value.next_step
+    with pytest.raises(TileError, match=r"Positive \(4\)") as refused:
+        do(slides, name="other", into=folder / "tiles2", class_property="label")
+    assert "--objects annotation" in refused.value.next_step
+    _, said = do(slides, name="other", into=folder / "tiles2", class_property="label", objects="annotation")
+    assert sum("features skipped, as if not drawn: cell objects (1)" in line for line in said) == 4
+    datasets = listed(slides).datasets
+    assert [tile.mask_sha256 for tile in datasets["other"].tiles] == [
+        tile.mask_sha256 for tile in datasets["cut"].tiles
+    ]
+    rules = json.loads((folder / "tiles2" / "cut.json").read_text())
+    assert (rules["objects"], rules["class_property"]) == (["annotation"], "label")
+
+
+def test_slides_of_one_name_in_patient_folders_are_cut_and_patients_kept_together(slides):
+    folder = slides[0].parent
+    moved = []
+    for i, slide in enumerate(slides):
+        patient = folder / f"patient{i // 2 + i // 3}"  # two slides of the first patient
+        patient.mkdir(exist_ok=True)
+        moved.append(slide.rename(patient / ("b.tif" if i == 1 else "a.tif")))
+        (folder / "geojson" / f"{slide.stem}.geojson").rename(patient / f"{moved[-1].name}.geojson")
+    _, said = do(slides, slides=moved, annotations=folder)
+    assert "folders are taken as patients: patient0, patient1, patient2" in said[0]
+    tiles = listed(slides).dataset("cut").tiles
+    names = {(tile.id.rsplit("_", 2)[0], tile.group) for tile in tiles}
+    assert names == {
+        ("patient0-a", "patient0"),
+        ("b", "patient0"),
+        ("patient1-a", "patient1"),
+        ("patient2-a", "patient2"),
+    }
+    who = folder / "who.csv"
+    who.write_text("tile,group\npatient0-a,x\nb,y\npatient1-a,z\npatient2-a,z\n")
+    do(slides, slides=moved, annotations=folder, groups=str(who), name="other", into=folder / "tiles2")
+    assert {tile.group for tile in listed(slides).dataset("other").tiles} == {"x", "y", "z"}
+
+
+def test_folders_that_may_be_patients_are_told(slides):
+    (slides[0].parent / "p").mkdir()
+    moved = [slide.rename(slide.parent / "p" / slide.name) for slide in slides[:2]]
+    _, said = do(slides, slides=[*moved, *slides[2:]])
+    assert "slides lie in several folders" in said[0]
+    assert "--groups" in said[0]

@@ -268,10 +268,25 @@ def test_files_that_changed_after_they_were_listed_are_found(folders, what):
         read_tile(manifest.dataset(), manifest.dataset().tiles[0], folders)
 
 
+def test_without_sizes_the_split_is_scaled_and_the_line_says_so(folders):
+    assert "6 tiles: split 3/1/2, 15/5/10 scaled; label shares" in add_to(folders, groups="", split="")
+    assert "6 tiles: split 2/2/2, 15/5/10 scaled; label shares" in add_to(folders, name="grouped", split="")
+    assert "6 tiles: split 2/1/1 (2 in no split); label" in add_to(folders, name="asked", groups="", split="2/1/1")
+
+
+def test_a_label_that_a_split_cannot_have_is_told_with_the_reason(folders):
+    for i in range(2, 6):
+        Image.fromarray(np.zeros((32, 32), "uint8")).save(folders / "masks" / f"p{i // 2}_{i}_mask.png")
+    said = "label 'tumour' is in 2 tiles of 1 group: test has it, train and val lack it; that cannot be helped"
+    assert f"\nnote: {said}" in add_to(folders)
+    table = split(folders / "data_manifest.yaml", "mine", "2/2/2", 0, "", 0)
+    assert any(f"note: {said}" in str(part) for part in table.renderables)
+
+
 def test_impossible_splits_say_what_is_possible(folders):
     with pytest.raises(SpecError, match="--split"):
         add_to(folders, split="15/5/10")
-    with pytest.raises(SpecError, match="whole groups"):
+    with pytest.raises(SpecError, match=r"whole groups(.|\n)*next: pass --split 2/2/2"):
         add_to(folders, split="1/2/3")
     for folder in ("images", "masks"):
         for path in (folders / folder).iterdir():

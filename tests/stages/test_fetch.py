@@ -16,9 +16,11 @@ from PIL import Image
 from fmcache.errors import DataUnavailable, ManifestError, SpecError, TileError
 from fmcache.manifest import Manifest
 from fmcache.stages import download
+from fmcache.stages import fetch as fetched
 from fmcache.stages.check import check
 from fmcache.stages.fetch import fetch
 from fmcache.tiles.images import read_tile
+from fmcache.tiles.splits import Split
 
 SIDE = 64  # in place of 1024
 STEMS = [f"training_set_{kind}_roi_{i:03d}" for kind in ("primary", "metastatic") for i in (1, 2, 3)]
@@ -43,10 +45,10 @@ def tissue(i):
     """One of six files; together they hold what PUMA's files hold."""
     stroma = feature("tissue_stroma", ring(0, 0, SIDE, SIDE), ring(40, 40, 50, 50))
     tumour = feature("tissue_tumor", ring(0, 0, 20 + i, SIDE), colour=False)
-    vessels = feature(
-        "tissue_blood_vessel", kind="MultiPolygon", coordinates=[[ring(2, 2, 6, 6)], [ring(50, 2, 54, 6)]]
-    )
-    features = [tumour, tumour, stroma, vessels]
+    places = ring(2, 2, 6, 6), ring(50, 2, 54, 6)
+    vessels = [feature("tissue_blood_vessel", kind="MultiPolygon", coordinates=[[place] for place in places])]
+    rare = [feature(f"tissue_{name}", place) for name, place in zip(("epidermis", "necrosis"), places, strict=True)]
+    features = [tumour, tumour, stroma, *(rare if i == 5 else vessels)]
     return features if i % 2 else {"type": "FeatureCollection", "features": features}
 
 
@@ -175,6 +177,18 @@ def test_puma_is_fetched_drawn_split_and_locked(manifest, server):
     found = check(listed, "puma")
     assert found.problems == []
     assert "overlap in 6 of 6 tiles" in " ".join(found.notes)
+
+
+def test_a_listed_split_that_cannot_be_says_what_to_write_and_where(manifest, server):
+    document = yaml.safe_load(manifest.read_text())
+    document["datasets"]["puma"]["fetch"]["split"] = "15/5/10"
+    manifest.write_text(yaml.safe_dump(document))
+    with pytest.raises(SpecError, match="needs 30 tiles") as caught:
+        get(manifest, server)
+    assert caught.value.next_step == f"write `split: 3/1/2` below `fetch:` of puma in {manifest}"
+    document["datasets"]["puma"]["fetch"]["split"] = "3/1/2"
+    manifest.write_text(yaml.safe_dump(document))
+    assert "split 3/1/2; label shares" in get(manifest, server)
 
 
 def test_what_was_fetched_is_not_fetched_again_and_the_lock_stays(manifest, server):
@@ -358,3 +372,16 @@ def test_the_private_dataset_says_what_to_place_where_and_is_then_listed_by_slid
     assert set(group.values()) == {"slide-0", "slide-1", "slide-2"}
     for split in ("train", "val", "test"):
         assert len({group[tile] for tile in dataset.splits.of(split)}) == 1
+
+
+def test_a_lock_that_would_not_be_read_again_is_never_written(manifest, server, monkeypatch):
+    def one_tile_in_two_splits(ids, *_, **__):
+        return Split((tuple(range(len(ids))), (0,), (1,)), 0.0)
+
+    before = manifest.read_bytes()
+    with monkeypatch.context() as patched, pytest.raises(ManifestError, match=r"puma\.lock\.yaml:\d+: .*again in"):
+        patched.setattr(fetched, "balanced_split", one_tile_in_two_splits)
+        get(manifest, server)
+    assert not (manifest.parent / "puma.lock.yaml").exists()
+    assert manifest.read_bytes() == before
+    get(manifest, server)

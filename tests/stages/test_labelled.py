@@ -153,10 +153,8 @@ def test_labels_that_splits_lack_are_told_in_one_line_and_pixels_are_recorded(tm
     manifest, lines = listed([mask(1), BOTH, mask(1), mask(2)]), []
     extract(RECIPE, manifest, flags(tmp_path), quiet)
     fit(RECIPE, manifest, flags(tmp_path), lines.append)
-    assert lines[0] == (
-        "toy: val lacks 'b' (weights are chosen by a mean over 2 of 3 labels; one that is predicted all the same counts"
-        " as 0); test lacks 'a' (test Dice is a mean over 2 of 3 labels; one that is predicted all the same counts as 0)"
-    )
+    over = "a mean over 2 of 3 labels; one that is predicted all the same counts as 0"
+    assert lines[0] == f"toy: val lacks 'b' (weights are chosen by {over}); test lacks 'a' (test Dice is {over})"
     stripe, whole = 8 * SIDE, SIDE**2
     _, record = only_part(tmp_path)
     assert record.label_pixels == {

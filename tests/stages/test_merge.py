@@ -65,6 +65,20 @@ def test_the_merged_masks_are_listed_and_their_rule_is_in_their_hash(folder):
     assert one.tiles[0].mask_sha256 != two.tiles[0].mask_sha256
 
 
+def test_labels_of_any_name_are_listed_as_they_are_called(folder):
+    masks = sources(folder).replace("tumour=", 'tumour|"5 mm"=').replace("stroma=", "stroma\\rest=")
+    data_add(
+        "odd",
+        folder / "images",
+        masks,
+        split="1/1/1",
+        fill="other",
+        merge_into=folder / "odd",
+        manifest=folder / "m.yaml",
+    )
+    assert Manifest(folder / "m.yaml").dataset("odd").label_names == ('tumour|"5 mm"', "stroma\\rest", "other")
+
+
 def test_masks_that_do_not_go_with_the_images_are_refused(folder):
     with pytest.raises(ManifestError, match="'tumour' and images do not go together"):
         merged(folder, masks=f"tumour={folder / 'both'}/*_nothing.png,stroma={folder / 'tumour'}")
@@ -114,3 +128,14 @@ def test_a_place_for_the_merged_masks_is_asked_for(folder):
     assert "--merge-into" in caught.value.next_step
     with pytest.raises(SpecError, match="names the labels here"):
         data_add("x", folder / "images", sources(folder), labels="a=0,b=1", manifest=folder / "m.yaml")
+
+
+@pytest.mark.parametrize("flags", [{"name": "my set"}, {"split": "2/0/1"}])
+def test_no_mask_is_merged_for_a_dataset_that_cannot_be(folder, flags):
+    before = sorted(folder.rglob("*"))
+    with pytest.raises((ManifestError, SpecError), match=r"my set|2/0/1"):
+        data_add(
+            **{"name": "mine", "split": "1/1/1"} | flags, images=folder / "images", masks=sources(folder),
+            fill="other", merge_into=folder / "new", manifest=folder / "m.yaml",
+        )  # fmt: skip
+    assert sorted(folder.rglob("*")) == before

@@ -1,12 +1,18 @@
 """Datasets whose masks are annotated regions: added from a folder, checked, extracted, and known by what draws them."""
 
 import json
+import re
+import shlex
 
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from typer.testing import CliRunner
 
+from fmcache.cli import app
 from fmcache.errors import ManifestError, SpecError, TileError
 from fmcache.manifest import FolderDataset, Label, Manifest
 from fmcache.specs import Recipe
@@ -19,18 +25,19 @@ SIDE = 32
 LABELS = "tumour=Tumor|Tumor: invasive,stroma=Stroma,rest=Necrosis"
 
 
-def square(name, x0, y0, x1, y1):
+def square(name, x0, y0, x1, y1, **properties):
     ring = [[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]
-    classification = {"classification": {"name": name}} if name else {}
-    return {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": classification}
+    properties |= {"classification": {"name": name}} if name else {}
+    return {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": properties}
 
 
 def regions(i):
-    """Tumour left, stroma right, necrosis over both below; the top rows are in no region."""
+    """Tumour left, stroma right, necrosis under both below, seen in t3; the top rows are in no region."""
+    below = SIDE - (i == 3)
     return [
         square("Necrosis", 0, 24, SIDE, SIDE + 8),
-        square("Tumor" if i % 2 else "Tumor: invasive", -4, 4, 14 + i, SIDE),
-        square("Stroma", 14 + i, 4, SIDE, SIDE),
+        square("Tumor" if i % 2 else "Tumor: invasive", -4, 4, 14 + i, below),
+        square("Stroma", 14 + i, 4, SIDE, below),
     ]
 
 
@@ -43,9 +50,9 @@ def folder(tmp_path):
     return tmp_path
 
 
-def add_to(folder, labels=LABELS, ignore="255", order="", fill="ignore"):
+def add_to(folder, labels=LABELS, ignore="255", order="", fill="ignore", **flags):
     manifest = folder / "data_manifest.yaml"
-    add(manifest, "mine", folder, folder, labels, ignore, 0.5, "", "2/1/1", 0, True, order, fill)
+    add(manifest, "mine", folder, folder, labels, ignore, 0.5, "", "2/1/1", 0, True, order, fill, **flags)
     listed = Manifest(manifest)
     return listed, listed.dataset("mine")
 
@@ -101,10 +108,13 @@ def test_unknown_classes_of_all_files_are_listed_with_their_counts(folder):
     [
         ({"order": "tumour,stroma"}, "does not name every class once"),
         ({"order": "tumour,stroma,rest,Tumor"}, "does not name every class once"),
-        ({"fill": "white"}, "fill 'white'"),
+        ({"fill": "white"}, "--fill 'white' is no label"),
+        ({"skip": "Stroma"}, "Stroma means two things"),
+        ({"objects": "annotation|cells"}, "cells is no kind of object"),
+        ({"class_property": "type|label"}, "--class-property"),
     ],
 )
-def test_a_wrong_order_or_fill_is_refused(folder, flags, says):
+def test_a_flag_that_means_nothing_or_two_things_is_refused(folder, flags, says):
     with pytest.raises(SpecError, match=says):
         add_to(folder, **flags)
 
@@ -113,8 +123,11 @@ def test_order_and_fill_are_for_regions_only(folder):
     (folder / "masks").mkdir()
     for i in range(4):
         Image.fromarray(np.zeros((SIDE, SIDE), "uint8")).save(folder / "masks" / f"t{i}.png")
-    with pytest.raises(SpecError, match="annotated regions"):
-        add(folder / "m.yaml", "mine", folder, folder / "masks", "a=0,b=1", "255", None, "", "2/1/1", 0, False, "a,b")
+    for flags in ({"order": "a,b"}, {"skip": "Tumor"}, {"objects": "annotation"}, {"class_property": "type"}):
+        with pytest.raises(SpecError, match="annotated regions"):
+            add(
+                folder / "m.yaml", "mine", folder, folder / "masks", "a=0,b=1", "", None, "", "2/1/1", 0, False, **flags
+            )
 
 
 def test_annotations_of_another_picture_are_refused(folder):
@@ -159,3 +172,98 @@ def test_a_tile_size_that_gives_another_um_per_px_than_the_dataset_asks_for_is_r
         check_view_mpp(dataset, tile, 256)
     assert error.value.found == "0.88 um/px"
     check_view_mpp(msgspec.structs.replace(dataset, view_mpp=None), tile, 256)
+
+
+def with_cells(folder, *kinds):
+    for i in range(4):
+        cells = [square("Positive", 2, 6, 6, 10, objectType=kind) for kind in kinds]
+        (folder / f"t{i}.geojson").write_text(json.dumps([*regions(i), *cells, square("", 0, 0, SIDE, SIDE)]))
+
+
+def test_cells_and_unclassified_regions_over_tissue_can_be_as_if_not_drawn(folder):
+    listed, dataset = add_to(folder)
+    plain, before = mask_of(listed, dataset), bank_identity(Recipe(), "mine", dataset, {})
+    assert not before.keys() & {"skip", "objects", "class_property"}  # identities of before these flags stay
+    assert not {"skip", "objects", "class_property"} & set((folder / "data_manifest.yaml").read_text().split())
+    with_cells(folder, "cell", "detection")
+    with pytest.raises(TileError, match=r"Positive \(8\), \(no class\) \(4\)") as refused:
+        add_to(folder)
+    assert "cell (4), detection (4), with --objects annotation" in refused.value.next_step
+    for flags in ({"skip": "Positive|(no class)"}, {"skip": "(no class)", "objects": "annotation"}):
+        listed, dataset = add_to(folder, **flags)
+        np.testing.assert_array_equal(mask_of(listed, dataset), plain)
+        after = bank_identity(Recipe(), "mine", dataset, {})
+        assert {key for key in after if after[key] != before.get(key)} == flags.keys()
+        notes = " ".join(check(listed, "mine").notes)
+        assert "skipped, as if not drawn: " in notes
+        assert "(no class) (4)" in notes
+    burnt = mask_of(*add_to(folder, ignore="Positive", skip="(no class)"))
+    assert (burnt[6:10, 2:6] == 255).all()
+
+
+def test_regions_without_a_class_can_have_a_label_and_a_class_of_that_look_is_another(folder):
+    with_cells(folder)
+    (folder / "t0.geojson").write_text(json.dumps([square("(no class)", 0, 0, 9, 9), square("", 9, 0, SIDE, SIDE)]))
+    labels = LABELS + '|"(no class)",glass=(no class)'
+    mask = mask_of(*add_to(folder, labels, order="glass,stroma,tumour,rest"))
+    assert (mask[:9, :9] == 2).all()
+    assert (mask[:, 9:] == 3).all()
+    with pytest.raises(TileError, match=r'"\(no class\)" \(1\)'):
+        add_to(folder, skip="(no class)")
+
+
+def test_the_class_may_be_in_another_property_that_the_message_names(folder):
+    plain = mask_of(*add_to(folder))
+    for i in range(4):
+        features = [
+            f | {"properties": {"id": i, "type": f["properties"]["classification"]["name"]}} for f in regions(i)
+        ]
+        (folder / f"t{i}.geojson").write_text(json.dumps(features))
+    with pytest.raises(TileError, match=r"no feature has properties\.classification") as refused:
+        add_to(folder)
+    assert "type (Necrosis" in refused.value.found
+    assert "--class-property type;" in refused.value.next_step
+    listed, dataset = add_to(folder, class_property="type")
+    assert dataset.class_property == "type"
+    np.testing.assert_array_equal(mask_of(listed, dataset), plain)
+    with pytest.raises(TileError, match=r"no feature has properties\.label") as refused:
+        add_to(folder, class_property="label")
+    assert "type (" in refused.value.found
+
+
+FOUND = re.compile(r'("(?:[^"\\]|\\.)*"|[^,]+?) \((\d+)\)(?:, |$)')
+NAMES = st.text(max_size=8) | st.text('ab ,|=":\\#(', max_size=6) | st.just("(no class)")
+
+
+@given(st.lists(NAMES, unique=True, min_size=1, max_size=3), st.sampled_from(["labels", "ignore", "skip"]))
+@settings(max_examples=15)
+def test_every_class_that_a_message_finds_can_be_given_back(tmp_path_factory, names, flag):
+    folder = tmp_path_factory.mktemp("found")
+    for i in range(4):
+        Image.fromarray(np.full((SIDE, SIDE, 3), 50 * i, "uint8")).save(folder / f"t{i}.png")
+        features = [*regions(i), *(square(name, 0, 0, 9, 9) for name in names)]
+        (folder / f"t{i}.geojson").write_text(json.dumps(features))
+    try:
+        add_to(folder)
+    except TileError as refused:
+        found = {name for name, _ in FOUND.findall(refused.found)}
+        new = "|".join(sorted(found - {"Tumor", "Tumor: invasive", "Stroma", "Necrosis"}))
+        given_back = {"labels": f"{LABELS},odd={new}"} if flag == "labels" else {flag: new}
+        _, dataset = add_to(folder, **given_back)
+        meant = (
+            dataset.skip if flag == "skip" else dataset.ignore_values if flag == "ignore" else dataset.labels[-1].values
+        )
+        assert set(meant) == set(names) - {"Tumor", "Tumor: invasive", "Stroma", "Necrosis"}
+
+
+def test_the_way_that_the_message_names_works_when_it_is_typed(folder, monkeypatch):
+    for i in range(4):
+        (folder / f"t{i}.geojson").write_text(json.dumps([*regions(i), square('Tumor, "in situ"', 0, 0, 9, 9)]))
+    monkeypatch.chdir(folder)
+    typed = ["data", "add", "mine", "--images", ".", "--masks", ".", "--labels", LABELS, "--split", "2/1/1"]
+    with pytest.raises(TileError) as refused:
+        CliRunner().invoke(app, typed, catch_exceptions=False)
+    way = shlex.split(refused.value.next_step.partition("such as ")[2].partition(";")[0])
+    assert CliRunner().invoke(app, [*typed, *way]).exit_code == 0
+    assert Manifest(folder / "data_manifest.yaml").dataset("mine").skip == ('Tumor, "in situ"',)
+    assert CliRunner().invoke(app, ["data", "check", "mine"]).exit_code == 0

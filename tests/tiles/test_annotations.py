@@ -108,7 +108,7 @@ def test_the_mask_is_that_of_asking_every_pixel_centre():
     slow = np.full((30, 40), 7, dtype=np.uint8)
     for y in range(30):
         for x in range(40):
-            for name, shape in blobs:
+            for name, shape, _ in blobs:
                 if shape.contains(shapely.Point(x + 0.5, y + 0.5)):
                     slow[y, x] = IDS[name]
     np.testing.assert_array_equal(rasterise(blobs, IDS, (40, 30), fill=7).mask, slow)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fmcache.errors import SpecError
-from fmcache.tiles.choose import choose_even, deal_groups
+from fmcache.tiles.choose import choose_even, deal_groups, largest_sizes
 
 
 def test_rare_labels_are_sought_out_and_the_choice_is_nested():
@@ -61,3 +61,33 @@ def test_impossible_deals_say_why():
         deal_groups(np.ones((40, 1)), np.repeat([0, 1], 20), (15, 5, 10), 0)
     with pytest.raises(SpecError, match="2, 2, 30"):
         deal_groups(np.ones((34, 1)), np.repeat([0, 1, 2], [2, 2, 30]), (15, 5, 10), 0)
+
+
+def test_a_label_of_one_slide_is_tested_and_the_others_are_dealt_as_if_it_were_not_there():
+    # slide 0 alone has necrosis; tumour is in slides 1 and 2, and in 3
+    labels = {0: (1, 0, 9), 1: (1, 5, 0), 2: (1, 5, 0), 3: (1, 5, 0), 4: (9, 0, 0), 5: (9, 0, 0)}
+    groups = np.repeat(np.arange(6), 5)
+    pixels = np.array([labels[g] for g in groups.tolist()], float)
+    train, val, test = deal_groups(pixels, groups, (10, 3, 4), 0)
+    assert 0 in test
+    assert all({1, 2, 3} & set(part) for part in (train, val, test))
+
+
+def test_two_slides_with_a_label_go_to_test_and_train():
+    groups = np.repeat(np.arange(12), 5)
+    pixels = np.ones((60, 2))
+    pixels[:, 1] = np.isin(groups, (3, 9))
+    train, _, test = deal_groups(pixels, groups, (20, 10, 15), 0)
+    assert sorted([*{3, 9} & set(train), *{3, 9} & set(test)]) == [3, 9]
+
+
+@pytest.mark.parametrize("tiles", [(2, 2, 30), (4, 5, 6), (1, 1, 1), tuple(range(1, 13))])
+def test_the_way_out_that_a_refusal_names_works(tiles):
+    groups = np.repeat(np.arange(len(tiles)), tiles)
+    pixels = np.ones((len(groups), 1))
+    with pytest.raises(SpecError, match="no choice") as caught:
+        deal_groups(pixels, groups, (45, 15, 30), 0)
+    other = [int(n) for n in caught.value.next_step.removeprefix("pass --split ").split(",")[0].split("/")]
+    assert other == largest_sizes(groups, (45, 15, 30), 0)
+    parts = deal_groups(pixels, groups, other, 0)
+    assert all(np.isin(groups, part).sum() >= n for part, n in zip(parts, other, strict=True))

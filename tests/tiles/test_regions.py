@@ -21,7 +21,7 @@ def test_labels_hold_classes_and_colours_and_ids_follow_their_order():
     assert [(label.name, label.values) for label in rules.labels] == [("tumour", (0,)), ("Stroma", (1,))]
     assert rules.labels[0].colour == "#ff0000"
     assert rules.ids == {"Tumor": 0, "Stroma": 1, "Artefact": 255}
-    assert (rules.fill, rules.order, rules.skip) == (255, (), frozenset({"ROI"}))
+    assert (rules.fill, rules.order, rules.selection.skip) == (255, (), frozenset({"ROI"}))
 
 
 def test_an_order_of_labels_becomes_one_of_classes():
@@ -32,10 +32,10 @@ def test_an_order_of_labels_becomes_one_of_classes():
     ("flags", "says"),
     [
         ({"labels": "=Tumor"}, "no name"),
-        ({"labels": "a=X,a=Y"}, "'a' means two things"),
-        ({"labels": "a=X,b=X"}, "'X' means two things"),
+        ({"labels": "a=X,a=Y"}, "a means two things"),
+        ({"labels": "a=X,b=X"}, "X means two things"),
         ({"labels": "a=X,b=#12"}, "#rrggbb"),
-        ({"ignore": "Tumor"}, "'Tumor' means two things"),
+        ({"ignore": "Tumor"}, "Tumor means two things"),
         ({"fill": "other"}, "'other' is no label"),
         ({"order": "tumour"}, "every class once"),
         ({"order": "tumour,stroma,nobody"}, "every class once"),
@@ -51,10 +51,9 @@ def test_shares_of_every_tile_are_counted_on_the_grid_of_the_slide():
         [
             box("Tumor", 0, 0, 64, 64),
             box("Stroma", 64, 0, 96, 64),
-            box("ROI", 0, 0, 999, 999),
             box("Ink", 0, 64, 64, 96),
         ],
-        rules_of(skip="ROI", ignore="Ink"),
+        rules_of(ignore="Ink"),
     )
     rows = []
     shares = regions.counts(plan_grid((200, 130), 0.5, (1.0,), 0.5, 64), rows.append)

@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fmcache.errors import SpecError
 from fmcache.tiles.splits import balanced_split, deviations, nested_subsets, rotating_folds
@@ -76,3 +78,156 @@ def test_folds_need_three_parts_and_a_group_for_each(folds):
     ids, groups, pixels = toy(8)
     with pytest.raises(SpecError, match="3 to 4 folds"):
         rotating_folds(ids, groups, pixels, folds, seed=0)
+
+
+def drawn(seed):
+    """Tiles of four labels, one of them in 1 to 4 tiles, with patients of 1 to 4 tiles in every other draw."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.choice([12, 32, 45]))
+    pixels = (rng.dirichlet(np.full(4, 0.5), n) * 10**5).astype(np.int64)
+    pixels[rng.permutation(n)[rng.integers(1, 5) :], 0] = 0
+    owners = rng.permutation(np.repeat(np.arange(n), rng.integers(1, 5, n))[:n])
+    return [f"t{i:02d}" for i in range(n)], [f"p{g}" if seed % 2 else "" for g in owners], pixels
+
+
+def merit(members, pixels):
+    """Return labels lacking in test, in train, in val, then the largest deviation; the less the better."""
+    present = pixels.sum(axis=0) > 0
+    train, val, test = ((pixels[list(part)].sum(axis=0)[present] == 0).sum() for part in members)
+    return test, train, val, np.abs(deviations(members, pixels)).max()
+
+
+def best_of_random(groups, pixels, sizes, draws, seed):
+    """Return the merit of the best of random choices of whole groups that fill each split in turn."""
+    rng, best = np.random.default_rng(seed), None
+    teams: dict = {}
+    for i, group in enumerate(groups):
+        teams.setdefault(group or i, []).append(i)
+    teams = list(teams.values())
+    for _ in range(draws):
+        parts = ([], [], [])
+        for at in rng.permutation(len(teams)):
+            part = next((p for p, n in zip(parts, sizes, strict=True) if len(p) + len(teams[at]) <= n), [])
+            part += teams[at]
+        if [len(part) for part in parts] == list(sizes):
+            found = merit(parts, pixels)
+            best = found if best is None or found < best else best
+    return best
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_split_is_worse_than_the_best_of_2000_random_ones(seed):
+    ids, groups, pixels = drawn(seed)
+    sizes = (6, 2, 4) if len(ids) == 12 else (15, 5, 10)
+    split = balanced_split(ids, groups, pixels, sizes, seed)
+    by_luck = best_of_random(groups, pixels, sizes, 2000, seed)
+    assert by_luck is None or merit(split.members, pixels) <= by_luck
+    assert split.off == merit(split.members, pixels)[3] <= 1
+
+
+def test_one_rare_label_leaves_the_others_as_balanced_as_they_can_be():
+    rng = np.random.default_rng(3)
+    pixels = (rng.dirichlet(np.full(3, 2), 32) * 10**5).astype(np.int64)
+    pixels[:, 2] = 0
+    pixels[[7, 21], 2] = 900
+    ids = [f"t{i:02d}" for i in range(32)]
+    split = balanced_split(ids, [""] * 32, pixels, (15, 5, 10), 0)
+    assert merit(split.members, pixels)[:3] == (0, 0, 1)  # two tiles: test has it, train has it, val cannot
+    assert split.off < 0.015
+
+
+def test_test_is_first_to_hold_a_label_of_one_patient():
+    ids, groups, _ = toy(30)
+    pixels = np.full((30, 2), 50)
+    pixels[:, 1] = 0
+    pixels[[8, 9], 1] = 5
+    for seed in range(3):
+        split = balanced_split(ids, groups, pixels, (14, 6, 10), seed)
+        assert merit(split.members, pixels)[:3] == (0, 1, 1)
+
+
+def test_a_rare_label_is_found_among_a_thousand_tiles():
+    rng = np.random.default_rng(0)
+    pixels = (rng.dirichlet(np.full(4, 1), 1000) * 10**5).astype(np.int64)
+    pixels[:, 3] = 0
+    pixels[[5, 500, 995], 3] = 9000
+    split = balanced_split([f"t{i:03d}" for i in range(1000)], [""] * 1000, pixels, (15, 5, 10), 0)
+    assert merit(split.members, pixels)[:3] == (0, 0, 0)
+
+
+def test_every_fold_tests_a_label_that_has_enough_patients():
+    ids, groups, pixels = toy(40)
+    pixels[:, 2] = 0
+    pixels[[0, 8, 16, 24, 32], 2] = 7
+    folds = rotating_folds(ids, groups, pixels, 5, seed=0)
+    assert all(merit(fold.members, pixels)[:3] == (0, 0, 0) for fold in folds)
+    assert {len(fold.members[2]) for fold in folds} == {8}
+    assert max(fold.off for fold in folds) == max(merit(fold.members, pixels)[3] for fold in folds)
+
+
+def test_subsets_hold_a_rare_label_from_the_smallest_on():
+    ids, _, pixels = toy(24)
+    pixels[:, 2] = 0
+    pixels[[3, 11], 2] = 7
+    small, *_ = nested_subsets(ids, range(24), pixels, (4, 8, 16), seed=0)
+    assert pixels[list(small), 2].sum() > 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    teams=st.lists(st.integers(1, 4), min_size=3, max_size=14),
+    part_of=st.lists(st.integers(0, 3), min_size=14, max_size=14),
+    labels=st.lists(st.lists(st.integers(0, 3), min_size=3, max_size=3), min_size=56, max_size=56),
+    shuffle=st.randoms(use_true_random=False),
+)
+def test_groups_stay_whole_sizes_are_exact_and_the_order_of_listing_changes_nothing(teams, part_of, labels, shuffle):
+    part_of = [0, 1, 2, *part_of]
+    sizes = [sum(n for n, part in zip(teams, part_of, strict=False) if part == i) for i in range(3)]
+    groups = [f"g{i}" for i, n in enumerate(teams) for _ in range(n)]
+    ids, pixels = [f"t{i:02d}" for i in range(len(groups))], np.array(labels[: len(groups)])
+    split = balanced_split(ids, groups, pixels, sizes, 3)  # there is such a split: it is how the sizes came about
+    assert [len(part) for part in split.members] == sizes
+    owners = [{groups[i] for i in part} for part in split.members]
+    assert sum(map(len, owners)) == len(set().union(*owners))
+    order = list(range(len(ids)))
+    shuffle.shuffle(order)
+    again = balanced_split([ids[i] for i in order], [groups[i] for i in order], pixels[order], sizes, 3)
+    assert [[order[i] for i in part] for part in again.members] == [list(part) for part in split.members]
+
+
+@pytest.mark.parametrize(
+    ("teams", "sizes"),
+    [([2] * 8, (15, 5, 10)), ([6, 6, 5, 5, 5, 4, 1], (15, 5, 10)), ([40, 30, 30], (15, 5, 10)), ([3] * 20, (10, 5, 10)),
+     ([1] * 22, (15, 5, 10)), ([2] * 200, (201, 67, 131))],
+)  # fmt: skip
+def test_the_way_out_that_a_refusal_names_works(teams, sizes):
+    groups = [f"g{i}" for i, n in enumerate(teams) for _ in range(n)]
+    ids, pixels = [f"t{i:03d}" for i in range(len(groups))], np.ones((len(groups), 2), int)
+    with pytest.raises(SpecError, match=r"whole groups|needs \d+ tiles") as caught:
+        balanced_split(ids, groups, pixels, sizes, 0)
+    flag, _, other = caught.value.next_step.rpartition(" ")
+    assert flag == "pass --split"
+    other = [int(n) for n in other.split("/")]
+    assert [len(part) for part in balanced_split(ids, groups, pixels, other, 0).members] == other
+
+
+@pytest.mark.parametrize(
+    ("teams", "expected"),
+    [([1] * 22, (11, 4, 7)), ([1] * 3, (1, 1, 1)), ([1] * 31, (15, 5, 10)), ([10] * 4, (20, 10, 10)),
+     ([5] * 6, (15, 5, 10)), ([2, 9, 4], (9, 2, 4))],
+)  # fmt: skip
+def test_without_sizes_the_usual_ones_are_scaled_to_what_there_is(teams, expected):
+    groups = [f"g{i}" for i, n in enumerate(teams) for _ in range(n)]
+    ids = [f"t{i:02d}" for i in range(len(groups))]
+    split = balanced_split(ids, groups, np.ones((len(ids), 2), int), None, 0)
+    assert tuple(len(part) for part in split.members) == expected
+
+
+def test_fewer_than_three_tiles_or_groups_are_refused_in_plain_words():
+    for sizes in (None, (15, 5, 10)):
+        with pytest.raises(SpecError, match=r"needs 3 tiles or more(.|\n)*found: 2 tiles"):
+            balanced_split(["a", "b"], ["", ""], np.ones((2, 2), int), sizes, 0)
+        with pytest.raises(
+            SpecError, match=r"parts no patient or slide needs 3(.|\n)*found: 2 of them, with 4, 2 tiles"
+        ):
+            balanced_split(list("abcdef"), list("xxxxyy"), np.ones((6, 2), int), sizes, 0)

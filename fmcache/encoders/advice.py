@@ -1,0 +1,112 @@
+"""Which line of a card would make a weights file fit, for the message that says it does not."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from fmcache.encoders.cards import TIMM, Card, Weights, names
+from fmcache.encoders.layouts import LAYOUTS, published
+from fmcache.encoders.peeling import State, unchunked
+from fmcache.encoders.state_shapes import Shapes, px_of_table, shapes_of
+
+_PART = re.compile(r"-(\d{5})-of-(\d{5})$")
+_BIAS = re.compile(r".*\.attn\.[qkv]_bias$")
+_POSITIONS = "pos_embed"
+_OF_LAYOUTS = ("visual.", "vision_model.", "embeddings.", "encoder.", "layer.", "layers.", "model.layer.")
+"""Where published layouts keep the encoder: its keys have been renamed, and a prefix so short would take them too."""
+
+
+def advice(path: Path, card: Card, state: State, wanted: Shapes) -> str:
+    """Return what to do about a file whose `state` (timm's names) is not what is `wanted`; '' when nothing is known."""
+    found = shapes_of(state)
+    surplus = found.keys() - wanted.keys()
+    if {key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key)} == {_POSITIONS}:
+        return _position_advice(card, found)
+    if surplus and all(map(_BIAS.match, surplus)) and not card.architecture.endswith("_qkvb"):
+        return f"write `architecture: {card.architecture}_qkvb` in the card: this file's attention has biases"
+    if part := _PART.search(path.stem):
+        index = path.with_name(f"{path.name.replace(part[0], '')}.index.json")
+        return f"this is one of {int(part[2])} parts: pass the index of all ({index}), or their folder"
+    if lines := drop_lines(card, state, wanted):
+        first, *others = (f"`drop: [{', '.join(line)}]`" for line in lines)
+        return f"write {first} below `weights` in {_which_card(card)}" + "".join(
+            f"; or, to take other weights of this file, {line}" for line in others
+        )
+    return ""
+
+
+def _which_card(card: Card) -> str:
+    weights = card.weights or Weights()
+    if weights.file and card.name not in names():
+        return "the card"
+    name = card.name if card.name in names() else TIMM + card.architecture
+    return f"a card of your own (`fmcache encoders show {name} > mine.yaml`) and pass mine.yaml as the encoder"
+
+
+def _position_advice(card: Card, found: Shapes) -> str:
+    size = px_of_table(found[_POSITIONS], card) if _POSITIONS in found else 0
+    if not size:
+        return ""
+    side = size // card.patch
+    return f"write `img_size: {size}` in the card's arguments: its position table is {side} x {side}"
+
+
+def drop_lines(card: Card, state: State, wanted: Shapes) -> list[list[str]]:
+    """Return the values of `weights.drop` with which a file would fit; several where it holds several such encoders.
+
+    Below each prefix of the names it is tried whether the encoder lies there; a teacher's comes first. Position tables
+    may be of another size.
+    """
+    outline = {name: tensor.to("meta") for name, tensor in state.items()}
+    dropped = card.weights.drop if card.weights else ()
+    lines = []
+    for prefix in sorted(_prefixes(outline, len(wanted) // 2), key=lambda text: ("teacher" not in text, text)):
+        sub = {name.removeprefix(prefix): tensor for name, tensor in outline.items() if name.startswith(prefix)}
+        renamed = _in_timms_names(card, sub)
+        if not all(
+            name in renamed and (shape == renamed[name] or name == _POSITIONS) for name, shape in wanted.items()
+        ):
+            continue
+        surplus = {name for name in renamed.keys() - wanted.keys() if not _BIAS.match(name)}
+        used = [prefix + name for name in sub.keys() - surplus]
+        outside = [name for name in outline if not name.startswith(prefix)]
+        line = _covering([*outside, *(prefix + name if name in sub else name for name in surplus)], used)
+        if line:
+            lines.append(list(dict.fromkeys([*dropped, *line])))
+    return lines
+
+
+def _prefixes(state: State, least: int) -> Iterator[str]:
+    """Yield '' and the prefixes, up to a dot, that at least so many names share."""
+    counts = Counter(name[: dot.end()] for name in state for dot in re.finditer(r"\.", name))
+    yield ""
+    yield from (prefix for prefix, count in counts.items() if count >= max(1, least))
+
+
+def _in_timms_names(card: Card, state: State) -> Shapes:
+    layout = published(state)
+    accepted = card.weights.layouts if card.weights else ()
+    if accepted and layout not in accepted:
+        return {}
+    if layout not in LAYOUTS:
+        return shapes_of(unchunked(state))
+    renamed = shapes_of(LAYOUTS[layout].rename(state))
+    return {name: shape for name, shape in renamed.items() if not LAYOUTS[layout].unused.match(name)}
+
+
+def _covering(surplus: Collection[str], used: Collection[str]) -> list[str]:
+    """Return the shortest prefixes, up to a dot, that all of `surplus` and none of `used` have; nothing if none do."""
+    prefixes: set[str] = set()
+    for name in sorted(surplus):
+        if name.startswith(tuple(prefixes)):
+            continue
+        dots = [] if name.startswith(_OF_LAYOUTS) else re.finditer(r"\.", name)
+        ends = [dot.end() for dot in dots] + [len(name)]
+        free = next((name[:end] for end in ends if not any(key.startswith(name[:end]) for key in used)), "")
+        if not free:
+            return []
+        prefixes.add(free)
+    return sorted(prefixes)

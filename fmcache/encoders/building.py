@@ -1,0 +1,86 @@
+"""Card -> the model that timm builds from it, without weights or with timm's own first ones."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from fmcache.encoders.cards import Card
+from fmcache.errors import SpecError
+
+CLASSES: dict[str, dict[str, type[nn.Module]]] = {
+    "mlp_layer": {"swiglu_packed": timm.layers.SwiGLUPacked},
+    "act_layer": {"silu": nn.SiLU, "gelu": nn.GELU},
+}
+"""Arguments of timm that take classes, and the names by which cards call them."""
+
+META = torch.device("meta")
+CPU = torch.device("cpu")
+
+ANY_SIZE = "dynamic_img_size"
+"""Argument of timm by which a transformer takes images of any size; convolutions need none."""
+
+_REASONS = (TypeError, RuntimeError, ValueError, AssertionError)
+
+
+def build(card: Card, device: torch.device) -> Any:
+    """Return the timm model of a card on `device`, as timm initialises it.
+
+    Raises
+    ------
+    SpecError
+        When timm has no such model, or does not take the card's arguments.
+    """
+    return create(card.architecture, _with_classes(card), device)
+
+
+def create(architecture: str, arguments: dict[str, Any], device: torch.device) -> Any:
+    """Return a timm model without classifier, on `device`; torch's global generators are the caller's to guard.
+
+    Raises
+    ------
+    SpecError
+        As `build`.
+    """
+    if not timm.is_model(architecture):  # also keeps hub names out: timm would go and fetch their configuration
+        close = difflib.get_close_matches(architecture, timm.list_models(), n=4)
+        raise SpecError(
+            f"timm {timm.__version__} has no model {architecture!r}",
+            expected=", ".join(close) or "a name from timm.list_models()",
+            next_step="correct the name",
+        )
+    try:
+        with device:
+            try:
+                return timm.create_model(architecture, num_classes=0, **{ANY_SIZE: True}, **arguments)
+            except TypeError as reason:
+                if ANY_SIZE not in str(reason):
+                    raise
+            return timm.create_model(architecture, num_classes=0, **arguments)
+    except _REASONS as reason:
+        raise SpecError(
+            f"timm cannot build {architecture!r} as an encoder",
+            expected="a model that takes the arguments of the card",
+            found=str(reason) or type(reason).__name__,
+            next_step="correct the arguments, or choose another model",
+        ) from reason
+
+
+def _with_classes(card: Card) -> dict[str, Any]:
+    arguments = dict(card.arguments)
+    for key, known in CLASSES.items():
+        name = arguments.get(key)
+        if name is None:
+            continue
+        if name not in known:
+            raise SpecError(
+                f"card {card.name!r}: arguments.{key} has no class called {name!r}",
+                expected=", ".join(known),
+                next_step="write one of these names",
+            )
+        arguments[key] = known[name]
+    return arguments

@@ -1,0 +1,133 @@
+"""Where tokens are taken within an encoder: which blocks or stages there are, on which grid, and how they are got."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from fmcache.encoders.building import ANY_SIZE, META, build
+from fmcache.encoders.load import Encoder
+from fmcache.encoders.outlines import REFUSALS, wrong_size
+from fmcache.errors import SpecError
+from fmcache.grid import Grid
+from fmcache.identity import canonical_json
+
+LAST, NORM = "last", "+norm"
+
+_CHECKED: set[tuple[str, bytes, tuple[str, ...], Grid]] = set()
+
+
+def grid_at(encoder: Encoder, tap: str, grid: Grid) -> Grid:
+    """Return the grid at a tap, where `grid` is that of the encoder: a stage may have patches (a stride) of its own."""
+    return grid if tap == LAST else grid._replace(patch=encoder.taps[_block(tap) - 1].patch)
+
+
+def width_at(encoder: Encoder, tap: str) -> int:
+    """Return the number of channels at a tap."""
+    return encoder.card.width if tap == LAST else encoder.taps[_block(tap) - 1].width
+
+
+def check_taps(encoder: Encoder, taps: Sequence[str], grid: Grid) -> None:
+    """Check that the encoder has the blocks or stages that are to be tapped, and takes views that lie under the grid.
+
+    Raises
+    ------
+    SpecError
+        When it has fewer, or none; when it has none that could be normed; when it takes images of another size only.
+    """
+    count, kind = len(encoder.taps), "block" if encoder.axes == "tokens" else "stage"
+    for tap in taps:
+        if tap == LAST or (_block(tap) <= count and not (kind == "stage" and NORM in tap)):
+            continue
+        strides = f", {', '.join(str(one.patch) for one in encoder.taps)} px a token" if kind == "stage" else ""
+        normed = " without +norm: its final norm is made for the last" if _block(tap) <= count else ""
+        raise SpecError(
+            f"{encoder.card.name!r} has no {kind} {tap if normed else _block(tap)} to tap",
+            expected=f"last, or a {kind} from 1 to {count}{strides}{normed}" if count else f"last: it has no {kind}s",
+            found=f"tap {tap}",
+            next_step="choose another --tap, or extract this encoder alone",
+        )
+    _check_size(encoder, taps, grid)
+
+
+def _check_size(encoder: Encoder, taps: Sequence[str], grid: Grid) -> None:
+    """Run views through the model's twin on the meta device, where that could fail; once in a process."""
+    card = encoder.card
+    if card.kind != "timm" or (encoder.axes == "tokens" and getattr(encoder.module, ANY_SIZE, False)):
+        return  # a vision transformer that takes any multiple of its patches
+    key = (card.architecture, canonical_json(card.arguments), tuple(taps), grid)
+    if key in _CHECKED:
+        return
+    twin = encoder._replace(module=build(card, META).eval(), device=META)
+    for of_input, together in by_input(encoder, taps, grid).items():
+        pixels = torch.empty(1, 3, of_input.input_px, of_input.input_px, device=META)
+        try:
+            with torch.no_grad():
+                outputs = features_at(twin, pixels, together)
+        except REFUSALS as reason:
+            raise wrong_size(card, of_input.input_px, str(reason)) from reason
+        for tap, output in zip(together, outputs, strict=True):
+            on_rows(twin, tap, output, grid)
+    _CHECKED.add(key)
+
+
+def by_input(encoder: Encoder, taps: Sequence[str], grid: Grid) -> dict[Grid, list[str]]:
+    """Return the taps that share what the encoder sees, under a grid that tells what that is."""
+    together: dict[int, tuple[Grid, list[str]]] = {}
+    for tap in taps:
+        at = grid_at(encoder, tap, grid)
+        together.setdefault(at.input_px, (at, []))[1].append(tap)
+    return dict(together.values())
+
+
+def _block(tap: str) -> int:
+    return int(tap.removesuffix(NORM))
+
+
+def features_at(encoder: Encoder, pixels: torch.Tensor, taps: Sequence[str]) -> list[torch.Tensor]:
+    """Return the features at each tap: patch tokens (view, token, channel), or maps (view, channel, row, col)."""
+    module: Any = encoder.module  # of timm where blocks are asked for
+    blocks = sorted({_block(tap) for tap in taps if tap != LAST})
+    if not blocks:
+        return [_without_prefix(encoder, module.forward_features(pixels))]
+    final, outputs = module.forward_intermediates(
+        pixels,
+        indices=[block - 1 for block in blocks],
+        output_fmt="NLC" if encoder.axes == "tokens" else "NCHW",
+        stop_early=LAST not in taps,
+    )
+    after = dict(zip(blocks, outputs, strict=True))  # without prefix tokens: timm takes them off
+    return [
+        _without_prefix(encoder, final) if tap == LAST else module.norm(after[_block(tap)]) if NORM in tap
+        else after[_block(tap)]
+        for tap in taps
+    ]  # fmt: skip
+
+
+def _without_prefix(encoder: Encoder, features: torch.Tensor) -> torch.Tensor:
+    if encoder.axes == "tokens":
+        return features[:, encoder.card.prefix_tokens :]
+    return features if encoder.axes == "channels first" else features.permute(0, 3, 1, 2)
+
+
+def on_rows(encoder: Encoder, tap: str, features: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """Return (view, channel, row, col) of patch tokens (view, token, channel) or of a map."""
+    side, width, card = grid_at(encoder, tap, grid).side, width_at(encoder, tap), encoder.card
+    tokens = encoder.axes == "tokens"
+    expected = (len(features), side**2, width) if tokens else (len(features), width, side, side)
+    if features.shape != expected:
+        named = f"(view, token, channel) = {expected} after {card.prefix_tokens} prefix tokens"
+        raise SpecError(
+            f"{card.name!r} gave tokens that do not lie on the grid",
+            expected=named if tokens else f"(view, channel, row, col) = {expected}",
+            found=str(tuple(features.shape)),
+            next_step="correct patch, width and prefix_tokens in the card"
+            if tokens
+            else f"choose another tile_px: a multiple of {card.patch} is most likely to work",
+        )
+    by_channel = features.transpose(1, 2) if tokens else features
+    # A copy made outside inference mode is an ordinary tensor: a decoder can be trained on it directly.
+    grids = by_channel.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+    return grids.reshape(len(features), width, side, side)

@@ -1,0 +1,170 @@
+"""What a reader must know to read a table: which Dice, over which labels and runs it goes, and how runs ended.
+
+Lines are plain text; Markdown and LaTeX escape them as a whole.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from fmcache.manifest import Split
+from fmcache.report.endings import TOLD, Ending
+from fmcache.report.summary import Row, Summary
+
+REDUCTIONS = {
+    "pooled": "Dice from counts summed over all test tiles",
+    "per_tile": "Dice of each test tile, averaged over the tiles that hold or were given the label",
+    "puma": "Dice as in the PUMA challenge: counts summed over all test tiles, a label without a hit is 0, the "
+    "background is left out (at the tile size of the recipe, where the challenge has 1024 px)",
+}
+UNSEEN: dict[Split, str] = {
+    "val": "validation tiles: the best weights are chosen without regard to it",
+    "train": "training tiles: no decoder could learn it, so its Dice says nothing of encoders",
+}
+
+
+def notes(summary: Summary) -> list[str]:
+    """Return the lines under a table."""
+    lines = [
+        f"{REDUCTIONS[summary.reduction]}; in percent. Mean ± standard deviation over {runs(summary)}.",
+        *lacking(summary),
+    ]
+    lines += _folds(summary) or [
+        "The split is fixed: the spread is over seeds only and says nothing of other tiles or patients."
+    ]
+    if not summary.compares:
+        lines.append("The test tiles hold fewer than two labels: a Dice says nothing, and nothing is ranked.")
+    elif len(summary.ranked) > 1:
+        lines.append("Best underlined, best three bold, among encoders; controls and random weights are not ranked.")
+    lines += endings(summary)
+    if len({row.runs for row in summary.rows}) > 1:
+        counts = ", ".join(f"{row.encoder.display} {len(row.seeds)}" for row in summary.rows)
+        missing = " Rows with other folds were tested on other tiles: do not compare them." if summary.folds else ""
+        lines.append(f"{_unit(summary).capitalize()}: {counts}.{missing}")
+    return lines
+
+
+def runs(summary: Summary) -> str:
+    """Return what the spread is over: seeds, or folds and seeds."""
+    return f"{len(summary.folds)} folds and their seeds" if summary.folds else "seeds"
+
+
+def marks(row: Row) -> str:
+    """Return the marks of the ways in which runs of a row ended."""
+    return "".join(told.mark for how, told in TOLD.items() if row.ended(how))
+
+
+def lacking(summary: Summary) -> list[str]:
+    """Return over how many labels each mean goes, and which labels the test, validation or training tiles lack."""
+    return [*_means(summary), *_predicted_nevertheless(summary), *_unseen(summary)]
+
+
+def _means(summary: Summary) -> list[str]:
+    puma = summary.reduction == "puma"  # its background never counts, any other label always does
+    scored = summary.columns[puma:-1]
+    n = len(scored)
+    lines = []
+    for names, folds in _by_names(summary, "test"):
+        lacking = [name for name in names if name in scored]
+        where, what = f"In {folds} " if folds else "", f"{_listed(lacking)} no pixel in the test tiles"
+        if not lacking or puma:
+            without = f": {summary.columns[0]} is left out" if puma else ""
+            lines.append(f"{where}'mean' is the mean over {n if puma else f'all {n}'} labels{without}")
+            lines += [f"{where}{what}: the challenge counts that as Dice 0"] if lacking else []
+        elif len(lacking) == n:
+            lines.append(f"{where}no label has a pixel in the test tiles, so nothing has a Dice")
+        else:
+            lines.append(f"{where}'mean' is the mean over {n - len(lacking)} of {n} labels: {what}")
+    return [f"{line}." for line in lines]
+
+
+def endings(summary: Summary) -> list[str]:
+    """Return a line for each way in which runs ended: what was seen, in how many runs of each encoder, what to do."""
+    lines = []
+    for how, told in TOLD.items():
+        rows = [_ended(row, how, _unit(summary)) for row in summary.rows if row.ended(how)]
+        if rows:
+            lines.append(f"{told.mark} {told.seen}: {'; '.join(rows)}. {told.advice}.".strip())
+    return [f"{line[0].upper()}{line[1:]}" for line in lines]
+
+
+def _ended(row: Row, how: Ending, unit: str) -> str:
+    found = row.ended(how)
+    names = [_name(*row.runs[i]) for i in found]
+    which = "" if len(found) == len(row.runs) else f" ({', '.join(names)})"
+    text = f"{row.encoder.display}: {len(found)} of {len(row.runs)} {unit}{which}"
+    if how is not Ending.COLLAPSED:
+        return text
+    times = Counter(label for i in found for label in row.missed[i])
+    return f"{text}, on {', '.join(f'{label} ({n} of {len(row.runs)})' for label, n in times.items())}"
+
+
+def _name(fold: int | None, seed: int) -> str:
+    return str(seed) if fold is None else f"fold {fold} seed {seed}"
+
+
+def _predicted_nevertheless(summary: Summary) -> list[str]:
+    """Rows whose means go over a label that is not there, since some runs predicted it."""
+    if summary.reduction == "puma":
+        return []
+    n = len(summary.columns) - 1
+    rows = []
+    for row in summary.rows:
+        there = np.array([n - len(summary.lacking[fold, "test"]) for fold in row.folds])
+        if more := int((row.labels_in_mean > there).sum()):
+            rows.append(f"{row.encoder.display} ({more} of {len(row.seeds)} {_unit(summary)})")
+    if not rows:
+        return []
+    return [f"A label that the test tiles lack was predicted, so its Dice 0 counts in the mean of {', '.join(rows)}."]
+
+
+def _unseen(summary: Summary) -> list[str]:
+    """Which labels the validation and training tiles lack, and what follows."""
+    return [
+        f"{f'In {folds} ' if folds else ''}{_listed(names)} no pixel in the {consequence}."
+        for split, consequence in UNSEEN.items()
+        for names, folds in _by_names(summary, split)
+        if names
+    ]
+
+
+def _by_names(summary: Summary, split: Split) -> list[tuple[tuple[str, ...], str]]:
+    """The sets of labels that a split lacks, each with the folds it holds for ('' for the fixed split or all folds)."""
+    by_names: dict[tuple[str, ...], list[int | None]] = {}
+    for (fold, at), names in summary.lacking.items():
+        if at == split:
+            by_names.setdefault(names, []).append(fold)
+    return [
+        (names, "" if len(by_names) == 1 else f"fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))}")
+        for names, folds in by_names.items()
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names)} {'has' if len(names) == 1 else 'have'}"
+
+
+def _unit(summary: Summary) -> str:
+    return "runs" if summary.folds else "seeds"
+
+
+def _folds(summary: Summary) -> list[str]:
+    """What a spread over folds covers, and its two sources for each encoder."""
+    if not summary.folds:
+        return []
+    lines = [
+        f"Dice is taken per run: a seed trained and tested on one of {len(summary.folds)} folds, each tile tested in "
+        "at most one of them. The spread covers seeds within a fold and the change of training, validation and test "
+        "tiles between folds. Folds share training tiles, so they are not independent: this is no standard error."
+    ]
+    for row in summary.rows:
+        seeds = f"; over seeds within a fold {100 * row.std_of_seeds:.2f}" if not np.isnan(row.std_of_seeds) else ""
+        if not np.isnan(row.std_of_folds):
+            over = (
+                f"standard deviation of the mean over folds (each the mean of its seeds) {100 * row.std_of_folds:.2f}"
+            )
+            lines.append(f"{row.encoder.display}: {over}{seeds}.")
+    return lines

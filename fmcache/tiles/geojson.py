@@ -1,0 +1,165 @@
+"""A file of annotations -> its GeoJSON features: compressed or not, in any Unicode encoding, NaN among measurements.
+
+What other tools write in files of the same endings is refused by name, with the way to GeoJSON.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fmcache.errors import TileError
+
+ENDINGS = (".geojson", ".json", ".geojson.gz", ".json.gz")
+EXPORT = "export the annotations as GeoJSON (in QuPath: File > Export objects as GeoJSON)"
+FEATURE = (
+    '{"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [[[x, y], ...]]}, '
+    '"properties": {"classification": {"name": "Tumor"}}}'
+)
+COLLECTION = "a FeatureCollection, a list of features or one feature"
+# JSON of annotations shrinks to a tenth, a file of zeros to a thousandth
+MOST_TIMES, ALWAYS_BYTES = 100, 2**26
+SHAPES = ("Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon", "GeometryCollection")
+AS_RINGS = (
+    "write each {one} as the ring of a feature (a hole as a further ring), in pixels of the image, its class in "
+    "properties.classification.name"
+)
+XML = (
+    ("<ASAP_Annotations", "ASAP XML", AS_RINGS.format(one="Annotation's Coordinate X, Y") + " (that of PartOfGroup)"),
+    (
+        "<Annotations",
+        "Aperio ImageScope XML",
+        'pip install wsi-annotations-kit; python -c "from wsi_annotations_kit.wsi_annotations_kit import Converter; '
+        "Converter('a.xml', {'Tumor': 1}).geojson_save('a.geojson')\" with the Id of each Annotation, then "
+        "--class-property structure (it rounds to pixels and fills holes, Regions of NegativeROA=1); or "
+        + AS_RINGS.format(one="Region's Vertex X, Y"),
+    ),
+    ("<html", "a web page", "download the file itself: this is the page that shows or denies it"),
+    ("<!DOCTYPE html", "a web page", "download the file itself: this is the page that shows or denies it"),
+    ("<", "XML", EXPORT),
+)
+
+
+def read_features(path: Path) -> list[dict[str, Any]]:
+    """Return the features of a GeoJSON file, each with a ``geometry``: of a FeatureCollection, a list, or one feature.
+
+    Raises
+    ------
+    TileError
+        When the file cannot be read or is none, or its text is in no Unicode encoding; files of other kinds by name.
+    """
+    document = _document(path, _text(path, _unpacked(path)))
+    features = document
+    if isinstance(document, dict):
+        features = document.get("features") if document.get("type") == "FeatureCollection" else [document]
+    if isinstance(features, list) and all(isinstance(f, dict) and "geometry" in f for f in features):
+        return features
+    kind, next_step = _kind(document)
+    raise TileError(
+        f"{path} holds no GeoJSON features" + (f": it is {kind}" if kind else ""),
+        expected=f"{COLLECTION}: {FEATURE}",
+        found=_odd(features),
+        next_step=next_step,
+    )
+
+
+def _unpacked(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise TileError(f"{path} does not exist", next_step="export the annotations as GeoJSON") from None
+    except OSError as reason:
+        raise TileError(f"{path} cannot be read", found=str(reason)[:200], next_step="pass a file of GeoJSON") from None
+    if data.startswith(b"PK\x03\x04"):
+        raise TileError(f"{path} is a zip archive, not GeoJSON", next_step="unpack it and pass what is in it")
+    if not data.startswith(b"\x1f\x8b"):
+        return data
+    most = max(ALWAYS_BYTES, MOST_TIMES * len(data))
+    try:
+        with gzip.open(io.BytesIO(data)) as file:
+            unpacked = file.read(most + 1)
+    except (OSError, EOFError, zlib.error) as reason:
+        raise TileError(
+            f"{path} is compressed and damaged", found=str(reason)[:200], next_step="export or download it again"
+        ) from None
+    if len(unpacked) > most:
+        raise TileError(
+            f"{path} unpacks to more than {most / 2**20:.0f} MB",
+            expected=f"at most {MOST_TIMES} times its {len(data)} bytes, as annotations do",
+            next_step="if it is meant, unpack it yourself (gunzip) and pass the .geojson",
+        )
+    return unpacked
+
+
+def _text(path: Path, data: bytes) -> str:
+    encoding = json.detect_encoding(data)  # by byte order mark, or by where zero bytes lie
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as reason:
+        near = data[max(reason.start - 20, 0) : reason.start + 20].decode("cp1252", errors="replace")
+        raise TileError(
+            f"{path} is not {encoding.upper().removesuffix('-SIG')} text",
+            expected="UTF-8, or UTF-16 with a byte order mark",
+            found=f"byte 0x{data[reason.start]:02x} at {reason.start}; as Windows text it reads {near!r}",
+            next_step="save it as UTF-8 in a text editor (or iconv -f WINDOWS-1252 -t UTF-8), and check its letters",
+        ) from None
+
+
+def _document(path: Path, text: str) -> Any:
+    for start, kind, next_step in XML:
+        if text.lstrip().startswith("<") and start.lower() in text[:4096].lower():
+            raise TileError(f"{path} is {kind}, not GeoJSON", expected=f"{COLLECTION}: {FEATURE}", next_step=next_step)
+    try:
+        return msgspec.json.decode(text)
+    except RecursionError:
+        raise TileError(f"{path}: its JSON is nested too deeply", next_step=EXPORT) from None
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        pass  # NaN and Infinity are no JSON, but QuPath and Python write them among measurements
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as reason:
+        raise TileError(
+            f"{path} is not valid JSON",
+            found=str(reason)[:200] if text.strip() else "an empty file",
+            next_step="export or download it again",
+        ) from None
+
+
+def _odd(features: Any) -> str:
+    """Return which of several features is none."""
+    if not isinstance(features, list) or len(features) < 2:
+        return ""
+    i, odd = next((i, f) for i, f in enumerate(features) if not isinstance(f, dict) or "geometry" not in f)
+    return f"number {i} of {len(features)} has no geometry: {repr(odd)[:80]}"
+
+
+def _kind(document: Any) -> tuple[str, str]:
+    """Return what a document is that holds no features, empty if that is not known, and how to make GeoJSON of it."""
+    if isinstance(document, list):
+        numbers = document and all(isinstance(item, int | float | list) for item in document)
+        return ("a plain list of numbers" if numbers else ""), (AS_RINGS.format(one="outline") if numbers else EXPORT)
+    if not isinstance(document, dict):
+        return f"a single {type(document).__name__}", EXPORT
+    kind, keys = document.get("type"), document.keys()
+    if kind == "Topology":
+        return "TopoJSON", "convert it: mapshaper FILE -o format=geojson"
+    if keys >= {"images", "annotations"} or keys >= {"categories", "annotations"}:
+        return "COCO JSON", AS_RINGS.format(one="annotation's segmentation") + "; one file per image"
+    if isinstance(document.get("shapes"), list):
+        return "LabelMe JSON", AS_RINGS.format(one="shape's points") + " (its label)"
+    if "_via_img_metadata" in keys or any(isinstance(v, dict) and "regions" in v for v in document.values()):
+        return "VIA JSON", AS_RINGS.format(one="region's all_points_x, all_points_y") + "; one file per image"
+    if "elements" in keys or isinstance(document.get("annotation"), dict):
+        return "an annotation of HistomicsTK", AS_RINGS.format(one="element's points")
+    if isinstance(document.get("features"), list):
+        esri = any(isinstance(f, dict) and "attributes" in f for f in document["features"])
+        return ("Esri JSON", "convert it: ogr2ogr -f GeoJSON OUT FILE") if esri else ("", EXPORT)
+    if kind in SHAPES:
+        return f"a bare {kind}", "write it as the geometry of a feature, which says its class"
+    return "", EXPORT

@@ -1,0 +1,110 @@
+"""What names of files and folders say: which tile, image or mask, which split; and the tile id made from one."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+
+from fmcache.manifest import NAME_BYTES, RESERVED_NAMES, Split, is_name, is_name_character
+
+_MASK = (
+    "mask|masks|label|labels|labelled|labeled|labelmap|seg|segm|segmentation|segmentations|gt|ground[-_ ]?truth|truth|"
+    "anno|annot|annotated|annotation|annotations|manual|target|tissue|nuclei"
+)
+_IMAGE = "image|images|img|im|rgb|tile|patch|he|h&e|original|orig|raw|input"
+_SIGNS = "[-_. ]"
+_AFFIXES = {
+    "mask": (
+        re.compile(rf"{_SIGNS}+({_MASK})$", re.IGNORECASE),
+        re.compile(rf"^({_MASK}){_SIGNS}+", re.IGNORECASE),
+        re.compile(r"(\.ome)?\.(png|tiff?|jpe?g|bmp)$", re.IGNORECASE),  # a.tif.geojson belongs to a.tif
+    ),
+    "image": (
+        re.compile(rf"{_SIGNS}+({_IMAGE})$", re.IGNORECASE),
+        re.compile(rf"^({_IMAGE}){_SIGNS}+", re.IGNORECASE),
+    ),
+}
+_ENDING = re.compile(r"(\.geojson|\.json)?\.gz$|(\.ome)?\.[^.\s]{1,8}$", re.IGNORECASE)
+_KNOWN_ENDING = re.compile(
+    r"(\.(geojson|json)\.gz|(\.ome)?\.(png|tiff?|jpe?g|bmp|npy|geojson|json)|"
+    r"\.(svs|ndpi|mrxs|scn|vms|vmu|bif|czi|dcm|gif|webp|jp2))$",
+    re.IGNORECASE,
+)
+_ROLES = {
+    "image": re.compile(r"(images?|imgs?|tiles?|patche?s?|rgb|h&?e|inputs?|originals?)", re.IGNORECASE),
+    "mask": re.compile(rf"({_MASK}|ann|geojsons?)", re.IGNORECASE),
+}
+_SPLITS: dict[str, Split] = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
+    "testing": "test",
+}  # fmt: skip
+
+RULE = (
+    "a mask called as its image, but for the file ending and what marks a mask at either end (upper or lower case): "
+    "a_mask, a-labels, a-labelled, a_seg, a_segmentation, a_gt, a_anno, a_annotation, a_tissue, a.mask, mask_a, GT_a"
+)
+
+
+def stem_of(name: str) -> str:
+    """Return the name of a file less its ending (``.ome.tif`` and ``.geojson.gz`` are one), in Unicode NFC."""
+    return unicodedata.normalize("NFC", _ENDING.sub("", name, count=1) or name)
+
+
+def tile_key(text: str) -> str:
+    """Return the name of a tile as people write it into lists, with or without folders and ending, as `stem_of` has it.
+
+    Only endings of images, slides and masks are taken off: the dot in ``case1.5`` stays.
+    """
+    name = re.split(r"[/\\]", text.strip())[-1]
+    return unicodedata.normalize("NFC", _KNOWN_ENDING.sub("", name))
+
+
+def stripped(stem: str, kind: str, times: int) -> set[str]:
+    """Return what is left of a stem when `times` marks of a ``mask`` or an ``image`` are taken off its ends."""
+    found = {stem}
+    for _ in range(times):
+        found = {rest for one in found for mark in _AFFIXES[kind] if (rest := mark.sub("", one)) not in ("", one)}
+    return found
+
+
+def is_clutter(name: str) -> bool:
+    """Return whether a file or folder is what systems leave behind (``._a.png``, ``.DS_Store``), or is hidden."""
+    return name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini", "__macosx", "ehthumbs.db")
+
+
+def role_of(folder: str) -> str:
+    """Return ``image`` or ``mask`` for a folder whose name says that it holds them, else nothing."""
+    return next((role for role, words in _ROLES.items() if words.fullmatch(folder)), "")
+
+
+def split_of(folder: str) -> tuple[Split, str] | None:
+    """Return the split that a folder is called after (``train``, ``2.validation``, ``Testing``) and its role, or None.
+
+    The role is ``image`` or ``mask`` for names such as ``train_images`` and ``masks-test``, else empty.
+    """
+    name = re.sub(r"^[0-9]+[-_. ]*", "", folder)
+    for role in ("", *_ROLES):
+        for rest in sorted(stripped(name, role, 1)) if role else [name]:
+            if split := _SPLITS.get(rest.lower()):
+                return split, role
+    return None
+
+
+def to_id(name: str) -> str:
+    """Return a tile id made from a name: letters and digits of any script stay, other runs become ``-``.
+
+    The id is safe as the name of a file on every system; what is too long is cut, with a digest in place of the rest.
+    Empty when nothing is left.
+    """
+    text = unicodedata.normalize("NFC", name)
+    kept = re.sub("\0+", "-", "".join(c if is_name_character(c) else "\0" for c in text))
+    kept = kept.lstrip("._-").rstrip(".")
+    while kept and unicodedata.category(kept[0]).startswith("M"):
+        kept = kept[1:].lstrip("._-")
+    if kept.partition(".")[0].lower() in RESERVED_NAMES:
+        kept = f"t-{kept}"
+    if len(kept.encode()) > NAME_BYTES:
+        digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:10]
+        kept = kept.encode()[: NAME_BYTES - 11].decode(errors="ignore").rstrip("._-") + f"-{digest}"
+    return kept if is_name(kept) else ""

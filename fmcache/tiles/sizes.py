@@ -1,0 +1,124 @@
+"""Sizes of splits: as they are typed, scaled to fewer tiles, and what whole groups of tiles can add up to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from fmcache.errors import SpecError
+from fmcache.manifest import SPLITS
+
+Numbers = npt.NDArray[np.int64]
+
+USUAL = (15, 5, 10)
+"""Tiles to train, validate and test on in the paper's protocol."""
+
+WORK = 10**6  # sums that are looked at, in a second or two
+
+
+def split_sizes(split: str) -> list[int] | None:
+    """Return the numbers of tiles in ``15/5/10``: to train, validate and test on; None for an empty text.
+
+    Raises
+    ------
+    SpecError
+        When it is not three positive numbers.
+    """
+    parts = split.split("/")
+    if split and (len(parts) != len(SPLITS) or not all(part.isdecimal() and int(part) > 0 for part in parts)):
+        raise SpecError(f"--split {split!r}", expected="three numbers of tiles, such as 15/5/10 (train/val/test)")
+    return [int(part) for part in parts] if split else None
+
+
+def shown(sizes: Sequence[int]) -> str:
+    """Return sizes as they are typed: ``15/5/10``."""
+    return "/".join(map(str, sizes))
+
+
+def scaled(sizes: Sequence[int], total: int) -> list[int]:
+    """Return sizes in the same proportions that add up to `total`, at least one each (of a total of enough)."""
+    shares = np.array(sizes) * total / sum(sizes)
+    found = np.maximum(np.floor(shares + 1e-9).astype(np.int64), 1)
+    while found.sum() < total:
+        found[np.argmax(shares - found)] += 1
+    while found.sum() > total:
+        found[np.argmax(np.where(found > 1, found - shares, -np.inf))] -= 1
+    return [int(size) for size in found]
+
+
+def exact_deals(tiles: Numbers, sizes: Sequence[int], wanted: int, rng: np.random.Generator) -> Numbers:
+    """Return up to `wanted` random deals (deal, group) of exactly these sizes; groups left over get the next number.
+
+    None are returned when there are none, or when there are too many sums to look at.
+    """
+    deals: list[Numbers] = []
+    shape = [size + 1 for size in sizes]
+    for _ in range(wanted):
+        order = rng.permutation(len(tiles))
+        layers = _sums(tiles[order], sizes)
+        if layers is None or not _holds(layers[-1], [int(np.prod(shape)) - 1])[0]:
+            break
+        deal, at = np.full(len(tiles), len(sizes)), np.array(sizes)
+        for group, before in zip(order[::-1], layers[-2::-1], strict=True):
+            without = at - tiles[group] * np.eye(len(sizes) + 1, len(sizes), dtype=np.int64)
+            fits = (without >= 0).all(axis=1)
+            fits[fits] = _holds(before, np.ravel_multi_index(tuple(without[fits].T), shape))
+            deal[group] = rng.choice(np.flatnonzero(fits))
+            at = without[deal[group]]
+        deals.append(deal)
+    return np.array(deals, dtype=np.int64).reshape(-1, len(tiles))
+
+
+def nearest_sizes(tiles: Numbers, sizes: Sequence[int]) -> list[int] | None:
+    """Return the sizes nearest to these that whole groups add up to, none of them 0; None when that is not found.
+
+    Nearest is the least sum of differences; of equals, the one most like `sizes` in its proportions.
+    """
+    most, slack = int(tiles.max()) - 1, 0
+    while True:
+        # a part that is larger by more than its largest group could do without a group
+        limits = [min(size + slack, int(tiles.sum())) for size in sizes]
+        layers = _sums(np.sort(tiles), limits)
+        if layers is None:
+            return None
+        found = np.stack(np.unravel_index(layers[-1], [limit + 1 for limit in limits]), axis=1)
+        found = found[(found > 0).all(axis=1)]
+        if len(found):
+            apart = np.abs(found - sizes).sum(axis=1)
+            unlike = np.abs(found / found.sum(axis=1, keepdims=True) - np.array(sizes) / sum(sizes)).sum(axis=1)
+            best = int(np.lexsort((unlike, apart))[0])
+            if apart[best] <= slack or slack >= most:
+                return [int(size) for size in found[best]]
+        if slack >= most:
+            return None
+        slack = min(most, 2 * slack + 1)
+
+
+def _sums(tiles: Numbers, limits: Sequence[int]) -> list[Numbers] | None:
+    """Return the sizes, up to `limits`, that the first 0, 1, 2, ... groups can add up to; None when these are too many.
+
+    Sizes of the parts are packed into one number, by `numpy.ravel_multi_index`; they are sorted.
+    """
+    shape = [limit + 1 for limit in limits]
+    layers, work, full = [np.zeros(1, dtype=np.int64)], 0, 0
+    for size in tiles.tolist():
+        last = layers[-1]
+        if size == full:  # one more of this size adds nothing
+            layers.append(last)
+            continue
+        work += len(last)
+        if work > WORK:
+            return None
+        more = [last]
+        for part, sizes in enumerate(np.unravel_index(last, shape)):
+            more.append(last[sizes + size < shape[part]] + size * int(np.prod(shape[part + 1 :])))
+        layers.append(np.unique(np.concatenate(more)))
+        full = size if len(layers[-1]) == len(last) else 0
+    return layers
+
+
+def _holds(layer: Numbers, sums: Sequence[int] | Numbers) -> npt.NDArray[np.bool_]:
+    at = np.searchsorted(layer, sums).clip(max=len(layer) - 1)
+    return np.asarray(layer[at] == sums)

@@ -1,0 +1,154 @@
+"""What the values of a mask mean: numbers and colours -> label ids, and how values are named in messages."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fmcache.errors import TileError
+from fmcache.manifest import IGNORE, FolderDataset, Label, mask_span
+from fmcache.tiles.pictures import TRANSPARENT, Pixels, RawMask
+
+Keys = npt.NDArray[np.int32]
+UNKNOWN = -1
+SHOWN = 8
+
+
+class Palette(NamedTuple):
+    """The colours of a palette mask, ``#rrggbb`` by index, and the indices that occur."""
+
+    colours: tuple[str, ...]
+    used: tuple[int, ...]
+
+
+class Reading(NamedTuple):
+    """A mask read by a dataset's values: label ids (y, x) uint8, 255 = ignore; pixels by key, and those of no label.
+
+    `palette` is set when a palette mask was read by index.
+    """
+
+    mask: Pixels
+    found: Counter[int]
+    unknown: Counter[int]
+    palette: Palette | None
+
+
+def read_values(raw: RawMask, dataset: FolderDataset) -> Reading:
+    """Return what a mask means to a dataset; labels without values mean their position.
+
+    When all values of labels are colours, masks are read by the colours they show. Else grey values and palette indices
+    are read as they are stored; where a grey value also shows a colour that is listed, that counts.
+    """
+    stored, inverse, counts = np.unique(raw.keys, return_inverse=True, return_counts=True)
+    shown = _shown(stored, raw.colours)
+    meanings = [(value, IGNORE) for value in dataset.ignore_values] + mask_values(dataset.labels)
+    by_colour = reads_by_colour(dataset)
+    keys = shown if by_colour else stored
+    table = _meaning(keys, meanings)
+    if not by_colour and not raw.is_palette:
+        of_colour = _meaning(shown, [(value, label) for value, label in meanings if _is_colour(value)])
+        table = np.where(of_colour == UNKNOWN, table, of_colour)
+    table[stored == TRANSPARENT] = IGNORE
+    found, unknown = Counter[int](), Counter[int]()
+    for key, label, count in zip(keys.tolist(), table.tolist(), counts.tolist(), strict=True):
+        (unknown if label == UNKNOWN else found)[key] += count
+    palette = None
+    if raw.is_palette and not by_colour:
+        used = tuple(int(key) for key in stored if 0 <= key < len(raw.colours))
+        palette = Palette(tuple(_colour(*colour) for colour in raw.colours.tolist()), used)
+    return Reading(table.astype(np.uint8)[inverse].reshape(raw.keys.shape), found, unknown, palette)
+
+
+def unknown_values(where: str, counts: Mapping[int, int], dataset: FolderDataset) -> TileError:
+    """Return the error that masks hold values that no label has."""
+    meanings = [*dataset.ignore_values, *(value for value, _ in mask_values(dataset.labels))]
+    return TileError(
+        f"{where}: mask values that no label has",
+        expected=", ".join(str(value) for value in meanings),
+        found=listed_values(counts, lambda n: f"{n} px"),
+        next_step="add them to a label's values or to ignore_values (fmcache data add --labels, --ignore); a mask "
+        "that numbers instances takes a range, such as 'nucleus=1-'"
+        + ("; a mask that was a JPEG once is best exported anew" if len(counts) > SHOWN else ""),
+    )
+
+
+def mask_values(labels: tuple[Label, ...]) -> list[tuple[int | str, int]]:
+    """Return each mask value with its label id."""
+    if not any(label.values for label in labels):
+        return [(i, i) for i in range(len(labels))]
+    return [(value, i) for i, label in enumerate(labels) for value in label.values]
+
+
+def reads_by_colour(dataset: FolderDataset) -> bool:
+    """Return whether all values of labels are colours."""
+    return all(_is_colour(value) for value, _ in mask_values(dataset.labels))
+
+
+def ignored_keys(dataset: FolderDataset, keys: Mapping[int, int]) -> set[int]:
+    """Return the keys that are ignored: by the dataset's rule, or since they cannot be seen."""
+    array = np.array(list(keys), dtype=np.int32)
+    table = _meaning(array, [(value, IGNORE) for value in dataset.ignore_values])
+    return {int(key) for key in array[(table == IGNORE) | (array == TRANSPARENT)]}
+
+
+def shown_key(key: int) -> str:
+    """Return a key as flags have it: a number or ``#rrggbb``."""
+    return str(key) if key >= 0 else f"#{-1 - key:06x}"
+
+
+def listed_values(counts: Mapping[int, int], say: Callable[[int], str]) -> str:
+    """Return values with what `say` makes of their pixel counts; of many numbers those in a row become a range."""
+    ordered = sorted((key for key in counts if key != TRANSPARENT), key=lambda key: (key < 0, abs(key)))
+    rows: list[tuple[int, int, int]] = []
+    for key in ordered:
+        if rows and len(ordered) > SHOWN and key >= 0 and rows[-1][1] == key - 1 and rows[-1][0] >= 0:
+            rows[-1] = (rows[-1][0], key, rows[-1][2] + counts[key])
+        else:
+            rows.append((key, key, counts[key]))
+    texts = [f"{shown_key(a)}{f'-{shown_key(b)}' if b > a else ''} ({say(n)})" for a, b, n in rows]
+    return ", ".join(texts[:SHOWN]) + (f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else "")
+
+
+def palette_clash(palettes: Sequence[tuple[str, Palette]]) -> str:
+    """Return how named palette masks differ in what an index shows or where a colour stands; empty when they do not."""
+    by_index: dict[int, tuple[str, Palette]] = {}
+    by_colour: dict[str, tuple[int, str, Palette]] = {}
+    for name, palette in palettes:
+        for i in palette.used:
+            colour = palette.colours[i]
+            at, other, theirs = by_colour.setdefault(colour, (i, name, palette))
+            # both palettes may hold the colour twice, as those of many labels do
+            if at != i and colour not in (*palette.colours[at : at + 1], *theirs.colours[i : i + 1]):
+                return f"{colour} has index {at} in {other} and index {i} in {name}"
+            other, theirs = by_index.setdefault(i, (name, palette))
+            if theirs.colours[i] != colour:
+                return f"index {i} shows {theirs.colours[i]} in {other} and {colour} in {name}"
+    return ""
+
+
+def _shown(keys: Keys, colours: Pixels) -> Keys:
+    shown = keys.copy()
+    with_colour = (keys >= 0) & (keys < len(colours))
+    rgb = colours[keys[with_colour]].astype(np.int32)
+    shown[with_colour] = -1 - ((rgb[:, 0] << 16) + (rgb[:, 1] << 8) + rgb[:, 2])
+    return shown
+
+
+def _meaning(keys: Keys, meanings: list[tuple[int | str, int]]) -> Keys:
+    table = np.full(len(keys), UNKNOWN, dtype=np.int32)
+    for value, label in meanings:
+        low, high = mask_span(value)
+        table[(keys >= low) & (keys <= high)] = label
+    return table
+
+
+def _is_colour(value: int | str) -> bool:
+    return isinstance(value, str) and value.startswith("#")
+
+
+def _colour(red: int, green: int, blue: int) -> str:
+    return f"#{red:02x}{green:02x}{blue:02x}"

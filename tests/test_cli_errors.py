@@ -1,0 +1,67 @@
+"""What the system refuses is told with what was being done, to which file, and what helps."""
+
+import errno
+import os
+import stat
+
+import pytest
+
+from fmcache import cli
+
+
+def refused(monkeypatch, capsys, action):
+    """Run the command line with `action` in place of its commands; return what it prints."""
+    monkeypatch.setattr(cli, "app", action)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    return capsys.readouterr().err
+
+
+def test_a_file_that_is_not_there_is_not_a_matter_of_disk_space(monkeypatch, capsys, tmp_path):
+    said = refused(monkeypatch, capsys, lambda: (tmp_path / "absent" / "x").read_bytes())
+    assert f"refused to read {tmp_path}/absent/x: No such file or directory" in said
+    assert "check the path" in said
+    assert "space" not in said
+
+
+def test_a_folder_that_cannot_be_made_is_told_as_such(monkeypatch, capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    said = refused(monkeypatch, capsys, lambda: (tmp_path / "file" / "x").mkdir(parents=True))
+    assert "refused to make the folder" in said
+    assert "a part of this path is a file" in said
+
+
+def test_a_folder_in_place_of_a_file_is_told_as_such(monkeypatch, capsys, tmp_path):
+    assert "this is a folder" in refused(monkeypatch, capsys, lambda: tmp_path.read_text())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_rights_is_told_as_such(monkeypatch, capsys, tmp_path):
+    tmp_path.chmod(stat.S_IRUSR)
+    assert "check your rights" in refused(monkeypatch, capsys, lambda: (tmp_path / "x").write_text(""))
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (errno.ENOSPC, "free disk space"),
+        (errno.EACCES, "your rights"),
+        (errno.EROFS, "be written"),
+        (errno.EIO, "failed"),
+    ],
+)
+def test_the_hint_fits_the_reason(monkeypatch, capsys, number, says):
+    def action():
+        raise OSError(number, os.strerror(number), "work/x.zarr", None, "work/y.zarr")
+
+    said = refused(monkeypatch, capsys, action)
+    assert f"work/x.zarr to work/y.zarr: {os.strerror(number)}" in said
+    assert says in said
+
+
+def test_a_reason_without_a_hint_or_a_file_is_still_a_line(monkeypatch, capsys):
+    def action():
+        raise OSError("the wire broke")
+
+    assert refused(monkeypatch, capsys, action) == "error: the system refused: the wire broke\n"
