@@ -276,7 +276,13 @@ def _print_report(work: Path, study: str) -> None:
     from fmcache.stages import places
     from fmcache.stages.report import report
 
+    damaged: list[FmcacheError] = []
     for result in report(places.results(work), places.reports(work), study):
         for table in result.tables:
             show(table)
         say(f"report: {result.path}")
+        damaged += result.damaged
+    for error in damaged:
+        print(f"error: {error}", file=sys.stderr)
+    if damaged:
+        raise typer.Exit(1)

@@ -18,7 +18,8 @@
     ├── CacheCorrupt       (RuntimeError)        remove and recompute
     ├── Busy               (RuntimeError)        wait for the other process
     ├── ResultsNotFound    (FileNotFoundError)   run fit
-    └── ResultsMismatch    (ValueError)          recompute, or give the recipe another name
+    ├── ResultsMismatch    (ValueError)          recompute, or give the recipe another name
+    └── ResultsCorrupt     (RuntimeError)        run fit again: it redoes what is damaged
 
 Every message says what was expected, what was found and what to do; ``fmcache.cli`` prints it in place of a traceback.
 """
@@ -123,3 +124,7 @@ class ResultsNotFound(FmcacheError, FileNotFoundError):
 
 class ResultsMismatch(FmcacheError, ValueError):
     """Results under this name come from another recipe or cache."""
+
+
+class ResultsCorrupt(FmcacheError, RuntimeError):
+    """A file of a run is missing or is not what was written."""

@@ -7,8 +7,10 @@ JSON. Both are stored, so that a mismatch can name the fields that differ.
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -79,3 +81,30 @@ def whole_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, if it is there: renamed aside first, so that a part of it is never taken for the whole."""
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.removed")
+    shutil.rmtree(aside, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(aside)
+        shutil.rmtree(aside)
+
+
+def sweep_beside(folder: Path) -> None:
+    """Remove what a killed process had renamed aside of a folder; for who holds its lock."""
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.removed"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left below a folder: unfinished files and folders, half-removed ones.
+
+    For who holds the lock of the folder: what another process is writing would be swept too.
+    """
+    for left in sorted([*folder.rglob("*.partial"), *folder.rglob(".*.removed")]):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)

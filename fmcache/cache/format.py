@@ -8,12 +8,14 @@ from typing import Any, Literal
 
 import msgspec
 
-from fmcache.errors import CacheCorrupt, CacheMismatch
+from fmcache.errors import CacheCorrupt, CacheMismatch, CacheNotFound
 from fmcache.identity import differences, fingerprint
 
 FORMAT_VERSION = 1
 ATTRIBUTE = "fmcache"
 FILLING = "filling"
+METADATA = "zarr.json"
+ZARR_FORMAT = 3
 
 Kind = Literal["tokens", "view_bank"]
 ARRAY: dict[Kind, str] = {"tokens": "tokens", "view_bank": "masks"}
@@ -38,10 +40,16 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     identity: dict[str, Any]
     fingerprint: str
     about: dict[str, Any]
+    array_sha256: str = ""
+    checksums_sha256: str = ""
+    checksum: str = ""
+    """Of the file that describes the array, of the list of chunks (`fmcache.cache.checksums`), and of this header
+    without `checksum`; '' in caches of fmcache 0.1.0, and the first two until a cache is sealed."""
 
     def attributes(self) -> dict[str, Any]:
         """Return the group attributes that hold this header."""
-        return {ATTRIBUTE: msgspec.to_builtins(self)}
+        said = msgspec.to_builtins(msgspec.structs.replace(self, checksum=""))
+        return {ATTRIBUTE: said | {"checksum": fingerprint(said)}}
 
 
 def parse_header(path: Path, attributes: dict[str, Any]) -> Header:
@@ -68,9 +76,36 @@ def parse_header(path: Path, attributes: dict[str, Any]) -> Header:
         header = msgspec.convert(value, Header)
     except msgspec.ValidationError as reason:
         raise CacheCorrupt(f"{path}: the attributes are malformed ({reason})", next_step=_REMOVE) from None
+    if value.keys() & _CHECKSUMS and header.checksum != fingerprint({**value, "checksum": ""}):
+        raise CacheCorrupt(f"{path}: the attributes are not those that were written", next_step=_REMOVE)
     if header.fingerprint != fingerprint(header.identity):
         raise CacheCorrupt(f"{path}: the fingerprint is not that of the identity", next_step=_REMOVE)
+    hashed = header.identity.get("tiles")
+    if not isinstance(hashed, dict) or sorted(hashed) != sorted(header.tiles) or len(header.stored) > len(header.tiles):
+        raise CacheCorrupt(f"{path}: tiles and identity do not belong together", next_step=_REMOVE)
     return header
+
+
+def read_header(path: Path) -> Header:
+    """Return the header of a cache, sealed or not.
+
+    Raises
+    ------
+    CacheNotFound
+        When there is no cache at `path`.
+    CacheCorrupt, CacheMismatch
+        When its metadata cannot be read; as `parse_header`.
+    """
+    try:
+        said = msgspec.json.decode((path / METADATA).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise CacheNotFound(f"there is no cache {path}", next_step="fmcache extract makes it") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OSError) as reason:
+        raise CacheCorrupt(f"{path}: {METADATA} cannot be read", found=str(reason)[:200], next_step=_REMOVE) from None
+    attributes = said.get("attributes") if isinstance(said, dict) else None
+    if not isinstance(attributes, dict) or said.get("node_type") != "group" or said.get("zarr_format") != ZARR_FORMAT:
+        raise CacheCorrupt(f"{path} is no Zarr group", next_step=_REMOVE)
+    return parse_header(path, attributes)
 
 
 def check_identity(path: Path, expected: dict[str, Any], found: dict[str, Any]) -> None:
@@ -116,5 +151,8 @@ def positions(path: Path, tiles: Sequence[str], ids: Sequence[str]) -> list[int]
         )
     return [at[id_] for id_ in ids]
 
+
+_CHECKSUMS = {"checksum", "array_sha256", "checksums_sha256"}
+"""A header that has any of these is not of fmcache 0.1.0, which had none."""
 
 _REMOVE = "fmcache cache rm it, then fmcache extract"

@@ -7,7 +7,7 @@ different numbers of views (training tiles V + 1, others 1): what is asked for i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -55,7 +55,11 @@ def plan_layout(tiles: int, views: int, item: tuple[int, ...], dtype: str, shard
 
 
 def missing_shards(
-    demand: Sequence[int], stored: Sequence[int], filled: Mapping[tuple[int, int], int], block: int
+    demand: Sequence[int],
+    stored: Sequence[int],
+    filled: Mapping[tuple[int, int], int],
+    block: int,
+    damaged: Collection[tuple[int, int]] = (),
 ) -> list[Shard]:
     """Return the shards to write so that views 0..demand[t]-1 of every tile t are there, in tile then view order.
 
@@ -69,12 +73,19 @@ def missing_shards(
         Number of views written since, by (tile, block).
     block
         Views per shard.
+    damaged
+        (tile, block) of shards to be written again, with all the views that they held, unless they were `filled` since.
     """
     shards = []
     for tile, wanted in enumerate(demand):
         sealed = stored[tile] if tile < len(stored) else 0
         for index, first in enumerate(range(0, wanted, block)):
             stop = min(first + block, wanted)
+            if (tile, index) in damaged:
+                stop = max(stop, min(first + block, sealed))
+                if filled.get((tile, index), 0) < stop - first:
+                    shards.append(Shard(tile, index, first, stop))
+                continue
             have = max(min(sealed - first, block), filled.get((tile, index), 0))
             if have < stop - first:
                 shards.append(Shard(tile, index, first, stop))

@@ -10,10 +10,12 @@ import numpy.typing as npt
 import zarr
 from zarr.buffer.cpu import NDBuffer
 
-from fmcache.cache.format import ARRAY, Header, Kind, check_identity, parse_header, positions
+from fmcache.cache.arrays import open_array
+from fmcache.cache.checksums import read_checksums
+from fmcache.cache.format import ARRAY, Header, Kind, check_identity, positions, read_header
 from fmcache.cache.shardfile import shard_files
 from fmcache.cache.stores import all_finite
-from fmcache.errors import CacheCorrupt, CacheMismatch, CacheNotFound, CacheUnsealed
+from fmcache.errors import CacheCorrupt, CacheMismatch, CacheUnsealed
 
 NEVER_WRITTEN = "in no shard: never written, or lost"
 FILL = "run the same fmcache extract again: it writes what is missing"
@@ -26,6 +28,12 @@ class Cache:
         self.path, self.header, self._array = path, header, array
         self._files = shard_files(path / ARRAY[header.kind], array)
         self._refilled: Any = None if self._files else _with_other_fill(array)
+        self._crcs = read_checksums(path, header)
+
+    @property
+    def views_a_shard(self) -> int:
+        """Number of views in a whole shard."""
+        return int(self._array.shards[1])
 
     @property
     def item(self) -> tuple[int, ...]:
@@ -79,14 +87,15 @@ class Cache:
             raise CacheCorrupt(
                 f"{self.path}: tile {tile!r} cannot be read",
                 found=str(reason),
-                next_step="fmcache cache verify",
+                next_step=f"fmcache cache verify {self.path}: it marks what is damaged, extract then redoes just that",
             ) from reason
         if not there:
             raise CacheCorrupt(f"{self.path}: views of tile {tile!r} are missing", found=NEVER_WRITTEN, next_step=FILL)
 
     def _read(self, position: int, first: int, stop: int, out: npt.NDArray[Any]) -> bool:
         if self._files:
-            return self._files.read_into(position, first, stop, out)
+            crcs = self._crcs[position][first:stop].tolist() if self._crcs else None
+            return self._files.read_into(position, first, stop, out, crcs)
         self._array.get_basic_selection((position, slice(first, stop)), out=NDBuffer.from_numpy_array(out))
         if any(self._is_hole(position, first + i, view) for i, view in enumerate(out)):
             return False
@@ -122,28 +131,10 @@ def open_cache(path: Path, kind: Kind, expected: dict[str, Any]) -> Cache:
     if header.kind != kind:
         raise CacheMismatch(f"{path} is of another kind", expected=kind, found=header.kind, next_step="check the path")
     check_identity(path, expected, header.identity)
-    array = zarr.open_group(path, mode="r").get(ARRAY[kind])
-    if array is None:
-        raise CacheCorrupt(f"{path} has no array {ARRAY[kind]!r}", next_step="fmcache cache rm it, then extract")
-    return Cache(path, header, array)
+    return Cache(path, header, open_array(path, header))
 
 
 def _with_other_fill(array: Any) -> Any:
     """Return a Zarr array of the same chunks with another fill value."""
     stated = {**array.metadata.to_dict(), "fill_value": 0 if array.fill_value != 0 else 1}
     return zarr.Array(zarr.AsyncArray(stated, array.store_path))
-
-
-def read_header(path: Path) -> Header:
-    """Return the header of a cache, sealed or not.
-
-    Raises
-    ------
-    CacheNotFound
-        When there is no cache at `path`.
-    """
-    try:
-        group = zarr.open_group(path, mode="r")
-    except FileNotFoundError:
-        raise CacheNotFound(f"there is no cache {path}", next_step="fmcache extract makes it") from None
-    return parse_header(path, dict(group.attrs))

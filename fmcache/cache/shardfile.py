@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any, Final
@@ -56,18 +57,45 @@ class ShardFiles:
                 return False
         return True
 
-    def read_into(self, tile: int, first: int, stop: int, out: npt.NDArray[Any]) -> bool:
+    def exists(self, tile: int, shard: int) -> bool:
+        """Return whether there is a file of a shard."""
+        return self._path(tile, shard).is_file()
+
+    def crcs(self, tile: int, first: int, stop: int) -> list[int]:
+        """Return the CRC-32C at the end of the chunks of views `first` to `stop` - 1, without reading the chunks.
+
+        Raises
+        ------
+        ValueError, OSError
+            When a shard is missing or damaged, or lacks a view.
+        """
+        found: list[int] = []
+        while (done := first + len(found)) < stop:
+            shard, at = divmod(done, self._views)
+            with self._open(tile, shard) as file:
+                index = self._index(file)[at : at + stop - done].tolist()
+                if any(offset == ABSENT for offset, _ in index):
+                    raise ValueError("a view is in no shard")
+                ends = (self._bytes(file, offset + length - CRC_BYTES, CRC_BYTES).tobytes() for offset, length in index)
+                found += [int.from_bytes(end, "little") for end in ends]
+        return found
+
+    def read_into(
+        self, tile: int, first: int, stop: int, out: npt.NDArray[Any], crcs: Sequence[int] | None = None
+    ) -> bool:
         """Decode views `first` to `stop` - 1 of the tile at index `tile` into `out`; return whether all were there.
 
         Parameters
         ----------
         out
             (view, ...) of the stored type, contiguous.
+        crcs
+            CRC-32C that each view's chunk must have; 0, or None for all: whatever it says itself.
 
         Raises
         ------
         ValueError, RuntimeError
-            When a checksum fails or a chunk cannot be decoded.
+            When a checksum fails, a chunk cannot be decoded, or is that of another place.
         """
         done = first
         while done < stop:
@@ -79,14 +107,17 @@ class ShardFiles:
                 return False
             at = shard * self._views
             with file:
-                if not self._read_shard(file, range(done - at, end - at), out[done - first : end - first]):
+                here = slice(done - first, end - first)
+                if not self._read_shard(file, range(done - at, end - at), out[here], crcs[here] if crcs else None):
                     return False
             done = end
         return True
 
     def _open(self, tile: int, shard: int) -> FileIO:
-        name = "/".join(["c", str(tile), str(shard), *["0"] * (self._axes - 2)])
-        return (self._folder / name).open("rb", buffering=0)
+        return self._path(tile, shard).open("rb", buffering=0)
+
+    def _path(self, tile: int, shard: int) -> Path:
+        return self._folder / "/".join(["c", str(tile), str(shard), *["0"] * (self._axes - 2)])
 
     def _index(self, file: FileIO) -> npt.NDArray[np.uint64]:
         """Return (offset, length) of each chunk, valid until the next call that reads."""
@@ -95,14 +126,14 @@ class ShardFiles:
             raise ValueError(f"a shard file of {size} bytes is shorter than its index")
         return _checked(self._bytes(file, size - tail, tail), "index").view("<u8").reshape(-1, 2)
 
-    def _read_shard(self, file: FileIO, chunks: range, out: npt.NDArray[Any]) -> bool:
+    def _read_shard(self, file: FileIO, chunks: range, out: npt.NDArray[Any], crcs: Sequence[int] | None) -> bool:
         index = self._index(file)
         # (offset, length) as a list: the next read goes into the same buffer
         wanted = index[chunks.start : chunks.stop].tolist()
-        for view, (offset, length) in zip(out, wanted, strict=True):
+        for i, (view, (offset, length)) in enumerate(zip(out, wanted, strict=True)):
             if offset == ABSENT:
                 return False
-            encoded = _checked(self._bytes(file, offset, length), "chunk")
+            encoded = _checked(self._bytes(file, offset, length), "chunk", (crcs[i] or None) if crcs else None)
             # Blosc would write fewer bytes without a word; its header states them (chunk format of C-Blosc 1)
             if (held := int.from_bytes(encoded[4:8].tobytes(), "little")) != view.nbytes:
                 raise ValueError(f"a chunk holds {held} bytes, expected {view.nbytes}")
@@ -138,15 +169,19 @@ def shard_files(folder: Path, array: Any) -> ShardFiles | None:
     return ShardFiles(folder, views, array.ndim) if ours else None
 
 
-def _checked(data: Bytes, what: str) -> Bytes:
+def _checked(data: Bytes, what: str, expected: int | None = None) -> Bytes:
     """Return bytes without the CRC-32C that ends them.
 
     Raises
     ------
     ValueError
-        When they do not agree with it.
+        When they do not agree with it, or it is not the expected one.
     """
     content, stated = data[:-CRC_BYTES], int.from_bytes(data[-CRC_BYTES:].tobytes(), "little")
     if (found := google_crc32c.value(content)) != stated:
         raise ValueError(f"the checksum of the {what} is {found:#010x}, stored {stated:#010x}")
+    if expected is not None and stated != expected:
+        raise ValueError(
+            f"the {what} is that of another place: its checksum is {stated:#010x}, listed {expected:#010x}"
+        )
     return content

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import NamedTuple
 
-from fmcache.cache.format import Header
-from fmcache.cache.reader import FILL, NEVER_WRITTEN, open_cache, read_header
+from fmcache.cache.checksums import mark_damaged
+from fmcache.cache.format import ARRAY, FILLING, METADATA, Header, read_header
+from fmcache.cache.reader import open_cache
 from fmcache.cache.writer import locked
-from fmcache.errors import CacheCorrupt, CacheMismatch, CacheNotFound
+from fmcache.errors import Busy, CacheCorrupt, CacheMismatch, CacheNotFound
+from fmcache.identity import remove_folder, sweep_beside
 
 
 class Entry(NamedTuple):
@@ -40,28 +41,45 @@ def disk_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def verify_cache(path: Path, advance: Callable[[int], None]) -> list[str]:
-    """Re-read every stored view of a sealed cache; return one line per problem (none when all is well).
+class Verdict(NamedTuple):
+    """What verifying a cache found: one line per problem (none when all is well), and what to do about them."""
+
+    problems: list[str]
+    next_step: str
+
+
+def verify_cache(path: Path, advance: Callable[[int], None]) -> Verdict:
+    """Re-read every stored view of a sealed cache, and mark shards that are damaged or missing: extract redoes those.
 
     `advance` is called with the number of views done.
+
+    Raises
+    ------
+    CacheNotFound, CacheUnsealed, CacheMismatch, CacheCorrupt
+        When it cannot be opened: as `open_cache`.
     """
     cache = open_cache(path, read_header(path).kind, {})
-    problems = []
-    for tile, views in zip(cache.header.tiles, cache.header.stored, strict=True):
+    problems, damaged = [], set()
+    for position, (tile, views) in enumerate(zip(cache.header.tiles, cache.header.stored, strict=True)):
         for view in range(views):
             try:
                 cache.read(tile, view, view + 1)
             except CacheCorrupt as reason:
                 problems.append(f"tile {tile} view {view}: {reason.found or reason.problem}")
+                damaged.add((position, view // cache.views_a_shard))
             advance(1)
-    return problems
+    return Verdict(problems, _marked(path, damaged) if damaged else "")
 
 
-def mend_step(path: Path, problems: Sequence[str]) -> str:
-    """Return what to do about the problems that `verify_cache` found."""
-    if all(problem.endswith(NEVER_WRITTEN) for problem in problems):
-        return FILL
-    return f"fmcache cache rm {path}, then run the same fmcache extract again"
+def _marked(path: Path, damaged: Set[tuple[int, int]]) -> str:
+    try:
+        with locked(path):
+            for tile, block in damaged:
+                mark_damaged(path, tile, block)
+    except (Busy, OSError) as reason:
+        return f"damage could not be marked ({reason}): verify again, with a right to write, before you extract"
+    shards = "1 shard" if len(damaged) == 1 else f"{len(damaged)} shards"
+    return f"run the same fmcache extract again: it writes {shards} anew, and no other"
 
 
 def remove_cache(path: Path) -> int:
@@ -74,9 +92,14 @@ def remove_cache(path: Path) -> int:
     Busy
         When another process is writing it.
     """
-    if path.suffix != ".zarr" or not (path / "zarr.json").is_file():
+    if path.suffix != ".zarr" or not path.is_dir() or not any((path / name).exists() for name in _PARTS):
         raise CacheNotFound(f"there is no cache {path}", next_step="fmcache cache ls")
     with locked(path):
         size = disk_bytes(path)
-        shutil.rmtree(path)
+        remove_folder(path)
+        sweep_beside(path)
     return size
+
+
+_PARTS = (METADATA, FILLING, *ARRAY.values())
+"""What shows that a folder is a cache, though a kill may have left a part of it only."""

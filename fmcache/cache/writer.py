@@ -17,15 +17,27 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import zarr
-from zarr.codecs import BloscCodec, Crc32cCodec
 
-from fmcache.cache.format import ARRAY, AXES, FILLING, Header, Kind, check_identity, parse_header, with_tiles
+from fmcache.cache.arrays import create_array, open_array, storing_all
+from fmcache.cache.checksums import (
+    DAMAGED,
+    UNKNOWN,
+    Crcs,
+    Record,
+    bound_to,
+    damaged_shards,
+    drop_other_checksums,
+    read_checksums,
+    read_records,
+    write_checksums,
+    write_record,
+)
+from fmcache.cache.format import ARRAY, FILLING, METADATA, Header, Kind, check_identity, read_header, with_tiles
 from fmcache.cache.layout import Layout, Shard, missing_shards, plan_layout
 from fmcache.cache.shardfile import ShardFiles, shard_files
 from fmcache.cache.stores import FAST, Compressor, all_finite
-from fmcache.errors import Busy, CacheCorrupt, TokensOverflow
-from fmcache.identity import fingerprint, whole_file
-from fmcache.manifest import IGNORE
+from fmcache.errors import Busy, CacheCorrupt, CacheMismatch, TokensOverflow
+from fmcache.identity import fingerprint, remove_folder, sha256_file, sweep, sweep_beside
 
 
 class Writer:
@@ -49,37 +61,47 @@ class Writer:
         self._array = ARRAY[header.kind]
 
     def missing(self) -> list[Shard]:
-        """Return the shards still to be written, in tile then view order.
+        """Return the shards still to be written, in tile then view order: absent ones, and those marked as damaged.
 
-        Those that are recorded as written must be there too: version 0.1.0 recorded views that it had left out.
+        Those that are recorded as written must be there too, where nothing but the record says so.
         """
-        unrecorded = set(missing_shards(self.demand, self.header.stored, _filled(self.path), self.layout.block))
-        files = self._files()
-        return [
-            shard
-            for shard in missing_shards(self.demand, (), {}, self.layout.block)
-            if shard in unrecorded or (files and not files.hold(shard.tile, shard.first, shard.stop))
-        ]
+        records, files, block = read_records(self.path, self.header), self._files(), self.layout.block
+        filled = {place: len(record.crc32c) for place, record in records.items()}
+        damaged = damaged_shards(self.path)
+        if files:
+            damaged |= {
+                (shard.tile, shard.block)
+                for shard in missing_shards(self.demand, (), {}, block)
+                if not self._is_there(files, shard)
+            }
+            filled = {place: views for place, views in filled.items() if place not in damaged}
+        return missing_shards(self.demand, self.header.stored, filled, block, damaged)
+
+    def _is_there(self, files: ShardFiles, shard: Shard) -> bool:
+        """Return whether a shard that may be recorded is there: as a file, or, where no list binds it, with its views.
+
+        fmcache 0.1.0 recorded views that it had left out.
+        """
+        if self.header.checksums_sha256:
+            return files.exists(shard.tile, shard.block)
+        return files.hold(shard.tile, shard.first, shard.stop)
 
     def _files(self) -> ShardFiles | None:
-        if not (self.path / "zarr.json").exists():
-            return None
-        array = zarr.open_group(self.path, mode="r").get(self._array)
-        return None if array is None else shard_files(self.path / self._array, array)
+        described = self.path / self._array / METADATA
+        return shard_files(described.parent, open_array(self.path, self.header)) if described.exists() else None
 
     def begin(self) -> None:
         """Mark the cache as filling and make room on its axes. Readers refuse it from here to `seal`."""
-        attributes = msgspec.structs.replace(self.header, state="filling").attributes()
-        if (self.path / "zarr.json").exists():
-            group = zarr.open_group(self.path, mode="r+")
-            group.attrs.put(attributes)
+        self.header = msgspec.structs.replace(self.header, state="filling", array_sha256="")
+        if (self.path / METADATA).exists():
+            group = zarr.open_group(self.path, mode="r+", zarr_format=3)
+            group.attrs.put(self.header.attributes())
         else:
-            group = zarr.create_group(self.path, zarr_format=3, attributes=attributes)
-        array = group.get(self._array)
+            group = zarr.create_group(self.path, zarr_format=3, attributes=self.header.attributes())
         shape = (self.layout.tiles, self.layout.views, *self.layout.item)
-        if array is None:
-            _create_array(group, self.header.kind, self.layout, self._compressor)
-        elif array.shape != shape:
+        if not (self.path / self._array / METADATA).exists():
+            create_array(group, self.header.kind, self.layout, self._compressor)
+        elif (array := open_array(self.path, self.header, "r+")).shape != shape:
             array.resize(shape)
 
     def seal(self) -> None:
@@ -97,9 +119,39 @@ class Writer:
             )
         held = [*self.header.stored, *[0] * (self.layout.tiles - len(self.header.stored))]
         stored = tuple(max(pair) for pair in zip(held, self.demand, strict=True))
-        self.header = msgspec.structs.replace(self.header, state="sealed", stored=stored)
-        zarr.open_group(self.path, mode="r+").attrs.put(self.header.attributes())
-        shutil.rmtree(self.path / FILLING, ignore_errors=True)
+        checksums = write_checksums(self.path, self._checksums(stored))
+        self.header = msgspec.structs.replace(
+            self.header,
+            state="sealed",
+            stored=stored,
+            array_sha256=sha256_file(self.path / self._array / METADATA),
+            checksums_sha256=checksums,
+        )
+        zarr.open_group(self.path, mode="r+", zarr_format=3).attrs.put(self.header.attributes())
+        _tidy(self.path, self.header)
+
+    def _checksums(self, stored: Sequence[int]) -> list[Crcs]:
+        """Return the CRC-32C of the chunks of each tile: of what was written now as recorded, of the rest as listed.
+
+        A cache of fmcache 0.1.0 has no list: there, what the chunks say themselves is believed once, and a view that is
+        in no shard is `UNKNOWN`.
+        """
+        listed = read_checksums(self.path, self.header)
+        records, files = read_records(self.path, self.header), self._files()
+        found = []
+        for tile, views in enumerate(stored):
+            crcs = np.zeros(views, np.uint32)
+            if listed is not None and tile < len(listed):
+                crcs[: len(listed[tile])] = listed[tile]
+            elif files and tile < len(self.header.stored):
+                crcs[: self.header.stored[tile]] = [
+                    _crc_or_unknown(files, tile, view) for view in range(self.header.stored[tile])
+                ]
+            for block, first in enumerate(range(0, views, self.layout.block)):
+                if record := records.get((tile, block)):
+                    crcs[first : first + len(record.crc32c)] = record.crc32c
+            found.append(crcs)
+        return found
 
 
 @contextlib.contextmanager
@@ -143,7 +195,8 @@ def open_writer(
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path):
         if recompute:
-            shutil.rmtree(path, ignore_errors=True)
+            remove_folder(path)
+        sweep_beside(path)
         yield _open(path, kind, identity, item, dtype, demand, about, compressor)
 
 
@@ -158,14 +211,18 @@ def _open(
     compressor: Compressor,
 ) -> Writer:
     views = max(demand.values())
-    if not (path / "zarr.json").exists():
+    if not (path / METADATA).exists():
+        remove_folder(path)  # what a kill left of another cache: its records must not be believed
         header = Header(
             kind=kind, state="filling", tiles=tuple(demand), stored=(), identity=identity,
             fingerprint=fingerprint(identity), about=about,
         )  # fmt: skip
         return Writer(path, header, plan_layout(len(demand), views, item, dtype), list(demand.values()), compressor)
-    group = zarr.open_group(path, mode="r")
-    header = parse_header(path, dict(group.attrs))
+    header = read_header(path)
+    if header.state == "filling":
+        sweep(path)
+    if header.kind != kind:
+        raise CacheMismatch(f"{path} is of another kind", expected=kind, found=header.kind, next_step="check the path")
     added = {id_: hash_ for id_, hash_ in identity["tiles"].items() if id_ not in header.tiles}
     extended = with_tiles(header.identity, added)
     check_identity(path, identity, extended)
@@ -177,7 +234,8 @@ def _open(
         about=about,
     )
     layout = plan_layout(len(header.tiles), max(views, *header.stored, 0), item, dtype)
-    if (array := group.get(ARRAY[kind])) is not None:
+    if (path / ARRAY[kind] / METADATA).exists():
+        array = open_array(path, header)
         # the shard size is fixed when the array is created: one that held few views must keep its small shards
         layout = layout._replace(
             block=int(array.shards[1]), views=max(layout.views, int(array.shape[1])),
@@ -206,13 +264,19 @@ def write_shard(path: Path, kind: Kind, shard: Shard, values: npt.NDArray[Any]) 
             expected=f"magnitudes up to {np.finfo(values.dtype).max:g}",
             next_step="store: float32 in the recipe; if it stays, precision: float32 (the encoder itself overflows)",
         )
-    array = _storing_all(zarr.open_group(path, mode="r+")[ARRAY[kind]])
-    array[shard.tile : shard.tile + 1, shard.first : shard.stop] = values[np.newaxis]
+    header = read_header(path)
+    array = storing_all(open_array(path, header, "r+"))
     key = array.metadata.encode_chunk_key((shard.tile, shard.block, *[0] * (values.ndim - 1)))
-    with (path / ARRAY[kind] / key).open("rb") as file:
+    written = path / ARRAY[kind] / key
+    if (shard.tile, shard.block) in damaged_shards(path):
+        written.unlink(missing_ok=True)  # Zarr would read what is there, to keep the views that are not in hand
+    array[shard.tile : shard.tile + 1, shard.first : shard.stop] = values[np.newaxis]
+    with written.open("rb") as file:
         os.fsync(file.fileno())
-    with whole_file(path / FILLING / f"{shard.tile}.{shard.block}", "w") as record:
-        record.write(str(shard.weight))
+    files = shard_files(path / ARRAY[kind], array)
+    crcs = files.crcs(shard.tile, shard.first, shard.stop) if files else ()
+    record = Record(bound_to(header.identity, header.tiles[shard.tile]), tuple(crcs))
+    write_record(path, shard.tile, shard.block, record)
 
 
 @contextlib.contextmanager
@@ -236,36 +300,15 @@ def locked(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _filled(path: Path) -> dict[tuple[int, int], int]:
-    filled = {}
-    for record in (path / FILLING).glob("[0-9]*.[0-9]*"):
-        tile, block = record.name.split(".")
-        filled[int(tile), int(block)] = int(record.read_text())
-    return filled
+def _crc_or_unknown(files: ShardFiles, tile: int, view: int) -> int:
+    try:
+        return files.crcs(tile, view, view + 1)[0]
+    except (ValueError, OSError):
+        return UNKNOWN
 
 
-def _storing_all(array: Any) -> Any:
-    """Return a Zarr array that also stores chunks in which every value is the fill value: a mask may be all ignored.
-
-    Zarr does not keep this setting with the array; without it, it drops such chunks.
-    """
-    return zarr.Array(zarr.AsyncArray(array.metadata, array.store_path, {"write_empty_chunks": True}))
-
-
-def _create_array(group: Any, kind: Kind, layout: Layout, compressor: Compressor) -> None:
-    chunk = (1, 1, *layout.item)
-    typesize = np.dtype(layout.dtype).itemsize
-    group.create_array(
-        ARRAY[kind],
-        shape=(layout.tiles, layout.views, *layout.item),
-        chunks=chunk,
-        shards=(1, layout.block, *layout.item),
-        dtype=layout.dtype,
-        # a hole reads as NaN (or as ignored pixels), never as a plausible value
-        fill_value=IGNORE if kind == "view_bank" else float("nan"),
-        compressors=[
-            BloscCodec(cname=compressor.name, clevel=compressor.level, shuffle="bitshuffle", typesize=typesize),
-            Crc32cCodec(),
-        ],
-        dimension_names=AXES[kind],
-    )
+def _tidy(path: Path, header: Header) -> None:
+    """Remove what a sealed cache no longer needs."""
+    shutil.rmtree(path / FILLING, ignore_errors=True)
+    shutil.rmtree(path / DAMAGED, ignore_errors=True)
+    drop_other_checksums(path, header)

@@ -41,13 +41,18 @@ def cache_verify(
     ] = None,
     work: Work = DEFAULT_WORK,
 ) -> None:
-    """Re-read every chunk against its checksum; exit code 1 when something is wrong.
+    """Re-read every chunk against its checksum, and without a path the results too; exit code 1 if something is wrong.
+
+    What is damaged is marked: the same extract, or fit, makes just that anew.
 
     Example: fmcache cache verify
     """
-    from fmcache.stages.caches import verify_caches
+    from fmcache.stages.caches import verify_caches, verify_results
 
-    if verify_caches(path or [], work, say):
+    problems = verify_caches(path or [], work, say)
+    if not path:
+        problems += verify_results(work, say)
+    if problems:
         raise typer.Exit(1)
 
 

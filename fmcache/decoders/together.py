@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import torch
 
@@ -55,19 +55,22 @@ def train_together(
     scale: Scale | None = None,
     tick: Callable[[int], None] = lambda _: None,
     threads: int = 1,
-) -> list[Fitted]:
-    """Train `seeds` at once, each in a lane of its own. The arguments are those of `train`.
+) -> Iterator[tuple[int, Fitted]]:
+    """Train `seeds` at once, each in a lane of its own; yield (seed, outcome) as each ends. Arguments as of `train`.
 
     Every seed runs on `threads` threads of the CPU (`threads_of_a_seed`), alone or in a lane: its numbers are the same,
-    bit for bit. `train_source` and `tick` are called from several threads, `tick` by one at a time.
+    bit for bit. `train_source` and `tick` are called from several threads, `tick` by one at a time. An error in one
+    lane ends the others; what had ended before was yielded.
     """
     if len(seeds) == 1:
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
-            return [train(decoder, train_source, val, test, spec, seeds[0], reduction, device, scale, tick)]
+            fitted = train(decoder, train_source, val, test, spec, seeds[0], reduction, device, scale, tick)
         finally:
             torch.set_num_threads(before)
+        yield seeds[0], fitted
+        return
     stop, turn = threading.Event(), threading.Lock()
 
     def counted(n: int) -> None:
@@ -82,12 +85,10 @@ def train_together(
         return train(own, train_source, val, test, spec, seed, reduction, device, scale, counted)
 
     with ThreadPoolExecutor(len(seeds), thread_name_prefix="seed") as pool:
-        lanes = [pool.submit(lane, seed) for seed in seeds]
+        lanes = {pool.submit(lane, seed): seed for seed in seeds}
         try:
-            ended, _ = wait(lanes, return_when=FIRST_EXCEPTION)
-            for done in ended:
-                done.result()
-            return [done.result() for done in lanes]
+            for done in as_completed(lanes):
+                yield lanes[done], done.result()
         finally:
             # after Ctrl-C or an error in one lane the others end with their epoch
             stop.set()

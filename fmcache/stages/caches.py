@@ -8,9 +8,18 @@ from pathlib import Path
 import msgspec
 from rich.table import Table
 
-from fmcache.cache.reader import read_header
-from fmcache.cache.verify import find_caches, mend_step, verify_cache
-from fmcache.errors import CacheNotFound, CacheUnsealed
+from fmcache.cache.format import read_header
+from fmcache.cache.verify import Verdict, find_caches, verify_cache
+from fmcache.errors import (
+    CacheCorrupt,
+    CacheMismatch,
+    CacheNotFound,
+    CacheUnsealed,
+    FmcacheError,
+    ResultsCorrupt,
+    ResultsMismatch,
+)
+from fmcache.scores.parts import find_parts, read_part, studies
 from fmcache.stages import places
 from fmcache.stages.progress import progress
 from fmcache.stages.sizes import size_text
@@ -42,16 +51,37 @@ def verify_caches(paths: Sequence[Path], work: Path, say: Callable[[str], None])
         raise CacheNotFound(f"there is no cache in {places.caches(work)}", next_step="fmcache extract makes one")
     problems = 0
     for path in chosen:
-        with progress(str(path), sum(read_header(path).stored), "views") as tick:
-            try:
-                lines = verify_cache(path, tick)
-                mend = mend_step(path, lines)
-            except CacheUnsealed as error:
-                lines, mend = [error.problem], error.next_step
-        say(f"{path}: " + ("sound" if not lines else f"{len(lines)} problems"))
-        for line in lines:
+        found = _verify(path)
+        say(f"{path}: " + ("sound" if not found.problems else f"{len(found.problems)} problems"))
+        for line in found.problems:
             say(f"  {line}")
-        if lines:
-            say(f"  next: {mend}")
-        problems += len(lines)
+        if found.problems:
+            say(f"  next: {found.next_step}")
+        problems += len(found.problems)
     return problems
+
+
+def verify_results(work: Path, say: Callable[[str], None]) -> int:
+    """Check the files of all runs below `work` against their checksums; tell, and return, how many are damaged."""
+    results = places.results(work)
+    folders = [folder for study in studies(results) for folder in find_parts(results, study)]
+    damaged: list[FmcacheError] = []
+    for folder in folders:
+        try:
+            read_part(folder)
+        except (ResultsCorrupt, ResultsMismatch) as reason:
+            damaged.append(reason)
+    if folders:
+        say(f"{results}: {len(folders)} runs, " + ("all sound" if not damaged else f"{len(damaged)} damaged"))
+    for error in damaged:
+        say(f"  {error.problem}\n  next: {error.next_step}")
+    return len(damaged)
+
+
+def _verify(path: Path) -> Verdict:
+    """Verify one cache; one that cannot even be opened is a problem of its own, not the end of all others."""
+    try:
+        with progress(str(path), sum(read_header(path).stored), "views") as tick:
+            return verify_cache(path, tick)
+    except (CacheUnsealed, CacheCorrupt, CacheMismatch, CacheNotFound) as error:
+        return Verdict([error.problem + (f" ({error.found})" if error.found else "")], error.next_step)

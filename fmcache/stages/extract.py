@@ -19,9 +19,19 @@ from fmcache.cache.stores import store_of
 from fmcache.cache.writer import Writer, open_writer
 from fmcache.encoders.load import Encoder
 from fmcache.encoders.taps import LAST, check_taps, grid_at, width_at
-from fmcache.errors import EncoderUnavailable, NoRoom, SpecError, TokensOverflow, WeightsMismatch
+from fmcache.errors import (
+    Busy,
+    CacheCorrupt,
+    CacheMismatch,
+    EncoderUnavailable,
+    NoRoom,
+    SpecError,
+    TokensOverflow,
+    WeightsMismatch,
+)
 from fmcache.grid import Grid
 from fmcache.manifest import AnyDataset, Manifest, TileEntry
+from fmcache.remembered import Remembered
 from fmcache.scores.table import EncoderInfo
 from fmcache.specs import EncoderChoice, Precision, Recipe, variants
 from fmcache.stages import places, runners
@@ -41,6 +51,7 @@ from fmcache.stages.labelled import check_labelled, label_pixels
 from fmcache.stages.progress import progress
 from fmcache.stages.shards import BankTask, Source, Target, TokenTask, encoder_of, write_bank_shards, write_token_shards
 from fmcache.stages.sizes import size_text
+from fmcache.stages.sources import check_sources
 from fmcache.strict import builtins
 from fmcache.tiles.images import read_tile
 
@@ -53,19 +64,20 @@ def extract(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str
     Raises
     ------
     FmcacheError
-        For anything that would spoil all encoders: manifest, tiles, disk space, a cache of other views, a split
-        without a labelled pixel.
+        For anything that would spoil all encoders: manifest, tiles, disk space, a view bank of other views, a split
+        without a labelled pixel. What concerns one encoder (its weights, its cache, another process at it) is returned.
     """
     set_threads(flags.threads)
     device = pick_device(flags.device)
     # views 1..n do not depend on how many there are: the variant with most of them holds those of all others
     recipe = max(variants(recipe), key=lambda variant: variant.views.count)
-    failures = []
+    failures, remembered = [], Remembered(places.remembered(flags.work))
     for name in recipe.datasets or (manifest.default,):
         dataset = manifest.dataset(name)
         chosen = chosen_splits(recipe, name, dataset)
         demand = views_wanted(dataset, chosen.values(), recipe.views.count)
         entries = [tile for tile in dataset.tiles if tile.id in demand]
+        check_sources(name, dataset, entries, manifest.folder, remembered)
         hashes = content_hashes(dataset, entries, manifest.folder)
         bare: AnyDataset = msgspec.structs.replace(dataset, tiles=())
         source = Source(manifest.folder, name, bare, recipe.tile_px, recipe.views)
@@ -81,7 +93,17 @@ def extract(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str
                     _check_bank(recipe, name, dataset, flags.work)
                     banked = True
                 _fill_tokens(recipe, choice, encoder, source, entries, demand, hashes, flags, say)
-            except (EncoderUnavailable, SpecError, WeightsMismatch, TokensOverflow) as error:
+            except (
+                EncoderUnavailable,
+                SpecError,
+                WeightsMismatch,
+                TokensOverflow,
+                Busy,
+                CacheMismatch,
+                CacheCorrupt,
+            ) as error:
+                if not banked and isinstance(error, CacheMismatch | CacheCorrupt):
+                    raise  # the view bank is everybody's
                 failures.append(Failure(name, places.encoder_key(choice), error))
                 more = "; going on with the next encoder" if i < len(recipe.encoder_choices) else ""
                 say(f"{name} · {choice.name}: failed{more}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,22 +20,13 @@ from fmcache.decoders.batches import Grids, load_grids, steps_per_epoch
 from fmcache.decoders.heads import Decoder, form_for
 from fmcache.decoders.together import seeds_at_once, threads_of_a_seed, train_together
 from fmcache.decoders.train import Counts, Fitted, Scale, channel_scale, collapsed, mean_dice, still_falling
-from fmcache.errors import CacheCorrupt, CacheMismatch, CacheNotFound, CacheUnsealed
+from fmcache.errors import CacheCorrupt, CacheMismatch, CacheNotFound, CacheUnsealed, ResultsCorrupt
 from fmcache.grid import Grid
-from fmcache.identity import canonical_json
+from fmcache.identity import canonical_json, remove_folder, sweep
 from fmcache.manifest import SPLITS, AnyDataset, Manifest, Split, Splits
 from fmcache.scores.dice import check_reduction
-from fmcache.scores.table import (
-    COUNTS_SCHEMA,
-    CURVE_SCHEMA,
-    EncoderInfo,
-    Part,
-    RunRecord,
-    check_same_run,
-    part_folder,
-    whole_folder,
-    write_part,
-)
+from fmcache.scores.parts import WEIGHTS, check_same_run, part_folder, whole_folder, write_part
+from fmcache.scores.table import COUNTS_SCHEMA, CURVE_SCHEMA, EncoderInfo, Part, RunRecord
 from fmcache.specs import Recipe, variants
 from fmcache.stages import places, runners
 from fmcache.stages.costs import grids_bytes
@@ -166,6 +156,7 @@ def fit(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], N
             jobs += _with_label_pixels(found, say_once)
             failures += [failure for failure in failed if failure[:2] not in {known[:2] for known in failures}]
         with locked(places.results(flags.work) / variant.name):
+            sweep(places.results(flags.work) / variant.name)
             _fit_jobs(jobs, variant.fit.seeds, flags, say)
     return failures
 
@@ -174,8 +165,8 @@ def _fit_jobs(jobs: Sequence[Job], seeds: int, flags: Flags, say: Callable[[str]
     if flags.recompute:
         for job in jobs:
             for seed in range(seeds):
-                shutil.rmtree(job.folder(seed), ignore_errors=True)
-    todo = [task for job in jobs for task in _tasks(job, seeds)]
+                remove_folder(job.folder(seed))
+    todo = [task for job in jobs for task in _tasks(job, seeds, say)]
     missing = sum(len(task.seeds) for task in todo)
     if jobs:
         say(_forecast(jobs, seeds, missing))
@@ -190,20 +181,30 @@ def _fit_jobs(jobs: Sequence[Job], seeds: int, flags: Flags, say: Callable[[str]
                 say(f"{task.job.dataset} · {task.job.encoder.display} · {fold}seed {seed}: {line}")
 
 
-def _tasks(job: Job, seeds: int) -> list[RunTask]:
-    missing = [seed for seed in range(seeds) if not check_same_run(job.folder(seed), job.run_identity(seed))]
+def _tasks(job: Job, seeds: int, say: Callable[[str], None]) -> list[RunTask]:
+    missing = [seed for seed in range(seeds) if not _is_done(job, seed, say)]
     return [RunTask(job, tuple(missing[i : i + job.at_once])) for i in range(0, len(missing), job.at_once)]
 
 
+def _is_done(job: Job, seed: int, say: Callable[[str], None]) -> bool:
+    try:
+        return check_same_run(job.folder(seed), job.run_identity(seed))
+    except ResultsCorrupt as damage:
+        say(f"{damage.problem}; this run is trained again")
+        return False
+
+
 def fit_runs(task: RunTask, tick: runners.Tick) -> list[str]:
-    """Train the seeds of a task at once and write their parts; return a line on how each went."""
+    """Train the seeds of a task at once, write the part of each as it ends; return a line on each, in their order."""
     start = time.monotonic()
     job, recipe = task.job, task.job.recipe
     torch.set_num_threads(job.threads)
     device = torch.device(job.device)
     loaded = _load(job)
     decoder = Decoder(job.encoder.width, recipe.decoder.width, len(job.labels), job.grid, form_for(device))
-    runs = train_together(
+    parameters = sum(p.numel() for p in decoder.parameters())
+    lines = {}
+    for seed, fitted in train_together(
         decoder,
         loaded.train,
         loaded.val,
@@ -215,12 +216,10 @@ def fit_runs(task: RunTask, tick: runners.Tick) -> list[str]:
         loaded.scale,
         tick,
         job.seed_threads,
-    )
-    parameters = sum(p.numel() for p in decoder.parameters())
-    wall_s = (time.monotonic() - start) / len(runs)
-    return [
-        _write(task, seed, fitted, parameters, loaded, wall_s) for seed, fitted in zip(task.seeds, runs, strict=True)
-    ]
+    ):
+        wall_s = (time.monotonic() - start) / len(task.seeds)
+        lines[seed] = _write(task, seed, fitted, parameters, loaded, wall_s)
+    return [lines[seed] for seed in task.seeds]
 
 
 def _write(task: RunTask, seed: int, fitted: Fitted, parameters: int, loaded: Loaded, wall_s: float) -> str:
@@ -228,7 +227,7 @@ def _write(task: RunTask, seed: int, fitted: Fitted, parameters: int, loaded: Lo
     record = _record(task, seed, fitted, parameters, wall_s)
     weights = fitted.weights | (dict(loaded.scale._asdict()) if loaded.scale else {})
     with whole_folder(job.folder(seed)) as folder:
-        save_file({name: value.contiguous() for name, value in weights.items()}, folder / "decoder.safetensors")
+        save_file({name: value.contiguous() for name, value in weights.items()}, folder / WEIGHTS)
         write_part(folder, Part(record, _counts_table(job, fitted), _curve_table(fitted)))
     line = f"test Dice {mean_dice(fitted.test, job.recipe.dice):.1%}, best validation {fitted.val_dice:.1%}"
     line += f" after {fitted.best_epoch} epochs"

@@ -56,3 +56,8 @@ def cached_encoders(work: Path, dataset: str, recipe: Recipe, tap: str) -> list[
 def weights_lock(work: Path) -> Path:
     """Return the file that holds revision and sha256 of every weights file fetched from the hub."""
     return work / "weights.lock.yaml"
+
+
+def remembered(work: Path) -> Path:
+    """Return the file that remembers hashes of images, masks and weights; it may be removed at any time."""
+    return work / "hashes.json"

@@ -12,7 +12,7 @@ import yaml
 from rich.table import Table
 
 from fmcache import fonts
-from fmcache.errors import ResultsNotFound
+from fmcache.errors import FmcacheError, ResultsCorrupt, ResultsMismatch, ResultsNotFound
 from fmcache.identity import whole_file
 from fmcache.manifest import SPLITS
 from fmcache.report import tables
@@ -21,7 +21,8 @@ from fmcache.report.figures import cover, figures, names
 from fmcache.report.notes import notes
 from fmcache.report.summary import Summary, summarise
 from fmcache.report.sweep import Sweep
-from fmcache.scores.table import EncoderInfo, find_parts, read_part, studies
+from fmcache.scores.parts import find_parts, read_part, studies
+from fmcache.scores.table import EncoderInfo, Part
 from fmcache.specs import variant_of
 
 FIGURES = {
@@ -38,6 +39,8 @@ class StudyReport(NamedTuple):
     tables: tuple[Table | str, ...]
     unreadable: frozenset[str]
     """Characters of names that no installed font has."""
+    damaged: tuple[FmcacheError, ...] = ()
+    """What is wrong with runs that were left out."""
 
 
 def report(results: Path, out: Path, study: str = "") -> list[StudyReport]:
@@ -76,15 +79,18 @@ def _sweep_of(study: str) -> str:
 def _report_sweep(results: Path, folder: Path, name: str, known: Sequence[str]) -> StudyReport:
     by_dataset: dict[str, dict[int, Summary]] = {}
     field = ""
+    lost: list[FmcacheError] = []
     for study in known:
         variant = variant_of(study)
         if variant is None or variant[0] != name:
             continue
         _, field, value = variant
-        for summary in _summaries(results, study):
+        summaries, damaged = _summaries(results, study)
+        lost += damaged
+        for summary in summaries:
             by_dataset.setdefault(summary.record.dataset, {})[value] = summary
     sweeps = [Sweep(field, dict(sorted(by_value.items()))) for by_value in by_dataset.values()]
-    text = f"# {markdown(name)}\n\n"
+    text = f"# {markdown(name)}\n\n" + _left_out(lost)
     for sweep in sweeps:
         for file_name, content in sweep.files().items():
             with whole_file(folder / sweep.last.record.dataset / file_name) as file:
@@ -93,16 +99,40 @@ def _report_sweep(results: Path, folder: Path, name: str, known: Sequence[str]) 
     with whole_file(folder / "report.md") as file:
         file.write(text.encode())
     unreadable = cover([text for sweep in sweeps for text in names(sweep.last)]).lacking
+    # that runs are damaged is said by the reports of the studies
     return StudyReport(folder / "report.md", tuple(sweep.terminal() for sweep in sweeps), unreadable)
 
 
-def _summaries(results: Path, study: str) -> list[Summary]:
-    parts = [read_part(path) for path in find_parts(results, study)]
-    return [summarise(list(group)) for _, group in groupby(parts, key=lambda part: part.record.dataset)]
+def _summaries(results: Path, study: str) -> tuple[list[Summary], list[FmcacheError]]:
+    """Return the summary of each dataset of a study, and what is wrong with the runs that are left out.
+
+    Raises
+    ------
+    ResultsCorrupt, ResultsMismatch
+        When no run is left.
+    """
+    parts: list[Part] = []
+    damaged: list[FmcacheError] = []
+    for path in find_parts(results, study):
+        try:
+            parts.append(read_part(path))
+        except (ResultsCorrupt, ResultsMismatch) as error:
+            damaged.append(error)
+    if not parts:
+        raise damaged[0]
+    return [summarise(list(group)) for _, group in groupby(parts, key=lambda part: part.record.dataset)], damaged
+
+
+def _left_out(damaged: Sequence[FmcacheError]) -> str:
+    """Return the paragraph of a page that says which runs it lacks; nothing when it lacks none."""
+    if not damaged:
+        return ""
+    lines = "\n".join(f"- {markdown(error.problem)}" for error in damaged)
+    return f"**{len(damaged)} runs are left out, since their results are damaged:**\n\n{lines}\n\n"
 
 
 def _report_study(results: Path, folder: Path, study: str) -> StudyReport:
-    summaries = _summaries(results, study)
+    summaries, damaged = _summaries(results, study)
     sections = []
     for summary in summaries:
         dataset = summary.record.dataset
@@ -115,11 +145,11 @@ def _report_study(results: Path, folder: Path, study: str) -> StudyReport:
                 file.write(content)
         sections.append(_section(summary))
     with whole_file(folder / "report.md") as file:
-        file.write((_head(summaries[0]) + "\n".join(sections) + _tail(summaries[0])).encode())
+        file.write((_head(summaries[0]) + _left_out(damaged) + "\n".join(sections) + _tail(summaries[0])).encode())
     # the studies of a sweep are shown by the sweep's own table
     shown = () if _sweep_of(study) else tuple(tables.terminal(summary) for summary in summaries)
     unreadable = cover([text for summary in summaries for text in names(summary)]).lacking
-    return StudyReport(folder / "report.md", shown, unreadable)
+    return StudyReport(folder / "report.md", shown, unreadable, tuple(damaged))
 
 
 def _head(summary: Summary) -> str:

@@ -75,10 +75,12 @@ class Case:
         at_once = seeds_at_once(self.size, len(seeds), self.device, self.threads)
         fitted = []
         for first in range(0, len(seeds), at_once):
-            fitted += train_together(
-                self.decoder(), self.train, self.rest, self.rest, self.spec, seeds[first : first + at_once], "pooled",
-                self.device, threads=threads_of_a_seed(self.size, self.device, self.threads),
-            )  # fmt: skip
+            group = seeds[first : first + at_once]
+            ended = dict(train_together(
+                self.decoder(), self.train, self.rest, self.rest, self.spec, group, "pooled", self.device,
+                threads=threads_of_a_seed(self.size, self.device, self.threads),
+            ))  # fmt: skip
+            fitted += [ended[seed] for seed in group]
         return fitted
 
 

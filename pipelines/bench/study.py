@@ -39,7 +39,7 @@ from fmcache.encoders.load import Encoder, load_encoder
 from fmcache.encoders.tokens import token_grids
 from fmcache.grid import Grid
 from fmcache.manifest import Manifest, TileEntry
-from fmcache.scores.table import part_folder, read_part
+from fmcache.scores.parts import part_folder, read_part
 from fmcache.specs import DecoderSpec, EncoderChoice, FitSpec, Precision, Recipe, ViewSpec
 from fmcache.stages import places
 from fmcache.stages.ahead import ahead

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import zarr
 
-from fmcache.cache.format import Header
-from fmcache.cache.reader import open_cache, read_header
+from fmcache.cache.format import Header, read_header
+from fmcache.cache.reader import open_cache
 from fmcache.cache.verify import find_caches, remove_cache, verify_cache
 from fmcache.cache.writer import open_writer, write_shard
 from fmcache.errors import Busy, CacheCorrupt, CacheMismatch, CacheNotFound, CacheUnsealed, TokensOverflow
@@ -121,7 +121,7 @@ def test_a_killed_writer_leaves_a_cache_that_a_rerun_completes(tmp_path):
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (-signal.SIGKILL, "written\n")
     assert len(fill(path)) == 1  # the lock died with the process, and only the other shard was missing
-    assert verify_cache(path, lambda _: None) == []
+    assert verify_cache(path, lambda _: None).problems == []
 
 
 def test_a_second_writer_is_told_that_the_first_is_at_work(tmp_path):
@@ -194,7 +194,7 @@ def test_more_views_and_new_tiles_are_added_without_changing_what_is_there(tmp_p
     assert cache.header.stored == (5, 4, 2)
     for name, tile, n in (("a", 0, 5), ("b", 1, 4), ("c", 2, 2)):
         assert np.array_equal(cache.read(name, 0, n), np.stack([value_of(tile, v) for v in range(n)]))
-    assert verify_cache(path, lambda _: None) == []
+    assert verify_cache(path, lambda _: None).problems == []
 
 
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
@@ -222,7 +222,7 @@ def test_damage_on_disk_is_found_when_read_and_when_verified(tmp_path, damage):
     with pytest.raises(CacheCorrupt, match="cannot be read"):
         cache.read("a", 0, 5)
     ticks = []
-    problems = verify_cache(path, ticks.append)
+    problems = verify_cache(path, ticks.append).problems
     assert len(problems) == (1 if damage == "flip a byte" else 5)
     assert problems[0].startswith("tile a view 0")
     assert sum(ticks) == 6
@@ -250,7 +250,10 @@ def test_another_format_version_and_foreign_groups_are_refused_by_name(tmp_path)
     group.attrs.put({"fmcache": {**msgspec.to_builtins(header), "format": 2}})
     with pytest.raises(CacheMismatch, match="format 2"):
         open_cache(path, "tokens", {})
-    group.attrs.put({"fmcache": {**msgspec.to_builtins(header), "fingerprint": "0" * 64}})
+    group.attrs.put({"fmcache": {**msgspec.to_builtins(header), "state": "filling"}})
+    with pytest.raises(CacheCorrupt, match="not those that were written"):
+        open_cache(path, "tokens", {})
+    group.attrs.put(msgspec.structs.replace(header, fingerprint="0" * 64).attributes())
     with pytest.raises(CacheCorrupt, match="fingerprint"):
         open_cache(path, "tokens", {})
     group.attrs.put({"somebody": "else"})
@@ -316,7 +319,7 @@ def test_golden_tokens_of_version_1_are_read_as_they_were_written():
     assert (cache.header.tiles, cache.header.stored, cache.dtype) == (("a", "b"), (5, 1), np.float16)
     assert np.array_equal(cache.read("a", 0, 5), np.stack([value_of(0, view) for view in range(5)]))
     assert np.array_equal(cache.read("b", 0, 1)[0], value_of(1, 0))
-    assert verify_cache(cache.path, lambda _: None) == []
+    assert verify_cache(cache.path, lambda _: None).problems == []
 
 
 def test_golden_view_bank_of_version_1_is_read_as_it_was_written():

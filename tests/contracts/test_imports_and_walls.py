@@ -10,12 +10,13 @@ import pytest
 import fmcache
 
 ROOT = Path(fmcache.__file__).parent
-GROUND = {"errors", "fonts", "identity", "strict", "specs", "manifest", "grid"}
+GROUND = {"errors", "fonts", "identity", "remembered", "strict", "specs", "manifest", "grid"}
 CARDS = {"encoders.cards"}
 MAY = {
     "errors": set(),
     "fonts": set(),
     "identity": set(),
+    "remembered": {"identity"},
     "strict": {"errors"},
     "specs": {"errors", "strict"},
     "manifest": {"errors", "strict"},
@@ -43,6 +44,7 @@ MAY = {
     "stages.check": GROUND | {"tiles", "stages"},
     "stages.show": GROUND | {"tiles", "stages"},
     "stages.split": GROUND | {"tiles", "stages"},
+    "stages.sources": GROUND | {"stages"},
     "stages.survey": GROUND | {"tiles", "stages"},
     "stages.ahead": set(),
     "stages.runners": set(),
@@ -53,7 +55,7 @@ MAY = {
     "stages.devices": {"errors"},
     "stages.identities": GROUND | {"cache.format"},
     "stages.places": GROUND | CARDS | {"stages.identities"},
-    "stages.caches": GROUND | {"cache", "stages"},
+    "stages.caches": GROUND | {"cache", "scores", "stages"},
     "stages.catalogue": GROUND | CARDS | {"encoders.hub", "encoders.load", "stages.sizes"},
     "stages.costs": GROUND | CARDS | {"cache.stores", "decoders.arithmetic", "encoders.outlines", "stages.identities"},
     "stages.speed": GROUND | CARDS | {"encoders.tokens", "decoders", "stages"},

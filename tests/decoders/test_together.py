@@ -38,10 +38,10 @@ def test_a_seed_runs_on_as_many_threads_alone_as_in_a_sweep():
 def lanes(monkeypatch, train, tick=lambda _: None):
     monkeypatch.setattr(together, "train", train)
     decoder = Decoder(2, 2, 2, Grid(8, 4))
-    return train_together(decoder, None, None, None, FitSpec(), (4, 5), "pooled", CPU, None, tick, 1)
+    return dict(train_together(decoder, None, None, None, FitSpec(), (4, 5), "pooled", CPU, None, tick, 1))
 
 
-def test_lanes_return_in_the_order_of_seeds_and_each_has_a_decoder_and_threads_of_its_own(monkeypatch):
+def test_lanes_return_what_each_seed_gave_and_each_has_a_decoder_and_threads_of_its_own(monkeypatch):
     before, met, decoders, threads = torch.get_num_threads(), threading.Barrier(2, timeout=20), set(), set()
 
     def train(decoder, *arguments):
@@ -50,7 +50,7 @@ def test_lanes_return_in_the_order_of_seeds_and_each_has_a_decoder_and_threads_o
         threads.add(torch.get_num_threads())
         return arguments[4]
 
-    assert lanes(monkeypatch, train) == [4, 5]
+    assert lanes(monkeypatch, train) == {4: 4, 5: 5}
     assert len(decoders) == 2
     assert threads == {1}
     assert torch.get_num_threads() == before
@@ -65,3 +65,21 @@ def test_an_error_in_one_lane_ends_the_others_and_is_raised(monkeypatch):
 
     with pytest.raises(ZeroDivisionError):
         lanes(monkeypatch, train)
+
+
+def test_a_seed_that_has_ended_is_handed_over_though_a_later_one_fails(monkeypatch):
+    ended = threading.Event()
+
+    def train(decoder, source, val, test, spec, seed, *arguments):
+        if seed == 5:
+            assert ended.wait(20)
+            raise ZeroDivisionError
+        return "fitted"
+
+    monkeypatch.setattr(together, "train", train)
+    decoder, got = Decoder(2, 2, 2, Grid(8, 4)), []
+    with pytest.raises(ZeroDivisionError):
+        for one in train_together(decoder, None, None, None, FitSpec(), (4, 5), "pooled", CPU):
+            got.append(one)
+            ended.set()
+    assert got == [(4, "fitted")]

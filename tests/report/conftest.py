@@ -4,7 +4,8 @@ import msgspec
 import polars as pl
 import pytest
 
-from fmcache.scores.table import EncoderInfo, Part, RunRecord, part_folder, whole_folder, write_part
+from fmcache.scores.parts import part_folder, whole_folder, write_part
+from fmcache.scores.table import EncoderInfo, Part, RunRecord
 from fmcache.specs import Recipe
 
 LABELS = (("a", "#ff0000"), ("b", "#0000ff"))
@@ -43,6 +44,7 @@ def write_parts(results, parts):
     for one in parts:
         at = one.record
         with whole_folder(part_folder(results, at.study, at.dataset, at.encoder.name, at.seed, at.fold)) as folder:
+            (folder / "decoder.safetensors").write_bytes(b"weights")
             write_part(folder, one)
 
 

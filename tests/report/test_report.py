@@ -1,6 +1,6 @@
 import pytest
 
-from fmcache.errors import ResultsMismatch, ResultsNotFound
+from fmcache.errors import ResultsCorrupt, ResultsMismatch, ResultsNotFound
 from fmcache.report import tables
 from fmcache.report.notes import notes
 from fmcache.report.summary import summarise
@@ -113,3 +113,25 @@ def test_folds_of_two_cuts_or_of_a_fixed_split_are_never_mixed(part, in_folds):
     other = part("y", 0, (1, 1, 1), (1, 1, 1), fold=0, identity={"splits": {"test": ["t9"]}})
     with pytest.raises(ResultsMismatch, match=r"splits\.test"):
         summarise([*folds, other])
+
+
+@pytest.mark.parametrize("name", ["counts.parquet", "curve.parquet", "run.json"])
+def test_a_damaged_run_is_left_out_by_name_and_the_others_are_reported(part, write, tmp_path, name):
+    write(tmp_path / "results", [part("x", 0, (8, 2, 2), (6, 4, 4)), part("y", 0, (5, 5, 5), (1, 9, 9))])
+    file = next((tmp_path / "results").glob(f"*/*/y/*/{name}"))
+    good = file.read_bytes()
+    file.write_bytes(good[:-9] + bytes([good[-9] ^ 1]) + good[-8:])
+    (one,) = report(tmp_path / "results", tmp_path / "report")
+    assert [name in str(error) and "fmcache fit" in str(error) for error in one.damaged] == [True]
+    page = one.path.read_text()
+    assert "1 runs are left out" in page
+    assert "y/seed-000" in page.replace("\\", "")
+    assert "Y 50" not in page
+    assert "X 50" in page
+
+
+def test_a_study_of_damaged_runs_alone_is_refused_with_the_reason(part, write, tmp_path):
+    write(tmp_path / "results", [part("x", 0, (8, 2, 2), (6, 4, 4))])
+    next((tmp_path / "results").rglob("counts.parquet")).unlink()
+    with pytest.raises(ResultsCorrupt, match=r"counts\.parquet is missing"):
+        report(tmp_path / "results", tmp_path / "report")

@@ -14,7 +14,7 @@ from fmcache.cache.verify import verify_cache
 from fmcache.cli import app
 from fmcache.errors import ManifestError
 from fmcache.manifest import Manifest, Splits
-from fmcache.scores.table import find_parts, read_part
+from fmcache.scores.parts import find_parts, read_part
 from fmcache.specs import DecoderSpec, FitSpec, Recipe, Sweep, ViewSpec
 from fmcache.stages import places
 from fmcache.stages.data import add
@@ -93,7 +93,7 @@ def test_views_that_turn_every_label_out_of_sight_are_stored_and_trained_on(tmp_
     path = places.bank_path(tmp_path, "toy", recipe)
     views = open_cache(path, "view_bank", {}).read("t0", 0, 11)
     assert (views == 255).all(axis=(1, 2)).any()
-    assert verify_cache(path, lambda _: None) == []
+    assert verify_cache(path, lambda _: None).problems == []
 
 
 def test_a_training_tile_that_is_all_ignored_trains_and_is_told(tmp_path, listed):

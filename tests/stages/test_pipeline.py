@@ -25,7 +25,7 @@ from fmcache.errors import CacheMismatch, CacheNotFound, CacheUnsealed, NoRoom, 
 from fmcache.grid import Grid
 from fmcache.manifest import Manifest
 from fmcache.report.summary import summarise
-from fmcache.scores.table import find_parts, read_part
+from fmcache.scores.parts import find_parts, read_part
 from fmcache.specs import DecoderSpec, EncoderChoice, FitSpec, Recipe, Sweep, ViewSpec
 from fmcache.stages import fit as fit_stage
 from fmcache.stages import places, shards
@@ -211,7 +211,7 @@ def stacked_on_the_cpu(monkeypatch, at_once):
     """Let the stage stack seeds, as it may once a GPU has shown that to be faster."""
 
     def train_stacked(*arguments):
-        return train_seeds(*arguments[:-1])
+        return zip(arguments[5], train_seeds(*arguments[:-1]), strict=True)
 
     monkeypatch.setattr(fit_stage, "train_together", train_stacked)
     monkeypatch.setattr(fit_stage, "seeds_at_once", lambda *_: at_once)

@@ -1,0 +1,132 @@
+"""Which shard belongs where: the CRC-32C of every stored chunk, kept apart from the shards.
+
+A chunk's own checksum, at its end, tells that it is whole; that it is the chunk of *this* tile and view is told by the
+list of all of them, whose sha256 the header holds. Reading compares the two, which costs nothing.
+
+The list is named after its sha256, so that the one a header speaks of stays until the next header speaks of another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from fmcache.cache.format import FILLING, Header
+from fmcache.errors import CacheCorrupt
+from fmcache.identity import fingerprint, whole_file
+
+CHECKSUMS = "checksums-{}.bin"
+DAMAGED = "damaged"
+"""Folder of marks, named as records are: shards that are to be written again."""
+
+_SHARD = re.compile(r"([0-9]{1,18})\.([0-9]{1,18})")
+
+UNKNOWN = 0
+"""In place of a CRC-32C: nothing is compared."""
+
+Crcs = npt.NDArray[np.uint32]
+
+
+class Record(msgspec.Struct, frozen=True):
+    """What ``filling/TILE.BLOCK`` says: `of` binds it to its tile and identity, `crc32c` are those of its chunks."""
+
+    of: str
+    crc32c: tuple[int, ...]
+
+
+def bound_to(identity: dict[str, Any], tile: str) -> str:
+    """Return the fingerprint of an identity of which only one tile is left: what a shard of it was made from."""
+    return fingerprint({**identity, "tiles": {tile: identity["tiles"].get(tile)}})
+
+
+def write_record(path: Path, tile: int, block: int, record: Record) -> None:
+    """Record a shard as written, and take off the mark that it was damaged."""
+    name = f"{tile}.{block}"
+    with whole_file(path / FILLING / name) as file:
+        file.write(msgspec.json.encode(record))
+    (path / DAMAGED / name).unlink(missing_ok=True)
+
+
+def read_records(path: Path, header: Header) -> dict[tuple[int, int], Record]:
+    """Return the records of a cache by (tile, block), those alone that were made from what `header` says.
+
+    What cannot be read, or was made from something else, is no record: its shard is written again.
+    """
+    records = {}
+    expected = [bound_to(header.identity, tile) for tile in header.tiles]
+    for tile, block in _named(path / FILLING):
+        try:
+            record = msgspec.json.decode((path / FILLING / f"{tile}.{block}").read_bytes(), type=Record)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            continue
+        if tile < len(expected) and record.of == expected[tile]:
+            records[tile, block] = record
+    return records
+
+
+def mark_damaged(path: Path, tile: int, block: int) -> None:
+    """Mark a shard as to be written again."""
+    with whole_file(path / DAMAGED / f"{tile}.{block}"):
+        pass
+
+
+def damaged_shards(path: Path) -> set[tuple[int, int]]:
+    """Return (tile, block) of the shards that are marked as damaged."""
+    return set(_named(path / DAMAGED))
+
+
+def write_checksums(path: Path, crcs: Sequence[Crcs]) -> str:
+    """Write the CRC-32C of each tile's chunks, in the order of the tiles; return the list's sha256."""
+    data = np.concatenate([np.empty(0, "<u4"), *crcs]).astype("<u4").tobytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+    with whole_file(_list_of(path, sha256)) as file:
+        file.write(data)
+    return sha256
+
+
+def drop_other_checksums(path: Path, header: Header) -> None:
+    """Remove the lists that earlier headers spoke of."""
+    for file in path.glob(CHECKSUMS.format("*")):
+        if file != _list_of(path, header.checksums_sha256):
+            file.unlink(missing_ok=True)
+
+
+def read_checksums(path: Path, header: Header) -> list[Crcs] | None:
+    """Return the CRC-32C of each tile's chunks, in the order of the tiles; None of a cache that has no list of them.
+
+    Raises
+    ------
+    CacheCorrupt
+        When the list is missing, or is not the one the header was sealed with.
+    """
+    if not header.checksums_sha256:
+        return None
+    file = _list_of(path, header.checksums_sha256)
+    try:
+        data = file.read_bytes()
+    except OSError as reason:
+        raise CacheCorrupt(f"{file} is missing or cannot be read", found=str(reason), next_step=_REMOVE) from None
+    if hashlib.sha256(data).hexdigest() != header.checksums_sha256 or len(data) != 4 * sum(header.stored):
+        raise CacheCorrupt(f"{file} is not what was written: its checksum differs", next_step=_REMOVE)
+    stops = list(accumulate(header.stored))
+    return np.split(np.frombuffer(data, "<u4"), stops[:-1]) if stops else []
+
+
+def _list_of(path: Path, sha256: str) -> Path:
+    return path / CHECKSUMS.format(sha256[:16])
+
+
+def _named(folder: Path) -> list[tuple[int, int]]:
+    named = (_SHARD.fullmatch(path.name) for path in folder.glob("[0-9]*"))
+    return sorted((int(name[1]), int(name[2])) for name in named if name)
+
+
+_REMOVE = "fmcache cache rm it, then run the same fmcache extract again"

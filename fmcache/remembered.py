@@ -1,0 +1,71 @@
+"""Hashes of large files, remembered: a file whose size, time and place are those of last time is not read again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from fmcache.identity import sha256_file, whole_file
+
+FRESH_S = 2.0
+"""A file changed this shortly before it was hashed may change again within one tick of its clock: it is not kept."""
+
+
+class _Seen(msgspec.Struct, frozen=True, array_like=True):
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    sha256: str
+
+
+class Remembered:
+    """sha256 of files, kept in a JSON `store` between commands; without one, in memory alone.
+
+    What is kept is a shortcut and never a fact: a store that is missing or damaged is a store that knows nothing, and
+    one that cannot be written is not. A file is taken for unchanged when size, inode and both times (that of its
+    content, and that of anything about it) are those of last time.
+    """
+
+    def __init__(self, store: Path | None = None) -> None:
+        self._store = store
+        self._seen: dict[str, _Seen] = {}
+        self._changed = False
+        if store:
+            with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                self._seen = msgspec.json.decode(store.read_bytes(), type=dict[str, _Seen])
+
+    def sha256(self, path: Path) -> str:
+        """Return the sha256 (64 hex digits) of a file; raises OSError when it cannot be read."""
+        key, facts = str(path.absolute()), path.stat()
+        seen = self._seen.get(key)
+        if seen and seen == _facts(facts, seen.sha256):
+            return seen.sha256
+        digest = sha256_file(path)
+        after = _facts(path.stat(), digest)
+        if after == _facts(facts, digest) and time.time() - max(facts.st_mtime, facts.st_ctime) > FRESH_S:
+            self._seen[key] = after
+            self._changed = True
+        return digest
+
+    def keep(self) -> None:
+        """Write what was learned to the store, beside what others have written there since."""
+        if not (self._store and self._changed):
+            return
+        others = Remembered(self._store)._seen
+        with contextlib.suppress(OSError), whole_file(self._store) as file:
+            file.write(msgspec.json.encode(_sorted(others | self._seen)))
+            self._changed = False
+
+
+def _facts(facts: os.stat_result, sha256: str) -> _Seen:
+    return _Seen(facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino, sha256)
+
+
+def _sorted(seen: Mapping[str, _Seen]) -> dict[str, _Seen]:
+    return dict(sorted(seen.items()))

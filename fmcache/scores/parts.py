@@ -1,0 +1,185 @@
+"""Results on disk: one folder per run that appears whole when the run ends, and says so itself.
+
+A part is a folder ``STUDY/DATASET/ENCODER/seed-000`` (of a fold: ``STUDY/DATASET/ENCODER/fold-0/seed-000``) with
+
+- ``counts.parquet`` split, tile, label, tp, fp, fn: one row per tile and label of val and test
+- ``curve.parquet``  epoch, learning_rate, loss, cross_entropy, dice_loss, val_dice: one row per epoch
+- ``decoder.safetensors``  the tested weights
+- ``run.json``       a `RunRecord`; `format`; `files`, the sha256 of the three files above; `sha256`, that of
+  all else in ``run.json`` as canonical JSON
+
+A run is done when all of this is there and agrees. Parts of format 1 (fmcache 0.1.0) carry no checksums: they are read,
+and what they hold cannot be checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import polars as pl
+
+from fmcache.errors import ResultsCorrupt, ResultsMismatch, ResultsNotFound
+from fmcache.identity import differences, fingerprint, remove_folder, sha256_file
+from fmcache.scores.table import COUNTS_SCHEMA, CURVE_SCHEMA, Part, RunRecord
+
+FORMAT = 2
+UNCHECKED = 1
+"""The format of parts without checksums."""
+
+RECORD, COUNTS, CURVE, WEIGHTS = "run.json", "counts.parquet", "curve.parquet", "decoder.safetensors"
+FILES = (COUNTS, CURVE, WEIGHTS)
+_PARTS = ("*/*/seed-*", "*/*/fold-*/seed-*")
+_REDO = "fmcache fit, with the same recipe: it trains this run again, and no other"
+
+
+def part_folder(results: Path, study: str, dataset: str, encoder: str, seed: int, fold: int | None = None) -> Path:
+    """Return where a run's part lies; `fold` None is the dataset's fixed split."""
+    runs = results / study / dataset / encoder
+    return (runs if fold is None else runs / f"fold-{fold}") / f"seed-{seed:03d}"
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary neighbour of `folder` to write into; rename it into place on success, drop it otherwise."""
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        for file in partial.iterdir():
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+        remove_folder(folder)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_part(folder: Path, part: Part) -> None:
+    """Write counts, curve and, last, the record of a part into an (unfinished) folder that holds the weights."""
+    for name, table, schema in ((COUNTS, part.counts, COUNTS_SCHEMA), (CURVE, part.curve, CURVE_SCHEMA)):
+        table.select(pl.col(column).cast(kind) for column, kind in schema.items()).write_parquet(folder / name)
+    said = {"format": FORMAT, **msgspec.to_builtins(part.record)}
+    said["files"] = {name: sha256_file(folder / name) for name in FILES}
+    text = msgspec.json.encode(said | {"sha256": fingerprint(said)}, order="deterministic")
+    (folder / RECORD).write_bytes(msgspec.json.format(text, indent=1) + b"\n")
+
+
+def read_record(folder: Path) -> RunRecord:
+    """Return the record of a part, after checking it and the files beside it.
+
+    Raises
+    ------
+    ResultsNotFound
+        When there is no part here.
+    ResultsCorrupt
+        When a file is missing, or it or the record is not what was written; the file is named.
+    ResultsMismatch
+        When a later fmcache wrote it.
+    """
+    said = _said(folder)
+    if said["format"] != UNCHECKED:
+        _check(folder, said)
+    elif absent := [name for name in FILES if not (folder / name).is_file()]:
+        raise ResultsCorrupt(f"{folder / absent[0]} is missing", next_step=_REDO)
+    try:
+        return msgspec.convert(said, RunRecord)
+    except msgspec.ValidationError as reason:
+        raise ResultsCorrupt(f"{folder / RECORD} is no record of a run", found=str(reason), next_step=_REDO) from None
+
+
+def read_part(folder: Path) -> Part:
+    """Return a part; raises as `read_record`."""
+    record = read_record(folder)
+    tables = []
+    for name, schema in ((COUNTS, COUNTS_SCHEMA), (CURVE, CURVE_SCHEMA)):
+        try:
+            table = pl.read_parquet(folder / name)
+        except (pl.exceptions.PolarsError, OSError) as reason:
+            raise ResultsCorrupt(f"{folder / name} cannot be read", found=str(reason)[:200], next_step=_REDO) from None
+        if table.schema != pl.Schema(schema):
+            raise ResultsCorrupt(
+                f"{folder / name} has other columns",
+                expected=", ".join(schema),
+                found=", ".join(table.columns),
+                next_step=_REDO,
+            )
+        tables.append(table)
+    return Part(record, *tables)
+
+
+def find_parts(results: Path, study: str) -> list[Path]:
+    """Return the folders of all parts of a study, whole or not, sorted by dataset, encoder, fold and seed."""
+    return sorted(path for pattern in _PARTS for path in (results / study).glob(pattern) if path.is_dir())
+
+
+def studies(results: Path) -> list[str]:
+    """Return the names of the studies that have results."""
+    return sorted({p.relative_to(results).parts[0] for pattern in _PARTS for p in results.glob(f"*/{pattern}")})
+
+
+def check_same_run(folder: Path, identity: dict[str, Any]) -> bool:
+    """Return whether the run with this identity is already there.
+
+    Raises
+    ------
+    ResultsMismatch
+        When a part of the same name came from another identity; the message names the fields that differ.
+    ResultsCorrupt
+        When what is there is damaged.
+    """
+    try:
+        record = read_record(folder)
+    except ResultsNotFound:
+        return False
+    if record.fingerprint == fingerprint(identity):
+        return True
+    raise ResultsMismatch(
+        f"{folder} holds a run of another recipe or cache:\n    "
+        + "\n    ".join(differences(identity, record.identity)),
+        next_step="give the recipe another `name:`, or replace the old run with --recompute",
+    )
+
+
+def _said(folder: Path) -> dict[str, Any]:
+    """What ``run.json`` holds, its format known."""
+    try:
+        said = msgspec.json.decode((folder / RECORD).read_bytes())
+    except FileNotFoundError:
+        if folder.is_dir():
+            raise ResultsCorrupt(f"{folder / RECORD} is missing", next_step=_REDO) from None
+        raise ResultsNotFound(f"no results in {folder}", next_step="fmcache fit") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OSError) as reason:
+        raise ResultsCorrupt(f"{folder / RECORD} cannot be read", found=str(reason)[:200], next_step=_REDO) from None
+    if not isinstance(said, dict) or said.get("format") not in (UNCHECKED, FORMAT):
+        format_ = said.get("format") if isinstance(said, dict) else None
+        if isinstance(format_, int) and format_ > FORMAT:
+            raise ResultsMismatch(
+                f"{folder} was written by a later fmcache",
+                expected=f"format {FORMAT} or before",
+                found=f"format {format_}",
+                next_step="use that fmcache, or another --work folder",
+            )
+        raise ResultsCorrupt(f"{folder / RECORD} is no record of a run", next_step=_REDO)
+    return said
+
+
+def _check(folder: Path, said: dict[str, Any]) -> None:
+    stated = said.pop("sha256", None)
+    if stated != fingerprint(said):
+        raise ResultsCorrupt(f"{folder / RECORD} is not what was written: its checksum differs", next_step=_REDO)
+    for name in FILES:
+        try:
+            found = sha256_file(folder / name)
+        except OSError as reason:
+            raise ResultsCorrupt(
+                f"{folder / name} is missing or cannot be read", found=str(reason), next_step=_REDO
+            ) from None
+        if found != said["files"].get(name):
+            raise ResultsCorrupt(f"{folder / name} is not what was written: its checksum differs", next_step=_REDO)

@@ -1,0 +1,69 @@
+"""Whether the files that the manifest lists are still those: asked before a cache is called complete."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from fmcache.errors import ManifestError
+from fmcache.manifest import AnyDataset, FileDataset, TileEntry
+from fmcache.remembered import Remembered
+from fmcache.stages.ahead import ahead
+from fmcache.stages.progress import progress
+
+SHOWN = 5
+MANY = 200
+"""From this many files on, progress is shown."""
+
+
+def check_sources(
+    name: str, dataset: AnyDataset, entries: Sequence[TileEntry], folder: Path, remembered: Remembered
+) -> None:
+    """Check the images and masks of tiles against the hashes that the manifest lists.
+
+    A file whose size, times and inode are those of the last time is not read again.
+
+    Raises
+    ------
+    ManifestError
+        Naming the first files that are missing or are others, and how many there are.
+    """
+    if not isinstance(dataset, FileDataset):
+        return
+    root = folder / dataset.root
+    listed = [
+        (root / file, sha256)
+        for entry in entries
+        for file, sha256 in ((entry.image, entry.image_sha256), (entry.mask, entry.mask_sha256))
+    ]
+
+    def state(file: tuple[Path, str]) -> str:
+        path, sha256 = file
+        try:
+            return "" if remembered.sha256(path) == sha256 else "is another file"
+        except OSError as reason:
+            return reason.strerror or "cannot be read"
+
+    threads = min(8, os.cpu_count() or 1)
+    with ThreadPoolExecutor(threads) as pool:
+        states = ahead(pool, state, listed, 4 * threads)
+        if len(listed) < MANY:
+            found = list(states)
+        else:
+            found = []
+            with progress(f"{name} · checking files", len(listed), "files") as tick:
+                for one in states:
+                    found.append(one)
+                    tick(1)
+    remembered.keep()
+    odd = [f"{path} ({what})" for (path, _), what in zip(listed, found, strict=True) if what]
+    if odd:
+        raise ManifestError(
+            f"{len(odd)} of {len(listed)} files of {name!r} are not those that the manifest lists",
+            expected="the files whose sha256 it has",
+            found=", ".join(odd[:SHOWN]) + (f" and {len(odd) - SHOWN} more" if len(odd) > SHOWN else ""),
+            next_step="restore them, or list the new ones with fmcache data add --replace (their caches are then made "
+            "anew with --recompute)",
+        )

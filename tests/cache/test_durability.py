@@ -1,0 +1,255 @@
+"""What happens to a cache on a disk: killed writers, damaged and exchanged files, removals that stopped half-way."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import msgspec
+import numpy as np
+import pytest
+
+from fmcache.cache.checksums import damaged_shards
+from fmcache.cache.format import ATTRIBUTE, read_header
+from fmcache.cache.reader import open_cache
+from fmcache.cache.verify import find_caches, remove_cache, verify_cache
+from fmcache.cache.writer import open_writer, write_shard
+from fmcache.errors import CacheCorrupt, CacheNotFound, CacheUnsealed, FmcacheError
+
+VIEWS = {"a": 7, "b": 1, "c": 5}
+ITEM = (6, 4, 4)
+
+
+@pytest.fixture(autouse=True)
+def _three_views_a_shard(monkeypatch):
+    monkeypatch.setattr("fmcache.cache.layout.plan_layout.__defaults__", (3 * 6 * 4 * 4 * 2,))
+
+
+def values_of(tile, views=range(7), seed=0):
+    def noise(view):
+        return np.random.default_rng([seed, ord(tile[0]), view]).integers(0, 9, ITEM).astype("float16")
+
+    return np.stack([noise(view) for view in views])
+
+
+def write(path, views=VIEWS, seed=0, only=None, recompute=False):
+    """Write what is missing of a cache; return the (tile, block) that were written."""
+    identity = {"seed": seed, "tiles": dict.fromkeys(views, "hash")}
+    with open_writer(path, "tokens", identity, ITEM, "float16", views, {}, recompute) as writer:
+        shards = writer.missing()
+        if shards or writer.header.state == "filling":
+            writer.begin()
+        for shard in shards[:only]:
+            tile = writer.header.tiles[shard.tile]
+            write_shard(path, "tokens", shard, values_of(tile, range(shard.first, shard.stop), seed))
+        if only is None and writer.header.state == "filling":
+            writer.seal()
+    return [(shard.tile, shard.block) for shard in shards]
+
+
+def contents(path):
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def problems(path):
+    return verify_cache(path, lambda _: None).problems
+
+
+def holds(path, views=VIEWS, seed=0):
+    cache = open_cache(path, "tokens", {"seed": seed})
+    return all(np.array_equal(cache.read(tile, 0, n), values_of(tile, range(n), seed)) for tile, n in views.items())
+
+
+@pytest.fixture
+def path(tmp_path):
+    write(tmp_path / "x.zarr")
+    return tmp_path / "x.zarr"
+
+
+def shard(path, tile, block):
+    return path / "tokens" / "c" / str(tile) / str(block) / "0" / "0" / "0"
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "removed", "of another tile"])
+def test_a_damaged_shard_is_marked_by_verify_and_redone_alone(path, damage):
+    whole, file = contents(path), shard(path, 0, 1)
+    if damage == "flipped":
+        file.write_bytes(bytes([file.read_bytes()[0] ^ 1]) + file.read_bytes()[1:])
+    elif damage == "removed":
+        file.unlink()
+    elif damage == "of another tile":
+        shutil.copy(shard(path, 2, 0), file)
+    else:
+        file.write_bytes(file.read_bytes()[:100] if damage == "cut" else b"")
+    found, next_step = verify_cache(path, lambda _: None)
+    assert {problem.partition(":")[0] for problem in found} <= {f"tile a view {view}" for view in (3, 4, 5)}
+    assert found
+    assert "extract again: it writes 1 shard anew" in next_step
+    assert write(path, {"b": 1}) == []  # not asked for: not redone, still marked
+    assert damaged_shards(path) == {(0, 1)}
+    assert write(path, {"a": 4}) == [(0, 1)]  # with all the views that it held
+    assert problems(path) == []
+    assert contents(path) == whole
+
+
+def test_a_shard_that_is_simply_gone_is_written_again_without_verify(path):
+    whole = contents(path)
+    shard(path, 2, 1).unlink()
+    with pytest.raises(CacheCorrupt, match="missing") as raised:
+        open_cache(path, "tokens", {}).read("c", 0, 5)
+    assert "extract again" in raised.value.next_step
+    assert write(path) == [(2, 1)]
+    assert contents(path) == whole
+
+
+def test_shards_that_changed_places_are_found_when_read_and_by_verify(path):
+    one, other, aside = shard(path, 0, 0), shard(path, 2, 0), path / "aside"
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
+    cache = open_cache(path, "tokens", {})
+    for tile in "ac":
+        with pytest.raises(CacheCorrupt, match="another place"):
+            cache.read(tile, 0, 1)
+    assert len(problems(path)) == 6
+    assert sorted(write(path)) == [(0, 0), (2, 0)]
+    assert holds(path)
+
+
+def test_ids_that_changed_places_in_the_metadata_are_found(path):
+    file = path / "zarr.json"
+    text = json.loads(file.read_text())
+    text["attributes"][ATTRIBUTE]["tiles"] = ["b", "a", "c"]
+    file.write_text(json.dumps(text))
+    with pytest.raises(CacheCorrupt, match="not those that were written"):
+        open_cache(path, "tokens", {})
+
+
+@pytest.mark.parametrize("name", ["zarr.json", "tokens/zarr.json", "checksums"])
+def test_no_flipped_byte_of_the_metadata_is_believed_or_ends_in_a_traceback(path, name):
+    file = next(path.glob("checksums-*.bin")) if name == "checksums" else path / name
+    good = file.read_bytes()
+    for at in range(0, len(good), 3):
+        bad = bytearray(good)
+        bad[at] ^= 1 << at % 8
+        file.write_bytes(bad)
+        try:
+            assert holds(path)
+        except FmcacheError:
+            continue
+        assert json.loads(bad) == json.loads(good), f"byte {at}"  # white space
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"null", b'{"attributes": 3}', b"\xff\xfe", b"[" * 10**5])
+@pytest.mark.parametrize("name", ["zarr.json", "tokens/zarr.json"])
+def test_damaged_metadata_of_one_cache_is_one_line_and_the_others_go_on(path, tmp_path, name, content):
+    write(tmp_path / "y.zarr")
+    (path / name).write_bytes(content)
+    for ask in (lambda: open_cache(path, "tokens", {}).read("a", 0, 1), lambda: problems(path), lambda: write(path)):
+        with pytest.raises(CacheCorrupt, match=r"zarr\.json|no Zarr group|no cache of ours") as raised:
+            ask()
+        assert "cache rm" in raised.value.next_step or "check the path" in raised.value.next_step
+    assert [entry.path.name for entry in find_caches(tmp_path)] == ["x.zarr", "y.zarr"]
+    remove_cache(path)
+    write(path)
+    assert holds(path)
+
+
+def test_a_cache_that_was_removed_half_way_is_not_believed_under_a_new_identity(path):
+    write(path, {**VIEWS, "d": 3}, only=1)  # records are there
+    (path / "zarr.json").unlink()  # as a kill of `cache rm` or --recompute could leave it
+    with pytest.raises(CacheNotFound):
+        open_cache(path, "tokens", {})
+    assert len(write(path, seed=1)) == 6
+    assert holds(path, seed=1)
+
+
+def test_records_of_another_identity_are_not_believed(path, tmp_path):
+    write(tmp_path / "other.zarr", seed=1, only=2)
+    write(path, recompute=True, only=0)
+    for name in ("filling", "tokens/c"):
+        shutil.copytree(tmp_path / "other.zarr" / name, path / name, dirs_exist_ok=True)
+    assert len(write(path)) == 6
+    assert holds(path)
+
+
+def test_a_half_removed_cache_can_still_be_removed(path):
+    (path / "zarr.json").unlink()
+    assert remove_cache(path) > 0
+    assert not path.exists()
+    path.mkdir()
+    (path / "notes.txt").write_text("mine")
+    with pytest.raises(CacheNotFound):
+        remove_cache(path)
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from fmcache import identity
+from fmcache.cache.verify import remove_cache
+import shutil
+real = shutil.rmtree
+def dying(folder, **options):
+    if Path(folder).exists():
+        (Path(folder) / "zarr.json").unlink()
+        os.kill(os.getpid(), 9)
+identity.shutil.rmtree = dying
+remove_cache(Path(sys.argv[1]))
+"""
+
+
+def test_a_removal_that_is_killed_leaves_no_cache_and_the_next_writer_sweeps(path):
+    done = subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False, env=dict(os.environ))
+    assert done.returncode == -9
+    assert not path.exists()
+    assert [left.name.split(".")[-1] for left in path.parent.glob(".x.zarr.*") if left.is_dir()] == ["removed"]
+    write(path)
+    assert holds(path)
+    assert [left for left in path.parent.glob(".x.zarr.*") if left.is_dir()] == []
+
+
+def test_what_killed_writers_left_is_swept_by_the_next_and_the_cache_equals_an_uninterrupted_one(tmp_path):
+    path, whole = tmp_path / "x.zarr", tmp_path / "whole.zarr"
+    write(whole)
+    write(path, only=2)
+    (path / "tokens" / "c" / "0" / "0" / "0" / "0" / "0.deadbeef.partial").write_bytes(b"half a shard")
+    (path / "filling" / ".1.0.77.partial").write_bytes(b"half a record")
+    (path / "filling" / "1.0").write_bytes(b'{"of": "')
+    (path / "checksums-0123456789abcdef.bin").write_bytes(b"of a seal that never ended")
+    with pytest.raises(CacheUnsealed):
+        open_cache(path, "tokens", {})
+    write(path)
+    assert contents(path) == contents(whole)
+
+
+def test_a_seal_that_was_killed_before_its_last_act_is_gone_on_with(path):
+    before = read_header(path)
+    with open_writer(
+        path, "tokens", {"seed": 0, "tiles": dict.fromkeys([*VIEWS, "d"], "hash")}, ITEM, "float16", {"d": 2}, {}
+    ) as writer:
+        writer.begin()
+        for one in writer.missing():
+            write_shard(path, "tokens", one, values_of("d", range(one.first, one.stop)))
+        writer._checksums([7, 1, 5, 2])
+    assert read_header(path).checksums_sha256 == before.checksums_sha256
+    assert write(path, {**VIEWS, "d": 2}) == []
+    assert holds(path, {**VIEWS, "d": 2})
+    assert len(list(path.glob("checksums-*.bin"))) == 1
+
+
+def test_a_cache_of_the_first_version_is_read_extended_and_then_bound(path):
+    said = msgspec.to_builtins(read_header(path))
+    for field in ("array_sha256", "checksums_sha256", "checksum"):
+        del said[field]
+    text = json.loads((path / "zarr.json").read_text())
+    text["attributes"][ATTRIBUTE] = said
+    (path / "zarr.json").write_text(json.dumps(text))
+    next(path.glob("checksums-*.bin")).unlink()
+    assert holds(path)
+    assert write(path) == []
+    assert len(write(path, {**VIEWS, "d": 2})) == 1
+    assert holds(path, {**VIEWS, "d": 2})
+    shutil.copy(shard(path, 2, 0), shard(path, 0, 0))
+    assert len(problems(path)) == 3
