@@ -60,7 +60,7 @@ REFUSED = [
     {"name": ""},
     {"name": "../mine"},
     {"name": ".mine"},
-    {"name": "größe"},
+    {"name": "nul"},
     {"labels": "a=0,a=1"},
     {"labels": "a=0,b=0|1"},
     {"labels": "a=0-,b=3"},

@@ -180,8 +180,9 @@ def test_results_without_label_pixels_are_read_and_not_made_again(tmp_path, list
     fit(RECIPE, manifest, flags(tmp_path), quiet)
     folder, record = only_part(tmp_path)
     fields = json.loads((folder / "run.json").read_text())
-    del fields["label_pixels"]
-    (folder / "run.json").write_text(json.dumps(fields))
+    for later in ("label_pixels", "files", "sha256"):
+        del fields[later]
+    (folder / "run.json").write_text(json.dumps(fields | {"format": 1}))
     fit(RECIPE, manifest, flags(tmp_path), lines.append)
     assert "0 of 1 runs to do" in lines[0]
     assert only_part(tmp_path)[1].label_pixels == {}
