@@ -14,7 +14,7 @@ from fmcache.errors import ManifestError, SpecError
 from fmcache.manifest import IGNORE, SPLITS, FolderDataset, GeojsonDataset
 from fmcache.stages.entries import check_dataset, check_name, folder_entry, write_entry
 from fmcache.stages.progress import progress
-from fmcache.stages.squares import Wish, check_square, make_squares
+from fmcache.stages.squares import Squares, Wish, check_square, make_squares, seal
 from fmcache.tiles.classes import parse_objects, parse_property
 from fmcache.tiles.folder import Found, find_tiles
 from fmcache.tiles.groups import group_of, likely_groups
@@ -88,21 +88,25 @@ def add(
     )
     check_dataset(name, rule)
     if files.square:
-        into = files.into or manifest.parent / f"{name}-squares"
-        found, rule = _squared(found, rule, manifest, Wish(files.square, files.tile_px, into, replace), say)
+        wish = Wish(files.square, files.tile_px, files.into or manifest.parent / f"{name}-squares", replace)
+        squares = make_squares(rule, found.pairs, wish, lambda line: say(f"note: {line}"))
+        found, rule = _squared(found, squares, manifest, wish)
     with progress(f"reading {name}", len(found.pairs), "tiles") as tick:
         entries, pixels = list_tiles(rule, found.pairs, found.groups, found.root, tick)
     if any(found.splits):
         splits = {str(p): [e.id for e, its in zip(entries, found.splits, strict=True) if its == p] for p in SPLITS}
-        write_entry(manifest, name, folder_entry(rule, list(entries), splits), replace)
         counts = "/".join(str(len(ids)) for ids in splits.values())
-        return f"{manifest}: {name} added, {len(entries)} tiles, split {counts} as in their folders"
-    chosen = balanced_split([e.id for e in entries], [e.group for e in entries], pixels, sizes, seed)
-    splits = {str(part): [entries[i].id for i in at] for part, at in zip(SPLITS, chosen.members, strict=True)}
+        lines = [f"{manifest}: {name} added, {len(entries)} tiles, split {counts} as in their folders"]
+    else:
+        chosen = balanced_split([e.id for e in entries], [e.group for e in entries], pixels, sizes, seed)
+        splits = {str(part): [entries[i].id for i in at] for part, at in zip(SPLITS, chosen.members, strict=True)}
+        lacking = lacking_labels(chosen.members, pixels, rule.label_names, [e.group for e in entries])
+        added = f"{manifest}: {name} added, {len(entries)} tiles: {split_line(chosen, len(entries), sizes)}"
+        lines = [added, *(f"note: {line}" for line in lacking)]
+    if files.square:
+        seal(wish, squares)
     write_entry(manifest, name, folder_entry(rule, list(entries), splits), replace)
-    lacking = lacking_labels(chosen.members, pixels, rule.label_names, [e.group for e in entries])
-    added = f"{manifest}: {name} added, {len(entries)} tiles: {split_line(chosen, len(entries), sizes)}"
-    return "\n".join([added, *(f"note: {line}" for line in lacking)])
+    return "\n".join(lines)
 
 
 def check_mpp(mpp: float | None) -> None:
@@ -162,22 +166,19 @@ def _folder_splits(found: Found, split: str, say: Callable[[str], None]) -> list
     return found.splits
 
 
-def _squared(
-    found: Found, rule: FolderDataset | GeojsonDataset, manifest: Path, wish: Wish, say: Callable[[str], None]
-) -> tuple[Found, FolderDataset]:
+def _squared(found: Found, made: Squares, manifest: Path, wish: Wish) -> tuple[Found, FolderDataset]:
     """Return squares in place of the images, with the groups and splits of these, and the dataset that reads them."""
-    made = make_squares(rule, found.pairs, wish, lambda line: say(f"note: {line}"))
     groups = found.groups
     if wish.way == "tile":  # squares of one image show one piece of tissue
         groups = [group or pair.id for group, pair in zip(groups, found.pairs, strict=True)]
     root = wish.into.resolve()
-    squares = found._replace(
+    there = found._replace(
         pairs=made.pairs,
         groups=[groups[i] for i in made.sources],
         splits=[found.splits[i] for i in made.sources],
         root=root,
     )
-    return squares, msgspec.structs.replace(made.dataset, root=_listed(root, manifest))
+    return there, msgspec.structs.replace(made.dataset, root=_listed(root, manifest))
 
 
 def _listed(root: Path, manifest: Path) -> str:

@@ -10,14 +10,14 @@ import numpy.typing as npt
 
 from fmcache.errors import TileError
 from fmcache.manifest import MASK_MAX
-from fmcache.tiles.containers import DAMAGED, check_size
+from fmcache.tiles.containers import DAMAGED, LARGEST_PX, check_size
 
 NEXT_STEP = "save label ids as a 2-D array of whole numbers: numpy.save(path, mask.astype('uint8'))"
 
 PLANES = "one plane per class: save numpy.argmax over that axis as a 2-D array; colours: save them as PNG"
 
 
-def read_array(path: Path) -> npt.NDArray[np.int32]:
+def read_array(path: Path, most_px: int = LARGEST_PX) -> npt.NDArray[np.int32]:
     """Return the values of a .npy file, (y, x) int32; a third axis of length 1 is dropped. Nothing in it is executed.
 
     Raises
@@ -44,7 +44,7 @@ def read_array(path: Path) -> npt.NDArray[np.int32]:
             found=found,
             next_step=PLANES if values.ndim == 3 else NEXT_STEP,
         )
-    check_size(path, (values.shape[1], values.shape[0]))
+    check_size(path, (values.shape[1], values.shape[0]), most_px)
     if values.dtype.kind == "f" and not (np.isfinite(values).all() and (values == np.rint(values)).all()):
         raise TileError(f"{path}: mask values that are no whole numbers", found=found, next_step=NEXT_STEP)
     if values.size and (values.min() < 0 or values.max() > MASK_MAX):

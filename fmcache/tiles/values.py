@@ -50,7 +50,7 @@ def read_values(raw: RawMask, dataset: FolderDataset) -> Reading:
     keys = shown if by_colour else stored
     table = _meaning(keys, meanings)
     if not by_colour and not raw.is_palette:
-        of_colour = _meaning(shown, [(value, label) for value, label in meanings if _is_colour(value)])
+        of_colour = _meaning(shown, [(value, label) for value, label in meanings if is_colour(value)])
         table = np.where(of_colour == UNKNOWN, table, of_colour)
     table[stored == TRANSPARENT] = IGNORE
     found, unknown = Counter[int](), Counter[int]()
@@ -85,7 +85,7 @@ def mask_values(labels: tuple[Label, ...]) -> list[tuple[int | str, int]]:
 
 def reads_by_colour(dataset: FolderDataset) -> bool:
     """Return whether all values of labels are colours."""
-    return all(_is_colour(value) for value, _ in mask_values(dataset.labels))
+    return all(is_colour(value) for value, _ in mask_values(dataset.labels))
 
 
 def ignored_keys(dataset: FolderDataset, keys: Mapping[int, int]) -> set[int]:
@@ -93,6 +93,11 @@ def ignored_keys(dataset: FolderDataset, keys: Mapping[int, int]) -> set[int]:
     array = np.array(list(keys), dtype=np.int32)
     table = _meaning(array, [(value, IGNORE) for value in dataset.ignore_values])
     return {int(key) for key in array[(table == IGNORE) | (array == TRANSPARENT)]}
+
+
+def shown_keys(raw: RawMask) -> Keys:
+    """Return the keys of a mask, (y, x) int32, those that show a colour as that colour."""
+    return _shown(raw.keys, raw.colours)
 
 
 def shown_key(key: int) -> str:
@@ -146,7 +151,8 @@ def _meaning(keys: Keys, meanings: list[tuple[int | str, int]]) -> Keys:
     return table
 
 
-def _is_colour(value: int | str) -> bool:
+def is_colour(value: int | str) -> bool:
+    """Return whether a mask value is ``#rrggbb``."""
     return isinstance(value, str) and value.startswith("#")
 
 
