@@ -26,6 +26,7 @@ from fmcache.tiles.splits import balanced_split
 from fmcache.tiles.squares import image_sizes, shape_note
 
 DEFAULT_SPLIT = "15/5/10"
+NO_GROUPS = "none"
 
 
 class FileRules(NamedTuple):
@@ -71,7 +72,8 @@ def add(
 
     Every image and mask is read and hashed. The split is that of folders called train, val and test where tiles lie in
     such; else it is balanced by label share and respects groups, and an empty `split` is 15/5/10, scaled to fewer tiles
-    or to whole groups. Comments in the manifest survive. `say` is told, line by line, what is worth knowing.
+    or to whole groups. `groups` of ``none``: tiles have none, whatever folders and squares say. Comments in the
+    manifest survive. `say` is told, line by line, what is worth knowing.
 
     Raises
     ------
@@ -90,7 +92,7 @@ def add(
     if files.square:
         wish = Wish(files.square, files.tile_px, files.into or manifest.parent / f"{name}-squares", replace)
         squares = make_squares(rule, found.pairs, wish, lambda line: say(f"note: {line}"))
-        found, rule = _squared(found, squares, manifest, wish)
+        found, rule = _squared(found, squares, manifest, wish, groups)
     with progress(f"reading {name}", len(found.pairs), "tiles") as tick:
         entries, pixels = list_tiles(rule, found.pairs, found.groups, found.root, tick)
     if any(found.splits):
@@ -125,7 +127,9 @@ def _found(images: Path, masks: Path, groups: str, files: FileRules, say: Callab
     notes = list(found.notes)
     if not files.square and (note := shape_note(image_sizes([pair.image for pair in found.pairs]))):
         notes.append(note)
-    if groups:
+    if groups == NO_GROUPS:
+        found = found._replace(groups=[""] * len(found.pairs))
+    elif groups:
         found = found._replace(groups=group_of(groups, found.pairs, lambda note: notes.append(note)))
     elif not any(found.groups) and not any(found.splits) and (hint := likely_groups(found.pairs)):
         notes.append(hint)
@@ -166,10 +170,10 @@ def _folder_splits(found: Found, split: str, say: Callable[[str], None]) -> list
     return found.splits
 
 
-def _squared(found: Found, made: Squares, manifest: Path, wish: Wish) -> tuple[Found, FolderDataset]:
+def _squared(found: Found, made: Squares, manifest: Path, wish: Wish, asked: str) -> tuple[Found, FolderDataset]:
     """Return squares in place of the images, with the groups and splits of these, and the dataset that reads them."""
     groups = found.groups
-    if wish.way == "tile":  # squares of one image show one piece of tissue
+    if wish.way == "tile" and asked != NO_GROUPS:  # squares of one image show one piece of tissue
         groups = [group or pair.id for group, pair in zip(groups, found.pairs, strict=True)]
     root = wish.into.resolve()
     there = found._replace(

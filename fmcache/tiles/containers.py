@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import PREFIXES, TiffImageFile
 
 from fmcache.errors import TileError
-from fmcache.tiles.tiff import SIGNED, Page, check_tiff
+from fmcache.tiles.tiff import SIGNED, Page, check_tiff, read_numbers
 
 ORIENTATION = 0x0112  # EXIF tag
 COLOUR_MAP = 320  # TIFF tag
@@ -104,7 +105,8 @@ def look(path: Path) -> Head | None:
         kind = kind_of(path)
         if kind not in READERS:
             return None
-        with READERS[kind](path) as picture:
+        with warnings.catch_warnings(), READERS[kind](path) as picture:
+            warnings.simplefilter("ignore")  # whoever reads the pixels says what is wrong
             return Head(picture.size, picture.mode)
     except (TileError, *DAMAGED):
         return None
@@ -125,6 +127,8 @@ def decode(path: Path, kind: str, most_px: int = LARGEST_PX) -> Decoded:
             with path.open("rb") as file:
                 page = check_tiff(file, path)
             check_size(path, page.size, most_px)
+            if page.bits == 64 and page.samples == 1 and page.photometric == 1:
+                return Decoded("F", read_numbers(path), 64, None, None, page)
         with READERS[kind](path) if kind in READERS else Image.open(path) as picture:
             return _loaded(path, picture, kind, page, most_px)
     except Image.DecompressionBombError as reason:

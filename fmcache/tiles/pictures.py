@@ -11,7 +11,7 @@ from PIL import Image
 
 from fmcache.errors import TileError
 from fmcache.manifest import MASK_MAX
-from fmcache.tiles.arrays import read_array
+from fmcache.tiles.arrays import read_array, whole_numbers
 from fmcache.tiles.containers import LARGEST_PX, Decoded, decode, kind_of
 from fmcache.tiles.tiff import LOSSY
 
@@ -112,10 +112,10 @@ def read_raw_mask(path: Path, most_px: int = LARGEST_PX) -> RawMask:
             next_step="save it with 0 as black, as PNG or TIFF (ImageJ: Image > Lookup Tables > Grays, then save; "
             "tifffile: mask.astype('uint8'))",
         )
-    if found.mode not in ("RGB", "L", "P", "1", "I;16", "I;16B", "I"):
+    if found.mode not in ("RGB", "L", "P", "1", "I;16", "I;16B", "I", "F"):
         raise TileError(
             f"{path}: a mask of mode {found.mode} is not read",
-            expected="grey (8, 16 or 32 bits), palette or RGB",
+            expected="grey (8 to 64 bits), palette or RGB",
             next_step="export label ids as an 8-bit PNG, numbered instances as a 16-bit one",
         )
     keys, colours = _keys(path, found)
@@ -141,6 +141,9 @@ def _keys(path: Path, found: Decoded) -> tuple[npt.NDArray[np.int32], Pixels]:
             keys <<= 8
             keys |= band
         return np.invert(keys, out=keys), RAMPS[8][:0]
+    if found.mode == "F":
+        next_step = "export label ids as an 8-bit PNG, numbered instances as a 16-bit one"
+        return whole_numbers(path, found.values, str(found.page or "numbers with a point"), next_step), RAMPS[8][:0]
     keys = found.values.astype(np.int32)
     if keys.size and (least := int(keys.min())) < 0:
         if found.page and found.page.bits == 32 and found.page.sample_format != 2:

@@ -12,10 +12,13 @@ import numpy.typing as npt
 from fmcache.errors import TileError
 from fmcache.manifest import IGNORE, FolderDataset, Label, mask_span
 from fmcache.tiles.pictures import TRANSPARENT, Pixels, RawMask
+from fmcache.tiles.words import quoted
 
 Keys = npt.NDArray[np.int32]
 UNKNOWN = -1
 SHOWN = 8
+MANY = 256
+"""Colours that no set of labels has."""
 
 
 class Palette(NamedTuple):
@@ -70,10 +73,26 @@ def unknown_values(where: str, counts: Mapping[int, int], dataset: FolderDataset
         f"{where}: mask values that no label has",
         expected=", ".join(str(value) for value in meanings),
         found=listed_values(counts, lambda n: f"{n} px"),
-        next_step="add them to a label's values or to ignore_values (fmcache data add --labels, --ignore); a mask "
-        "that numbers instances takes a range, such as 'nucleus=1-'"
-        + ("; a mask that was a JPEG once is best exported anew" if len(counts) > SHOWN else ""),
+        next_step=_way_out(counts, dataset),
     )
+
+
+def _way_out(counts: Mapping[int, int], dataset: FolderDataset) -> str:
+    if sum(key < 0 for key in counts) > MANY:
+        return (
+            "files of so many colours are pictures, overlays, or masks that were smoothed or JPEG once: export label "
+            "images; and see that --images and --masks are not interchanged"
+        )
+    way = (
+        "add them to a label's values or to ignore_values (fmcache data add --labels, --ignore); a mask that numbers "
+        "instances takes a range, such as 'nucleus=1-'"
+    )
+    by_value = {value: dataset.labels[label].name for value, label in mask_values(dataset.labels)}
+    if by_value.keys() == {0, 255} and len(counts) > 1:
+        way += (
+            f"; if edges were smoothed, halve the range: '{quoted(by_value[0])}=0-127,{quoted(by_value[255])}=128-255'"
+        )
+    return way + ("; a mask that was smoothed or a JPEG once is best exported anew" if len(counts) > SHOWN else "")
 
 
 def mask_values(labels: tuple[Label, ...]) -> list[tuple[int | str, int]]:
