@@ -55,7 +55,10 @@ def data_add(
     ignore: Annotated[str, typer.Option(help="Mask values or classes without truth, joined with '|'.")] = "255",
     mpp: Annotated[float | None, typer.Option(help="um per pixel of the images.")] = None,
     groups: Annotated[
-        str, typer.Option(help="Patient or slide of a tile: a regex on its name with one (group), or a CSV tile,group.")
+        str,
+        typer.Option(
+            help="Patient or slide of a tile: a regex on its name with one (group), a CSV tile,group, or none."
+        ),
     ] = "",
     split: Annotated[
         str,

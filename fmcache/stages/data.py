@@ -14,7 +14,7 @@ from fmcache.errors import ManifestError, SpecError
 from fmcache.manifest import IGNORE, SPLITS, FolderDataset, GeojsonDataset
 from fmcache.stages.entries import check_dataset, check_name, folder_entry, write_entry
 from fmcache.stages.progress import progress
-from fmcache.stages.squares import Wish, check_square, make_squares
+from fmcache.stages.squares import Squares, Wish, check_square, make_squares, seal
 from fmcache.tiles.classes import parse_objects, parse_property
 from fmcache.tiles.folder import Found, find_tiles
 from fmcache.tiles.groups import group_of, likely_groups
@@ -26,6 +26,7 @@ from fmcache.tiles.splits import balanced_split
 from fmcache.tiles.squares import image_sizes, shape_note
 
 DEFAULT_SPLIT = "15/5/10"
+NO_GROUPS = "none"
 
 
 class FileRules(NamedTuple):
@@ -71,7 +72,8 @@ def add(
 
     Every image and mask is read and hashed. The split is that of folders called train, val and test where tiles lie in
     such; else it is balanced by label share and respects groups, and an empty `split` is 15/5/10, scaled to fewer tiles
-    or to whole groups. Comments in the manifest survive. `say` is told, line by line, what is worth knowing.
+    or to whole groups. `groups` of ``none``: tiles have none, whatever folders and squares say. Comments in the
+    manifest survive. `say` is told, line by line, what is worth knowing.
 
     Raises
     ------
@@ -88,21 +90,25 @@ def add(
     )
     check_dataset(name, rule)
     if files.square:
-        into = files.into or manifest.parent / f"{name}-squares"
-        found, rule = _squared(found, rule, manifest, Wish(files.square, files.tile_px, into, replace), say)
+        wish = Wish(files.square, files.tile_px, files.into or manifest.parent / f"{name}-squares", replace)
+        squares = make_squares(rule, found.pairs, wish, lambda line: say(f"note: {line}"))
+        found, rule = _squared(found, squares, manifest, wish, groups)
     with progress(f"reading {name}", len(found.pairs), "tiles") as tick:
         entries, pixels = list_tiles(rule, found.pairs, found.groups, found.root, tick)
     if any(found.splits):
         splits = {str(p): [e.id for e, its in zip(entries, found.splits, strict=True) if its == p] for p in SPLITS}
-        write_entry(manifest, name, folder_entry(rule, list(entries), splits), replace)
         counts = "/".join(str(len(ids)) for ids in splits.values())
-        return f"{manifest}: {name} added, {len(entries)} tiles, split {counts} as in their folders"
-    chosen = balanced_split([e.id for e in entries], [e.group for e in entries], pixels, sizes, seed)
-    splits = {str(part): [entries[i].id for i in at] for part, at in zip(SPLITS, chosen.members, strict=True)}
+        lines = [f"{manifest}: {name} added, {len(entries)} tiles, split {counts} as in their folders"]
+    else:
+        chosen = balanced_split([e.id for e in entries], [e.group for e in entries], pixels, sizes, seed)
+        splits = {str(part): [entries[i].id for i in at] for part, at in zip(SPLITS, chosen.members, strict=True)}
+        lacking = lacking_labels(chosen.members, pixels, rule.label_names, [e.group for e in entries])
+        added = f"{manifest}: {name} added, {len(entries)} tiles: {split_line(chosen, len(entries), sizes)}"
+        lines = [added, *(f"note: {line}" for line in lacking)]
+    if files.square:
+        seal(wish, squares)
     write_entry(manifest, name, folder_entry(rule, list(entries), splits), replace)
-    lacking = lacking_labels(chosen.members, pixels, rule.label_names, [e.group for e in entries])
-    added = f"{manifest}: {name} added, {len(entries)} tiles: {split_line(chosen, len(entries), sizes)}"
-    return "\n".join([added, *(f"note: {line}" for line in lacking)])
+    return "\n".join(lines)
 
 
 def check_mpp(mpp: float | None) -> None:
@@ -121,7 +127,9 @@ def _found(images: Path, masks: Path, groups: str, files: FileRules, say: Callab
     notes = list(found.notes)
     if not files.square and (note := shape_note(image_sizes([pair.image for pair in found.pairs]))):
         notes.append(note)
-    if groups:
+    if groups == NO_GROUPS:
+        found = found._replace(groups=[""] * len(found.pairs))
+    elif groups:
         found = found._replace(groups=group_of(groups, found.pairs, lambda note: notes.append(note)))
     elif not any(found.groups) and not any(found.splits) and (hint := likely_groups(found.pairs)):
         notes.append(hint)
@@ -162,22 +170,19 @@ def _folder_splits(found: Found, split: str, say: Callable[[str], None]) -> list
     return found.splits
 
 
-def _squared(
-    found: Found, rule: FolderDataset | GeojsonDataset, manifest: Path, wish: Wish, say: Callable[[str], None]
-) -> tuple[Found, FolderDataset]:
+def _squared(found: Found, made: Squares, manifest: Path, wish: Wish, asked: str) -> tuple[Found, FolderDataset]:
     """Return squares in place of the images, with the groups and splits of these, and the dataset that reads them."""
-    made = make_squares(rule, found.pairs, wish, lambda line: say(f"note: {line}"))
     groups = found.groups
-    if wish.way == "tile":  # squares of one image show one piece of tissue
+    if wish.way == "tile" and asked != NO_GROUPS:  # squares of one image show one piece of tissue
         groups = [group or pair.id for group, pair in zip(groups, found.pairs, strict=True)]
     root = wish.into.resolve()
-    squares = found._replace(
+    there = found._replace(
         pairs=made.pairs,
         groups=[groups[i] for i in made.sources],
         splits=[found.splits[i] for i in made.sources],
         root=root,
     )
-    return squares, msgspec.structs.replace(made.dataset, root=_listed(root, manifest))
+    return there, msgspec.structs.replace(made.dataset, root=_listed(root, manifest))
 
 
 def _listed(root: Path, manifest: Path) -> str:

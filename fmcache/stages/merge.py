@@ -13,7 +13,8 @@ from fmcache.errors import ManifestError, SpecError, TileError
 from fmcache.identity import whole_file
 from fmcache.manifest import IGNORE
 from fmcache.stages.progress import progress
-from fmcache.tiles.binary import find_masks, merge, parse_sources, read_inside, refuse_empty
+from fmcache.tiles.binary import Inside, find_masks, merge, parse_sources, read_inside, refuse_empty
+from fmcache.tiles.containers import look
 from fmcache.tiles.folder import find_images
 from fmcache.tiles.matching import File
 from fmcache.tiles.scan import scan
@@ -72,7 +73,7 @@ def merge_masks(
     with progress("merging masks", len(kept), "tiles") as tick:
         for image in kept:
             try:
-                drawn = merge([(read_inside(found[label][image.path]), names.index(label)) for label in ranks], rest)
+                drawn = merge([(_inside(found[label][image.path], image), names.index(label)) for label in ranks], rest)
             except TileError as error:
                 problem = f"tile {image.stem}: {error.problem}"
                 raise TileError(
@@ -85,10 +86,26 @@ def merge_masks(
             tick(1)
     refuse_empty(names, pixels, len(kept))
     labels = ",".join(f"{quoted(name)}={i}" for i, name in enumerate(names))
-    note = f"{into}: {len(kept)} masks merged; {overlap:.2%} of pixels lie in several, {ranks[-1]} on top"
+    total = pixels.sum()
+    counts = [*zip(names, pixels, strict=False), *([("ignored", pixels[IGNORE])] if fill == "ignore" else [])]
+    shares = ", ".join(f"{name} {n / total:.0%}" for name, n in counts)
+    note = f"{into}: {len(kept)} masks merged: {shares}; {overlap:.2%} of pixels lie in several, {ranks[-1]} on top"
     if skipped := len(listed) - len(kept):
         note += f"; {skipped} images without the mask of some label passed over"
     return Merged(labels, note, frozenset(mask for of_image in found.values() for mask in of_image.values()))
+
+
+def _inside(mask: Path, image: File) -> Inside:
+    """Return where a mask of one label is set, once it is known to be of the size of its image."""
+    inside, head = read_inside(mask), look(image.path)
+    if head and inside.shape[::-1] != head.size:
+        raise TileError(
+            f"{mask}: mask and image differ in size",
+            expected=f"{head.size[0]} x {head.size[1]} px, as the image",
+            found=f"{inside.shape[1]} x {inside.shape[0]} px",
+            next_step="export the mask again at the size of the image",
+        )
+    return inside
 
 
 def _images(images: Path, sources: dict[str, Path]) -> Sequence[File]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,34 +18,27 @@ from fmcache.identity import canonical_json, differences, sha256_file, whole_fil
 from fmcache.manifest import IGNORE, FolderDataset, GeojsonDataset, Label
 from fmcache.stages.progress import progress
 from fmcache.strict import builtins
+from fmcache.tiles.containers import LARGEST_CUT_PX
 from fmcache.tiles.folder import Pair
-from fmcache.tiles.images import Pixels, read_mask
+from fmcache.tiles.images import Pixels, check_same_size, read_mask
 from fmcache.tiles.names import to_id
-from fmcache.tiles.pictures import read_image
-from fmcache.tiles.squares import (
-    WAYS,
-    Box,
-    Rim,
-    cut_image,
-    cut_mask,
-    cut_picture,
-    dropped_share,
-    plan_boxes,
-    reaches_beyond,
-    read_mask_picture,
-    with_rim,
-)
+from fmcache.tiles.pictures import RAMPS, TRANSPARENT, RawMask, read_image, read_raw_mask
+from fmcache.tiles.rims import Rim, with_rim
+from fmcache.tiles.squares import WAYS, Box, cut_image, cut_raw, dropped_share, picture_of, plan_boxes, reaches_beyond
+from fmcache.tiles.values import read_values, unknown_values
 
 RULES, TABLE = "squares.json", "squares.csv"
 HEADER = ("tile", "image", "image_sha256", "mask", "mask_sha256", "x", "y", "size")
 
 
 class Squares(NamedTuple):
-    """Squares as they were written: pairs, the number of the source of each, and the dataset that reads them."""
+    """Squares as they were written: pairs, the number of the source of each, the dataset that reads them, and the text
+    of a table of where each is from."""
 
     pairs: list[Pair]
     sources: list[int]
     dataset: FolderDataset
+    table: str
 
 
 class Wish(NamedTuple):
@@ -72,53 +66,75 @@ def check_square(way: str, tile_px: int, into: Path | None) -> None:
 def make_squares(
     dataset: FolderDataset | GeojsonDataset, pairs: Sequence[Pair], wish: Wish, say: Callable[[str], None]
 ) -> Squares:
-    """Write the squares of all images and masks, and a table of where each is from; tell what was dropped or padded.
+    """Write the squares of all images and masks; tell what was dropped or padded.
 
-    Values of masks stay what they are; annotated regions are drawn as label ids. Squares that are there are kept.
+    Values of masks stay what they are, but for pixels beyond the image and transparent ones; annotated regions are
+    drawn as label ids. Squares that are there are kept. One image and its mask are in memory at a time.
 
     Raises
     ------
     ManifestError
         When the folder holds other files.
     TileError
-        When a file cannot be read, or a mask not be cut.
+        When a file cannot be read, or a mask not be cut; when masks hold values that no label has, those of all.
     """
-    rim = _rim(dataset)
-    _prepare(wish, _identity(dataset, pairs, wish))
+    reader = dataset if isinstance(dataset, FolderDataset) else _of_label_ids(dataset)
+    rim = with_rim(reader)
+    identity = _identity(dataset, pairs, wish)
+    _prepare(wish, identity)
     rows: list[tuple[object, ...]] = []
     made: list[Pair] = []
     sources: list[int] = []
-    dropped, padded, bare = [], 0, 0
+    unknown: Counter[int] = Counter()
+    dropped, padded, bare, hidden = [], 0, 0, False
     with progress("cutting squares", len(pairs), "images") as tick:
         for at, pair in enumerate(pairs):
-            image = read_image(pair.image)
+            image = read_image(pair.image, LARGEST_CUT_PX)
+            raw = _raw_mask(pair, dataset, image)
             height, width = image.shape[:2]
-            ids = read_mask(pair.mask, dataset, image).mask
             boxes = plan_boxes(width, height, wish.way, wish.tile_px)
             dropped.append(dropped_share(boxes, width, height))
             padded += any(reaches_beyond(box, width, height) for box in boxes)
-            hashes = sha256_file(pair.image), sha256_file(pair.mask)
             for box in boxes:
-                if len(boxes) > 1 and (cut_mask(ids, box) == IGNORE).all():
+                part = cut_raw(raw, box)
+                read = read_values(part, reader)
+                unknown.update(read.unknown)
+                if unknown:
+                    continue
+                if len(boxes) > 1 and (read.mask == IGNORE).all():
                     bare += 1
                     continue
                 square = _square_of(pair, box, wish)
-                _write(square, pair, box, image, ids, dataset, rim)
+                hidden |= bool((part.keys == TRANSPARENT).any())
+                _write(square, pair, cut_image(image, box), part, read.mask, rim)
                 made.append(square)
                 sources.append(at)
-                rows.append((square.id, pair.image, hashes[0], pair.mask, hashes[1], *box))
+                image_sha256, mask_sha256 = identity["sources"][pair.id]
+                rows.append((square.id, pair.image, image_sha256, pair.mask, mask_sha256, *box))
             tick(1)
-    with whole_file(wish.into / TABLE) as file:
-        file.write(_table(rows).encode())
+    if unknown:
+        raise unknown_values(str(pairs[0].mask.parent), unknown, reader)
     say(_summary(wish, len(made), len(pairs), float(np.mean(dropped)), padded, bare))
-    return Squares(made, sources, rim.dataset)
+    return Squares(made, sources, rim.dataset if hidden else reader, _table(rows))
 
 
-def _rim(dataset: FolderDataset | GeojsonDataset) -> Rim:
-    if isinstance(dataset, FolderDataset):
-        return with_rim(dataset)
+def seal(wish: Wish, squares: Squares) -> None:
+    """Write the table of where each square is from: what has one is not replaced unless that is asked for."""
+    with whole_file(wish.into / TABLE) as file:
+        file.write(squares.table.encode())
+
+
+def _of_label_ids(dataset: GeojsonDataset) -> FolderDataset:
     labels = tuple(Label(label.name, label.colour, (i,)) for i, label in enumerate(dataset.labels))
-    return Rim(FolderDataset(labels=labels, root=dataset.root, mpp=dataset.mpp, ignore_values=(IGNORE,)), IGNORE)
+    return FolderDataset(labels=labels, root=dataset.root, mpp=dataset.mpp, ignore_values=(IGNORE,))
+
+
+def _raw_mask(pair: Pair, dataset: FolderDataset | GeojsonDataset, image: Pixels) -> RawMask:
+    if isinstance(dataset, GeojsonDataset):
+        return RawMask(read_mask(pair.mask, dataset, image).mask.astype(np.int32), RAMPS[8], False)
+    raw = read_raw_mask(pair.mask, LARGEST_CUT_PX)
+    check_same_size(pair.mask, raw, image)
+    return raw
 
 
 def _square_of(pair: Pair, box: Box, wish: Wish) -> Pair:
@@ -127,19 +143,18 @@ def _square_of(pair: Pair, box: Box, wish: Wish) -> Pair:
     return Pair(name, wish.into / "images" / f"{name}.png", wish.into / "masks" / f"{name}.png")
 
 
-def _write(
-    square: Pair, pair: Pair, box: Box, image: Pixels, ids: Pixels, dataset: FolderDataset | GeojsonDataset, rim: Rim
-) -> None:
+def _write(square: Pair, pair: Pair, pixels: Pixels, part: RawMask, expected: Pixels, rim: Rim) -> None:
     """Write image and mask of a square where they are not there yet, and see that the mask still says the same."""
-    pixels, expected = cut_image(image, box), cut_mask(ids, box)
     if not square.image.exists():
         _save(square.image, Image.fromarray(pixels))
     if not square.mask.exists():
-        if isinstance(dataset, GeojsonDataset):
-            _save(square.mask, Image.fromarray(expected))
-        else:
-            picture = read_mask_picture(pair.mask, isinstance(rim.value, tuple))
-            _save(square.mask, cut_picture(picture, box, rim.value))
+        try:
+            picture = picture_of(part, rim)
+        except TileError as error:
+            raise TileError(
+                f"{pair.mask}: {error.problem}", expected=error.expected, found=error.found, next_step=error.next_step
+            ) from None
+        _save(square.mask, picture)
     if not np.array_equal(read_mask(square.mask, rim.dataset, pixels).mask, expected):
         square.mask.unlink()
         raise TileError(
@@ -166,11 +181,14 @@ def _identity(dataset: FolderDataset | GeojsonDataset, pairs: Sequence[Pair], wi
 
 
 def _prepare(wish: Wish, identity: dict[str, Any]) -> None:
-    """Make the folder ready: refuse files of others, drop squares that were made otherwise, write what these are."""
+    """Make the folder ready: refuse files of others, drop squares that were made otherwise, write what these are.
+
+    Squares without a table were never listed: labels were corrected since, as happens at a first try.
+    """
     file = wish.into / RULES
     if file.exists():
         changed = differences(msgspec.json.decode(file.read_bytes()), identity)
-        if changed and not wish.replace:
+        if changed and not wish.replace and (wish.into / TABLE).exists():
             raise ManifestError(
                 f"{wish.into} holds squares that were made of other files or by other rules",
                 found="; ".join(changed[:5]),

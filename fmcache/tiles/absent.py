@@ -50,6 +50,8 @@ def absent_values(dataset: FolderDataset, pixels: Counts, n_tiles: int, found: M
         elsewhere = "" if dataset.ignore_values == (IGNORE,) else ", and no more in --ignore"
         meant = f"{names[0][0]}={shown_key(candidates[0])}"
         next_step = f"did you mean {meant} (in --labels{elsewhere})? Else {NEXT_STEP}"
+    if TRANSPARENT in found:
+        next_step += "; where transparent pixels are to be a label, save the masks without transparency"
     return _error(problem, ", ".join(part for part in parts if part), next_step)
 
 

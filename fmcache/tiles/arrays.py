@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import tokenize
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fmcache.errors import TileError
 from fmcache.manifest import MASK_MAX
-from fmcache.tiles.containers import DAMAGED, check_size
+from fmcache.tiles.containers import DAMAGED, LARGEST_PX, check_size
 
 NEXT_STEP = "save label ids as a 2-D array of whole numbers: numpy.save(path, mask.astype('uint8'))"
 
 PLANES = "one plane per class: save numpy.argmax over that axis as a 2-D array; colours: save them as PNG"
 
 
-def read_array(path: Path) -> npt.NDArray[np.int32]:
+def read_array(path: Path, most_px: int = LARGEST_PX) -> npt.NDArray[np.int32]:
     """Return the values of a .npy file, (y, x) int32; a third axis of length 1 is dropped. Nothing in it is executed.
 
     Raises
@@ -44,9 +45,20 @@ def read_array(path: Path) -> npt.NDArray[np.int32]:
             found=found,
             next_step=PLANES if values.ndim == 3 else NEXT_STEP,
         )
-    check_size(path, (values.shape[1], values.shape[0]))
+    check_size(path, (values.shape[1], values.shape[0]), most_px)
+    return whole_numbers(path, values, found, NEXT_STEP)
+
+
+def whole_numbers(path: Path, values: npt.NDArray[Any], found: str, next_step: str) -> npt.NDArray[np.int32]:
+    """Return numbers of any type as int32.
+
+    Raises
+    ------
+    TileError
+        When one is not whole, or not from 0 to 2147483647.
+    """
     if values.dtype.kind == "f" and not (np.isfinite(values).all() and (values == np.rint(values)).all()):
-        raise TileError(f"{path}: mask values that are no whole numbers", found=found, next_step=NEXT_STEP)
+        raise TileError(f"{path}: mask values that are no whole numbers", found=found, next_step=next_step)
     if values.size and (values.min() < 0 or values.max() > MASK_MAX):
         raise TileError(
             f"{path}: mask values below 0 or above {MASK_MAX} (they go from {values.min()} to {values.max()})",

@@ -79,7 +79,8 @@ def read_inside(path: Path) -> Inside:
             f"{path} is no mask of one label",
             expected="0 outside and one value inside",
             found=listed_values(found, lambda n: f"{n} px"),
-            next_step="save it without loss (PNG, TIFF), or pass label images as they are: --masks DIR --labels ...",
+            next_step="save it without loss or smoothed edges; label images and numbered instances are passed as they "
+            "are: --masks DIR --labels 'other=0,nucleus=1-'",
         )
     if (
         raw.is_palette

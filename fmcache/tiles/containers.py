@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,12 +18,17 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import PREFIXES, TiffImageFile
 
 from fmcache.errors import TileError
-from fmcache.tiles.tiff import SIGNED, Page, check_tiff
+from fmcache.tiles.tiff import SIGNED, Page, check_tiff, read_numbers
 
 ORIENTATION = 0x0112  # EXIF tag
 COLOUR_MAP = 320  # TIFF tag
 LARGEST_PX = 178_956_970
 """More is no tile: Pillow's own guard against files that unpack to far more than they are stops there too."""
+
+LARGEST_CUT_PX = 536_870_912
+"""More is not cut into squares by `data add`, which holds image and mask in memory whole."""
+CUT_BYTES = 22
+"""Memory that cutting takes at most for a pixel: measured on an RGBA image with a mask in RGB."""
 
 DAMAGED = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, EOFError, struct.error, zlib.error,
@@ -86,7 +92,27 @@ def kind_of(path: Path) -> str:
     return next((kind for start, kind in STARTS.items() if head.startswith(start)), "")
 
 
-def decode(path: Path, kind: str) -> Decoded:
+class Head(NamedTuple):
+    """What a picture says of itself before its pixels: (width, height), and its Pillow mode."""
+
+    size: tuple[int, int]
+    mode: str
+
+
+def look(path: Path) -> Head | None:
+    """Return what a PNG, JPEG, BMP or TIFF says of itself; None when it cannot be read: who reads it will say why."""
+    try:
+        kind = kind_of(path)
+        if kind not in READERS:
+            return None
+        with warnings.catch_warnings(), READERS[kind](path) as picture:
+            warnings.simplefilter("ignore")  # whoever reads the pixels says what is wrong
+            return Head(picture.size, picture.mode)
+    except (TileError, *DAMAGED):
+        return None
+
+
+def decode(path: Path, kind: str, most_px: int = LARGEST_PX) -> Decoded:
     """Return the pixels of a PNG, JPEG, BMP or TIFF, or of a picture of another kind that Pillow reads.
 
     Raises
@@ -100,11 +126,13 @@ def decode(path: Path, kind: str) -> Decoded:
         if kind == "TIFF":
             with path.open("rb") as file:
                 page = check_tiff(file, path)
-            check_size(path, page.size)
+            check_size(path, page.size, most_px)
+            if page.bits == 64 and page.samples == 1 and page.photometric == 1:
+                return Decoded("F", read_numbers(path), 64, None, None, page)
         with READERS[kind](path) if kind in READERS else Image.open(path) as picture:
-            return _loaded(path, picture, kind, page)
+            return _loaded(path, picture, kind, page, most_px)
     except Image.DecompressionBombError as reason:
-        raise too_large(path, str(reason)) from None
+        raise _too_large(path, str(reason), most_px) from None
     except TileError:
         raise
     except DAMAGED as reason:
@@ -115,24 +143,33 @@ def decode(path: Path, kind: str) -> Decoded:
         ) from None
 
 
-def check_size(path: Path, size: tuple[int, int]) -> None:
-    """Raise TileError when an image of `size` (width, height) is too large for a tile."""
-    if size[0] * size[1] > LARGEST_PX:
-        raise too_large(path, f"{size[0]} x {size[1]} px, {size[0] * size[1] / 1e6:.0f} megapixels")
+def check_size(path: Path, size: tuple[int, int], most_px: int = LARGEST_PX) -> None:
+    """Raise TileError when an image of `size` (width, height) has more than `most_px` pixels."""
+    if size[0] * size[1] > most_px:
+        raise _too_large(path, f"{size[0]} x {size[1]} px, {size[0] * size[1] / 1e6:.0f} megapixels", most_px)
 
 
-def too_large(path: Path, found: str) -> TileError:
-    """Return the error that an image is too large for a tile."""
+def _too_large(path: Path, found: str, most_px: int) -> TileError:
+    elsewhere = "fmcache data cut for slides with annotations, else any tool that saves crops"
+    if most_px > LARGEST_PX:
+        return TileError(
+            f"{path} is too large to be cut into squares here, where it is held in memory whole",
+            expected=f"at most {most_px / 1e6:.0f} megapixels, which take {most_px * CUT_BYTES / 1e9:.0f} GB",
+            found=found,
+            next_step=f"cut it with {elsewhere}",
+        )
     return TileError(
         f"{path} is too large for a tile",
         expected=f"at most {LARGEST_PX / 1e6:.0f} megapixels; tiles are usually 256 to 2048 px wide",
         found=found,
-        next_step="cut it into tiles: fmcache data cut for slides with annotations, else any tool that saves crops",
+        next_step="cut it into squares: --square tile --tile-px 512 of fmcache data add, for pictures of up to "
+        f"{LARGEST_CUT_PX / 1e6:.0f} megapixels (which take {LARGEST_CUT_PX * CUT_BYTES / 1e9:.0f} GB of memory); "
+        f"else {elsewhere}",
     )
 
 
-def _loaded(path: Path, picture: ImageFile.ImageFile, kind: str, page: Page | None) -> Decoded:
-    check_size(path, picture.size)
+def _loaded(path: Path, picture: ImageFile.ImageFile, kind: str, page: Page | None, most_px: int) -> Decoded:
+    check_size(path, picture.size, most_px)
     _check_single(path, picture, kind)
     if kind == "BMP":
         _check_bmp(path, picture)

@@ -135,7 +135,8 @@ def _no_masks(of_images: Scan, of_masks: Scan) -> ManifestError:
         f"{of_masks.base}: none of its files is told as a mask",
         expected=f"folders images/ and masks/ in it; or {RULE}; or a JPEG image and a lossless mask of one name",
         found=some([shown(file) for file in of_masks.files]),
-        next_step="say which by patterns, such as --images 'DIR/*_HE.png' --masks 'DIR/*_tumour.png'",
+        next_step="say which by patterns, such as --images 'DIR/*_HE.png' --masks 'DIR/*_tumour.png', or by folders, "
+        "such as --images DIR/JPEGImages --masks DIR/SegmentationClass, or 'DIR/Slide_*/*.png' and 'DIR/GT_*/*.png'",
     )
 
 
@@ -218,12 +219,17 @@ def _tell_lone(matched: Matched, skip: bool, notes: list[str]) -> None:
 
 def _nothing_pairs(matched: Matched) -> ManifestError:
     images, masks = ([shown(file) for file in lone] for lone in matched[1:])
+    per_image = [Counter(file.place for file in lone) for lone in matched[1:]]
+    if set(per_image[0].values()) == {1} and all(per_image[1][place] > 1 for place in per_image[0] if place):
+        way = "where each object has a mask of its own, merge those of an image into one that numbers them from 1 on"
+    else:
+        way = "rename them"
     return ManifestError(
         "no image and mask go together by their names",
         expected=RULE,
         found=f"images: {some(images, 3)}; masks: {some(masks, 3)}",
-        next_step="rename them, or say where the name of the tile stands in that of the mask, such as "
-        "--masks 'masks/*_tumour.png'",
+        next_step=f"{way}, or say where the name of the tile stands in that of the mask, such as "
+        "--masks 'masks/*_tumour.png', or in folders, such as --masks 'set/GT_*/*.png'",
     )
 
 

@@ -109,14 +109,9 @@ def read_mask(
     """
     height, width = image.shape[:2]
     if isinstance(dataset, FolderDataset):
-        mask, found, strange, palette = read_values(read_raw_mask(path), dataset)
-        if mask.shape != (height, width):
-            raise TileError(
-                f"{path}: mask and image differ in size",
-                expected=f"{width} x {height} px, as the image",
-                found=f"{mask.shape[1]} x {mask.shape[0]} px",
-                next_step="export the mask again at the size of the image",
-            )
+        raw = read_raw_mask(path)
+        check_same_size(path, raw, image)
+        mask, found, strange, palette = read_values(raw, dataset)
         if strange and unknown is None:
             raise unknown_values(str(path), strange, dataset)
         if unknown is not None:
@@ -139,6 +134,18 @@ def read_mask(
             f"{path}: {error.problem}", expected=error.expected, found=error.found, next_step=error.next_step
         ) from None
     return Drawn(drawn.mask, drawn.overlap, tuple(sorted(notes.items())))
+
+
+def check_same_size(path: Path, raw: RawMask, image: Pixels) -> None:
+    """Raise TileError when a mask is of another size than its image."""
+    (rows, columns), (height, width) = raw.keys.shape, image.shape[:2]
+    if (rows, columns) != (height, width):
+        raise TileError(
+            f"{path}: mask and image differ in size",
+            expected=f"{width} x {height} px, as the image",
+            found=f"{columns} x {rows} px",
+            next_step="export the mask again at the size of the image",
+        )
 
 
 def to_label_ids(raw: RawMask, dataset: FolderDataset, path: Path) -> Pixels:

@@ -100,7 +100,7 @@ def _ambiguous(one: File, before: File, other: File, of_image: bool) -> Manifest
         f"{one.path} could belong to two {kind}: {before.path.name} and {other.path.name}",
         expected="one mask for an image, and one image for a mask",
         next_step=f"move one of them elsewhere, or say which by a pattern in which * is the name of the tile: "
-        f"{flag} '{pattern_for(other, one)}'",
+        f"{flag} '{pattern_for(before, one)}' or {flag} '{pattern_for(other, one)}'",
     )
 
 

@@ -10,14 +10,16 @@ from fmcache.manifest import NAME_BYTES, RESERVED_NAMES, Split, is_name, is_name
 
 _MASK = (
     "mask|masks|label|labels|labelled|labeled|labelmap|seg|segm|segmentation|segmentations|gt|ground[-_ ]?truth|truth|"
-    "anno|annot|annotated|annotation|annotations|manual|target|tissue|nuclei"
+    "anno|annot|annotated|annotation|annotations|manual|target|lbl|inst|instances?|semantic|binary|bin[-_ ]mask|"
+    "simple[-_ ]segmentation|cp[-_ ]masks?|fuse"
 )
+_DRAWN = f"{_MASK}|tissue|nuclei"  # what is drawn marks a file as its mask; folders of these names may hold images
 _IMAGE = "image|images|img|im|rgb|tile|patch|he|h&e|original|orig|raw|input"
 _SIGNS = "[-_. ]"
 _AFFIXES = {
     "mask": (
-        re.compile(rf"{_SIGNS}+({_MASK})$", re.IGNORECASE),
-        re.compile(rf"^({_MASK}){_SIGNS}+", re.IGNORECASE),
+        re.compile(rf"{_SIGNS}+({_DRAWN})$", re.IGNORECASE),
+        re.compile(rf"^({_DRAWN}){_SIGNS}+", re.IGNORECASE),
         re.compile(r"(\.ome)?\.(png|tiff?|jpe?g|bmp)$", re.IGNORECASE),  # a.tif.geojson belongs to a.tif
     ),
     "image": (
@@ -39,6 +41,8 @@ _SPLITS: dict[str, Split] = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
     "testing": "test",
 }  # fmt: skip
+
+_CLUTTER = ("thumbs.db", "desktop.ini", "__macosx", "ehthumbs.db", "@eadir")
 
 RULE = (
     "a mask called as its image, but for the file ending and what marks a mask at either end (upper or lower case): "
@@ -70,7 +74,7 @@ def stripped(stem: str, kind: str, times: int) -> set[str]:
 
 def is_clutter(name: str) -> bool:
     """Return whether a file or folder is what systems leave behind (``._a.png``, ``.DS_Store``), or is hidden."""
-    return name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini", "__macosx", "ehthumbs.db")
+    return name.startswith(".") or name.lower() in _CLUTTER
 
 
 def role_of(folder: str) -> str:

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, UnidentifiedImageError
-
 from fmcache.errors import ManifestError
+from fmcache.tiles.containers import look
 from fmcache.tiles.matching import File
 from fmcache.tiles.names import stripped
 from fmcache.tiles.scan import Scan
@@ -51,7 +50,10 @@ def part(of_images: Scan, of_masks: Scan, pictures: list[File], drawn: list[File
         masks = _masks_among(drawn)
         pictures = [file for file in pictures if file.path not in masks]
         drawn = [file for file in drawn if file.path in masks]
-    return Parted([f for f in pictures if f.role != "mask"], [f for f in drawn if f.role != "image"], [])
+    # folders that were named with a flag hold what they were named for, whatever those below them are called
+    named = base != mask_base
+    images = [f for f in pictures if f.role != "mask"] or pictures * named
+    return Parted(images, [f for f in drawn if f.role != "image"] or drawn * named, [])
 
 
 def _masks_among(files: Sequence[File]) -> set[Path]:
@@ -91,8 +93,5 @@ def _mask_of_twins(twins: Sequence[File]) -> Path:
 
 
 def _in_colour(path: Path) -> bool:
-    try:
-        with Image.open(path) as picture:
-            return picture.mode not in ("1", "L", "LA", "P", "PA", "I", "I;16", "I;16B", "I;16L", "F")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return True  # whoever reads it will say what is wrong with it
+    head = look(path)
+    return head is None or head.mode not in ("1", "L", "LA", "P", "PA", "I", "I;16", "I;16B", "I;16L", "F")

@@ -11,8 +11,8 @@ from PIL import Image
 
 from fmcache.errors import TileError
 from fmcache.manifest import MASK_MAX
-from fmcache.tiles.arrays import read_array
-from fmcache.tiles.containers import Decoded, decode, kind_of
+from fmcache.tiles.arrays import read_array, whole_numbers
+from fmcache.tiles.containers import LARGEST_PX, Decoded, decode, kind_of
 from fmcache.tiles.tiff import LOSSY
 
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
@@ -42,7 +42,7 @@ class RawMask(NamedTuple):
     is_palette: bool
 
 
-def read_image(path: Path) -> Pixels:
+def read_image(path: Path, most_px: int = LARGEST_PX) -> Pixels:
     """Return an image file as RGB, (y, x, colour) uint8. Grey and palette images become RGB, transparent pixels white.
 
     Raises
@@ -58,7 +58,7 @@ def read_image(path: Path) -> Pixels:
             found=f"a {kind}" if kind else "first bytes that none of them has",
             next_step="save the image as 8-bit RGB, as PNG or TIFF",
         )
-    found = decode(path, kind)
+    found = decode(path, kind, most_px)
     if found.mode not in ("RGB", "L", "P", "1") or found.values.dtype == np.int8:
         mode = "L, signed" if found.values.dtype == np.int8 else found.mode
         raise TileError(
@@ -79,7 +79,7 @@ def over_white(picture: Image.Image, alpha: Image.Image) -> Pixels:
     return np.asarray(white, dtype=np.uint8)
 
 
-def read_raw_mask(path: Path) -> RawMask:
+def read_raw_mask(path: Path, most_px: int = LARGEST_PX) -> RawMask:
     """Return a mask file as it is: numbers that are stored, colours that are shown, and what cannot be seen.
 
     RGB pictures without colour are grey values.
@@ -92,7 +92,7 @@ def read_raw_mask(path: Path) -> RawMask:
     """
     kind = kind_of(path)
     if kind == ARRAY:
-        return RawMask(read_array(path), np.zeros((0, 3), dtype=np.uint8), False)
+        return RawMask(read_array(path, most_px), np.zeros((0, 3), dtype=np.uint8), False)
     if kind in LOSSY_KINDS:
         raise _lossy(path, f"a picture in {kind}", kind)
     if kind not in LOSSLESS_KINDS:
@@ -102,7 +102,7 @@ def read_raw_mask(path: Path) -> RawMask:
             found=f"a {kind}" if kind else "first bytes that none of them has",
             next_step="save the mask as PNG or TIFF, or as .npy with numpy.save",
         )
-    found = decode(path, kind)
+    found = decode(path, kind, most_px)
     if found.page and (codec := LOSSY.get(found.page.compression)):
         raise _lossy(path, f"a TIFF compressed by {codec}", codec)
     if found.page and found.page.photometric == 0:
@@ -112,10 +112,10 @@ def read_raw_mask(path: Path) -> RawMask:
             next_step="save it with 0 as black, as PNG or TIFF (ImageJ: Image > Lookup Tables > Grays, then save; "
             "tifffile: mask.astype('uint8'))",
         )
-    if found.mode not in ("RGB", "L", "P", "1", "I;16", "I;16B", "I"):
+    if found.mode not in ("RGB", "L", "P", "1", "I;16", "I;16B", "I", "F"):
         raise TileError(
             f"{path}: a mask of mode {found.mode} is not read",
-            expected="grey (8, 16 or 32 bits), palette or RGB",
+            expected="grey (8 to 64 bits), palette or RGB",
             next_step="export label ids as an 8-bit PNG, numbered instances as a 16-bit one",
         )
     keys, colours = _keys(path, found)
@@ -132,11 +132,18 @@ def read_raw_mask(path: Path) -> RawMask:
 
 def _keys(path: Path, found: Decoded) -> tuple[npt.NDArray[np.int32], Pixels]:
     if found.mode == "RGB":
-        red, green, blue = (found.values[..., i].astype(np.int32) for i in range(3))
+        red, green, blue = (np.asarray(found.values[..., i], dtype=np.uint8) for i in range(3))
         seen = slice(None) if found.alpha is None else found.alpha > 0
+        keys = red.astype(np.int32)
         if (red == green)[seen].all() and (red == blue)[seen].all():
-            return red, RAMPS[8]
-        return -1 - ((red << 16) + (green << 8) + blue), RAMPS[8][:0]
+            return keys, RAMPS[8]
+        for band in (green, blue):  # in place: masks that are cut into squares are large
+            keys <<= 8
+            keys |= band
+        return np.invert(keys, out=keys), RAMPS[8][:0]
+    if found.mode == "F":
+        next_step = "export label ids as an 8-bit PNG, numbered instances as a 16-bit one"
+        return whole_numbers(path, found.values, str(found.page or "numbers with a point"), next_step), RAMPS[8][:0]
     keys = found.values.astype(np.int32)
     if keys.size and (least := int(keys.min())) < 0:
         if found.page and found.page.bits == 32 and found.page.sample_format != 2:

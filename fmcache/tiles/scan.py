@@ -25,10 +25,16 @@ ADVICE = {
     ".npz": "save each array as NAME.npy: numpy.save('NAME.npy', numpy.load('NAME.npz')['KEY'])",
     ".mat": "save each label array as NAME.npy: numpy.save('NAME.npy', scipy.io.loadmat('NAME.mat')['KEY'])",
     ".h5": "save each array as a PNG, or as NAME.npy",
+    **dict.fromkeys((".nrrd", ".nii", ".nii.gz", ".mha", ".mhd"), "save each as NAME.npy: numpy.save('NAME.npy', "
+    "SimpleITK.GetArrayFromImage(SimpleITK.ReadImage('NAME.nrrd')))"),
     **dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".rar", ".7z"), "unpack it first"),
     **dict.fromkeys((".webp", ".gif", ".heic", ".jp2", ".avif", ".jxl"), "convert it to PNG"),
     **dict.fromkeys((".svg", ".pdf", ".eps"), "export it as PNG, at the size of the image"),
 }  # fmt: skip
+IMAGE_ARRAYS = (
+    "arrays are read as masks only: save each image as PNG, PIL.Image.fromarray(a[i].astype('uint8')).save(f'{i}.png') "
+    "of a = numpy.load('images.npy')"
+)
 
 
 class Scan(NamedTuple):
@@ -45,19 +51,21 @@ class Scan(NamedTuple):
     def strangers(self, suffixes: Sequence[str]) -> Counter[str]:
         """Return how many other files there are of kinds that people have, by ending."""
         readable = {file.path for file in self.of(suffixes)}
-        endings = (file.path.suffix.lower() for file in self.files if file.path not in readable)
+        endings = (_ending(file.path) for file in self.files if file.path not in readable)
         return Counter(ending for ending in endings if ending in ADVICE)
 
 
 def scan(place: Path) -> Scan:
-    """Return what lies in a folder and a few folders below; or what a pattern names whose ``*`` is the tile's name.
+    """Return what lies in a folder and a few folders below; or what a pattern names.
+
+    In a pattern, the last ``*`` is the name of the tile. One for a folder, as in ``set/Slide_*/*.png``, is its place.
 
     Raises
     ------
     ManifestError
         When there is no such folder, or a name is no text.
     """
-    base, pattern = (place.parent, place.name) if "*" in place.name else (place, "")
+    base, pattern = _parsed(place)
     if not base.is_dir():
         raise ManifestError(
             f"{base} is no folder",
@@ -65,27 +73,47 @@ def scan(place: Path) -> Scan:
             found="a file" if base.exists() else "nothing of this name",
             next_step="check --images and --masks",
         )
-    named = re.compile("(.+)".join(re.escape(piece) for piece in pattern.split("*", 1))) if pattern else None
-    return Scan(base, pattern, sorted(_walk(base, (), named, DEPTH), key=lambda file: file.path.as_posix()))
+    named = [_rule(part) for part in pattern.split("/")] if pattern else []
+    files = (_named(path, place, named) for path, place in _walk(base, (), DEPTH))
+    return Scan(base, pattern, sorted((file for file in files if file), key=lambda file: file.path.as_posix()))
 
 
-def _walk(folder: Path, place: tuple[str, ...], named: re.Pattern[str] | None, depth: int) -> Iterator[File]:
+def _parsed(place: Path) -> tuple[Path, str]:
+    """Return the folder that is looked into, and the pattern below it if there is one."""
+    at = next((i for i, part in enumerate(place.parts) if "*" in part), len(place.parts))
+    return (place, "") if place.is_dir() else (Path(*place.parts[:at]), "/".join(place.parts[at:]))
+
+
+def _rule(part: str) -> re.Pattern[str]:
+    return re.compile("(.+)".join(re.escape(piece) for piece in re.sub(r"\*+", "*", part).split("*", 1)))
+
+
+def _walk(folder: Path, place: tuple[str, ...], depth: int) -> Iterator[tuple[Path, tuple[str, ...]]]:
     for path in folder.iterdir():
         if is_clutter(path.name):
             continue
         if path.is_dir():
             if depth:
-                yield from _walk(path, (*place, path.name), named, depth - 1)
-            continue
-        found = named.fullmatch(path.name) if named else None
-        if named and not found:
-            continue
-        try:
-            path.name.encode()
-        except UnicodeEncodeError:
-            raise ManifestError(f"{str(path)!a}: the name of this file is not text", next_step="rename it") from None
-        stem = unicodedata.normalize("NFC", found[1]) if found else stem_of(path.name)
-        yield _file(path, place, stem)
+                yield from _walk(path, (*place, path.name), depth - 1)
+        elif path.is_file() or path.is_symlink():  # a pipe would be waited for
+            yield path, place
+
+
+def _named(path: Path, place: tuple[str, ...], named: Sequence[re.Pattern[str]]) -> File | None:
+    """Return a file by its name, or None when a pattern does not fit it; one of a single part fits in any folder."""
+    try:
+        path.name.encode()
+    except UnicodeEncodeError:
+        raise ManifestError(f"{str(path)!a}: the name of this file is not text", next_step="rename it") from None
+    if not named:
+        return _file(path, place, stem_of(path.name))
+    parts = (*place, path.name)[-1:] if len(named) == 1 else (*place, path.name)
+    found = [rule.fullmatch(part) for rule, part in zip(named, parts, strict=False)]
+    if len(named) != len(parts) or not all(found):
+        return None
+    *folders, stem = [match[1] if match and match.re.groups else "" for match in found]
+    place = place if len(named) == 1 else tuple(folder for folder in folders if folder)
+    return _file(path, place, unicodedata.normalize("NFC", stem) or stem_of(path.name))
 
 
 def _file(path: Path, place: tuple[str, ...], stem: str) -> File:
@@ -101,6 +129,10 @@ def _file(path: Path, place: tuple[str, ...], stem: str) -> File:
         else:
             kept.append(unicodedata.normalize("NFC", folder))
     return File(path, tuple(kept), stem, role)
+
+
+def _ending(path: Path) -> str:
+    return ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower()
 
 
 def choose_level(files: Sequence[File]) -> tuple[list[File], list[File]]:
@@ -151,12 +183,15 @@ def stranger_notes(scanned: Scan, suffixes: Sequence[str]) -> list[str]:
 
 def nothing_there(scanned: Scan, what: str, suffixes: Sequence[str]) -> ManifestError:
     """Return the error for a folder without images or masks: what was looked for, what is there, what to do with it."""
-    endings = Counter(file.path.suffix.lower() or "no ending" for file in scanned.files)
+    endings = Counter(_ending(file.path) or "no ending" for file in scanned.files)
     strangers = scanned.strangers(suffixes)
+    advice = dict.fromkeys(ADVICE[ending] for ending in strangers)
+    if what == "images" and endings[".npy"]:
+        advice[IMAGE_ARRAYS] = None
     at = f"{scanned.base / scanned.pattern} fits no {what}" if scanned.pattern else f"{scanned.base} holds no {what}"
     return ManifestError(
         at,
         expected=", ".join(suffixes),
         found=", ".join(f"{n} {ending}" for ending, n in endings.most_common(6)) or "no files",
-        next_step="; ".join(dict.fromkeys(ADVICE[ending] for ending in strangers)) or "check the path",
+        next_step="; ".join(advice) or "check the path",
     )

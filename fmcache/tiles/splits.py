@@ -87,8 +87,9 @@ def _too_few(tiles: Numbers, grouped: bool) -> SpecError:
     return SpecError(
         "a split that parts no patient or slide needs 3 of them or more: one each to train, to validate and to test on",
         found=f"{len(tiles)} of them, with {_listed(tiles)} tiles",
-        next_step="add tiles of other patients or slides; or list the tiles without groups (tiles of one patient are "
-        "then in several splits, and test scores look better than they would on a new one)",
+        next_step="add tiles of other patients or slides; or list the tiles without groups, fmcache data add "
+        "--groups none (tiles of one patient are then in several splits, and test scores look better than they would "
+        "on a new one)",
     )
 
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-import msgspec
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+import numpy.typing as npt
+from PIL import Image
 
 from fmcache.errors import TileError
-from fmcache.manifest import IGNORE, FolderDataset, mask_span
-from fmcache.tiles.images import Pixels
+from fmcache.tiles.containers import look
+from fmcache.tiles.pictures import TRANSPARENT, Pixels, RawMask
+from fmcache.tiles.rims import MOST, Rim
+from fmcache.tiles.values import reads_by_colour, shown_keys
 
 WAYS = ("crop", "tile", "pad")
-DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 SHOWN = 4
+Value = TypeVar("Value", bound=np.generic)
 
 
 class Box(NamedTuple):
@@ -66,13 +67,13 @@ def cut_image(image: Pixels, box: Box) -> Pixels:
     return np.pad(inner, (*rims, (0, 0)), mode="reflect") if any(map(any, rims)) else inner
 
 
-def cut_mask(mask: Pixels, box: Box) -> Pixels:
-    """Return the square of label ids, (y, x) uint8, 255 where it lies beyond the image."""
-    inner, rims = _inner(mask, box)
-    return np.pad(inner, rims, constant_values=IGNORE)
+def cut_raw(raw: RawMask, box: Box) -> RawMask:
+    """Return the square of a mask; what lies beyond the image cannot be seen (`TRANSPARENT`), so it is ignored."""
+    inner, rims = _inner(raw.keys, box)
+    return raw._replace(keys=np.pad(inner, rims, constant_values=TRANSPARENT))
 
 
-def _inner(array: Pixels, box: Box) -> tuple[Pixels, tuple[tuple[int, int], tuple[int, int]]]:
+def _inner(array: npt.NDArray[Value], box: Box) -> tuple[npt.NDArray[Value], tuple[tuple[int, int], tuple[int, int]]]:
     """Return the part of a square in the array, and how far it reaches beyond: (top, bottom), (left, right)."""
     height, width = array.shape[:2]
     rims = (
@@ -82,92 +83,41 @@ def _inner(array: Pixels, box: Box) -> tuple[Pixels, tuple[tuple[int, int], tupl
     return array[max(0, box.y) : box.y + box.size, max(0, box.x) : box.x + box.size], rims
 
 
-class Rim(NamedTuple):
-    """A dataset whose `ignore_values` hold a value for what lies beyond the image, and that value: grey or RGB."""
+def picture_of(square: RawMask, rim: Rim) -> Image.Image:
+    """Return a mask as a picture to save as PNG: numbers of 8 or 16 bits, with their palette, or colours in RGB.
 
-    dataset: FolderDataset
-    value: int | tuple[int, int, int]
-
-
-def with_rim(dataset: FolderDataset) -> Rim:
-    """Return a value that means ignored pixels; one that no label has is added where the dataset ignores none."""
-    values = [value for label in dataset.labels for value in label.values] or list(range(len(dataset.labels)))
-    colours = any(str(value).startswith("#") for value in values)
-    for value in dataset.ignore_values:
-        if str(value).startswith("#") == colours:
-            low = mask_span(value)[0]
-            return Rim(dataset, _rgb(low) if colours else low)
-    spans = [mask_span(value) for value in (*values, *dataset.ignore_values)]
-    candidates = [-1 - (n << 16 | n << 8 | n) for n in range(255, -1, -1)] if colours else range(255, -1, -1)
-    free = next((c for c in candidates if not any(low <= c <= high for low, high in spans)), None)
-    if free is None:
-        raise TileError(
-            "no mask value is left to mark what lies beyond an image",
-            expected="a value from 0 to 255 that no label has",
-            next_step="--square crop, or --square tile with a smaller --tile-px",
-        )
-    text: int | str = f"#{-1 - free:06x}" if colours else free
-    changed = msgspec.structs.replace(dataset, ignore_values=(*dataset.ignore_values, text))
-    return Rim(changed, _rgb(free) if colours else free)
-
-
-def _rgb(packed: int) -> tuple[int, int, int]:
-    number = -1 - packed
-    return number >> 16, number >> 8 & 255, number & 255
-
-
-def read_mask_picture(path: Path, in_colour: bool) -> Image.Image:
-    """Return a mask file as a picture whose pixels are its values, palette and all; in RGB when values are colours.
+    What cannot be seen gets the value of `rim`, and so does its entry of every palette, or palettes would differ by it.
 
     Raises
     ------
     TileError
-        When it cannot be read, or its values do not fit into 16 bits.
+        When a number does not fit into 16 bits, or no value is left to say that a pixel is ignored.
     """
-    if path.suffix.lower() == ".npy":
-        values = np.load(path)
-        return _deep(values, path) if values.ndim == 2 and values.dtype != np.uint8 else Image.fromarray(values)
-    try:
-        with Image.open(path) as opened:
-            opened.load()
-            picture = opened.copy()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as reason:
-        raise TileError(f"{path} cannot be read as an image", found=str(reason)[:200]) from None
-    if picture.mode == "1":
-        return Image.fromarray(np.asarray(picture).astype(np.uint8))
-    if picture.mode in DEEP:
-        return _deep(np.asarray(picture), path)
-    return picture.convert("RGB") if in_colour and picture.mode == "P" else picture
-
-
-def _deep(values: np.ndarray, path: Path) -> Image.Image:
-    if values.size and not 0 <= values.min() <= values.max() <= 65535:
+    hidden = square.keys == TRANSPARENT
+    keys = shown_keys(square) if reads_by_colour(rim.dataset) else square.keys.copy()
+    in_colour = reads_by_colour(rim.dataset) or bool((keys[~hidden] < 0).any())
+    if hidden.any():
+        keys[hidden] = rim.key(in_colour)
+    if in_colour:
+        return Image.fromarray(np.stack([(~keys >> shift & 255) for shift in (16, 8, 0)], axis=-1).astype(np.uint8))
+    most = int(keys.max())
+    if most > MOST:
         raise TileError(
-            f"{path}: values of this mask do not fit into a PNG",
-            expected="0 to 65535",
-            found=f"{values.min()} to {values.max()}",
+            "values of this mask do not fit into a PNG",
+            expected=f"0 to {MOST}",
+            found=f"{int(keys.min())} to {most}",
             next_step="number the instances from 1 on in each mask, or cut the squares yourself",
         )
-    return Image.fromarray(values.astype(np.uint16))
-
-
-def cut_picture(picture: Image.Image, box: Box, rim: int | tuple[int, int, int]) -> Image.Image:
-    """Return the square of a mask picture: same values, same palette, `rim` where it lies beyond the image."""
-    inner, ((top, _), (left, _)) = _inner(np.asarray(picture), box)
-    colour = (rim, rim, rim) if isinstance(rim, int) else rim
-    bands = inner.shape[2] if inner.ndim == 3 else 1
-    fill = {1: colour[:1], 2: (colour[0], 255), 3: colour, 4: (*colour, 255)}
-    deep = inner.dtype == np.uint8 and max(colour) > 255
-    square = np.empty((box.size, box.size, bands), dtype=np.uint16 if deep else inner.dtype)
-    square[:] = fill[bands]
-    square[top : top + inner.shape[0], left : left + inner.shape[1]] = inner.reshape(*inner.shape[:2], bands)
-    made = Image.fromarray(square[..., 0] if bands == 1 else square)
-    if picture.mode == "P" and not deep:
+    if most > 255 or not len(square.colours):
+        return Image.fromarray(keys.astype(np.uint16))
+    made = Image.fromarray(keys.astype(np.uint8))
+    if square.is_palette:
+        palette = np.full((256, 3), 128, dtype=np.uint8)  # whole, or PNG would cut the rim's value
+        palette[: len(square.colours)] = square.colours
+        if rim.number is not None and rim.number < 256:
+            palette[rim.number] = 128
         made = made.convert("P")
-        palette = picture.getpalette() or []
-        made.putpalette([*palette, *[128] * (768 - len(palette))])  # whole, or PNG would cut the rim's value
-        if "transparency" in picture.info:
-            made.info["transparency"] = picture.info["transparency"]
+        made.putpalette(palette.tobytes())
     return made
 
 
@@ -175,14 +125,8 @@ def image_sizes(paths: Sequence[Path]) -> Counter[tuple[int, int]]:
     """Return how many images have each (width, height), of those whose first bytes can be read."""
     sizes: Counter[tuple[int, int]] = Counter()
     for path in paths:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # no pixel is read here
-                picture = Image.open(path)
-            with picture:
-                sizes[picture.size] += 1
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            continue  # whoever reads the pixels says what is wrong
+        if (head := look(path)) is not None:
+            sizes[head.size] += 1
     return sizes
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import rasterio
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from rasterio.errors import NotGeoreferencedWarning
@@ -64,6 +65,12 @@ def check_tiff(file: BinaryIO, path: Path) -> Page:
         When there are other pages, several planes or channels under one directory, channels of unknown meaning, or the
         page is to be shown rotated or is itself a smaller version.
     """
+    file.seek(0)
+    if file.read(4) == b"MM\0\x2b":
+        raise TileError(
+            f"{path} is a BigTIFF with the high byte first, which is not read",
+            next_step="save it as PNG, or as TIFF with the low byte first (tifffile: byteorder='<')",
+        )
     first, *others = _pages(file)
     next_step = "save the plane or channels that are the tile as a file of their own, as PNG or TIFF"
     if odd := [page for page in others if not (page.reduced and _within(page, first))]:
@@ -91,6 +98,14 @@ def check_tiff(file: BinaryIO, path: Path) -> Page:
             next_step="save it upright, without the tag",
         )
     return first
+
+
+def read_numbers(path: Path) -> npt.NDArray[np.generic]:
+    """Return the values (y, x) of a TIFF of one channel, of any type: Pillow reads none of 64 bits."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path) as file:
+            return np.asarray(file.read(1))
 
 
 def _unexplained(path: Path, page: Page) -> bool:
@@ -125,8 +140,6 @@ def _at(file: BinaryIO, offsets: tuple[int, ...]) -> list[Page]:
 def _header(file: BinaryIO) -> bytes:
     file.seek(0)
     header = file.read(16)
-    if header.startswith(b"MM\0\x2b"):
-        raise OSError("a BigTIFF with the high byte first, which Pillow does not read")
     return header if header[2] == BIG else header[:8]
 
 

@@ -12,10 +12,13 @@ import numpy.typing as npt
 from fmcache.errors import TileError
 from fmcache.manifest import IGNORE, FolderDataset, Label, mask_span
 from fmcache.tiles.pictures import TRANSPARENT, Pixels, RawMask
+from fmcache.tiles.words import quoted
 
 Keys = npt.NDArray[np.int32]
 UNKNOWN = -1
 SHOWN = 8
+MANY = 256
+"""Colours that no set of labels has."""
 
 
 class Palette(NamedTuple):
@@ -50,7 +53,7 @@ def read_values(raw: RawMask, dataset: FolderDataset) -> Reading:
     keys = shown if by_colour else stored
     table = _meaning(keys, meanings)
     if not by_colour and not raw.is_palette:
-        of_colour = _meaning(shown, [(value, label) for value, label in meanings if _is_colour(value)])
+        of_colour = _meaning(shown, [(value, label) for value, label in meanings if is_colour(value)])
         table = np.where(of_colour == UNKNOWN, table, of_colour)
     table[stored == TRANSPARENT] = IGNORE
     found, unknown = Counter[int](), Counter[int]()
@@ -70,10 +73,26 @@ def unknown_values(where: str, counts: Mapping[int, int], dataset: FolderDataset
         f"{where}: mask values that no label has",
         expected=", ".join(str(value) for value in meanings),
         found=listed_values(counts, lambda n: f"{n} px"),
-        next_step="add them to a label's values or to ignore_values (fmcache data add --labels, --ignore); a mask "
-        "that numbers instances takes a range, such as 'nucleus=1-'"
-        + ("; a mask that was a JPEG once is best exported anew" if len(counts) > SHOWN else ""),
+        next_step=_way_out(counts, dataset),
     )
+
+
+def _way_out(counts: Mapping[int, int], dataset: FolderDataset) -> str:
+    if sum(key < 0 for key in counts) > MANY:
+        return (
+            "files of so many colours are pictures, overlays, or masks that were smoothed or JPEG once: export label "
+            "images; and see that --images and --masks are not interchanged"
+        )
+    way = (
+        "add them to a label's values or to ignore_values (fmcache data add --labels, --ignore); a mask that numbers "
+        "instances takes a range, such as 'nucleus=1-'"
+    )
+    by_value = {value: dataset.labels[label].name for value, label in mask_values(dataset.labels)}
+    if by_value.keys() == {0, 255} and len(counts) > 1:
+        way += (
+            f"; if edges were smoothed, halve the range: '{quoted(by_value[0])}=0-127,{quoted(by_value[255])}=128-255'"
+        )
+    return way + ("; a mask that was smoothed or a JPEG once is best exported anew" if len(counts) > SHOWN else "")
 
 
 def mask_values(labels: tuple[Label, ...]) -> list[tuple[int | str, int]]:
@@ -85,7 +104,7 @@ def mask_values(labels: tuple[Label, ...]) -> list[tuple[int | str, int]]:
 
 def reads_by_colour(dataset: FolderDataset) -> bool:
     """Return whether all values of labels are colours."""
-    return all(_is_colour(value) for value, _ in mask_values(dataset.labels))
+    return all(is_colour(value) for value, _ in mask_values(dataset.labels))
 
 
 def ignored_keys(dataset: FolderDataset, keys: Mapping[int, int]) -> set[int]:
@@ -93,6 +112,11 @@ def ignored_keys(dataset: FolderDataset, keys: Mapping[int, int]) -> set[int]:
     array = np.array(list(keys), dtype=np.int32)
     table = _meaning(array, [(value, IGNORE) for value in dataset.ignore_values])
     return {int(key) for key in array[(table == IGNORE) | (array == TRANSPARENT)]}
+
+
+def shown_keys(raw: RawMask) -> Keys:
+    """Return the keys of a mask, (y, x) int32, those that show a colour as that colour."""
+    return _shown(raw.keys, raw.colours)
 
 
 def shown_key(key: int) -> str:
@@ -146,7 +170,8 @@ def _meaning(keys: Keys, meanings: list[tuple[int | str, int]]) -> Keys:
     return table
 
 
-def _is_colour(value: int | str) -> bool:
+def is_colour(value: int | str) -> bool:
+    """Return whether a mask value is ``#rrggbb``."""
     return isinstance(value, str) and value.startswith("#")
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import unicodedata
 
 import numpy as np
@@ -129,8 +130,9 @@ def test_the_pattern_that_the_message_names_works(tmp_path):
     )
     with pytest.raises(ManifestError) as caught:
         paired(tmp_path)
-    pattern = caught.value.next_step.partition("--masks '")[2].rstrip("'")
+    pattern = caught.value.next_step.partition("--masks '")[2].partition("'")[0]
     assert pattern in (f"{tmp_path}/masks/*_tissue.png", f"{tmp_path}/masks/*_nuclei.png")
+    assert "_tissue.png' or" in caught.value.next_step or "_nuclei.png' or" in caught.value.next_step
     assert len(paired(tmp_path, masks=rel(tmp_path, tmp_path / pattern))[0]) == 2
 
 
@@ -196,6 +198,7 @@ def test_lone_files_are_refused_by_name_or_passed_over_with_counts(tmp_path):
         ("a.svs", "fmcache data cut"), ("a.ndpi", "fmcache data cut"), ("a.xml", "Export objects as GeoJSON"),
         ("a.npz", "numpy.save"),
         ("a.mat", "scipy.io.loadmat"), ("a.zip", "unpack"), ("a.webp", "convert it to PNG"), ("a.qpdata", "GeoJSON"),
+        ("a.nrrd", "SimpleITK"), ("a.nii.gz", "SimpleITK"),
     ],
 )  # fmt: skip
 def test_files_of_other_kinds_are_named_with_what_to_do(tmp_path, name, says):
@@ -365,3 +368,57 @@ def test_one_folder_in_which_nothing_is_told_as_a_mask_is_refused_with_how_masks
         paired(tmp_path, "tiles", "tiles")
     assert "a_mask" in caught.value.expected
     assert caught.value.found == "a.png, b.png"
+
+
+@pytest.mark.parametrize(
+    ("files", "images", "masks", "ids"),
+    [
+        # TNBC: slides and ground truth in numbered folders side by side
+        (
+            ["Slide_01/a.png", "GT_01/a.png", "Slide_02/a.png", "GT_02/a.png"],
+            "Slide_*/*.png", "GT_*/*.png", ["01_a", "02_a"],
+        ),
+        # OCELOT: the tissue folders of each split, the cell folders beside them left alone
+        (
+            ["i/train/tissue/1.jpg", "i/train/cell/1.jpg", "m/train/tissue/1.png"],
+            "i/*/tissue/*.jpg", "m/*/tissue/*.png", ["1"],
+        ),
+        (
+            ["s/P1/he/x.png", "s/P1/ref/x.png", "s/P2/he/y.png", "s/P2/ref/y.png"],
+            "s/*/he/*.png", "s/*/ref/*.png", ["x", "y"],
+        ),
+    ],
+)  # fmt: skip
+def test_a_star_may_stand_for_a_folder(tmp_path, files, images, masks, ids):
+    put(tmp_path, *files)
+    found = find_tiles(tmp_path / images, tmp_path / masks)
+    assert [pair.id for pair in found.pairs] == ids
+    assert [pair.image.parent.name.replace("he", "ref").replace("Slide", "GT") for pair in found.pairs] == [
+        pair.mask.parent.name for pair in found.pairs
+    ]
+
+
+def test_folders_that_were_named_hold_what_they_were_named_for(tmp_path):
+    put(tmp_path, "images/train/tissue/a.jpg", "annotations/train/tissue/a.png", "x/masks/b.png", "y/images/b.png")
+    assert [pair.id for pair in find_tiles(tmp_path / "images", tmp_path / "annotations").pairs] == ["a"]
+    assert [pair.id for pair in find_tiles(tmp_path / "x", tmp_path / "y").pairs] == ["b"]
+
+
+def test_where_each_object_has_a_mask_that_is_said(tmp_path):
+    put(tmp_path, *(f"s/{i}/images/{i}.png" for i in "ab"), *(f"s/{i}/masks/{i}{k}x.png" for i in "ab" for k in "12"))
+    with pytest.raises(ManifestError) as caught:
+        find_tiles(tmp_path / "s", tmp_path / "s")
+    assert "each object has a mask of its own" in caught.value.next_step
+
+
+def test_a_pipe_in_a_folder_is_passed_over(tmp_path):
+    put(tmp_path, "images/a.png", "masks/a.png")
+    os.mkfifo(tmp_path / "images" / "b.png")
+    assert list(paired(tmp_path)[0]) == ["a"]
+
+
+def test_arrays_of_images_are_refused_with_how_to_save_them(tmp_path):
+    put(tmp_path, "images/images.npy", "masks/masks.npy")
+    with pytest.raises(ManifestError) as caught:
+        paired(tmp_path)
+    assert "save each image as PNG" in caught.value.next_step

@@ -37,6 +37,7 @@ def test_a_dot_in_the_name_of_a_tile_is_no_ending():
         "a_mask", "a-mask", "a.mask", "a mask", "a_MASK", "a-labelled", "a_labels", "a_segmentation", "a_anno",
         "a_gt",
         "a_ground_truth", "mask_a", "GT_a", "seg_a", "Label-a", "a_tissue", "a.tif",
+        "a_Simple Segmentation", "a_cp_masks", "a___fuse", "a_inst", "a_bin_mask", "a_lbl", "a_nuclei",
     ],
 )  # fmt: skip
 def test_what_marks_a_mask_is_taken_off_either_end(name):
@@ -61,17 +62,18 @@ def test_folders_called_after_splits_are_known(folder, split):
 
 
 def test_folders_that_only_say_what_they_hold_are_known():
-    assert [role_of(name) for name in ("images", "Masks", "labels", "img", "P01")] == [
+    assert [role_of(name) for name in ("images", "Masks", "labels", "img", "P01", "tissue")] == [
         "image",
         "mask",
         "mask",
         "image",
         "",
+        "",
     ]
 
 
 def test_what_systems_leave_behind_is_clutter():
-    assert all(map(is_clutter, ["._a.png", ".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX"]))
+    assert all(map(is_clutter, ["._a.png", ".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX", "@eaDir"]))
     assert not is_clutter("a.png")
 
 

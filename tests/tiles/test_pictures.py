@@ -108,7 +108,6 @@ REFUSED = [
     ("unnamed", RGBA, {"photometric": "rgb", "extrasamples": ["unspecified"]}, "extra channels"),
     ("deep", RGB.astype("uint16"), {"photometric": "rgb"}, "16 bits"),
     ("deep planes", np.moveaxis(RGB, -1, 0).astype("uint16"), SEPARATE, "16 bits"),
-    ("double", IDS.astype("float64"), {}, "cannot be read as a TIFF"),
 ]
 
 
@@ -119,6 +118,28 @@ def test_a_tiff_that_is_not_one_upright_picture_of_8_bits_is_refused_by_name(tmp
     with pytest.raises(TileError, match=says) as caught:
         read(tmp_path / "a.tif")
     assert caught.value.next_step
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint64", "float32", "float64"])
+def test_label_ids_in_a_tiff_of_any_type_of_number_are_read_and_images_of_such_refused(tmp_path, dtype):
+    tifffile.imwrite(tmp_path / "a.tif", IDS.astype(dtype))
+    assert read_raw_mask(tmp_path / "a.tif").keys.tolist() == IDS.tolist()
+    with pytest.raises(TileError, match="an image of mode"):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("values", [IDS - 1.0, IDS / 2, IDS * 2.0**31, np.full((2, 4), np.nan)])
+def test_numbers_in_a_tiff_that_are_no_label_ids_are_refused(tmp_path, values):
+    tifffile.imwrite(tmp_path / "a.tif", values)
+    with pytest.raises(TileError, match="mask values"):
+        read_raw_mask(tmp_path / "a.tif")
+
+
+def test_a_bigtiff_with_the_high_byte_first_is_refused_with_what_to_save(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", RGB, bigtiff=True, byteorder=">", photometric="rgb")
+    with pytest.raises(TileError, match="high byte first") as caught:
+        read_image(tmp_path / "a.tif")
+    assert "PNG" in caught.value.next_step
 
 
 def test_a_thumbnail_or_a_larger_image_beside_the_first_page_is_refused(tmp_path):
