@@ -15,7 +15,7 @@ from fmcache.identity import sha256_file
 from fmcache.manifest import IGNORE, SPLITS
 from fmcache.stages.progress import progress
 from fmcache.tiles.annotations import Annotation, read_annotations
-from fmcache.tiles.census import refuse_unknown_classes, told
+from fmcache.tiles.census import refuse_unknown_classes, told, unused_classes
 from fmcache.tiles.choose import choose_even, deal_groups, largest_sizes
 from fmcache.tiles.groups import group_of
 from fmcache.tiles.labels import IGNORED
@@ -83,6 +83,7 @@ def find_sources(wanted: Wanted, rules: Rules, say: Callable[[str], None]) -> li
     """Return every slide with its annotations; complain of all unknown classes at once."""
     sources: list[Source] = []
     found: Counter[tuple[str, str]] = Counter()
+    all_notes: Counter[str] = Counter()
     pairs, patients = pair_slides(wanted.slides, wanted.annotations)
     if not wanted.groups:
         _tell_folders(wanted.slides, patients, say)
@@ -105,10 +106,14 @@ def find_sources(wanted: Wanted, rules: Rules, say: Callable[[str], None]) -> li
         annotations = read_annotations(drawn, notes, rules.selection)
         for line in told(notes):
             say(f"note: {drawn}: {line}")
+        all_notes += notes
         _check_place(drawn, annotations, slide, say)
         found.update((annotation.name, annotation.kind) for annotation in annotations)
         sources.append(Source(name, slide, group or name, grid, Regions(annotations, rules), sha256_file(drawn)))
     refuse_unknown_classes(found, rules.ids, "", [pair.mask for pair in pairs], rules.selection)
+    named = {"--labels or --ignore": rules.ids, "--skip": rules.selection.skip}
+    for line in unused_classes(named, {name for name, _ in found}, all_notes):
+        say(f"note: {line}")
     return sources
 
 

@@ -91,7 +91,9 @@ def add(
         into = files.into or manifest.parent / f"{name}-squares"
         found, rule = _squared(found, rule, manifest, Wish(files.square, files.tile_px, into, replace), say)
     with progress(f"reading {name}", len(found.pairs), "tiles") as tick:
-        entries, pixels = list_tiles(rule, found.pairs, found.groups, found.root, tick)
+        entries, pixels, drawn = list_tiles(rule, found.pairs, found.groups, found.root, tick)
+    for note in drawn:
+        say(f"note: {note}")
     if any(found.splits):
         splits = {str(p): [e.id for e, its in zip(entries, found.splits, strict=True) if its == p] for p in SPLITS}
         write_entry(manifest, name, folder_entry(rule, list(entries), splits), replace)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from fmcache.stages.progress import progress
 from fmcache.strict import builtins
 from fmcache.tiles.folder import Pair
 from fmcache.tiles.images import Pixels, read_mask
+from fmcache.tiles.listing import Drawing, drawing_notes, known_classes
 from fmcache.tiles.names import to_id
 from fmcache.tiles.pictures import read_image
 from fmcache.tiles.squares import (
@@ -89,11 +91,15 @@ def make_squares(
     made: list[Pair] = []
     sources: list[int] = []
     dropped, padded, bare = [], 0, 0
+    classes = known_classes(dataset, pairs) if isinstance(dataset, GeojsonDataset) else Counter()
+    drawings = []
     with progress("cutting squares", len(pairs), "images") as tick:
         for at, pair in enumerate(pairs):
             image = read_image(pair.image)
             height, width = image.shape[:2]
-            ids = read_mask(pair.mask, dataset, image).mask
+            drawn = read_mask(pair.mask, dataset, image)
+            drawings.append(Drawing(pair.id, drawn.overlap, drawn.notes))
+            ids = drawn.mask
             boxes = plan_boxes(width, height, wish.way, wish.tile_px)
             dropped.append(dropped_share(boxes, width, height))
             padded += any(reaches_beyond(box, width, height) for box in boxes)
@@ -110,6 +116,8 @@ def make_squares(
             tick(1)
     with whole_file(wish.into / TABLE) as file:
         file.write(_table(rows).encode())
+    for note in drawing_notes(dataset, classes, drawings):
+        say(note)
     say(_summary(wish, len(made), len(pairs), float(np.mean(dropped)), padded, bare))
     return Squares(made, sources, rim.dataset)
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterable, Sequence
 
 from fmcache.errors import SpecError
 from fmcache.manifest import IGNORE, Label, check_mask_values, mask_span
-from fmcache.tiles.words import COLON, Word, alternatives, quoted, refuse_signs, split_at, tokens_of
+from fmcache.tiles.words import COLON, Word, alternatives, quoted, refuse_signs, split_at, tokens_of, with_whole_name
 
 # Okabe & Ito 2008: told apart by people of all colour vision
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#999999")
 
 IGNORED = "ignore"
+TAKEN = {IGNORED: "ignore means no label", "mean": "mean is what reports call the mean over labels"}
+"""Names that no label can be given by a flag, and why."""
 
 
 def parse_labels(text: str, regions: bool = False) -> tuple[Label, ...]:
@@ -124,6 +128,7 @@ def classes_of(label: Label) -> tuple[str, ...]:
 
 
 def _label(place: int, part: list[Word | str], text: str, regions: bool) -> Label:
+    part = with_whole_name(part, text)
     if not part or not isinstance(part[0], Word) or not part[0].text:
         raise SpecError(
             f"--labels {text!r}: a label has no name",
@@ -137,6 +142,23 @@ def _label(place: int, part: list[Word | str], text: str, regions: bool) -> Labe
             f"--labels {text!r}: {name.text!r} has a ':' where '=' is expected",
             expected=f"{quoted(left)}={right}",
             next_step=f"write '='; if it is the whole name of a label: {quoted(name.text)}",
+        )
+    if name.text.lower() in TAKEN and (not name.quoted or name.text.lower() != IGNORED):
+        raise SpecError(
+            f"--labels {text!r}: {TAKEN[name.text.lower()]}",
+            next_step="give that label another name"
+            + (
+                "; to leave pixels out, name their values or classes in --ignore"
+                if name.text.lower() == IGNORED
+                else ""
+            ),
+        )
+    parted = re.sub(r"\s*[;\n]\s*", ",", text.strip())
+    if "=" in values and parted != text.strip():
+        raise SpecError(
+            f"--labels {text!r}: labels are joined with ','",
+            expected=parted,
+            next_step=f"--labels {shlex.quote(parted)}; a name that holds ; or a line break goes into double quotes",
         )
     if (len(part) > 1 and part[1] != "=") or "=" in values:
         raise SpecError(

@@ -66,7 +66,7 @@ def test_the_merged_masks_are_listed_and_their_rule_is_in_their_hash(folder):
 
 
 def test_labels_of_any_name_are_listed_as_they_are_called(folder):
-    masks = sources(folder).replace("tumour=", 'tumour|"5 mm"=').replace("stroma=", "stroma\\rest=")
+    masks = sources(folder).replace("tumour=", '"tumour|\\"5 mm\\""=').replace("stroma=", "stroma\\rest=")
     data_add(
         "odd",
         folder / "images",
