@@ -273,6 +273,12 @@ class Manifest:
     def __init__(self, path: Path, text: str | None = None, locks: Mapping[str, str] | None = None) -> None:
         self.path = path
         self._document = Document(path, ManifestError, text)
+        value = self._document.value
+        if value is None or (isinstance(value, dict) and value.get("datasets", ...) in (None, {})):
+            raise ManifestError(
+                f"{path} lists no datasets",
+                next_step="remove it: fmcache data add makes a new one with the first dataset",
+            )
         head: _Head = self._document.convert(_Head)
         if head.format != FORMAT:
             raise ManifestError(

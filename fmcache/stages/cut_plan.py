@@ -136,6 +136,9 @@ def _some(names: Sequence[str]) -> str:
 
 def _check_place(path: Path, annotations: Sequence[Annotation], slide: Slide, say: Callable[[str], None]) -> None:
     """Refuse annotations that all lie beside the slide, and tell of some: they are another image's, or of its scale."""
+    if not annotations:
+        say(f"note: {path} holds no regions: no tile is cut from {slide.name}")
+        return
     edges = np.array([annotation.geometry.bounds for annotation in annotations]).reshape(-1, 4)
     width, height = slide.size
     beside = (edges[:, 0] >= width) | (edges[:, 1] >= height) | (edges[:, 2] <= 0) | (edges[:, 3] <= 0)
@@ -145,8 +148,7 @@ def _check_place(path: Path, annotations: Sequence[Annotation], slide: Slide, sa
         raise TileError(
             f"{path}: no annotation lies on the slide",
             expected=f"regions in pixels of the slide at its full size; {size}",
-            found=f"{len(annotations)} regions"
-            + (f", the first from {edges[0, :2].tolist()} on" if len(edges) else ""),
+            found=f"{len(annotations)} regions, the first from {edges[0, :2].tolist()} on",
             next_step="export the annotations from this very slide",
         )
     if beyond.any():

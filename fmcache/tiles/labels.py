@@ -32,7 +32,15 @@ def parse_labels(text: str, regions: bool = False) -> tuple[Label, ...]:
     parts = list(split_at(tokens_of(text, "--labels"), ","))
     if len(parts) > 1 and not parts[-1]:
         del parts[-1]  # a comma at the end
-    return tuple(_label(i, part, text, regions) for i, part in enumerate(parts))
+    labels = tuple(_label(i, part, text, regions) for i, part in enumerate(parts))
+    bare = [label.name for label in labels if not label.values]
+    if not regions and 0 < len(bare) < len(labels):
+        raise SpecError(
+            f"--labels {text!r}: {', '.join(map(quoted, bare))} without a mask value, others with one",
+            expected="a value for each label, or for none (then a label's position is its value)",
+            next_step=f"add it, such as {quoted(bare[0])}=0",
+        )
+    return labels
 
 
 def parse_values(text: str) -> tuple[int | str, ...]:
@@ -43,7 +51,7 @@ def parse_values(text: str) -> tuple[int | str, ...]:
     SpecError
         When one is no number, range or ``#rrggbb``.
     """
-    return _values(word.text for word in alternatives(text, "--ignore"))
+    return _values("--ignore", (word.text for word in alternatives(text, "--ignore")))
 
 
 def parse_classes(text: str, flag: str = "--ignore") -> tuple[str, ...]:
@@ -169,20 +177,21 @@ def _label(place: int, part: list[Word | str], text: str, regions: bool) -> Labe
     words = [word for word in values if isinstance(word, Word)]
     colours = [word.text for word in words if word.text.startswith("#") and not word.quoted]
     if regions:
-        _values(colours)
+        _values("--labels", colours)
         parsed: tuple[int | str, ...] = tuple(w.as_class for w in words if w.quoted or not w.text.startswith("#"))
         if not parsed and not name.as_class:
             parsed = ("",)
     else:
-        parsed = _values(word.text for word in words)
+        parsed = _values("--labels", (word.text for word in words))
         colours = [value for value in parsed if isinstance(value, str) and value.startswith("#")]
     return Label(name.text, colours[0].lower() if colours else PALETTE[place % len(PALETTE)], parsed)
 
 
-def _values(texts: Iterable[str]) -> tuple[int | str, ...]:
+def _values(flag: str, texts: Iterable[str]) -> tuple[int | str, ...]:
     try:
         values = tuple(int(value) if value.isdecimal() else value.lower() for value in texts)
         check_mask_values(values)
     except ValueError as reason:
-        raise SpecError(str(reason)[:200]) from None
+        written = "NAME=VALUE|VALUE,..., such as 'other=0,tumour=1|2'" if flag == "--labels" else "such as '0|255'"
+        raise SpecError(f"{flag}: {reason}"[:250], next_step=f"write {written}") from None
     return values
