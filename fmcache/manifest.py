@@ -215,10 +215,14 @@ class GeojsonDataset(FileDataset, frozen=True, tag="geojson", kw_only=True):
 
     def __post_init__(self) -> None:
         if self.fill not in (*self.label_names, "ignore"):
-            raise ValueError(f"fill {self.fill!r}: expected ignore or a label: {', '.join(self.label_names)}")
+            raise ValueError(
+                f"fill {self.fill!r}: expected ignore or a label: {', '.join(map(repr, self.label_names))}"
+            )
         if self.order and sorted(self.order) != sorted(self.classes()):
             odd = sorted(set(self.order) ^ set(self.classes()))
-            raise ValueError(f"order: expected each class of the labels once; see {', '.join(odd or self.order)}")
+            raise ValueError(
+                f"order: expected each class of the labels once; see {', '.join(map(repr, odd or self.order))}"
+            )
         if both := sorted(set(self.skip) & set(self.classes())):
             raise ValueError(f"skip: {', '.join(map(repr, both))} means a label or is ignored; list it once")
 
@@ -269,6 +273,12 @@ class Manifest:
     def __init__(self, path: Path, text: str | None = None, locks: Mapping[str, str] | None = None) -> None:
         self.path = path
         self._document = Document(path, ManifestError, text)
+        value = self._document.value
+        if value is None or (isinstance(value, dict) and value.get("datasets", ...) in (None, {})):
+            raise ManifestError(
+                f"{path} lists no datasets",
+                next_step="remove it: fmcache data add makes a new one with the first dataset",
+            )
         head: _Head = self._document.convert(_Head)
         if head.format != FORMAT:
             raise ManifestError(
@@ -387,7 +397,7 @@ class Manifest:
 
         Manifest.check_name(name, where())
         if not 2 <= len(dataset.labels) < IGNORE:
-            raise refuse(("labels",), f"expected 2 to 254 labels, found {len(dataset.labels)}", "list two or more")
+            raise refuse(("labels",), f"expected 2 to 254 labels, found {len(dataset.labels)}", "list 2 to 254")
         if twice := _repeated(dataset.label_names):
             raise refuse(("labels",), f"label {twice!r} is listed twice", "give every label its own name")
         for key in ("mpp", "view_mpp"):

@@ -49,7 +49,9 @@ class Document:
             finally:
                 loader.dispose()
         except yaml.YAMLError as reason:
-            raise error(f"{path} is not valid YAML", found=" ".join(str(reason).split())) from None
+            found = " ".join(str(reason).split())
+            way = "indent with spaces, not tabs" if "tab character" in found or "'\\t'" in found else "mend it there"
+            raise error(f"{path} is not valid YAML", found=found, next_step=way) from None
         except RecursionError:
             raise error(f"{path} is nested too deep, or holds itself", next_step="take out what is nested") from None
 
@@ -60,7 +62,8 @@ class Document:
             problem = f"{self.path} does not exist"
             raise self.error(problem, next_step="check the path, or the folder you are in") from None
         except (IsADirectoryError, UnicodeDecodeError) as reason:
-            raise self.error(f"{self.path} is not a YAML text file", found=str(reason)) from None
+            problem = f"{self.path} is not a YAML text file"
+            raise self.error(problem, found=str(reason), next_step="pass another, or save it as UTF-8 text") from None
 
     def _build(self, loader: Any, node: yaml.Node, at: Key) -> Any:
         self._lines.setdefault(at, node.start_mark.line + 1)

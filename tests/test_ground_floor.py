@@ -95,9 +95,9 @@ datasets:
 @pytest.mark.parametrize(
     ("change", "line", "says"),
     [
-        (("[b, A, C]", "[b, A]"), 4, "order: expected each class of the labels once; see C"),
-        (("[b, A, C]", "[b, A, A]"), 4, "see C"),
-        (("mpp: 0.25", "fill: c"), 4, "expected ignore or a label: a, b"),
+        (("[b, A, C]", "[b, A]"), 4, "order: expected each class of the labels once; see 'C'"),
+        (("[b, A, C]", "[b, A, A]"), 4, "see 'C'"),
+        (("mpp: 0.25", "fill: c"), 4, "expected ignore or a label: 'a', 'b'"),
         (("order: [b, A, C]", "ignore_values: [b]"), 8, "'b' means two things"),
         (("mpp: 0.25", "view_mpp: 0.5"), 7, "um/px of the files"),
         (("fetch: {place: here}", "tiles: [{id: x}]"), 12, "image, mask, image_sha256"),

@@ -93,7 +93,8 @@ def data_add(
     from fmcache.stages.data import FileRules, add, check_flags
 
     folder, files = Path(masks), FileRules(missing, square, tile_px, into)
-    if "=" in masks and not folder.is_dir():
+    place = folder.parent if "*" in folder.name else folder
+    if "=" in masks and not ("=" in str(place) and place.is_dir()):
         from fmcache.errors import SpecError
         from fmcache.stages.merge import merge_masks
 

@@ -7,13 +7,9 @@ from enum import Enum
 from typing import NamedTuple
 
 import numpy as np
-import polars as pl
 
-from fmcache.scores.dice import dice
+from fmcache.scores.missed import AS_GOOD_AS_NEVER, missed
 from fmcache.scores.table import Part
-
-AS_GOOD_AS_NEVER = 0.05
-"""A label of the test tiles with a Dice below this counts as never predicted."""
 
 RISING = 0.01
 """Validation Dice rises when its last part is this far above all parts before."""
@@ -64,22 +60,6 @@ TOLD = {
         f"It takes {FEWEST_EPOCHS} epochs and {FEWEST_VALIDATIONS} validations: raise epochs or lower validate_epochs",
     ),
 }
-
-
-def missed(part: Part) -> tuple[str, ...]:
-    """Return the labels of the test tiles that a run never predicted, or as good as never.
-
-    A label known to be in no training tile is left out: nothing could have learnt it.
-    """
-    trained = part.record.label_pixels.get("train", ())
-    labels = [name for name, _ in part.record.labels]
-    unseen = {name for name, pixels in zip(labels, trained, strict=False) if pixels == 0}
-    sums = part.counts.filter(pl.col("split") == "test").group_by("label").agg(pl.col("tp", "fp", "fn").sum())
-    counts = {label: np.array(sums_, dtype=np.int64) for label, *sums_ in sums.iter_rows()}
-    poor = {
-        name for name, (tp, fp, fn) in counts.items() if tp + fn and dice(np.array([tp, fp, fn])) < AS_GOOD_AS_NEVER
-    }
-    return tuple(name for name in labels if name in poor | set(part.record.collapsed) and name not in unseen)
 
 
 def ending(part: Part) -> Ending:

@@ -16,8 +16,9 @@ import polars as pl
 from fmcache.errors import ResultsMismatch, ResultsNotFound
 from fmcache.identity import differences
 from fmcache.manifest import SPLITS, Split
-from fmcache.report.endings import Ending, ending, missed
+from fmcache.report.endings import Ending, ending
 from fmcache.scores.dice import Reduction, dice_per_label, mean_of_defined
+from fmcache.scores.missed import missed
 from fmcache.scores.table import EncoderInfo, Part, RunRecord
 
 MEAN = "mean"

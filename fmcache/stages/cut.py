@@ -23,6 +23,7 @@ from fmcache.manifest import IGNORE, SPLITS, FolderDataset, Label, TileEntry
 from fmcache.stages.cut_plan import (
     Plan,
     Source,
+    Spot,
     Wanted,
     choose_tiles,
     find_annotated,
@@ -87,10 +88,17 @@ def cut(manifest: Path, name: str, wanted: Wanted, replace: bool, say: Callable[
     write_entry(manifest, name, folder_entry(rule, entries, parts), replace)
     sizes_shown = sizes_line(plan.splits, len(entries), sizes)
     added = f"{manifest}: {name} added, {len(entries)} tiles: {sizes_shown}; {100 * overlap:.1f} % of pixels lie under "
-    shares = np.stack([label_shares(spot, rules) for spot in plan.spots])
-    lacking = lacking_labels(plan.splits, shares, rule.label_names, [entry.group for entry in entries])
-    notes = [f"note: {line}" for line in lacking]
+    notes = [f"note: {line}" for line in _lacking(plan, spots, sources, rules, wanted.group_by == "tile")]
     return "\n".join([*_shares(plan, rules), f"{added}several labels", *notes])
+
+
+def _lacking(plan: Plan, spots: Sequence[Spot], sources: Sequence[Source], rules: Rules, parted: bool) -> list[str]:
+    """Return a sentence on each label that a split lacks, and why: counted in all annotated tiles, chosen or not."""
+    places = {spot[:3]: i for i, spot in enumerate(spots)}
+    members = [[places[plan.spots[i][:3]] for i in part] for part in plan.splits]
+    shares = np.stack([label_shares(spot, rules) for spot in spots])
+    groups = ["" if parted else sources[spot.source].group for spot in spots]
+    return lacking_labels(members, shares, [label.name for label in rules.labels], groups)
 
 
 def _refuse_absent(plan: Plan, sources: Sequence[Source], rules: Rules) -> None:

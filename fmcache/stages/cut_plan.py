@@ -15,7 +15,7 @@ from fmcache.identity import sha256_file
 from fmcache.manifest import IGNORE, SPLITS
 from fmcache.stages.progress import progress
 from fmcache.tiles.annotations import Annotation, read_annotations
-from fmcache.tiles.census import refuse_unknown_classes, told
+from fmcache.tiles.census import refuse_unknown_classes, told, unused_classes
 from fmcache.tiles.choose import choose_even, deal_groups, largest_sizes
 from fmcache.tiles.groups import group_of
 from fmcache.tiles.labels import IGNORED
@@ -83,6 +83,7 @@ def find_sources(wanted: Wanted, rules: Rules, say: Callable[[str], None]) -> li
     """Return every slide with its annotations; complain of all unknown classes at once."""
     sources: list[Source] = []
     found: Counter[tuple[str, str]] = Counter()
+    all_notes: Counter[str] = Counter()
     pairs, patients = pair_slides(wanted.slides, wanted.annotations)
     if not wanted.groups:
         _tell_folders(wanted.slides, patients, say)
@@ -105,10 +106,14 @@ def find_sources(wanted: Wanted, rules: Rules, say: Callable[[str], None]) -> li
         annotations = read_annotations(drawn, notes, rules.selection)
         for line in told(notes):
             say(f"note: {drawn}: {line}")
+        all_notes += notes
         _check_place(drawn, annotations, slide, say)
         found.update((annotation.name, annotation.kind) for annotation in annotations)
         sources.append(Source(name, slide, group or name, grid, Regions(annotations, rules), sha256_file(drawn)))
     refuse_unknown_classes(found, rules.ids, "", [pair.mask for pair in pairs], rules.selection)
+    named = {"--labels or --ignore": rules.ids, "--skip": rules.selection.skip}
+    for line in unused_classes(named, {name for name, _ in found}, all_notes):
+        say(f"note: {line}")
     return sources
 
 
@@ -131,6 +136,9 @@ def _some(names: Sequence[str]) -> str:
 
 def _check_place(path: Path, annotations: Sequence[Annotation], slide: Slide, say: Callable[[str], None]) -> None:
     """Refuse annotations that all lie beside the slide, and tell of some: they are another image's, or of its scale."""
+    if not annotations:
+        say(f"note: {path} holds no regions: no tile is cut from {slide.name}")
+        return
     edges = np.array([annotation.geometry.bounds for annotation in annotations]).reshape(-1, 4)
     width, height = slide.size
     beside = (edges[:, 0] >= width) | (edges[:, 1] >= height) | (edges[:, 2] <= 0) | (edges[:, 3] <= 0)
@@ -140,8 +148,7 @@ def _check_place(path: Path, annotations: Sequence[Annotation], slide: Slide, sa
         raise TileError(
             f"{path}: no annotation lies on the slide",
             expected=f"regions in pixels of the slide at its full size; {size}",
-            found=f"{len(annotations)} regions"
-            + (f", the first from {edges[0, :2].tolist()} on" if len(edges) else ""),
+            found=f"{len(annotations)} regions, the first from {edges[0, :2].tolist()} on",
             next_step="export the annotations from this very slide",
         )
     if beyond.any():

@@ -142,8 +142,9 @@ def locked(manifest: Path) -> Iterator[None]:
     Busy
         When another process holds it for a minute.
     """
+    file = manifest.resolve()
     try:
-        with FileLock(manifest.with_name(f".{manifest.name}.lock"), timeout=WAIT_S):
+        with FileLock(file.with_name(f".{file.name}.lock"), timeout=WAIT_S):
             yield
     except Timeout:
         raise Busy(f"another process is writing {manifest}", next_step="wait for it, then try again") from None
@@ -188,5 +189,5 @@ def _write(manifest: Path, document: CommentedMap) -> None:
     text = io.StringIO()
     _yaml().dump(document, text)
     Manifest(manifest, text.getvalue())
-    with whole_file(manifest) as file:
+    with whole_file(manifest.resolve()) as file:  # a link stays one
         file.write(text.getvalue().encode())

@@ -74,7 +74,7 @@ def fetch(manifest: Manifest, name: str, into: Path | None = None, source: str =
     parts = [f"{manifest.lock_path(name)}: {len(lock.tiles)} tiles in {root}", *said[:1]]
     if new:
         parts.append(f"checksums recorded at this first download: {', '.join(new)}")
-    return "\n".join(["; ".join(parts), *(f"note: {line}" for line in said[1:])])
+    return "\n".join(["; ".join(parts), *(f"note: {line}" for line in (*said[1:], *listing.notes))])
 
 
 def _how(manifest: Manifest, name: str) -> tuple[FolderDataset | GeojsonDataset, Fetch]:

@@ -25,6 +25,7 @@ from fmcache.grid import Grid
 from fmcache.identity import canonical_json, remove_folder, sweep
 from fmcache.manifest import SPLITS, AnyDataset, Manifest, Split, Splits
 from fmcache.scores.dice import check_reduction
+from fmcache.scores.missed import missed
 from fmcache.scores.parts import WEIGHTS, check_same_run, part_folder, whole_folder, write_part
 from fmcache.scores.table import COUNTS_SCHEMA, CURVE_SCHEMA, EncoderInfo, Part, RunRecord
 from fmcache.specs import Recipe, variants
@@ -225,14 +226,15 @@ def fit_runs(task: RunTask, tick: runners.Tick) -> list[str]:
 def _write(task: RunTask, seed: int, fitted: Fitted, parameters: int, loaded: Loaded, wall_s: float) -> str:
     job = task.job
     record = _record(task, seed, fitted, parameters, wall_s)
+    part = Part(record, _counts_table(job, fitted), _curve_table(fitted))
     weights = fitted.weights | (dict(loaded.scale._asdict()) if loaded.scale else {})
     with whole_folder(job.folder(seed)) as folder:
         save_file({name: value.contiguous() for name, value in weights.items()}, folder / WEIGHTS)
-        write_part(folder, Part(record, _counts_table(job, fitted), _curve_table(fitted)))
+        write_part(folder, part)
     line = f"test Dice {mean_dice(fitted.test, job.recipe.dice):.1%}, best validation {fitted.val_dice:.1%}"
     line += f" after {fitted.best_epoch} epochs"
-    if record.collapsed:
-        line += f" · COLLAPSED: never predicts {', '.join(record.collapsed)}"
+    if labels := missed(part):
+        line += f" · COLLAPSED: never predicts, or hardly ever, {', '.join(labels)}"
     if record.still_falling:
         line += " · loss still falling at the end"
     return line + (" · grids did not fit into memory: read from disk" if loaded.train.spilled else "")

@@ -13,9 +13,19 @@ from fmcache.errors import ManifestError, SpecError, TileError
 from fmcache.identity import whole_file
 from fmcache.manifest import IGNORE
 from fmcache.stages.progress import progress
-from fmcache.tiles.binary import Inside, find_masks, merge, parse_sources, read_inside, refuse_empty
+from fmcache.tiles.binary import (
+    Inside,
+    find_masks,
+    merge,
+    parse_ranks,
+    parse_rest,
+    parse_sources,
+    read_inside,
+    refuse_empty,
+)
 from fmcache.tiles.containers import look
 from fmcache.tiles.folder import find_images
+from fmcache.tiles.labels import IGNORED
 from fmcache.tiles.matching import File
 from fmcache.tiles.scan import scan
 from fmcache.tiles.words import quoted
@@ -37,7 +47,7 @@ def merge_masks(
     Parameters
     ----------
     masks
-        ``LABEL=FOLDER,...``; labels get their ids in this order.
+        ``LABEL=FOLDER,...``, names in quotes where they hold a comma; labels get their ids in this order.
     order
         Labels from lowest to highest, joined by commas; empty: as in `masks`, so that later ones lie over earlier ones.
     skip_lone
@@ -51,10 +61,8 @@ def merge_masks(
         When flags do not fit together, files have no partner or are no masks of one label, or `into` is not empty.
     """
     sources = parse_sources(masks)
-    names = [*sources, *({fill} - {*sources, "ignore"})]
-    ranks = [part.strip() for part in order.split(",")] if order else list(sources)
-    if sorted(ranks) != sorted(sources):
-        raise SpecError(f"--order {order!r}", expected=f"each of {', '.join(sources)} once, from lowest to highest")
+    ranks, rest_name = parse_ranks(order, list(sources)), parse_rest(fill)
+    names = [*sources, *({rest_name} - {*sources, IGNORED})]
     if len(names) < 2:
         raise SpecError("a single label is no segmentation", next_step="name the rest: --fill other")
     if into is None:
@@ -69,7 +77,7 @@ def merge_masks(
     if not kept:
         raise ManifestError(f"{images}: no image has a mask of every label", next_step="add empty masks")
     pixels = np.zeros(IGNORE + 1, dtype=np.int64)
-    overlap, rest = 0.0, IGNORE if fill == "ignore" else names.index(fill)
+    overlap, rest = 0.0, IGNORE if rest_name == IGNORED else names.index(rest_name)
     with progress("merging masks", len(kept), "tiles") as tick:
         for image in kept:
             try:

@@ -44,7 +44,7 @@ def split(manifest: Path, name: str, sizes: str, folds: int, subsets: str, seed:
         When a tile cannot be read.
     """
     if not (sizes or folds or subsets):
-        raise SpecError("nothing to split", next_step=f"fmcache data split {name} --split 15/5/10 --folds 5")
+        raise SpecError("nothing to split", next_step=f"fmcache data split {name} --folds 3, or --split, --subsets")
     listed = Manifest(manifest)
     dataset = listed.dataset(name)
     fetched = isinstance(dataset, FileDataset) and dataset.fetch is not None
@@ -74,7 +74,18 @@ def split(manifest: Path, name: str, sizes: str, folds: int, subsets: str, seed:
         entry.pop("folds", None)
         if made:
             entry["folds"] = CommentedSeq(_written(fold) for fold in made)
-    return shares_table(Manifest(manifest).dataset(name), name, pixels)
+    return Group(
+        shares_table(Manifest(manifest).dataset(name), name, pixels), *_removed(dataset, folds, curve, fetched)
+    )
+
+
+def _removed(dataset: AnyDataset, folds: int, curve: Sequence[int], fetched: bool) -> list[str]:
+    """Return a line on the folds and subsets that were listed and, since none were asked for, are no more."""
+    gone = [f"{len(dataset.folds)} folds (--folds {len(dataset.folds)})"] if dataset.folds and not folds else []
+    if dataset.splits.subsets and not curve and not fetched:
+        sizes = ",".join(str(len(subset)) for subset in dataset.splits.subsets)
+        gone.append(f"the subsets of {sizes} tiles (--subsets {sizes})")
+    return [f"note: {' and '.join(gone)} that were listed are removed: name them again to keep them"] if gone else []
 
 
 def shares_table(dataset: AnyDataset, name: str, pixels: npt.NDArray[np.int64]) -> Group:
@@ -134,5 +145,9 @@ def _written(splits: Splits) -> CommentedMap:
 def _numbers(text: str) -> list[int]:
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not all(part.isdecimal() for part in parts):
-        raise SpecError(f"--subsets {text!r}", expected="numbers of training tiles, such as 5,10,15")
+        raise SpecError(
+            f"--subsets {text!r}",
+            expected="numbers of training tiles, such as 5,10,15",
+            next_step="join them with commas",
+        )
     return [int(part) for part in parts]

@@ -21,6 +21,7 @@ from fmcache.strict import builtins
 from fmcache.tiles.containers import LARGEST_CUT_PX
 from fmcache.tiles.folder import Pair
 from fmcache.tiles.images import Pixels, check_same_size, read_mask
+from fmcache.tiles.listing import Drawing, drawing_notes, known_classes
 from fmcache.tiles.names import to_id
 from fmcache.tiles.pictures import RAMPS, TRANSPARENT, RawMask, read_image, read_raw_mask
 from fmcache.tiles.rims import Rim, with_rim
@@ -87,10 +88,12 @@ def make_squares(
     sources: list[int] = []
     unknown: Counter[int] = Counter()
     dropped, padded, bare, hidden = [], 0, 0, False
+    classes = known_classes(dataset, pairs) if isinstance(dataset, GeojsonDataset) else Counter()
+    drawings: list[Drawing] = []
     with progress("cutting squares", len(pairs), "images") as tick:
         for at, pair in enumerate(pairs):
             image = read_image(pair.image, LARGEST_CUT_PX)
-            raw = _raw_mask(pair, dataset, image)
+            raw = _raw_mask(pair, dataset, image, drawings)
             height, width = image.shape[:2]
             boxes = plan_boxes(width, height, wish.way, wish.tile_px)
             dropped.append(dropped_share(boxes, width, height))
@@ -114,6 +117,8 @@ def make_squares(
             tick(1)
     if unknown:
         raise unknown_values(str(pairs[0].mask.parent), unknown, reader)
+    for note in drawing_notes(dataset, classes, drawings):
+        say(note)
     say(_summary(wish, len(made), len(pairs), float(np.mean(dropped)), padded, bare))
     return Squares(made, sources, rim.dataset if hidden else reader, _table(rows))
 
@@ -129,9 +134,12 @@ def _of_label_ids(dataset: GeojsonDataset) -> FolderDataset:
     return FolderDataset(labels=labels, root=dataset.root, mpp=dataset.mpp, ignore_values=(IGNORE,))
 
 
-def _raw_mask(pair: Pair, dataset: FolderDataset | GeojsonDataset, image: Pixels) -> RawMask:
+def _raw_mask(pair: Pair, dataset: FolderDataset | GeojsonDataset, image: Pixels, drawings: list[Drawing]) -> RawMask:
+    """Return a mask as it is, or label ids of regions; what is to be told of these is added to `drawings`."""
     if isinstance(dataset, GeojsonDataset):
-        return RawMask(read_mask(pair.mask, dataset, image).mask.astype(np.int32), RAMPS[8], False)
+        drawn = read_mask(pair.mask, dataset, image)
+        drawings.append(Drawing(pair.id, drawn.overlap, drawn.notes))
+        return RawMask(drawn.mask.astype(np.int32), RAMPS[8], False)
     raw = read_raw_mask(pair.mask, LARGEST_CUT_PX)
     check_same_size(pair.mask, raw, image)
     return raw

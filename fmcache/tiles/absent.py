@@ -10,8 +10,10 @@ import numpy.typing as npt
 from fmcache.errors import TileError
 from fmcache.manifest import IGNORE, FolderDataset, Label
 from fmcache.tiles.census import listed
+from fmcache.tiles.labels import classes_of
 from fmcache.tiles.pictures import TRANSPARENT
 from fmcache.tiles.values import ignored_keys, listed_values, shown_key
+from fmcache.tiles.words import quoted
 
 Counts = npt.NDArray[np.int64]
 NEXT_STEP = "give it what does occur, or leave it out (--labels, --fill)"
@@ -48,7 +50,7 @@ def absent_values(dataset: FolderDataset, pixels: Counts, n_tiles: int, found: M
     next_step, candidates = NEXT_STEP, sorted(ignored - {TRANSPARENT})
     if len(lacking) == len(candidates) == 1:
         elsewhere = "" if dataset.ignore_values == (IGNORE,) else ", and no more in --ignore"
-        meant = f"{names[0][0]}={shown_key(candidates[0])}"
+        meant = f"{quoted(names[0][0])}={shown_key(candidates[0])}"
         next_step = f"did you mean {meant} (in --labels{elsewhere})? Else {NEXT_STEP}"
     if TRANSPARENT in found:
         next_step += "; where transparent pixels are to be a label, save the masks without transparency"
@@ -61,7 +63,7 @@ def absent_classes(
     """Return the error that labels of annotated regions have no pixel in any tile; `classes` counts all regions."""
     if not (lacking := _lacking(pixels)):
         return None
-    names = [(labels[i].name, labels[i].values or (labels[i].name,)) for i in lacking]
+    names = [(labels[i].name, classes_of(labels[i])) for i in lacking]
     drawn = any(str(value) in classes for _, values in names for value in values)
     return _error(
         _problem(names, "class", n_tiles), listed(classes) or "no regions", (HIDDEN if drawn else "") + NEXT_STEP
@@ -73,7 +75,10 @@ def _lacking(pixels: Counts) -> list[int]:
 
 
 def _problem(names: Sequence[tuple[str, Sequence[int | str]]], word: str, n_tiles: int) -> str:
-    labels = ", ".join(f"{name!r} ({word} {'|'.join(map(str, values))})" for name, values in names)
+    labels = ", ".join(
+        f"{name!r} ({word} {'|'.join(quoted(str(value)) if word == 'class' else str(value) for value in values)})"
+        for name, values in names
+    )
     head = f"label {labels} has" if len(names) == 1 else f"labels {labels} have"
     return f"{head} no pixel in any of {n_tiles} tiles"
 

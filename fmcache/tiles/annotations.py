@@ -137,7 +137,9 @@ def rasterise(
     _refuse_unknown(counts, ids, "that no label has", "add them to a label's values, to ignore_values or to skip")
     if order:
         rank = {name: i for i, name in enumerate(order)}
-        _refuse_unknown(counts, rank, "without a place in the order", f"add them to the order ({', '.join(order)})")
+        _refuse_unknown(
+            counts, rank, "without a place in the order", f"add them to the order ({', '.join(map(quoted, order))})"
+        )
         annotations = sorted(annotations, key=lambda a: rank[a.name])  # stable: file order within a class
     width, height = size_px
     window = shapely.box(*origin, origin[0] + width / scale, origin[1] + height / scale)
@@ -196,6 +198,7 @@ def _polygons(geometry: dict[str, Any] | None, notes: Counter[str]) -> Iterator[
         for part in geometry["geometries"]:
             yield from _polygons(part, notes)
     elif kind in ("Polygon", "MultiPolygon"):
+        _check_depth(kind, geometry["coordinates"])
         for rings in geometry["coordinates"] if kind == "MultiPolygon" else [geometry["coordinates"]]:
             outer, *holes = [_points(ring) for ring in rings] or [[]]
             if _encloses(outer):
@@ -206,6 +209,17 @@ def _polygons(geometry: dict[str, Any] | None, notes: Counter[str]) -> Iterator[
         notes[f"no region ({kind})"] += 1
     else:
         raise ValueError(f"{kind!r} is no type of geometry")
+
+
+def _check_depth(kind: str, coordinates: Any) -> None:
+    """Refuse coordinates with a bracket too many or too few by name."""
+    depth, found = {"Polygon": 3, "MultiPolygon": 4}[kind], 0
+    while isinstance(coordinates, list) and coordinates:
+        coordinates, found = coordinates[0], found + 1
+    if found != depth and isinstance(coordinates, int | float):
+        raise ValueError(
+            f"coordinates of a {kind} in {found} brackets, where GeoJSON has {depth}: [[[x, y], ...]] is a ring"
+        )
 
 
 def _points(ring: Sequence[Sequence[float]]) -> list[tuple[float, float]]:

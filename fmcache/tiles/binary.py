@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,28 +15,78 @@ from fmcache.tiles.folder import find_partners, some
 from fmcache.tiles.matching import File
 from fmcache.tiles.pictures import TRANSPARENT, read_raw_mask
 from fmcache.tiles.values import listed_values
+from fmcache.tiles.words import Word, quoted, refuse_signs, split_at, tokens_of, with_whole_name
 
 Inside = npt.NDArray[np.bool_]
 BLACK = -1  # key of #000000
 
 
 def parse_sources(text: str) -> dict[str, Path]:
-    """Return where the masks of each label lie, from ``tumour=DIR,stroma=DIR/*_stroma.png,...``.
+    """Return where the masks of each label lie, from ``tumour=DIR,stroma=DIR/*_stroma.png,"a, b"="DIR, new",...``.
 
     Raises
     ------
     SpecError
         When a part has no name or no place, or a label is named twice.
     """
-    parts = [[piece.strip() for piece in part.partition("=")] for part in text.split(",")]
-    sources = {name: Path(place) for name, _, place in parts if name and place}
-    if len(sources) < len(parts):
+    parts = [with_whole_name(part, text) for part in split_at(tokens_of(text, "--masks"), ",")]
+    if len(parts) > 1 and not parts[-1]:
+        del parts[-1]  # a comma at the end
+    sources = {}
+    for part in parts:
+        name, place = part[:1], part[2:]
+        if part[1:2] == ["="] and isinstance(name[0], Word) and place:
+            # folders may hold = and | themselves
+            sources[name[0].text] = Path("".join(one if isinstance(one, str) else one.text for one in place))
+    if len(sources) < len(parts) or "" in sources:
         raise SpecError(
             f"--masks {text!r} does not say where the masks of each label lie",
             expected="LABEL=FOLDER for each, such as 'tumour=masks/tumour,stroma=masks/stroma'",
-            next_step="name each label once",
+            next_step="name each label once; a name or folder that holds a comma goes into double quotes: "
+            "'tumour=\"masks/tumour, invasive\",...'",
         )
     return sources
+
+
+def parse_ranks(text: str, labels: Sequence[str]) -> list[str]:
+    """Return labels from lowest to highest, as `--order` names them; as they are given for an empty text.
+
+    Raises
+    ------
+    SpecError
+        When it does not name each once.
+    """
+    tokens = tokens_of(text, "--order")
+    refuse_signs(tokens, text, "--order", "|=", ",")
+    ranks = [token.text for token in tokens if isinstance(token, Word)] or list(labels)
+    if sorted(ranks) != sorted(labels):
+        raise SpecError(
+            f"--order {text!r} does not name each label of --masks once",
+            expected=f"from lowest to highest: {','.join(map(quoted, labels))}",
+            found=",".join(map(quoted, ranks)),
+            next_step="complete it",
+        )
+    return ranks
+
+
+def parse_rest(text: str) -> str:
+    """Return the label of pixels in no mask, or ``ignore``, as `--fill` names it; it may be one without masks.
+
+    Raises
+    ------
+    SpecError
+        When it is not one name.
+    """
+    tokens = tokens_of(text, "--fill")
+    if len(tokens) == 1 and isinstance(tokens[0], Word) and tokens[0].text:
+        return tokens[0].text
+    raise SpecError(
+        f"--fill {text!r} is not the name of one label",
+        expected="a label, or ignore",
+        next_step=f"a name that holds , | or = goes into double quotes: --fill {shlex.quote(quoted(text.strip()))}"
+        if text.strip()
+        else "name a label, or leave --fill out",
+    )
 
 
 def find_masks(label: str, place: Path, images: Sequence[File], skip_lone: bool = False) -> dict[Path, Path]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -10,10 +12,13 @@ from pathlib import Path
 from fmcache.errors import TileError
 from fmcache.tiles.classes import ANNOTATION, CLASS, Selection, described, other_properties
 from fmcache.tiles.geojson import read_features
-from fmcache.tiles.words import NO_CLASS, quoted
+from fmcache.tiles.words import NO_CLASS, SIGNS, quoted
 
 MENDED, SKIPPED, PLANE = "mended", "skipped: ", "plane: "
 """What notes of reading count; the latter two are beginnings."""
+
+BEYOND, CORNER = "beyond", "corner"
+"""What notes count of regions on their image: those that reach beyond it, and images where all are in a corner."""
 
 
 def told(notes: Mapping[str, int]) -> list[str]:
@@ -28,7 +33,10 @@ def told(notes: Mapping[str, int]) -> list[str]:
     ]
     if skipped := {key.removeprefix(SKIPPED): n for key, n in notes.items() if key.startswith(SKIPPED)}:
         lines.append(f"features skipped, as if not drawn: {_numbered(skipped)}")
-    if rest := {k: n for k, n in notes.items() if k != MENDED and not k.startswith((PLANE, SKIPPED))}:
+    if beyond := notes.get(BEYOND, 0):
+        lines.append(f"{beyond} regions reach beyond their image: are they in its pixels, not those of another level?")
+    known = (MENDED, BEYOND, CORNER)
+    if rest := {k: n for k, n in notes.items() if k not in known and not k.startswith((PLANE, SKIPPED))}:
         lines.append(f"features left out: {_numbered(rest)}")
     return lines
 
@@ -36,6 +44,23 @@ def told(notes: Mapping[str, int]) -> list[str]:
 def listed(counts: Mapping[str, int]) -> str:
     """Return names of classes with counts for a message, as flags take them, most frequent first."""
     return _numbered({quoted(name): n for name, n in counts.items()})
+
+
+def unused_classes(
+    named: Mapping[str, Collection[str]], classes: Collection[str], notes: Mapping[str, int]
+) -> list[str]:
+    """Return a line on the classes that flags name and no region is of: most often they are mistyped.
+
+    Parameters
+    ----------
+    named
+        Classes by the flag that names them.
+    classes, notes
+        Classes of the regions that were read, and what notes of reading count.
+    """
+    seen = {*map(quoted, classes), *(key.removeprefix(SKIPPED) for key in notes if key.startswith(SKIPPED))}
+    unused = [f"{quoted(name)} ({flag})" for flag, names in named.items() for name in names if quoted(name) not in seen]
+    return [f"no region is of class {', '.join(unused)}: check the spelling"] if unused else []
 
 
 def refuse_unknown_classes(
@@ -73,7 +98,8 @@ def refuse_unknown_classes(
     for (name, kind), n in counts.items():
         if name in unknown and kind != ANNOTATION and not selection.objects:
             kinds[kind] += n
-    hint = f"leave out what is no annotation, {_numbered(kinds)}, with --objects annotation; or " if kinds else ""
+    hint = _misspelt(unknown, known)
+    hint += f"leave out what is no annotation, {_numbered(kinds)}, with --objects annotation; or " if kinds else ""
     raise TileError(
         f"{where}annotations of classes that no label has: {listed(unknown)}",
         expected=", ".join(quoted(name) for name in [*known, *sorted(selection.skip)]),
@@ -82,6 +108,28 @@ def refuse_unknown_classes(
         f"drawn), such as --skip {shlex.quote(quoted(next(iter(unknown))))}; in a manifest these are values, "
         f"ignore_values and skip, where '' is {NO_CLASS}",
     )
+
+
+def _misspelt(unknown: Collection[str], known: Collection[str]) -> str:
+    """Return a hint on classes that labels nearly have: spelt otherwise, or parted at their commas."""
+    alike = {_plain(name): name for name in known}
+    for name in unknown:
+        if twin := alike.get(_plain(name)):
+            both = f"{quoted(twin)}|{quoted(name)}"
+            return (
+                f"{quoted(name)} is {quoted(twin)} but for case, spaces or accents: give one label both, as {both}; or "
+            )
+        if {part.strip() for part in re.split(f"[{SIGNS}]", name)} & set(known) and quoted(name) != name:
+            return (
+                f"put a name that holds {' '.join(SIGNS)} into double quotes: --labels 'LABEL={quoted(name)},...'; or "
+            )
+    return ""
+
+
+def _plain(name: str) -> str:
+    """Return a name as it is known by: letters without case and accents, single spaces."""
+    apart = unicodedata.normalize("NFKD", name).casefold()
+    return " ".join("".join(sign for sign in apart if not unicodedata.combining(sign)).split())
 
 
 def _refuse_untold(where: str, files: Sequence[Path], selection: Selection) -> None:

@@ -117,7 +117,8 @@ def class_name(properties: dict[str, Any], class_property: str = "") -> str:
     if class_property and isinstance(found, int | float):
         found = f"{found:.0f}" if found == found // 1 else "" if found != found else found  # tables hold 3.0, and NaN
     if not isinstance(found, str):
-        raise TypeError(f"the class name is {found!r}, not text")
+        way = f"; --class-property {keys[0]} reads it" if isinstance(found, int | float) else ""
+        raise TypeError(f"the class name is {found!r}, not text{way}")
     found.encode()  # half a character can be neither shown nor typed
     return found
 

@@ -27,6 +27,9 @@ Pixels = npt.NDArray[np.uint8]
 Field = npt.NDArray[np.float32]
 
 TUMOUR, STROMA, OTHER = 0, 1, 2
+DRAWN = ("tumour", "stroma", "other")
+"""What is drawn, by label id."""
+
 HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])
 EOSIN = np.array([0.07, 0.99, 0.11])
 DRAWN_PX = 512

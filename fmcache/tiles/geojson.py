@@ -8,6 +8,8 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
+import shlex
 import zlib
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ FEATURE = (
 COLLECTION = "a FeatureCollection, a list of features or one feature"
 # JSON of annotations shrinks to a tenth, a file of zeros to a thousandth
 MOST_TIMES, ALWAYS_BYTES = 100, 2**26
+LFS = b"version https://git-lfs"
 SHAPES = ("Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon", "GeometryCollection")
 AS_RINGS = (
     "write each {one} as the ring of a feature (a hole as a further ring), in pixels of the image, its class in "
@@ -32,6 +35,8 @@ AS_RINGS = (
 )
 XML = (
     ("<ASAP_Annotations", "ASAP XML", AS_RINGS.format(one="Annotation's Coordinate X, Y") + " (that of PartOfGroup)"),
+    ("<V X=", "HALO XML", AS_RINGS.format(one="Region's V X, Y") + " (the Name of its Annotation)"),
+    ("<version>", "CVAT XML", AS_RINGS.format(one="polygon's points") + " (its label); one file per image"),
     (
         "<Annotations",
         "Aperio ImageScope XML",
@@ -76,6 +81,8 @@ def _unpacked(path: Path) -> bytes:
         raise TileError(f"{path} does not exist", next_step="export the annotations as GeoJSON") from None
     except OSError as reason:
         raise TileError(f"{path} cannot be read", found=str(reason)[:200], next_step="pass a file of GeoJSON") from None
+    if data.startswith(LFS):
+        raise TileError(f"{path} is a pointer of Git LFS, not the file itself", next_step="git lfs pull")
     if data.startswith(b"PK\x03\x04"):
         raise TileError(f"{path} is a zip archive, not GeoJSON", next_step="unpack it and pass what is in it")
     if not data.startswith(b"\x1f\x8b"):
@@ -123,18 +130,46 @@ def _document(path: Path, text: str) -> Any:
         pass  # NaN and Infinity are no JSON, but QuPath and Python write them among measurements
     try:
         return json.loads(text)
+    except json.JSONDecodeError as reason:
+        raise _no_json(path, text, reason) from None
     except (ValueError, RecursionError) as reason:
         raise TileError(
-            f"{path} is not valid JSON",
-            found=str(reason)[:200] if text.strip() else "an empty file",
-            next_step="export or download it again",
+            f"{path} is not valid JSON", found=str(reason)[:200], next_step="export or download it again"
         ) from None
+
+
+def _no_json(path: Path, text: str, reason: json.JSONDecodeError) -> TileError:
+    """Return the error for text that is no JSON: with what stands where reading ended."""
+    if not text.strip():
+        return TileError(f"{path} is not valid JSON: it is an empty file", next_step=f"{EXPORT}, or download it again")
+    sequence = text.startswith("\x1e")
+    several = sequence or reason.msg == "Extra data"
+    if several:
+        all_features = "[.[] | if .features then .features[] else . end]"
+        return TileError(
+            f"{path} holds several JSON documents, one after the other",
+            expected=COLLECTION,
+            found=f"line {reason.lineno} begins another one" if not sequence else "a sequence of documents (RFC 8142)",
+            next_step="keep one of them where they repeat each other; else make one list of their features: "
+            f"jq {'--seq ' if sequence else ''}-s '{all_features}' {shlex.quote(str(path))} > ONE.geojson",
+        )
+    around = " ".join(text[max(reason.pos - 30, 0) : reason.pos + 10].split())
+    comma = re.search(r",\s*$", text[: reason.pos]) and text[reason.pos : reason.pos + 1] in ("]", "}")
+    return TileError(
+        f"{path} is not valid JSON",
+        found=f"{reason.msg}, line {reason.lineno}, column {reason.colno}: {around!r}",
+        next_step="take out the comma before the bracket" if comma else "export or download it again",
+    )
 
 
 def _odd(features: Any) -> str:
     """Return which of several features is none."""
-    if not isinstance(features, list) or len(features) < 2:
+    if isinstance(features, list) and not all(isinstance(f, dict) for f in features[:1]):
         return ""
+    if not isinstance(features, list) or not features:
+        return ""
+    if len(features) == 1:
+        return f"an object with {', '.join(map(str, features[0]))}"[:200] if features[0] else "an empty object"
     i, odd = next((i, f) for i, f in enumerate(features) if not isinstance(f, dict) or "geometry" not in f)
     return f"number {i} of {len(features)} has no geometry: {repr(odd)[:80]}"
 
@@ -142,13 +177,18 @@ def _odd(features: Any) -> str:
 def _kind(document: Any) -> tuple[str, str]:
     """Return what a document is that holds no features, empty if that is not known, and how to make GeoJSON of it."""
     if isinstance(document, list):
+        if any(isinstance(item, dict) and item.keys() & {"annotations", "label"} for item in document):
+            percent = " (its polygonlabels); points are there in percent of width and height"
+            return "Label Studio JSON", AS_RINGS.format(one="polygon's points") + percent
         numbers = document and all(isinstance(item, int | float | list) for item in document)
         return ("a plain list of numbers" if numbers else ""), (AS_RINGS.format(one="outline") if numbers else EXPORT)
     if not isinstance(document, dict):
-        return f"a single {type(document).__name__}", EXPORT
+        return "null" if document is None else f"a single {type(document).__name__}", EXPORT
     kind, keys = document.get("type"), document.keys()
     if kind == "Topology":
         return "TopoJSON", "convert it: mapshaper FILE -o format=geojson"
+    if "collection" in keys:
+        return "JSON of Cytomine", AS_RINGS.format(one="location (WKT)") + "; y is counted there from the lower edge"
     if keys >= {"images", "annotations"} or keys >= {"categories", "annotations"}:
         return "COCO JSON", AS_RINGS.format(one="annotation's segmentation") + "; one file per image"
     if isinstance(document.get("shapes"), list):

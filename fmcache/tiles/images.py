@@ -10,7 +10,6 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import numpy.typing as npt
-import shapely
 
 from fmcache.errors import ManifestError, TileError
 from fmcache.identity import sha256_file
@@ -24,9 +23,11 @@ from fmcache.manifest import (
 )
 from fmcache.tiles.annotations import rasterise, read_annotations
 from fmcache.tiles.classes import Selection
-from fmcache.tiles.demo import draw_tile
+from fmcache.tiles.demo import DRAWN, draw_tile
 from fmcache.tiles.pictures import RawMask, read_image, read_raw_mask
 from fmcache.tiles.values import Palette, read_values, unknown_values
+from fmcache.tiles.whereabouts import check_place
+from fmcache.tiles.words import quoted
 
 Pixels = npt.NDArray[np.uint8]
 MPP_TOLERANCE = 0.02  # scanners differ by more from one to the next
@@ -75,11 +76,18 @@ def read_tile(dataset: AnyDataset, entry: TileEntry, folder: Path) -> Tile:
     Raises
     ------
     ManifestError
-        When a file is missing or is not the one that was listed.
+        When a file is missing or is not the one that was listed; when drawn tiles hold more labels than the dataset.
     TileError
         When a file cannot be read; as `read_mask`.
     """
     if isinstance(dataset, DemoDataset):
+        if len(dataset.labels) < len(DRAWN):
+            raise ManifestError(
+                f"drawn tiles (format: demo) hold {len(DRAWN)} labels, and the dataset lists {len(dataset.labels)}",
+                expected=f"labels for {', '.join(DRAWN)}, in this order",
+                found=", ".join(map(quoted, dataset.label_names)),
+                next_step="list the labels that are lacking in the manifest",
+            )
         image, mask = draw_tile(dataset.seed, entry, dataset.size_px)
         return Tile(entry.id, image, mask, _sha256(image), _sha256(mask))
     root = folder / dataset.root
@@ -119,13 +127,8 @@ def read_mask(
         return Drawn(mask, found=tuple(found.items()), palette=palette)
     notes: Counter[str] = Counter()
     annotations = read_annotations(path, notes, Selection.of(dataset))
-    if annotations and not any(a.geometry.intersects(shapely.box(0, 0, width, height)) for a in annotations):
-        raise TileError(
-            f"{path}: no region lies on the image",
-            expected=f"coordinates in pixels of the image, 0 to {width} and 0 to {height}",
-            found=f"{len(annotations)} regions, the first from {annotations[0].geometry.bounds[:2]} on",
-            next_step="export the annotations from this very image",
-        )
+    if annotations:
+        notes.update(check_place(path, annotations, (width, height)))
     fill = IGNORE if dataset.fill == "ignore" else dataset.label_names.index(dataset.fill)
     try:
         drawn = rasterise(annotations, dataset.classes(), (width, height), order=dataset.order, fill=fill)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterable, Sequence
 
 from fmcache.errors import SpecError
 from fmcache.manifest import IGNORE, Label, check_mask_values, mask_span
-from fmcache.tiles.words import COLON, Word, alternatives, quoted, refuse_signs, split_at, tokens_of
+from fmcache.tiles.words import COLON, Word, alternatives, quoted, refuse_signs, split_at, tokens_of, with_whole_name
 
 # Okabe & Ito 2008: told apart by people of all colour vision
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#999999")
 
 IGNORED = "ignore"
+TAKEN = {IGNORED: "ignore means no label", "mean": "mean is what reports call the mean over labels"}
+"""Names that no label can be given by a flag, and why."""
 
 
 def parse_labels(text: str, regions: bool = False) -> tuple[Label, ...]:
@@ -28,7 +32,15 @@ def parse_labels(text: str, regions: bool = False) -> tuple[Label, ...]:
     parts = list(split_at(tokens_of(text, "--labels"), ","))
     if len(parts) > 1 and not parts[-1]:
         del parts[-1]  # a comma at the end
-    return tuple(_label(i, part, text, regions) for i, part in enumerate(parts))
+    labels = tuple(_label(i, part, text, regions) for i, part in enumerate(parts))
+    bare = [label.name for label in labels if not label.values]
+    if not regions and 0 < len(bare) < len(labels):
+        raise SpecError(
+            f"--labels {text!r}: {', '.join(map(quoted, bare))} without a mask value, others with one",
+            expected="a value for each label, or for none (then a label's position is its value)",
+            next_step=f"add it, such as {quoted(bare[0])}=0",
+        )
+    return labels
 
 
 def parse_values(text: str) -> tuple[int | str, ...]:
@@ -39,7 +51,7 @@ def parse_values(text: str) -> tuple[int | str, ...]:
     SpecError
         When one is no number, range or ``#rrggbb``.
     """
-    return _values(word.text for word in alternatives(text, "--ignore"))
+    return _values("--ignore", (word.text for word in alternatives(text, "--ignore")))
 
 
 def parse_classes(text: str, flag: str = "--ignore") -> tuple[str, ...]:
@@ -124,6 +136,7 @@ def classes_of(label: Label) -> tuple[str, ...]:
 
 
 def _label(place: int, part: list[Word | str], text: str, regions: bool) -> Label:
+    part = with_whole_name(part, text)
     if not part or not isinstance(part[0], Word) or not part[0].text:
         raise SpecError(
             f"--labels {text!r}: a label has no name",
@@ -138,6 +151,23 @@ def _label(place: int, part: list[Word | str], text: str, regions: bool) -> Labe
             expected=f"{quoted(left)}={right}",
             next_step=f"write '='; if it is the whole name of a label: {quoted(name.text)}",
         )
+    if name.text.lower() in TAKEN and (not name.quoted or name.text.lower() != IGNORED):
+        raise SpecError(
+            f"--labels {text!r}: {TAKEN[name.text.lower()]}",
+            next_step="give that label another name"
+            + (
+                "; to leave pixels out, name their values or classes in --ignore"
+                if name.text.lower() == IGNORED
+                else ""
+            ),
+        )
+    parted = re.sub(r"\s*[;\n]\s*", ",", text.strip())
+    if "=" in values and parted != text.strip():
+        raise SpecError(
+            f"--labels {text!r}: labels are joined with ','",
+            expected=parted,
+            next_step=f"--labels {shlex.quote(parted)}; a name that holds ; or a line break goes into double quotes",
+        )
     if (len(part) > 1 and part[1] != "=") or "=" in values:
         raise SpecError(
             f"--labels {text!r}: cannot be read",
@@ -147,20 +177,21 @@ def _label(place: int, part: list[Word | str], text: str, regions: bool) -> Labe
     words = [word for word in values if isinstance(word, Word)]
     colours = [word.text for word in words if word.text.startswith("#") and not word.quoted]
     if regions:
-        _values(colours)
+        _values("--labels", colours)
         parsed: tuple[int | str, ...] = tuple(w.as_class for w in words if w.quoted or not w.text.startswith("#"))
         if not parsed and not name.as_class:
             parsed = ("",)
     else:
-        parsed = _values(word.text for word in words)
+        parsed = _values("--labels", (word.text for word in words))
         colours = [value for value in parsed if isinstance(value, str) and value.startswith("#")]
     return Label(name.text, colours[0].lower() if colours else PALETTE[place % len(PALETTE)], parsed)
 
 
-def _values(texts: Iterable[str]) -> tuple[int | str, ...]:
+def _values(flag: str, texts: Iterable[str]) -> tuple[int | str, ...]:
     try:
         values = tuple(int(value) if value.isdecimal() else value.lower() for value in texts)
         check_mask_values(values)
     except ValueError as reason:
-        raise SpecError(str(reason)[:200]) from None
+        written = "NAME=VALUE|VALUE,..., such as 'other=0,tumour=1|2'" if flag == "--labels" else "such as '0|255'"
+        raise SpecError(f"{flag}: {reason}"[:250], next_step=f"write {written}") from None
     return values

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,19 +16,30 @@ from fmcache.identity import sha256_file
 from fmcache.manifest import IGNORE, AnyDataset, FolderDataset, GeojsonDataset, TileEntry
 from fmcache.tiles.absent import absent_classes, absent_values
 from fmcache.tiles.annotations import read_annotations
-from fmcache.tiles.census import refuse_unknown_classes, told
+from fmcache.tiles.census import CORNER, listed, refuse_unknown_classes, told, unused_classes
 from fmcache.tiles.classes import Selection
 from fmcache.tiles.folder import Pair
 from fmcache.tiles.images import Tile, read_mask
+from fmcache.tiles.labels import classes_of
 from fmcache.tiles.pictures import read_image
 from fmcache.tiles.values import Palette, mask_values, palette_clash, unknown_values
+from fmcache.tiles.words import quoted
 
 
 class Listing(NamedTuple):
-    """Entries of tiles in the order of their ids, and (tile, label) pixels."""
+    """Entries of tiles in the order of their ids, (tile, label) pixels, and what is worth knowing of their masks."""
 
     entries: tuple[TileEntry, ...]
     pixels: npt.NDArray[np.int64]
+    notes: tuple[str, ...] = ()
+
+
+class Drawing(NamedTuple):
+    """What is kept of a drawn tile: the share of pixels that several labels cover, what was mended or left out."""
+
+    id: str
+    overlap: float
+    notes: tuple[tuple[str, int], ...]
 
 
 def list_tiles(
@@ -45,14 +57,15 @@ def list_tiles(
         When a file cannot be read, masks hold values or classes that no label has, palettes that are read by index
         differ, or a label is in no tile.
     """
-    classes = _known_classes(dataset, pairs) if isinstance(dataset, GeojsonDataset) else Counter()
-    entries, palettes = [], []
+    classes = known_classes(dataset, pairs) if isinstance(dataset, GeojsonDataset) else Counter()
+    entries, palettes, drawings = [], [], []
     found, unknown = Counter[int](), Counter[int]()
     pixels = np.zeros((len(pairs), len(dataset.labels)), dtype=np.int64)
     for i, (pair, group) in enumerate(zip(pairs, groups, strict=True)):
         drawn = read_mask(pair.mask, dataset, read_image(pair.image), unknown)
         pixels[i] = np.bincount(drawn.mask.ravel(), minlength=IGNORE + 1)[: len(dataset.labels)]
         found.update(dict(drawn.found))
+        drawings.append(Drawing(pair.id, drawn.overlap, drawn.notes))
         if drawn.palette:
             palettes.append((str(pair.mask), drawn.palette))
         # folders resolved as `root` is, the file not: it may be a link to elsewhere
@@ -68,10 +81,10 @@ def list_tiles(
             raise unknown_values(str(pairs[0].mask.parent), unknown, dataset)
         absent = absent_values(dataset, pixels.sum(axis=0), len(pairs), found)
     else:
-        absent = absent_classes(dataset.labels, pixels.sum(axis=0), len(pairs), classes)
+        absent = absent_classes(dataset.labels, pixels.sum(axis=0), len(pairs), _by(0, classes))
     if absent:
         raise absent
-    return Listing(tuple(entries), pixels)
+    return Listing(tuple(entries), pixels, tuple(drawing_notes(dataset, classes, drawings)))
 
 
 def palettes_apart(dataset: FolderDataset, palettes: Sequence[tuple[str, Palette]]) -> TileError | None:
@@ -85,30 +98,59 @@ def palettes_apart(dataset: FolderDataset, palettes: Sequence[tuple[str, Palette
     colours = palettes[0][1].colours
     ids = [(dataset.labels[label].name, value) for value, label in mask_values(dataset.labels)]
     if all(isinstance(value, int) and value < len(colours) for _, value in ids):
-        labels = ",".join(f"{name}={colours[int(value)]}" for name, value in ids)
+        labels = ",".join(f"{quoted(name)}={colours[int(value)]}" for name, value in ids)
     else:
-        labels = f"{ids[0][0]}={colours[0]},..."
+        labels = f"{quoted(ids[0][0])}={colours[0]},..."
     return TileError(
         "masks are read by their palette indices, but the palettes differ",
         expected="one palette for all, or labels given by colour",
         found=clash,
-        next_step=f"give the labels by colour, such as --labels '{labels}'; if the indices are right and the colours "
-        "mean nothing, save the masks as grey values",
+        next_step=f"give the labels by colour, such as --labels {shlex.quote(labels)}; if the indices are right and "
+        "the colours mean nothing, save the masks as grey values",
     )
 
 
-def _known_classes(dataset: GeojsonDataset, pairs: Sequence[Pair]) -> Counter[str]:
-    """Return regions by class; refuse classes that no label has, naming those of all files at once."""
+def known_classes(dataset: GeojsonDataset, pairs: Sequence[Pair]) -> Counter[tuple[str, str]]:
+    """Return regions by class and kind of object.
+
+    Raises
+    ------
+    TileError
+        When a file cannot be read, or there are classes that no label has: naming those of all files at once.
+    """
     selection, files = Selection.of(dataset), [pair.mask for pair in pairs]
     counts = Counter((region.name, region.kind) for file in files for region in read_annotations(file, None, selection))
     refuse_unknown_classes(counts, dataset.classes(), f"{files[0].parent}: ", files, selection)
-    by_class: Counter[str] = Counter()
-    for (name, _), n in counts.items():
-        by_class[name] += n
-    return by_class
+    return counts
 
 
-def region_notes(dataset: AnyDataset, tiles: Sequence[Tile]) -> list[str]:
+def drawing_notes(
+    dataset: FolderDataset | GeojsonDataset, classes: Mapping[tuple[str, str], int], drawings: Sequence[Drawing]
+) -> list[str]:
+    """Return `region_notes`; which classes a dataset names that none of its regions (by class and kind) is of; and
+    which kinds of objects are drawn, where there are several."""
+    notes = region_notes(dataset, drawings)
+    if isinstance(dataset, GeojsonDataset):
+        named = {
+            "--labels": [name for label in dataset.labels for name in classes_of(label)],
+            "--ignore": [str(value) for value in dataset.ignore_values],
+            "--skip": dataset.skip,
+        }
+        notes += unused_classes(named, _by(0, classes), {key: n for one in drawings for key, n in one.notes})
+        kinds = _by(1, classes)
+        if len(kinds) > 1 and not dataset.objects:
+            notes.append(f"regions are {listed(kinds)} objects, and all are drawn; --objects says which are to be")
+    return notes
+
+
+def _by(key: int, counts: Mapping[tuple[str, str], int]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for keys, n in counts.items():
+        found[keys[key]] += n
+    return found
+
+
+def region_notes(dataset: AnyDataset, tiles: Sequence[Tile | Drawing]) -> list[str]:
     """Return what is worth knowing of annotated regions: how far labels overlap, what was mended or left out."""
     notes = []
     overlapping = [tile for tile in tiles if tile.overlap > 0]
@@ -125,4 +167,9 @@ def region_notes(dataset: AnyDataset, tiles: Sequence[Tile]) -> list[str]:
     for tile in tiles:
         found.update(dict(tile.notes))
     notes += told(found)
+    if tiles and found[CORNER] == len(tiles):
+        notes.append(
+            "in every tile all regions lie in the upper left quarter: are they in pixels of the tile, not in um or in "
+            "pixels of a smaller level?"
+        )
     return notes

@@ -5,6 +5,7 @@ What could belong to two is refused: a wrong pair gives wrong numbers, and nobod
 
 from __future__ import annotations
 
+import shlex
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 from fmcache.errors import ManifestError
 from fmcache.tiles.names import stripped
+from fmcache.tiles.words import quoted
 
 Key = tuple[tuple[str, ...], str]
 
@@ -90,11 +92,14 @@ def _met(images: Sequence[File], masks: Sequence[File], of_image: Keys, of_mask:
 def _ambiguous(one: File, before: File, other: File, of_image: bool) -> ManifestError:
     kind, flag = ("masks", "--masks") if of_image else ("images", "--images")
     if before.path.name == other.path.name:
-        one_each = ",".join(f"{file.path.parent.name}={file.path.parent}" for file in (before, other))
+        one_each = ",".join(
+            f"{quoted(file.path.parent.name)}={quoted(str(file.path.parent))}" for file in (before, other)
+        )
         return ManifestError(
             f"{one.path} could belong to two {kind}: {before.path} and {other.path}",
             expected="one mask for an image, and one image for a mask",
-            next_step=f"pass one of the folders; or, where each holds the masks of one label, --masks '{one_each}'",
+            next_step="pass one of the folders; or, where each holds the masks of one label, --masks "
+            f"{shlex.quote(one_each)}",
         )
     return ManifestError(
         f"{one.path} could belong to two {kind}: {before.path.name} and {other.path.name}",

@@ -95,11 +95,11 @@ def split_of(folder: str) -> tuple[Split, str] | None:
     return None
 
 
-def to_id(name: str) -> str:
+def to_id(name: str, most_bytes: int = NAME_BYTES) -> str:
     """Return a tile id made from a name: letters and digits of any script stay, other runs become ``-``.
 
-    The id is safe as the name of a file on every system; what is too long is cut, with a digest in place of the rest.
-    Empty when nothing is left.
+    The id is safe as the name of a file on every system; what is longer than `most_bytes` of UTF-8 is cut, with a
+    digest in place of the rest. Empty when nothing is left.
     """
     text = unicodedata.normalize("NFC", name)
     kept = re.sub("\0+", "-", "".join(c if is_name_character(c) else "\0" for c in text))
@@ -108,7 +108,7 @@ def to_id(name: str) -> str:
         kept = kept[1:].lstrip("._-")
     if kept.partition(".")[0].lower() in RESERVED_NAMES:
         kept = f"t-{kept}"
-    if len(kept.encode()) > NAME_BYTES:
+    if len(kept.encode()) > most_bytes:
         digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:10]
-        kept = kept.encode()[: NAME_BYTES - 11].decode(errors="ignore").rstrip("._-") + f"-{digest}"
+        kept = kept.encode()[: most_bytes - 11].decode(errors="ignore").rstrip("._-") + f"-{digest}"
     return kept if is_name(kept) else ""

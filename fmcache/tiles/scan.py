@@ -21,6 +21,8 @@ ADVICE = {
     **dict.fromkeys(_SLIDES, "whole slides: fmcache data cut makes tiles of them"),
     ".xml": "XML of Aperio ImageScope or ASAP is not read: turn it into GeoJSON, with the Python package "
     "wsi-annotations-kit (Aperio), or in QuPath with a script that reads it and File > Export objects as GeoJSON",
+    ".annotations": "XML of HALO is not read: export GeoJSON there, or write each Region's V X, Y as the ring of a "
+    "feature, the Name of its Annotation in properties.classification.name",
     ".qpdata": "QuPath's own file: in QuPath, File > Export objects as GeoJSON, one file for an image",
     ".npz": "save each array as NAME.npy: numpy.save('NAME.npy', numpy.load('NAME.npz')['KEY'])",
     ".mat": "save each label array as NAME.npy: numpy.save('NAME.npy', scipy.io.loadmat('NAME.mat')['KEY'])",

@@ -28,7 +28,11 @@ def split_sizes(split: str) -> list[int] | None:
     """
     parts = split.split("/")
     if split and (len(parts) != len(SPLITS) or not all(map(_is_count, parts))):
-        raise SpecError(f"--split {split!r}", expected="three numbers of tiles, such as 15/5/10 (train/val/test)")
+        raise SpecError(
+            f"--split {split!r}",
+            expected="three numbers of tiles, such as 15/5/10 (train/val/test)",
+            next_step="correct it, or leave it out",
+        )
     return [int(part) for part in parts] if split else None
 
 

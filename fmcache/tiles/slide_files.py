@@ -10,13 +10,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fmcache.errors import SpecError
+from fmcache.manifest import NAME_BYTES
 from fmcache.tiles.folder import Pair
 from fmcache.tiles.geojson import ENDINGS, EXPORT
+from fmcache.tiles.names import to_id
 
 OF_ONE_IMAGE = re.compile(r"\.ome(\.tiff?|\.btf|\.zarr)$", re.IGNORECASE)  # o1.ome.tif is o1
 KIN = re.compile(
     r"([-_. ]+(annotations?|regions?|rois?|objects?|labels?|masks?|tissue|qupath|export))+$", re.IGNORECASE
 )
+MOST_BYTES = NAME_BYTES - len("_x00000000_y00000000")  # the place of a tile is put after the name of its slide
 OTHERS = (".xml", ".geojson.zip", ".zip")  # taken where there is nothing else, so that reading can say why not
 RULE = "NAME.geojson (or .json, .geojson.gz, NAME.svs.geojson, NAME_annotations.geojson) for every slide NAME.*"
 
@@ -85,22 +88,18 @@ def _kept(folder: Iterable[str]) -> list[str]:
 def _names(slides: Sequence[Path], folders: Sequence[tuple[str, ...]]) -> list[str]:
     often = Counter(_plain(slide.stem) for slide in slides)
     names = [
-        _tile_name("-".join([*(_kept(folder) if often[_plain(slide.stem)] > 1 else []), slide.stem]))
+        to_id("-".join([*(_kept(folder) if often[_plain(slide.stem)] > 1 else []), slide.stem]), MOST_BYTES)
         for slide, folder in zip(slides, folders, strict=True)
     ]
     for name, path in zip(names, slides, strict=True):
         if not name or names.count(name) > 1:
             raise SpecError(
                 f"{path}: tiles cannot be named after this slide",
-                expected="slides whose names (or folders) differ in letters, digits, '.', '_' and '-'",
+                expected="slides whose names (or folders) differ in letters and digits (of any script)",
                 found="the name of another slide" if name else "none of these",
                 next_step="rename it",
             )
     return names
-
-
-def _tile_name(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("._-")
 
 
 def _files(annotations: Path) -> list[tuple[Path, str]]:

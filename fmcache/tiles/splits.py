@@ -141,7 +141,8 @@ def rotating_folds(
     if not 3 <= folds <= len(teams):
         raise SpecError(
             f"{folds} folds cannot be made",
-            expected=f"3 to {len(teams)} folds: test, validation and training need a part each, a part a group",
+            expected=f"3 {f'to {len(teams)} ' if len(teams) > len(SPLITS) else ''}folds: test, validation and training "
+            "need a part each, a part a group",
             found=f"{len(teams)} groups of tiles",
             next_step="choose another number with --folds",
         )

@@ -98,6 +98,19 @@ def alternatives(text: str, flag: str) -> list[Word]:
     return [token for token in tokens if isinstance(token, Word)]
 
 
+def with_whole_name(part: Sequence[Word | str], text: str) -> list[Word | str]:
+    """Return the tokens of `part`, from ``name=value|value`` in `text`, with all before the first ``=`` as one word.
+
+    What joins values joins nothing there, so that it is part of the name.
+    """
+    end = part.index("=") if "=" in part else 0
+    words = [token.text for token in part[:end] if isinstance(token, Word) and not token.quoted]
+    if 2 * len(words) != end + 1 or len(words) < 2 or set(part[1:end:2]) != {"|"}:
+        return list(part)
+    written = re.search(r"\s*\|\s*".join(map(re.escape, words)), text)  # with the spaces around the sign
+    return [Word(written[0]), *part[end:]] if written else list(part)
+
+
 def refuse_signs(tokens: Sequence[Word | str], text: str, flag: str, signs: str, joint: str) -> None:
     """Raise SpecError when one of `signs` is among the tokens of a flag whose names `joint` joins."""
     if any(token in signs for token in tokens if isinstance(token, str)):

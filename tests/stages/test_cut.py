@@ -168,7 +168,7 @@ def test_a_label_that_a_split_cannot_have_is_told(slides):
         path = slide.parent / "geojson" / f"{slide.stem}.geojson"
         path.write_text(path.read_text().replace("Stroma", "Tumor"))
     text, _ = do(slides)
-    assert "note: label 'stroma' is in 1 tile of 1 group: test has it, train and val lack it; that cannot" in text
+    assert "note: label 'stroma' is in 8 tiles of 1 group: test has it, train and val lack it; that cannot" in text
 
 
 @pytest.mark.parametrize(
@@ -334,3 +334,18 @@ def test_folders_that_may_be_patients_are_told(slides):
     _, said = do(slides, slides=[*moved, *slides[2:]])
     assert "slides lie in several folders" in said[0]
     assert "--groups" in said[0]
+
+
+def test_a_class_that_no_slide_has_and_a_slide_without_regions_are_told(slides):
+    (slides[0].parent / "geojson" / f"{slides[3].stem}.geojson").write_text(
+        '{"type": "FeatureCollection", "features": []}'
+    )
+    _, said = do(slides, split="2/2/2", skip="Necrosis")
+    assert "note: no region is of class Necrosis (--skip): check the spelling" in said
+    assert any("holds no regions: no tile is cut from" in line for line in said)
+    assert len(listed(slides).dataset("cut").tiles) == 6
+
+
+def test_a_label_that_a_small_split_lacks_is_not_called_rare(slides):
+    text, _ = do(slides, split="2/1/2")
+    assert "val lacks it; no split of these sizes" in text

@@ -192,3 +192,21 @@ def test_of_two_additions_of_one_name_at_once_the_second_is_refused(folder):
     (error,) = while_edited(folder, "e")
     assert "already" in str(error)
     assert Manifest(folder / "m.yaml").dataset("e").label_names == ("a", "b")
+
+
+def test_a_manifest_that_is_a_link_stays_one(folder):
+    (folder / "real").mkdir()
+    (folder / "real" / "m.yaml").write_text(THERE)
+    (folder / "m.yaml").symlink_to(folder / "real" / "m.yaml")
+    with edited(folder / "m.yaml") as document:
+        document["datasets"]["d"]["title"] = "new"
+    assert (folder / "m.yaml").is_symlink()
+    assert "title: new" in (folder / "real" / "m.yaml").read_text()
+
+
+@pytest.mark.parametrize("text", ["", "# ours\n", "format: 1\ndefault: d\ndatasets:\n"])
+def test_a_manifest_without_datasets_is_refused_with_the_way_on(folder, text):
+    (folder / "m.yaml").write_text(text)
+    with pytest.raises(ManifestError, match="lists no datasets") as refused:
+        Manifest(folder / "m.yaml")
+    assert "remove it" in refused.value.next_step

@@ -66,7 +66,7 @@ def test_the_merged_masks_are_listed_and_their_rule_is_in_their_hash(folder):
 
 
 def test_labels_of_any_name_are_listed_as_they_are_called(folder):
-    masks = sources(folder).replace("tumour=", 'tumour|"5 mm"=').replace("stroma=", "stroma\\rest=")
+    masks = sources(folder).replace("tumour=", '"tumour|\\"5 mm\\""=').replace("stroma=", "stroma\\rest=")
     data_add(
         "odd",
         folder / "images",
@@ -139,3 +139,31 @@ def test_no_mask_is_merged_for_a_dataset_that_cannot_be(folder, flags):
             fill="other", merge_into=folder / "new", manifest=folder / "m.yaml",
         )  # fmt: skip
     assert sorted(folder.rglob("*")) == before
+
+
+def test_names_and_folders_with_commas_and_signs_go_into_quotes(folder):
+    (folder / "both").rename(folder / "a, b=c")
+    masks = f'"tumour, solid"="{folder / "tumour"}",pT|4="{folder}/a, b=c/*_stroma.png",'
+    result, row = merged(folder, masks=masks, order='pT\\|4,"tumour, solid"', fill='"not, told"')
+    assert result.labels == '"tumour, solid"=0,"pT|4"=1,"not, told"=2'
+    assert row == [0] * 8 + [1] * 4 + [2] * 4
+    with pytest.raises(SpecError, match="does not say where") as refused:
+        merged(folder, masks=f"tumour, solid={folder / 'tumour'}", into="again")
+    assert "double quotes" in refused.value.next_step
+
+
+def test_a_pattern_below_a_folder_with_an_equals_sign_is_no_list_of_labels(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "a=b").mkdir()
+    for file in (folder / "both").glob("*_stroma.png"):
+        file.rename(folder / "a=b" / file.name)
+    data_add(
+        "odd",
+        folder / "images",
+        "a=b/*_stroma.png",
+        labels="other=0,stroma=1",
+        split="1/1/1",
+        manifest=folder / "m.yaml",
+        ignore="",
+    )
+    assert Manifest(folder / "m.yaml").dataset("odd").label_names == ("other", "stroma")

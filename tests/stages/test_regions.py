@@ -17,7 +17,7 @@ from fmcache.errors import ManifestError, SpecError, TileError
 from fmcache.manifest import FolderDataset, Label, Manifest
 from fmcache.specs import Recipe
 from fmcache.stages.check import check
-from fmcache.stages.data import add
+from fmcache.stages.data import FileRules, add
 from fmcache.stages.identities import bank_identity
 from fmcache.tiles.images import Tile, check_view_mpp, read_tile
 
@@ -267,3 +267,52 @@ def test_the_way_that_the_message_names_works_when_it_is_typed(folder, monkeypat
     assert CliRunner().invoke(app, [*typed, *way]).exit_code == 0
     assert Manifest(folder / "data_manifest.yaml").dataset("mine").skip == ('Tumor, "in situ"',)
     assert CliRunner().invoke(app, ["data", "check", "mine"]).exit_code == 0
+
+
+def test_adding_tells_once_what_was_left_out_mended_or_never_there(folder):
+    for i in range(4):
+        cross = square("Tumor", 0, 0, 9, 9)
+        cross["geometry"]["coordinates"] = [[[0, 0], [9, 9], [9, 0], [0, 9], [0, 0]]]
+        point = {"type": "Feature", "geometry": {"type": "Point", "coordinates": [1, 1]}, "properties": {}}
+        cell = square("Stroma", 0, 0, 2, 2, objectType="cell")
+        drawn = [*regions(i), cross, point, cell, square("Fold", 0, 0, 3, 3)]
+        (folder / f"t{i}.geojson").write_text(json.dumps(drawn))
+    said = []
+    add_to(folder, LABELS + "|Necrotic", ignore="Blood", skip="Fold|Pen", say=said.append)
+    for line in (
+        "note: 4 regions whose outline crossed itself were mended",
+        "note: features skipped, as if not drawn: Fold (4)",
+        "note: features left out: no region (Point) (4)",
+        "note: 8 regions reach beyond their image: are they in its pixels, not those of another level?",
+        "note: no region is of class Necrotic (--labels), Blood (--ignore), Pen (--skip): check the spelling",
+        "note: regions are annotation (16), cell (4) objects, and all are drawn; --objects says which are to be",
+    ):
+        assert said.count(line) == 1, said
+    squares = []
+    add_to(folder, LABELS, skip="Fold|Pen", say=squares.append, files=FileRules(square="crop", into=folder / "squares"))
+    assert "note: features skipped, as if not drawn: Fold (4)" in squares
+
+
+@pytest.mark.parametrize(
+    ("drawn", "way"),
+    [
+        ("tumor", "give one label both, as Tumor|tumor"),
+        ("Tumor ", 'give one label both, as Tumor|"Tumor "'),
+        ("Tumor, Stroma", "--labels 'LABEL=\"Tumor, Stroma\",...'"),
+    ],
+)
+def test_a_class_that_labels_nearly_have_is_told_with_how_to_write_it(folder, drawn, way):
+    for i in range(4):
+        (folder / f"t{i}.geojson").write_text(json.dumps([*regions(i), square(drawn, 0, 0, 9, 9)]))
+    with pytest.raises(TileError) as refused:
+        add_to(folder)
+    assert way in refused.value.next_step
+
+
+def test_regions_that_all_lie_in_the_upper_left_quarter_are_told(folder):
+    for i in range(4):
+        small = [square("Tumor", 0, 0, 8, 16), square("Stroma", 8, 0, 16, 16)]
+        (folder / f"t{i}.geojson").write_text(json.dumps(small))
+    said = []
+    add_to(folder, "tumour=Tumor,stroma=Stroma", say=said.append)
+    assert any("upper left quarter" in line for line in said)

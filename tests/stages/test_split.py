@@ -90,3 +90,9 @@ def test_what_cannot_be_is_refused_and_the_manifest_stays_as_it_was(manifest, ar
     with pytest.raises(SpecError, match=says):
         split(manifest, "mine", *arguments, 0)
     assert manifest.read_text() == before
+
+
+def test_folds_and_subsets_that_a_new_split_drops_are_told(manifest):
+    assert "removed" not in text(split(manifest, "mine", "", 4, "2,4", 0))
+    told = " ".join(text(split(manifest, "mine", "6/3/3", 0, "", 0)).split())
+    assert "note: 4 folds (--folds 4) and the subsets of 2,4 tiles (--subsets 2,4) that were listed are removed" in told

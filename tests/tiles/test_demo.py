@@ -5,8 +5,10 @@ import cv2
 import numpy as np
 import pytest
 
-from fmcache.manifest import Manifest, TileEntry
+from fmcache.errors import ManifestError
+from fmcache.manifest import DemoDataset, Label, Manifest, TileEntry
 from fmcache.tiles.demo import draw_tile
+from fmcache.tiles.images import read_tile
 
 DATASET = Manifest(Path(__file__).parents[2] / "data_manifest.yaml").dataset("demo")
 
@@ -84,3 +86,10 @@ def test_stain_varies_from_slide_to_slide():
         [draw_tile(7, TileEntry("same", group), 512)[0].mean((0, 1)) for group in ("s0", "s1", "s2", "s3")]
     )
     assert means.std(axis=0).max() > 4
+
+
+def test_a_dataset_with_fewer_labels_than_are_drawn_is_refused_by_name(tmp_path):
+    two = DemoDataset(labels=(Label("a", "#ffffff"), Label("b", "#000000")), seed=1)
+    with pytest.raises(ManifestError, match="hold 3 labels, and the dataset lists 2") as refused:
+        read_tile(two, TileEntry("x"), tmp_path)
+    assert refused.value.expected == "labels for tumour, stroma, other, in this order"

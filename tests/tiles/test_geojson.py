@@ -234,3 +234,30 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory, rng: random.Random, enc
     if rng.random() < 0.2:
         del data[rng.randrange(len(data)) :]
     read_or_refuse(written(tmp_path_factory.getbasetemp(), bytes(data), "bytes.geojson"))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem", "way"),
+    [
+        ('{"a": 1}\n{"a": 2}\n', "several JSON documents", "jq -s"),
+        ('\x1e{"a": 1}\n\x1e{"a": 2}\n', "several JSON documents", "jq --seq -s"),
+        ('[{"a": 1},]', "not valid JSON", "take out the comma"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS", "git lfs pull"),
+        ('<Annotations><Annotation Name="T"><Region><V X="1" Y="2"/>', "HALO XML", "properties.classification.name"),
+        ("<annotations><version>1.1</version>", "CVAT XML", "one file per image"),
+        ('{"collection": [{"location": "POLYGON ((0 0))"}]}', "JSON of Cytomine", "y is counted there from the lower"),
+        ('[{"id": 1, "annotations": [{"result": []}]}]', "Label Studio JSON", "in percent"),
+    ],
+)
+def test_files_that_hold_something_else_are_refused_by_name(tmp_path, text, problem, way):
+    with pytest.raises(TileError, match=problem) as refused:
+        read_features(written(tmp_path, text.encode()))
+    assert way in refused.value.next_step
+
+
+@pytest.mark.parametrize(("kind", "coordinates"), [("Polygon", RING), ("Polygon", [[RING]]), ("MultiPolygon", [RING])])
+def test_brackets_too_many_or_too_few_are_named(tmp_path, kind, coordinates):
+    odd = feature("a") | {"geometry": {"type": kind, "coordinates": coordinates}}
+    with pytest.raises(TileError, match="cannot be read") as refused:
+        names(written(tmp_path, [odd]))
+    assert "brackets" in refused.value.found

@@ -5,6 +5,7 @@ import unicodedata
 import pytest
 
 from fmcache.errors import SpecError
+from fmcache.manifest import is_name
 from fmcache.tiles.slide_files import pair_slides
 
 
@@ -107,3 +108,13 @@ def test_what_cannot_be_told_apart_is_refused(tree):
         pairs("a.svs", "a.svs")
     with pytest.raises(SpecError, match="cannot be named"):
         pairs("a+b.svs", "a&b.svs")
+
+
+def test_tiles_are_called_after_slides_of_any_script_and_leave_room_for_their_place(tree):
+    make, pairs = tree
+    long = "肿" * 70
+    make(*(f"ann/{name}.geojson" for name in ("切片 一", "Ga\u0308", f"{long}1", f"{long}2")))
+    found, _ = pairs("切片 一.svs", "Gä.svs", f"{long}1.svs", f"{long}2.svs")
+    assert list(found)[:2] == ["切片-一", "Gä"]
+    assert len(found) == 4
+    assert all(is_name(f"{name}_x00000000_y00000000") for name in found)

@@ -105,3 +105,26 @@ def test_what_joins_names_in_another_flag_is_refused_with_the_right_sign():
     assert parse_values(refused.value.expected) == (0, 255)
     with pytest.raises(SpecError, match="is no label"):
         parse_fill("stroma,tumour", [Label("stroma", "#000000"), Label("tumour", "#000000")])
+
+
+def test_a_bar_before_the_equals_sign_is_part_of_the_name():
+    labels = parse_labels('other=0,pT | 4=1|2,"a|b"=3')
+    assert [(label.name, label.values) for label in labels] == [("other", (0,)), ("pT | 4", (1, 2)), ("a|b", (3,))]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("other=0;tumour=1", "--labels other=0,tumour=1"),
+        ("other=0\ntumour=1", "--labels other=0,tumour=1"),
+        ("ignore=0,tumour=1", "name their values or classes in --ignore"),
+        ("mean=0,tumour=1", "another name"),
+        ("other=,tumour=1", "other=0"),
+        ("0=other,1=tumour", "NAME=VALUE"),
+        ("other=-1,tumour=1", "NAME=VALUE"),
+    ],
+)
+def test_labels_that_cannot_be_meant_are_refused_with_what_to_type(text, says):
+    with pytest.raises(SpecError, match="--labels") as refused:
+        parse_labels(text)
+    assert says in refused.value.next_step
