@@ -86,7 +86,9 @@ def fault(study: Study, random: np.random.Generator) -> Outcome:
     always = kind == "report" or random.random() < 0.1
     done = _run(study, [*steps, LS], clean, always)
     verdict, why = _judged(done, _found(study, clean), clean, kind)
-    repaired, last = _repaired(study, dataset, kind, name, start, clean, done)
+    repaired, last, crash = _repaired(study, dataset, kind, name, start, clean, done)
+    if crash and verdict == "detected":
+        verdict, why = "tracebacks", crash
     if not repaired:
         why += f"\n    not repaired: {last}"
     return Outcome(f"{what}; then {', '.join(step.split()[0] for step in steps)}", verdict, repaired, why)
@@ -146,8 +148,8 @@ def _damage(study: Study, start: State, files: list[str], name: str, random: np.
 
 def _judged(done: list[Done], found: State, clean: State, kind: str) -> tuple[str, str]:
     """Return the verdict on what was printed and on what came of it, and its reason where it is a bad one."""
-    if crashed := next((one for one in done if one.traceback), None):
-        return "tracebacks", f"{' '.join(crashed.arguments)}: {crashed.code}: {crashed.text[-1500:]}"
+    if crash := _crash(done):
+        return "tracebacks", crash
     numbers = differing(compared(found, _is_number), compared(clean, _is_number))
     wrong = [name for name in numbers if name in found and name in clean]
     later = [one for one in done if one.arguments[0] in ("fit", "report")]
@@ -155,8 +157,14 @@ def _judged(done: list[Done], found: State, clean: State, kind: str) -> tuple[st
         return "silent", f"other numbers in {', '.join(wrong[:4])}"
     if any(one.code or _MESSAGE.search(one.text) for one in done):
         return "detected", ""
-    other = numbers if kind in ("manifest", "dataset lock") else differing(_lasting(found), _lasting(clean))
+    told = differing(compared(found, _is_told), compared(clean, _is_told))
+    other = numbers if kind in ("manifest", "dataset lock") else told
     return ("silent", f"other or no {', '.join(other[:4])}") if other else ("detected", "")
+
+
+def _crash(done: list[Done]) -> str:
+    crashed = (one for one in done if one.traceback)
+    return next((f"{' '.join(one.arguments)}: {one.code}: {one.text[-1500:]}" for one in crashed), "")
 
 
 def _is_number(name: str) -> bool:
@@ -171,32 +179,29 @@ def _is_told(name: str) -> bool:
     return name.startswith(("work/results/", "work/report/"))
 
 
-def _lasting(state: State) -> State:
-    return compared(state, lambda name: name.startswith("work/"))
-
-
 def _repaired(
     study: Study, dataset: str, kind: str, name: str, start: State, clean: State, done: list[Done]
-) -> tuple[bool, str]:
-    """Follow what was printed, a few times over; return whether all is as it was, and what was said last."""
-    last = ""
+) -> tuple[bool, str, str]:
+    """Follow what was printed, a few times over; return whether all is as it was, what was said last, and a crash."""
+    last = crash = ""
     for turn in range(TURNS + 1):
         found = _found(study, clean)
         other = differing(compared(found), compared(clean))
         if not other:
-            return True, ""
+            return True, "", crash
         text = "\n".join(one.text for one in done)
         last = f"{', '.join(other[:4])}\n{_messages(text)}"
         if turn == TURNS:
             break
         done = _follow(study, dataset, kind, name, start, clean, text)
-    return False, last
+        crash = crash or _crash(done)
+    return False, last, crash
 
 
 def _follow(study: Study, dataset: str, kind: str, name: str, start: State, clean: State, text: str) -> list[Done]:
     """Do what the messages say: put back what is the user's, remove what cannot be mended, run all again."""
     named = [file for file in start if file in text and any(re.search(KINDS[user], file) for user in USERS)]
-    if kind in USERS and (named or name.rpartition("/")[2] in text):
+    if kind in USERS and (named or "restore" in text or name.rpartition("/")[2] in text):
         for file, content in start.items():
             if any(re.search(KINDS[user], file) for user in USERS):
                 path = study.folder / file

@@ -203,19 +203,23 @@ def put_back(folder: Path, state: State) -> None:
 def compared(state: State, only: Callable[[str], bool] = bool) -> State:
     """Return what of a state must be equal after an interruption: not lock files, remembered hashes, or times."""
     kept = {name: content for name, content in state.items() if only(name) and not _PASSING.search(name)}
-    return {name: _timeless(content) if name.endswith("run.json") else content for name, content in kept.items()}
+    return {name: _essence(name, content) for name, content in kept.items()}
 
 
 _PASSING = re.compile(r"(^|/)\.[^/]*\.lock$|hashes\.json$|/matplotlib/")
 
 
-def _timeless(content: bytes) -> bytes:
-    """Return ``run.json`` without what may differ from run to run: the time it took, and its checksum of that."""
+def _essence(name: str, content: bytes) -> bytes:
+    """Return ``run.json`` without what differs from run to run, its time and its checksum of that; YAML as values."""
     try:
-        said = json.loads(content)
-        return json.dumps({k: v for k, v in said.items() if k not in ("wall_s", "together", "sha256")}).encode()
-    except (ValueError, AttributeError):
-        return content
+        if name.endswith("run.json"):
+            said = json.loads(content)
+            return json.dumps({k: v for k, v in said.items() if k not in ("wall_s", "together", "sha256")}).encode()
+        if name.endswith(".yaml"):
+            return json.dumps(yaml.safe_load(content)).encode()
+    except (ValueError, AttributeError, TypeError, yaml.YAMLError):
+        pass
+    return content
 
 
 def differing(one: State, other: State) -> list[str]:

@@ -192,3 +192,14 @@ def test_of_two_additions_of_one_name_at_once_the_second_is_refused(folder):
     (error,) = while_edited(folder, "e")
     assert "already" in str(error)
     assert Manifest(folder / "m.yaml").dataset("e").label_names == ("a", "b")
+
+
+def test_what_a_killed_command_left_of_the_manifest_is_swept_by_the_next_and_nothing_else_is(folder):
+    assert call(folder).exit_code == 0
+    left, others = folder / ".m.yaml.4242.partial", [folder / ".m.yaml.old.4242.partial", folder / "x.zip.partial"]
+    for file in (left, *others):
+        file.write_text("format: 1")
+    done = CliRunner().invoke(app, ["data", "split", "mine", "--folds", "3", "--manifest", str(folder / "m.yaml")])
+    assert done.exit_code == 0
+    assert not left.exists()
+    assert all(file.exists() for file in others)
