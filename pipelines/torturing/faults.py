@@ -47,6 +47,9 @@ KINDS = {
 USERS = ("manifest", "dataset lock", "image", "mask", "weights", "weights lock")
 """What fmcache cannot make again: the user puts it back when a message names it."""
 DAMAGES = ("flip", "overwrite", "zero", "cut", "empty", "remove", "swap")
+TEXTS = (".json", ".yaml")
+OTHER_TEXTS = (b"{}", b"[]", b"null", b"3", b'"x"', b'{"format": 1}', b"[" * 100_000, b"\xff\xfe\x00", b"a: &a [*a]")
+"""What text files are damaged with besides: what is well formed and means nothing, and a format of later days."""
 SETS, STAGES = {"mine": 0.5, "got": 0.4, "toy": 0.1}, {"reported": 0.45, "extracted": 0.35, "half": 0.2}
 TURNS = 3
 _MESSAGE = re.compile(
@@ -118,7 +121,12 @@ def _concerns(name: str, dataset: str) -> bool:
 def _damage(study: Study, start: State, files: list[str], name: str, random: np.random.Generator) -> str:
     """Damage a file; return in words how."""
     path, content = study.folder / name, bytearray(start[name])
-    how = str(random.choice(DAMAGES))
+    how = str(random.choice([*DAMAGES, "other text", "later"] if name.endswith(TEXTS) else DAMAGES))
+    if how in ("other text", "later"):
+        later = re.sub(rb'("?(?:zarr_)?format"?): \d+', rb"\1: 99", content)
+        text = later if how == "later" else OTHER_TEXTS[random.integers(len(OTHER_TEXTS))]
+        path.write_bytes(text)
+        return f"{how} {text[:20]!r}"
     others = [other for other in files if start[other] != start[name]]
     if how == "swap" and others:
         other = str(random.choice(others))

@@ -50,6 +50,7 @@ SCENARIOS = (
     Scenario("added", SPLIT, "split", "split"),
     Scenario("listed", _EXTRACT, "mine.extracted", "mine.extracted", 6),
     Scenario("mine.half", _EXTRACT, "mine.extracted", "mine.extracted"),
+    Scenario("more.half", _EXTRACT, "more.extracted", "mine.extracted", 2, extract(MORE)),
     Scenario("mine.reported", f"{_EXTRACT} --recompute", "mine.reported", "mine.extracted", 4),
     Scenario("mine.extracted", extract(MORE), "more.extracted", "more.extracted", 4),
     Scenario("listed", f"{_EXTRACT} --workers 2", "mine.extracted", "mine.extracted", 1),

@@ -139,7 +139,7 @@ class Study:
             return first[name]
         dataset, _, stage = name.partition(".")
         if dataset == "more":
-            return ("mine.extracted", extract(MORE))
+            return {"extracted": ("mine.extracted", extract(MORE)), "half": ("listed", extract(MORE))}[stage]
         return {
             "extracted": ("listed", extract(f"{dataset}.yaml")),
             "half": ("listed", extract(f"{dataset}.yaml")),
