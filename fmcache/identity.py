@@ -7,9 +7,9 @@ JSON. Both are stored, so that a mismatch can name the fields that differ.
 from __future__ import annotations
 
 import contextlib
-import glob
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,10 +92,12 @@ def remove_folder(folder: Path) -> None:
         shutil.rmtree(aside)
 
 
-def sweep_beside(folder: Path) -> None:
-    """Remove what a killed process had renamed aside of a folder; for who holds its lock."""
-    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.removed"):
-        shutil.rmtree(left, ignore_errors=True)
+def sweep_beside(path: Path) -> None:
+    """Remove what killed processes left of a file or folder: unfinished, or renamed aside; for who holds its lock."""
+    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9]+\.(partial|removed)")
+    for left in path.parent.iterdir():
+        if ours.fullmatch(left.name):
+            _remove(left)
 
 
 def sweep(folder: Path) -> None:
@@ -104,7 +106,11 @@ def sweep(folder: Path) -> None:
     For who holds the lock of the folder: what another process is writing would be swept too.
     """
     for left in sorted([*folder.rglob("*.partial"), *folder.rglob(".*.removed")]):
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
+        _remove(left)
+
+
+def _remove(left: Path) -> None:
+    if left.is_dir():
+        shutil.rmtree(left, ignore_errors=True)
+    else:
+        left.unlink(missing_ok=True)

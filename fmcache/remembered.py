@@ -9,11 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
+from filelock import FileLock, Timeout
 
-from fmcache.identity import sha256_file, whole_file
+from fmcache.identity import sha256_file, sweep_beside, whole_file
 
 FRESH_S = 2.0
 """A file changed this shortly before it was hashed may change again within one tick of its clock: it is not kept."""
+
+
+WAIT_S = 1.0
+"""How long to wait for another process that is writing the store; after that, what was learned is not kept."""
 
 
 class _Seen(msgspec.Struct, frozen=True, array_like=True):
@@ -57,10 +62,14 @@ class Remembered:
         """Write what was learned to the store, beside what others have written there since."""
         if not (self._store and self._changed):
             return
-        others = Remembered(self._store)._seen
-        with contextlib.suppress(OSError), whole_file(self._store) as file:
-            file.write(msgspec.json.encode(_sorted(others | self._seen)))
-            self._changed = False
+        with contextlib.suppress(OSError, Timeout):
+            self._store.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(self._store.with_name(f".{self._store.name}.lock"), timeout=WAIT_S):
+                sweep_beside(self._store)
+                others = Remembered(self._store)._seen
+                with whole_file(self._store) as file:
+                    file.write(msgspec.json.encode(_sorted(others | self._seen)))
+                self._changed = False
 
 
 def _facts(facts: os.stat_result, sha256: str) -> _Seen:

@@ -4,6 +4,7 @@ import os
 import time
 
 import pytest
+from filelock import FileLock
 
 from fmcache import remembered
 from fmcache.identity import sha256_file
@@ -22,6 +23,7 @@ def hashed(monkeypatch):
 def later(monkeypatch):
     """The files of these tests are seconds old."""
     monkeypatch.setattr(remembered, "FRESH_S", -1.0)
+    monkeypatch.setattr(remembered, "WAIT_S", 0.05)
 
 
 def written(path, content, age_s=60.0):
@@ -86,3 +88,17 @@ def test_two_commands_keep_what_both_have_learned(tmp_path, hashed):
     second.keep()
     assert [Remembered(store).sha256(file) for file in (one, two)] == [sha256_file(file) for file in (one, two)]
     assert hashed == [one, two]
+
+
+def test_what_a_killed_process_left_of_the_store_is_swept_and_another_s_lock_only_costs_the_shortcut(tmp_path, hashed):
+    file, store = written(tmp_path / "weights", b"abc"), tmp_path / "hashes.json"
+    (tmp_path / ".hashes.json.77.partial").write_bytes(b"{")
+    first = Remembered(store)
+    first.sha256(file)
+    with FileLock(tmp_path / ".hashes.json.lock"):
+        first.keep()
+    assert not store.exists()
+    first.keep()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hashes.json.lock", "hashes.json", "weights"]
+    assert Remembered(store).sha256(file) == sha256_file(file)
+    assert hashed == [file]

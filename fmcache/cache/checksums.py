@@ -13,11 +13,12 @@ import re
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
 from fmcache.cache.format import FILLING, Header
 from fmcache.errors import CacheCorrupt
@@ -39,7 +40,7 @@ class Record(msgspec.Struct, frozen=True):
     """What ``filling/TILE.BLOCK`` says: `of` binds it to its tile and identity, `crc32c` are those of its chunks."""
 
     of: str
-    crc32c: tuple[int, ...]
+    crc32c: tuple[Annotated[int, Meta(ge=0, lt=2**32)], ...]
 
 
 def bound_to(identity: dict[str, Any], tile: str) -> str:

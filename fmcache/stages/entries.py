@@ -19,7 +19,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString as Quoted
 
 from fmcache.errors import Busy, ManifestError, SpecError
-from fmcache.identity import whole_file
+from fmcache.identity import sweep_beside, whole_file
 from fmcache.manifest import FORMAT, FolderDataset, GeojsonDataset, Label, Manifest, TileEntry
 
 WAIT_S = 60  # others hold the lock while they write, not while they read tiles
@@ -145,6 +145,7 @@ def locked(manifest: Path) -> Iterator[None]:
     file = manifest.resolve()
     try:
         with FileLock(file.with_name(f".{file.name}.lock"), timeout=WAIT_S):
+            sweep_beside(file)
             yield
     except Timeout:
         raise Busy(f"another process is writing {manifest}", next_step="wait for it, then try again") from None

@@ -14,7 +14,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from fmcache.errors import Busy, ManifestError, SpecError
-from fmcache.identity import sha256_file, whole_file
+from fmcache.identity import sha256_file, sweep_beside, whole_file
 from fmcache.manifest import FORMAT, SPLITS, Archive, Fetch, FolderDataset, GeojsonDataset, Lock, Manifest, Splits
 from fmcache.stages import download
 from fmcache.stages.entries import locked
@@ -187,5 +187,6 @@ def _write(manifest: Manifest, name: str, lock: Lock) -> None:
     text = HEADER.format(name=name) + listed
     with locked(manifest.path):
         Manifest(manifest.path, locks={name: text})
+        sweep_beside(manifest.lock_path(name))
         with whole_file(manifest.lock_path(name)) as file:
             file.write(text.encode())

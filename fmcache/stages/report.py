@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 import yaml
+from filelock import FileLock, Timeout
 from rich.table import Table
 
-from fmcache import fonts
-from fmcache.errors import FmcacheError, ResultsCorrupt, ResultsMismatch, ResultsNotFound
+from fmcache import fonts, identity
+from fmcache.errors import Busy, FmcacheError, ResultsCorrupt, ResultsMismatch, ResultsNotFound
 from fmcache.identity import whole_file
 from fmcache.manifest import SPLITS
 from fmcache.report import tables
@@ -25,6 +27,8 @@ from fmcache.scores.parts import find_parts, read_part, studies
 from fmcache.scores.table import EncoderInfo, Part
 from fmcache.specs import variant_of
 
+WAIT_S = 120
+"""How long to wait for another process that writes the same report."""
 FIGURES = {
     "size": "Mean Dice against encoder size; bars: standard deviation over {runs}.",
     "labels": "Dice per label: points are {runs}, bars their mean; hatched: controls and random weights.",
@@ -54,6 +58,8 @@ def report(results: Path, out: Path, study: str = "") -> list[StudyReport]:
         When there are no results, or none of this name; the message lists the studies there are.
     ResultsMismatch
         When runs of a study do not belong together.
+    Busy
+        When another process is writing the same report for minutes.
     """
     known = studies(results)
     chosen = [name for name in known if study in ("", name, _sweep_of(name))]
@@ -63,12 +69,29 @@ def report(results: Path, out: Path, study: str = "") -> list[StudyReport]:
             found=f"results of {', '.join(known)}" if known else "nothing",
             next_step="fmcache fit, with the same --work folder",
         )
-    reports = [_report_study(results, out / name, name) for name in chosen]
-    sweeps = sorted({_sweep_of(name) for name in chosen} - {""})
-    reports += [_report_sweep(results, out / name, name, known) for name in sweeps if study in ("", name)]
+    reports = []
+    for name in chosen:
+        with _alone(out / name):
+            reports.append(_report_study(results, out / name, name))
+    for name in sorted({_sweep_of(name) for name in chosen} - {""}):
+        if study in ("", name):
+            with _alone(out / name):
+                reports.append(_report_sweep(results, out / name, name, known))
     if note := fonts.hint(frozenset().union(*(one.unreadable for one in reports))):
         reports[-1] = reports[-1]._replace(tables=(*reports[-1].tables, note))
     return reports
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the lock beside the folder of a report, and remove what a killed process left in it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=WAIT_S):
+            identity.sweep(folder)
+            yield
+    except Timeout:
+        raise Busy(f"another process is writing {folder}", next_step="wait for it, then try again") from None
 
 
 def _sweep_of(study: str) -> str:

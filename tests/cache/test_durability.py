@@ -224,6 +224,30 @@ def test_what_killed_writers_left_is_swept_by_the_next_and_the_cache_equals_an_u
     assert contents(path) == contents(whole)
 
 
+def test_an_extract_of_fewer_views_ends_well_after_one_of_more_was_killed(tmp_path):
+    path, fewer = tmp_path / "x.zarr", {"a": 2, "b": 1, "c": 1}
+    write(path, only=4)
+    write(path, fewer)
+    assert holds(path, fewer)
+    assert problems(path) == []
+    write(path)
+    assert holds(path)
+    assert problems(path) == []
+
+
+@pytest.mark.parametrize("crc32c", [[2**32 + 5, 1, 1], [-1, 0, 0], [1] * 9, [], [1, 2, 3]])
+def test_a_record_of_other_checksums_is_no_traceback_and_its_shard_is_found_and_redone(tmp_path, crc32c):
+    path = tmp_path / "x.zarr"
+    write(path, only=3)
+    record = path / "filling" / "0.0"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"crc32c": crc32c}))
+    assert len(write(path)) >= 3
+    if problems(path):
+        assert write(path) == [(0, 0)]
+    assert problems(path) == []
+    assert holds(path)
+
+
 def test_a_seal_that_was_killed_before_its_last_act_is_gone_on_with(path):
     before = read_header(path)
     with open_writer(

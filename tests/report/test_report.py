@@ -57,7 +57,18 @@ def test_a_report_written_twice_has_the_same_bytes(tmp_path, study, write):
             {p.relative_to(tmp_path / out): p.read_bytes() for p in (tmp_path / out).rglob("*") if p.is_file()}
         )
     assert files[0] == files[1]
-    assert len(files[0]) == 9
+    assert len(files[0]) == 9 + 1  # the lock
+
+
+def test_what_a_killed_report_left_is_swept_by_the_next(tmp_path, study, write):
+    write(tmp_path / "results", study)
+    (one,) = report(tmp_path / "results", tmp_path / "out")
+    left = [one.path.with_name(".report.md.77.partial"), one.path.parent / "toy" / ".table.csv.77.partial"]
+    for file in left:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("half")
+    report(tmp_path / "results", tmp_path / "out")
+    assert not any(file.exists() for file in left)
 
 
 def test_a_label_absent_everywhere_is_a_dash_and_out_of_the_mean(part):

@@ -210,3 +210,14 @@ def test_a_manifest_without_datasets_is_refused_with_the_way_on(folder, text):
     with pytest.raises(ManifestError, match="lists no datasets") as refused:
         Manifest(folder / "m.yaml")
     assert "remove it" in refused.value.next_step
+
+
+def test_what_a_killed_command_left_of_the_manifest_is_swept_by_the_next_and_nothing_else_is(folder):
+    assert call(folder).exit_code == 0
+    left, others = folder / ".m.yaml.4242.partial", [folder / ".m.yaml.old.4242.partial", folder / "x.zip.partial"]
+    for file in (left, *others):
+        file.write_text("format: 1")
+    done = CliRunner().invoke(app, ["data", "split", "mine", "--folds", "3", "--manifest", str(folder / "m.yaml")])
+    assert done.exit_code == 0
+    assert not left.exists()
+    assert all(file.exists() for file in others)
