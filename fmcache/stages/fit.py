@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import save_file
 
 from fmcache.cache.reader import Cache, open_cache
-from fmcache.cache.writer import locked
 from fmcache.decoders.arithmetic import multiply_adds
 from fmcache.decoders.batches import Grids, load_grids, steps_per_epoch
 from fmcache.decoders.heads import Decoder, form_for
@@ -23,6 +22,7 @@ from fmcache.decoders.train import Counts, Fitted, Scale, channel_scale, collaps
 from fmcache.errors import CacheCorrupt, CacheMismatch, CacheNotFound, CacheUnsealed, ResultsCorrupt
 from fmcache.grid import Grid
 from fmcache.identity import canonical_json, remove_folder, sweep
+from fmcache.locks import locked
 from fmcache.manifest import SPLITS, AnyDataset, Manifest, Split, Splits
 from fmcache.scores.dice import check_reduction
 from fmcache.scores.parts import WEIGHTS, check_same_run, part_folder, whole_folder, write_part

@@ -10,12 +10,13 @@ import pytest
 import fmcache
 
 ROOT = Path(fmcache.__file__).parent
-GROUND = {"errors", "fonts", "identity", "remembered", "strict", "specs", "manifest", "grid"}
+GROUND = {"errors", "fonts", "identity", "locks", "remembered", "strict", "specs", "manifest", "grid"}
 CARDS = {"encoders.cards"}
 MAY = {
     "errors": set(),
     "fonts": set(),
     "identity": set(),
+    "locks": {"errors"},
     "remembered": {"identity"},
     "strict": {"errors"},
     "specs": {"errors", "strict"},
