@@ -130,6 +130,13 @@ class Writer:
         zarr.open_group(self.path, mode="r+", zarr_format=3).attrs.put(self.header.attributes())
         _tidy(self.path, self.header)
 
+    def record(self, facts: dict[str, Any]) -> None:
+        """Record facts in the `about` of a sealed cache, if it says otherwise; no shard is touched."""
+        now = read_header(self.path)
+        if now.state == "sealed" and now.about | facts != now.about:
+            self.header = msgspec.structs.replace(now, about=now.about | facts)
+            zarr.open_group(self.path, mode="r+", zarr_format=3).attrs.put(self.header.attributes())
+
     def _checksums(self, stored: Sequence[int]) -> list[Crcs]:
         """Return the CRC-32C of the chunks of each tile: of what was written now as recorded, of the rest as listed.
 

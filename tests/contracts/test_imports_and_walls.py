@@ -55,6 +55,7 @@ MAY = {
     "decoders.arithmetic": {"grid"},
     "stages.devices": {"errors"},
     "stages.identities": GROUND | {"cache.format"},
+    "stages.scale": GROUND | {"cache.format"},
     "stages.places": GROUND | CARDS | {"stages.identities"},
     "stages.caches": GROUND | {"cache", "scores", "stages"},
     "stages.catalogue": GROUND | CARDS | {"encoders.hub", "encoders.load", "stages.sizes"},
