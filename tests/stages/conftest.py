@@ -36,6 +36,22 @@ class Study(NamedTuple):
     def manifest(self):
         return Manifest(self.path)
 
+    def draw(self, names, seed=0):
+        """Draw images and masks of two labels."""
+        rng = np.random.default_rng(seed)
+        images, masks = self.folder / "images", self.folder / "masks"
+        for kind in (images, masks):
+            kind.mkdir(exist_ok=True)
+        for name in names:
+            image = rng.integers(0, 256, (SIDE, SIDE, 3)).astype("uint8")
+            Image.fromarray(image).save(images / f"{name}.png")
+            Image.fromarray((image[..., 0] > 127).astype("uint8")).save(masks / f"{name}.png")
+
+    def add(self, replace=False):
+        """List what was drawn in the manifest."""
+        images, masks = self.folder / "images", self.folder / "masks"
+        add(self.path, "toy", images, masks, "a=0,b=1", "255", 0.5, "", "2/1/1", 0, replace)
+
     def edit(self, change):
         """Let `change` do what it likes with the dataset's entry in the manifest."""
         document = yaml.safe_load(self.path.read_text())
@@ -58,26 +74,15 @@ class Study(NamedTuple):
         return lines
 
 
-def draw_tiles(folder, names="abcd", seed=0):
-    """Draw images and masks of two labels."""
-    rng = np.random.default_rng(seed)
-    for kind in ("images", "masks"):
-        (folder / kind).mkdir(exist_ok=True, parents=True)
-    for name in names:
-        image = rng.integers(0, 256, (SIDE, SIDE, 3)).astype("uint8")
-        Image.fromarray(image).save(folder / "images" / f"{name}.png")
-        Image.fromarray((image[..., 0] > 127).astype("uint8")).save(folder / "masks" / f"{name}.png")
-
-
 def make_study(folder):
     """Return a study whose tiles are drawn and listed, and of which nothing has been extracted."""
-    draw_tiles(folder)
     recipe = Recipe(
         name="toy", encoders=("raw-pixels",), tile_px=SIDE, views=ViewSpec(count=1), decoder=DecoderSpec(width=2),
         fit=FitSpec(seeds=1, epochs=1, batch=2, validate_epochs=1),
     )  # fmt: skip
     study = Study(folder, recipe)
-    add(study.path, "toy", folder / "images", folder / "masks", "a=0,b=1", "255", 0.5, "", "2/1/1", 0, False)
+    study.draw("abcd")
+    study.add()
     return study
 
 
