@@ -74,18 +74,24 @@ class Study(NamedTuple):
         return lines
 
 
-def make_study(folder):
+def _make_study(folder, seed=0):
     """Return a study whose tiles are drawn and listed, and of which nothing has been extracted."""
     recipe = Recipe(
         name="toy", encoders=("raw-pixels",), tile_px=SIDE, views=ViewSpec(count=1), decoder=DecoderSpec(width=2),
         fit=FitSpec(seeds=1, epochs=1, batch=2, validate_epochs=1),
     )  # fmt: skip
     study = Study(folder, recipe)
-    study.draw("abcd")
+    study.draw("abcd", seed)
     study.add()
     return study
 
 
+@pytest.fixture(scope="session")
+def make_study():
+    """The function that makes a `Study` in an empty folder."""
+    return _make_study
+
+
 @pytest.fixture
 def study(tmp_path):
-    return make_study(tmp_path)
+    return _make_study(tmp_path)

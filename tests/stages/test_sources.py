@@ -1,4 +1,4 @@
-"""A picture or mask that is replaced under its name after `data add`: extract refuses it by name, whatever is cached."""
+"""A picture or mask that is replaced under its name after `data add`: extract refuses it, whatever is cached."""
 
 import os
 import shutil
