@@ -12,20 +12,22 @@ from zarr.buffer.cpu import NDBuffer
 
 from fmcache.cache.arrays import open_array
 from fmcache.cache.checksums import read_checksums
-from fmcache.cache.format import ARRAY, Header, Kind, check_identity, positions, read_header
+from fmcache.cache.format import ARRAY, METADATA, Header, Kind, check_identity, positions, read_header
 from fmcache.cache.shardfile import shard_files
 from fmcache.cache.stores import all_finite
-from fmcache.errors import CacheCorrupt, CacheMismatch, CacheUnsealed
+from fmcache.errors import CacheCorrupt, CacheMismatch, CacheNotFound, CacheUnsealed
 
 NEVER_WRITTEN = "in no shard: never written, or lost"
 FILL = "run the same fmcache extract again: it writes what is missing"
+
+Stamp = tuple[int, int, int] | None
 
 
 class Cache:
     """A sealed cache, made by `open_cache`. `header` tells its identity, tiles and numbers of views."""
 
-    def __init__(self, path: Path, header: Header, array: Any) -> None:
-        self.path, self.header, self._array = path, header, array
+    def __init__(self, path: Path, header: Header, array: Any, stamp: Stamp) -> None:
+        self.path, self.header, self._array, self._stamp = path, header, array, stamp
         self._files = shard_files(path / ARRAY[header.kind], array)
         self._refilled: Any = None if self._files else _with_other_fill(array)
         self._crcs = read_checksums(path, header)
@@ -69,7 +71,7 @@ class Cache:
         Raises
         ------
         CacheMismatch
-            When the cache has no such tile or not as many views of it.
+            When the cache has no such tile or not as many views of it, or became another one since it was opened.
         CacheCorrupt
             When a checksum fails or a chunk is missing.
         """
@@ -84,11 +86,14 @@ class Cache:
         try:
             there = self._read(position, first, stop, out)
         except (ValueError, RuntimeError, OSError) as reason:
+            _check_unchanged(self.path, self.header, self._stamp)
             raise CacheCorrupt(
                 f"{self.path}: tile {tile!r} cannot be read",
                 found=str(reason),
                 next_step=f"fmcache cache verify {self.path}: it marks what is damaged, extract then redoes just that",
             ) from reason
+        if not there or not (self._files and self._crcs):  # without a list, what is read is of whatever is there now
+            _check_unchanged(self.path, self.header, self._stamp)
         if not there:
             raise CacheCorrupt(f"{self.path}: views of tile {tile!r} are missing", found=NEVER_WRITTEN, next_step=FILL)
 
@@ -122,6 +127,7 @@ def open_cache(path: Path, kind: Kind, expected: dict[str, Any]) -> Cache:
     CacheNotFound, CacheUnsealed, CacheMismatch, CacheCorrupt
         When there is none, it is not finished, it was made from something else, or it breaks the format.
     """
+    stamp = _stamp(path)
     header = read_header(path)
     if header.state != "sealed":
         raise CacheUnsealed(
@@ -131,7 +137,46 @@ def open_cache(path: Path, kind: Kind, expected: dict[str, Any]) -> Cache:
     if header.kind != kind:
         raise CacheMismatch(f"{path} is of another kind", expected=kind, found=header.kind, next_step="check the path")
     check_identity(path, expected, header.identity)
-    return Cache(path, header, open_array(path, header))
+    try:
+        return Cache(path, header, open_array(path, header), stamp)
+    except CacheCorrupt:
+        _check_unchanged(path, header, stamp)
+        raise
+
+
+def _stamp(path: Path) -> Stamp:
+    """Return what tells one file of metadata from the next that takes its place."""
+    try:
+        facts = (path / METADATA).stat()
+    except OSError:
+        return None
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
+def _check_unchanged(path: Path, header: Header, stamp: Stamp) -> None:
+    """Check that a cache is still the one that was opened: whoever replaced it may have written what was just read.
+
+    Raises
+    ------
+    CacheMismatch
+        When it is not.
+    """
+    if _stamp(path) == stamp:
+        return
+    try:
+        now = read_header(path)
+        check_identity(path, header.identity, now.identity)
+        same = (now.state, now.checksums_sha256) == (header.state, header.checksums_sha256)
+        found = "" if same else "one that was written since, or is being written"
+    except (CacheNotFound, CacheCorrupt, CacheMismatch) as reason:
+        found = reason.problem
+    if found:
+        raise CacheMismatch(
+            f"{path} changed while it was read",
+            expected="the cache that was opened",
+            found=found,
+            next_step="run the same command again, once nothing writes this cache",
+        )
 
 
 def _with_other_fill(array: Any) -> Any:

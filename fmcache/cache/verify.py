@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Set
 from pathlib import Path
 from typing import NamedTuple
@@ -9,9 +10,9 @@ from typing import NamedTuple
 from fmcache.cache.checksums import mark_damaged
 from fmcache.cache.format import ARRAY, FILLING, METADATA, Header, read_header
 from fmcache.cache.reader import open_cache
-from fmcache.cache.writer import locked
 from fmcache.errors import Busy, CacheCorrupt, CacheMismatch, CacheNotFound
-from fmcache.identity import remove_folder, sweep_beside
+from fmcache.identity import remove_folder
+from fmcache.locks import lock_files, locked
 
 
 class Entry(NamedTuple):
@@ -97,7 +98,9 @@ def remove_cache(path: Path) -> int:
     with locked(path):
         size = disk_bytes(path)
         remove_folder(path)
-        sweep_beside(path)
+        for file in lock_files(path):
+            with contextlib.suppress(PermissionError):  # Windows removes no file that is open
+                file.unlink(missing_ok=True)
     return size
 
 

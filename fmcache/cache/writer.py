@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import filelock
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -36,8 +35,9 @@ from fmcache.cache.format import ARRAY, FILLING, METADATA, Header, Kind, check_i
 from fmcache.cache.layout import Layout, Shard, missing_shards, plan_layout
 from fmcache.cache.shardfile import ShardFiles, shard_files
 from fmcache.cache.stores import FAST, Compressor, all_finite
-from fmcache.errors import Busy, CacheCorrupt, CacheMismatch, TokensOverflow
-from fmcache.identity import fingerprint, remove_folder, sha256_file, sweep, sweep_beside
+from fmcache.errors import CacheCorrupt, CacheMismatch, TokensOverflow
+from fmcache.identity import fingerprint, remove_folder, sha256_file, sweep
+from fmcache.locks import locked
 
 
 class Writer:
@@ -130,6 +130,13 @@ class Writer:
         zarr.open_group(self.path, mode="r+", zarr_format=3).attrs.put(self.header.attributes())
         _tidy(self.path, self.header)
 
+    def record(self, facts: dict[str, Any]) -> None:
+        """Record facts in the `about` of a sealed cache, if it says otherwise; no shard is touched."""
+        now = read_header(self.path)
+        if now.state == "sealed" and now.about | facts != now.about:
+            self.header = msgspec.structs.replace(now, about=now.about | facts)
+            zarr.open_group(self.path, mode="r+", zarr_format=3).attrs.put(self.header.attributes())
+
     def _checksums(self, stored: Sequence[int]) -> list[Crcs]:
         """Return the CRC-32C of the chunks of each tile: of what was written now as recorded, of the rest as listed.
 
@@ -198,7 +205,6 @@ def open_writer(
     with locked(path):
         if recompute:
             remove_folder(path)
-        sweep_beside(path)
         yield _open(path, kind, identity, item, dtype, demand, about, compressor)
 
 
@@ -279,27 +285,6 @@ def write_shard(path: Path, kind: Kind, shard: Shard, values: npt.NDArray[Any]) 
     crcs = files.crcs(shard.tile, shard.first, shard.stop) if files else ()
     record = Record(bound_to(header.identity, header.tiles[shard.tile]), tuple(crcs))
     write_record(path, shard.tile, shard.block, record)
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock beside `path`; the operating system frees it when this process ends, however it ends.
-
-    Raises
-    ------
-    Busy
-        When another process holds it.
-    """
-    lock = path.with_name(f".{path.name}.lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with filelock.FileLock(lock, timeout=0):
-            yield
-    except filelock.Timeout:
-        raise Busy(
-            f"another process is writing {path}",
-            next_step="wait until it ends, or choose another --work folder",
-        ) from None
 
 
 def _crc_or_unknown(files: ShardFiles, tile: int, view: int) -> int:

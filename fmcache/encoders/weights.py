@@ -7,16 +7,17 @@ from typing import NamedTuple
 
 import msgspec
 import yaml
-from filelock import FileLock
 
 from fmcache.encoders.cards import Card, Weights
 from fmcache.encoders.hub import commit_of, download
 from fmcache.encoders.index import is_index, sha256_weights
 from fmcache.encoders.state_shapes import some
 from fmcache.errors import EncoderUnavailable, SpecError, WeightsMismatch
-from fmcache.identity import sweep_beside, whole_file
+from fmcache.identity import whole_file
+from fmcache.locks import locked
 from fmcache.strict import Document, Frozen, builtins
 
+WAIT_S = 60  # the lock is held for one line
 USUAL = ("model.safetensors", "pytorch_model.bin")
 """What transformers calls the weights in a folder."""
 
@@ -105,8 +106,7 @@ def read_lock(lock: Path | None) -> dict[str, Held]:
 
 def _record(lock: Path, key: str, held: Held) -> None:
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock.with_name(f".{lock.name}.lock"), timeout=60):
-        sweep_beside(lock)
+    with locked(lock, WAIT_S):
         entries = read_lock(lock) | {key: held}
         with whole_file(lock, "w") as file:
             file.write("# Weights as they were when first fetched; every later run is held to these.\n")

@@ -231,8 +231,12 @@ def _check_folds(first_of_fold: dict[int | None, RunRecord]) -> None:
 
 
 def _comparable(record: RunRecord, encoder: bool, fold: bool) -> dict[str, object]:
-    """What must agree: all but the seed; of runs that share no encoder, less the token cache; no fold, less tiles."""
+    """What must agree: all but the seed; of runs that share no encoder, less the token cache; no fold, less tiles.
+
+    um/px are in no identity, and stand in the report's table of facts.
+    """
     alike = {k: v for k, v in record.identity.items() if k != "seed" and (encoder or k != "tokens")}
+    alike["mpp"] = record.mpp
     if fold:
         return alike
     alike.pop("splits", None)

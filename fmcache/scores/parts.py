@@ -124,13 +124,13 @@ def studies(results: Path) -> list[str]:
     return sorted({p.relative_to(results).parts[0] for pattern in _PARTS for p in results.glob(f"*/{pattern}")})
 
 
-def check_same_run(folder: Path, identity: dict[str, Any]) -> bool:
-    """Return whether the run with this identity is already there.
+def check_same_run(folder: Path, identity: dict[str, Any], stated: dict[str, Any] | None = None) -> bool:
+    """Return whether the run with this identity is there; `stated` are fields of its record that must agree too.
 
     Raises
     ------
     ResultsMismatch
-        When a part of the same name came from another identity; the message names the fields that differ.
+        When a part of the same name came from another identity, or states other facts; the fields are named.
     ResultsCorrupt
         When what is there is damaged.
     """
@@ -138,11 +138,13 @@ def check_same_run(folder: Path, identity: dict[str, Any]) -> bool:
         record = read_record(folder)
     except ResultsNotFound:
         return False
-    if record.fingerprint == fingerprint(identity):
+    stated = stated or {}
+    lines = [] if record.fingerprint == fingerprint(identity) else differences(identity, record.identity)
+    lines += differences(stated, {field: getattr(record, field) for field in stated})
+    if not lines:
         return True
     raise ResultsMismatch(
-        f"{folder} holds a run of another recipe or cache:\n    "
-        + "\n    ".join(differences(identity, record.identity)),
+        f"{folder} holds a run of another recipe, cache or um/px:\n    " + "\n    ".join(lines),
         next_step="give the recipe another `name:`, or replace the old run with --recompute",
     )
 

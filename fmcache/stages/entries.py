@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString as Quoted
 
-from fmcache.errors import Busy, ManifestError, SpecError
-from fmcache.identity import sweep_beside, whole_file
+from fmcache.errors import ManifestError, SpecError
+from fmcache.identity import whole_file
+from fmcache.locks import locked
 from fmcache.manifest import FORMAT, FolderDataset, GeojsonDataset, Label, Manifest, TileEntry
 
-WAIT_S = 60  # others hold the lock while they write, not while they read tiles
+WAIT_S = 60
+"""Whoever changes a manifest, or a lock file of its datasets, holds its lock meanwhile: never while it reads tiles."""
 FLAGS = {"labels": "--labels", "ignore_values": "--ignore", "mpp": "--mpp"}
 
 
@@ -106,7 +107,7 @@ def write_entry(manifest: Path, name: str, entry: CommentedMap, replace: bool) -
         When another process does not let go of the manifest.
     """
     manifest.parent.mkdir(parents=True, exist_ok=True)
-    with locked(manifest):
+    with locked(manifest, WAIT_S):
         if not manifest.exists():
             key = _bare_or_quoted(name)
             _write(manifest, CommentedMap(format=FORMAT, default=key, datasets=CommentedMap({key: entry})))
@@ -127,28 +128,10 @@ def edited(manifest: Path) -> Iterator[CommentedMap]:
     ManifestError, Busy
         As `write_entry`.
     """
-    with locked(manifest):
+    with locked(manifest, WAIT_S):
         document = _load(manifest)
         yield document
         _write(manifest, document)
-
-
-@contextmanager
-def locked(manifest: Path) -> Iterator[None]:
-    """Hold the lock beside a manifest; whoever changes it, or a lock file of its datasets, does so inside.
-
-    Raises
-    ------
-    Busy
-        When another process holds it for a minute.
-    """
-    file = manifest.resolve()
-    try:
-        with FileLock(file.with_name(f".{file.name}.lock"), timeout=WAIT_S):
-            sweep_beside(file)
-            yield
-    except Timeout:
-        raise Busy(f"another process is writing {manifest}", next_step="wait for it, then try again") from None
 
 
 def _bare_or_quoted(name: str) -> str:

@@ -49,6 +49,7 @@ from fmcache.stages.identities import (
 )
 from fmcache.stages.labelled import check_labelled, label_pixels
 from fmcache.stages.progress import progress
+from fmcache.stages.scale import is_recorded, scale_of
 from fmcache.stages.shards import BankTask, Source, Target, TokenTask, encoder_of, write_bank_shards, write_token_shards
 from fmcache.stages.sizes import size_text
 from fmcache.stages.sources import check_sources
@@ -129,8 +130,13 @@ def _fill_bank(
 ) -> None:
     path = places.bank_path(flags.work, source.name, recipe)
     identity = bank_identity(recipe, source.name, source.dataset, hashes)
-    about = {"versions": versions("fmcache", "opencv-python-headless", "pillow")}
+    scale = scale_of(source.dataset)
+    about = {"versions": versions("fmcache", "opencv-python-headless", "pillow")} | scale
     item = (recipe.tile_px, recipe.tile_px)
+    # shards that are there were made, and checked, under what the manifest stated then
+    if scale["view_mpp"] and not flags.recompute and not is_recorded(path, source.dataset):
+        for entry in entries:
+            source.tile(entry)
     with open_writer(path, "view_bank", identity, item, "uint8", demand, about, flags.recompute) as writer:
         by_id = {entry.id: entry for entry in entries}
         _fill(
@@ -141,6 +147,7 @@ def _fill_bank(
             flags.workers,
             say,
         )
+        writer.record(scale)
 
 
 def _check_bank(recipe: Recipe, name: str, dataset: AnyDataset, work: Path) -> None:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 
 from fmcache.errors import Busy, ManifestError, SpecError
 from fmcache.identity import sha256_file, sweep_beside, whole_file
+from fmcache.locks import locked
 from fmcache.manifest import FORMAT, SPLITS, Archive, Fetch, FolderDataset, GeojsonDataset, Lock, Manifest, Splits
 from fmcache.stages import download
-from fmcache.stages.entries import locked
+from fmcache.stages.entries import WAIT_S
 from fmcache.stages.progress import progress
 from fmcache.strict import builtins
 from fmcache.tiles.archives import unpack
@@ -108,7 +108,7 @@ def _bring(dataset: FolderDataset | GeojsonDataset, how: Fetch, root: Path, sour
     """Download, check and unpack all archives; return those whose checksum was not known before."""
     new = []
     try:
-        with FileLock(root / ".fetch.lock", timeout=0):
+        with locked(root / "fetch"):
             for archive in how.archives:
                 path, url = root / archive.file, _url(source or how.url, archive)
                 fresh = not path.exists()
@@ -120,8 +120,8 @@ def _bring(dataset: FolderDataset | GeojsonDataset, how: Fetch, root: Path, sour
                 # recorded only now: a file that cannot be unpacked is not one to be held to
                 if download.record(path, url, sha256) and not archive.md5:
                     new.append(archive.file)
-    except Timeout:
-        raise Busy(f"another process is fetching into {root}", next_step="wait for it") from None
+    except Busy as busy:
+        raise Busy(f"another process is fetching into {root}", found=busy.found, next_step=busy.next_step) from None
     return new
 
 
@@ -185,7 +185,7 @@ def _write(manifest: Manifest, name: str, lock: Lock) -> None:
     # innermost lists and mappings on one line each: a line per tile
     listed = yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=4096)
     text = HEADER.format(name=name) + listed
-    with locked(manifest.path):
+    with locked(manifest.path, WAIT_S):
         Manifest(manifest.path, locks={name: text})
         sweep_beside(manifest.lock_path(name))
         with whole_file(manifest.lock_path(name)) as file:

@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import save_file
 
 from fmcache.cache.reader import Cache, open_cache
-from fmcache.cache.writer import locked
 from fmcache.decoders.arithmetic import multiply_adds
 from fmcache.decoders.batches import Grids, load_grids, steps_per_epoch
 from fmcache.decoders.heads import Decoder, form_for
@@ -23,6 +22,7 @@ from fmcache.decoders.train import Counts, Fitted, Scale, channel_scale, collaps
 from fmcache.errors import CacheCorrupt, CacheMismatch, CacheNotFound, CacheUnsealed, ResultsCorrupt
 from fmcache.grid import Grid
 from fmcache.identity import canonical_json, remove_folder, sweep
+from fmcache.locks import locked
 from fmcache.manifest import SPLITS, AnyDataset, Manifest, Split, Splits
 from fmcache.scores.dice import check_reduction
 from fmcache.scores.missed import missed
@@ -44,6 +44,7 @@ from fmcache.stages.identities import (
 )
 from fmcache.stages.labelled import check_labelled, label_notes, label_pixels, place, split_pixels
 from fmcache.stages.progress import progress
+from fmcache.stages.scale import check_scale
 from fmcache.stages.sizes import size_text
 from fmcache.strict import builtins
 
@@ -189,7 +190,7 @@ def _tasks(job: Job, seeds: int, say: Callable[[str], None]) -> list[RunTask]:
 
 def _is_done(job: Job, seed: int, say: Callable[[str], None]) -> bool:
     try:
-        return check_same_run(job.folder(seed), job.run_identity(seed))
+        return check_same_run(job.folder(seed), job.run_identity(seed), {"mpp": job.mpp})
     except ResultsCorrupt as damage:
         say(f"{damage.problem}; this run is trained again")
         return False
@@ -249,6 +250,7 @@ def _jobs(
     chosen = chosen_splits(recipe, name, dataset)
     used = used_tiles(dataset, chosen.values())
     bank = open_cache(bank_path, "view_bank", bank_identity(recipe, name, dataset, listed_hashes(dataset, used)))
+    check_scale(bank_path, bank.header, dataset)
     hashes = only_tiles(bank.header.identity, used)["tiles"]
     listed = [places.encoder_key(choice) for choice in recipe.encoder_choices]
     wanted = [
@@ -309,7 +311,8 @@ def _with_label_pixels(jobs: Sequence[Job], say: Callable[[str], None]) -> list[
     bank, labels = jobs[0].bank, [name for name, _ in jobs[0].labels]
     tiles = sorted(set().union(*(tiles_of(job.splits) for job in jobs)))
     sides = {job.grid.covered_px for job in jobs}
-    counts = label_pixels(open_cache(bank, "view_bank", {}), tiles, len(labels), sides)
+    expected = msgspec.json.decode(jobs[0].identity)["view_bank"]
+    counts = label_pixels(open_cache(bank, "view_bank", expected), tiles, len(labels), sides)
     counted = []
     for job in jobs:
         side, tile_px = job.grid.covered_px, job.recipe.tile_px

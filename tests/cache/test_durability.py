@@ -1,5 +1,6 @@
 """What happens to a cache on a disk: killed writers, damaged and exchanged files, removals that stopped half-way."""
 
+import functools
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from fmcache.cache.format import ATTRIBUTE, read_header
 from fmcache.cache.reader import open_cache
 from fmcache.cache.verify import find_caches, remove_cache, verify_cache
 from fmcache.cache.writer import open_writer, write_shard
-from fmcache.errors import CacheCorrupt, CacheNotFound, CacheUnsealed, FmcacheError
+from fmcache.errors import CacheCorrupt, CacheMismatch, CacheNotFound, CacheUnsealed, FmcacheError
 
 VIEWS = {"a": 7, "b": 1, "c": 5}
 ITEM = (6, 4, 4)
@@ -264,6 +265,30 @@ def test_a_seal_that_was_killed_before_its_last_act_is_gone_on_with(path):
 
 
 def test_a_cache_of_the_first_version_is_read_extended_and_then_bound(path):
+    as_first_version(path)
+    assert holds(path)
+    assert write(path) == []
+    assert len(write(path, {**VIEWS, "d": 2})) == 1
+    assert holds(path, {**VIEWS, "d": 2})
+    shutil.copy(shard(path, 2, 0), shard(path, 0, 0))
+    assert len(problems(path)) == 3
+
+
+def masks_of(seed):
+    return np.random.default_rng(seed).integers(0, 3, (3, 8, 8)).astype("uint8")
+
+
+def write_bank(path, seed, recompute=False):
+    identity = {"seed": seed, "tiles": {"a": "hash", "b": "hash"}}
+    with open_writer(path, "view_bank", identity, (8, 8), "uint8", {"a": 3, "b": 3}, {}, recompute) as writer:
+        writer.begin()
+        for one in writer.missing():
+            write_shard(path, "view_bank", one, masks_of([seed, one.tile])[one.first : one.stop])
+        writer.seal()
+
+
+def as_first_version(path):
+    """Take from a cache what fmcache 0.1.0 did not write."""
     said = msgspec.to_builtins(read_header(path))
     for field in ("array_sha256", "checksums_sha256", "checksum"):
         del said[field]
@@ -271,9 +296,52 @@ def test_a_cache_of_the_first_version_is_read_extended_and_then_bound(path):
     text["attributes"][ATTRIBUTE] = said
     (path / "zarr.json").write_text(json.dumps(text))
     next(path.glob("checksums-*.bin")).unlink()
-    assert holds(path)
-    assert write(path) == []
-    assert len(write(path, {**VIEWS, "d": 2})) == 1
-    assert holds(path, {**VIEWS, "d": 2})
-    shutil.copy(shard(path, 2, 0), shard(path, 0, 0))
-    assert len(problems(path)) == 3
+
+
+@pytest.mark.parametrize("first_version", [False, True])
+@pytest.mark.parametrize("kind", ["tokens", "view_bank"])
+def test_a_cache_that_is_replaced_while_it_is_read_never_gives_what_another_seed_made(tmp_path, kind, first_version):
+    path = tmp_path / "y.zarr"
+    make = functools.partial(write if kind == "tokens" else write_bank, path)
+    make(seed=0)
+    if first_version:
+        as_first_version(path)
+    cache = open_cache(path, kind, {"seed": 0})
+    assert np.array_equal(cache.read("a", 0, 3), values_of("a", range(3)) if kind == "tokens" else masks_of([0, 0]))
+    make(seed=1, recompute=True)
+    with pytest.raises(CacheMismatch, match="changed while it was read") as raised:
+        cache.read("b", 0, 1)
+    assert "seed: expected 0, found 1" in raised.value.found
+    assert "run the same command again" in raised.value.next_step
+    make(seed=0, recompute=True)
+    again = open_cache(path, kind, {"seed": 0})
+    remove_cache(path)
+    with pytest.raises(CacheMismatch, match="changed while it was read"):
+        again.read("b", 0, 1)
+
+
+def test_a_cache_that_is_replaced_while_it_is_opened_is_not_called_damaged(path, monkeypatch):
+    from fmcache.cache import reader
+
+    real = reader.open_array
+
+    def replaced(*args):
+        write(path, seed=1, recompute=True)
+        return real(*args)
+
+    monkeypatch.setattr(reader, "open_array", replaced)
+    with pytest.raises(CacheMismatch, match="changed while it was read"):
+        open_cache(path, "tokens", {"seed": 0})
+
+
+def test_a_cache_that_is_extended_while_it_is_read_is_read_on(path):
+    cache = open_cache(path, "tokens", {})
+    write(path, {**VIEWS, "a": 9, "d": 2})
+    assert np.array_equal(cache.read("a", 0, 7), values_of("a"))
+
+
+def test_damage_found_while_a_cache_is_read_is_still_called_damage(path):
+    cache = open_cache(path, "tokens", {})
+    shard(path, 0, 0).write_bytes(b"short")
+    with pytest.raises(CacheCorrupt, match="cannot be read"):
+        cache.read("a", 0, 1)

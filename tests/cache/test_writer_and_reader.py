@@ -128,7 +128,7 @@ def test_a_second_writer_is_told_that_the_first_is_at_work(tmp_path):
     path = tmp_path / "toy.zarr"
     hold = f"""
         from pathlib import Path
-        from fmcache.cache.writer import locked
+        from fmcache.locks import locked
         with locked(Path({str(path)!r})):
             print("locked", flush=True)
             input()

@@ -10,12 +10,13 @@ import pytest
 import fmcache
 
 ROOT = Path(fmcache.__file__).parent
-GROUND = {"errors", "fonts", "identity", "remembered", "strict", "specs", "manifest", "grid"}
+GROUND = {"errors", "fonts", "identity", "locks", "remembered", "strict", "specs", "manifest", "grid"}
 CARDS = {"encoders.cards"}
 MAY = {
     "errors": set(),
     "fonts": set(),
     "identity": set(),
+    "locks": {"errors", "identity"},
     "remembered": {"identity"},
     "strict": {"errors"},
     "specs": {"errors", "strict"},
@@ -54,6 +55,7 @@ MAY = {
     "decoders.arithmetic": {"grid"},
     "stages.devices": {"errors"},
     "stages.identities": GROUND | {"cache.format"},
+    "stages.scale": GROUND | {"cache.format"},
     "stages.places": GROUND | CARDS | {"stages.identities"},
     "stages.caches": GROUND | {"cache", "scores", "stages"},
     "stages.catalogue": GROUND | CARDS | {"encoders.hub", "encoders.load", "stages.sizes"},

@@ -16,13 +16,14 @@ import torch
 import yaml
 
 from fmcache.cache.reader import open_cache
-from fmcache.cache.writer import Writer, locked
+from fmcache.cache.writer import Writer
 from fmcache.decoders.heads import Decoder
 from fmcache.decoders.train import train, train_seeds
 from fmcache.encoders.load import load_encoder
 from fmcache.encoders.tokens import grids_of_views, token_grids
 from fmcache.errors import CacheMismatch, CacheNotFound, CacheUnsealed, NoRoom, ResultsMismatch, SpecError, TileError
 from fmcache.grid import Grid
+from fmcache.locks import locked
 from fmcache.manifest import Manifest
 from fmcache.report.summary import summarise
 from fmcache.scores.parts import find_parts, read_part
