@@ -9,6 +9,7 @@
     ├── ExtraMissing       (ImportError)         install an optional extra
     ├── DataUnavailable    (RuntimeError)        try again, or put the file in place yourself
     ├── EncoderUnavailable (RuntimeError)        get access, pass a file, choose another encoder
+    │   └── HubUnreachable                       mend the network, or pass a file
     ├── WeightsMismatch    (ValueError)          these weights are not of this encoder
     ├── TokensOverflow     (ArithmeticError)     store tokens in a wider type
     ├── NoRoom             (OSError)             free disk space or move the working folder
@@ -84,6 +85,10 @@ class DataUnavailable(FmcacheError, RuntimeError):
 
 class EncoderUnavailable(FmcacheError, RuntimeError):
     """The encoder is unknown, or its weights cannot be had."""
+
+
+class HubUnreachable(EncoderUnavailable):
+    """There was no answer from the hub: it need not be asked about the next encoder."""
 
 
 class WeightsMismatch(FmcacheError, ValueError):

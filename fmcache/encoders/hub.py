@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from fmcache.encoders.cards import Card, Weights
-from fmcache.encoders.hub_words import HubUnreachable, in_plain_words
+from fmcache.encoders.hub_words import in_plain_words
 from fmcache.encoders.index import is_index, listed
-from fmcache.errors import EncoderUnavailable, WeightsMismatch
+from fmcache.errors import EncoderUnavailable, HubUnreachable, WeightsMismatch
 
 PATIENCE_S = 5
 """How long the hub may take to answer a question; HF_HUB_ETAG_TIMEOUT sets another time."""

@@ -6,16 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fmcache.encoders.cards import Card, Weights
-from fmcache.errors import EncoderUnavailable
+from fmcache.errors import EncoderUnavailable, HubUnreachable
 
 _OR_FILE = "or pass a file you have with --weights FILE"
 _NETWORK = (
     "check the network, the proxy and HF_ENDPOINT (HF_HUB_ETAG_TIMEOUT=30 waits longer), and try again, " + _OR_FILE
 )
-
-
-class HubUnreachable(EncoderUnavailable):
-    """There was no answer from the hub: it need not be asked about the next encoder."""
 
 
 def not_here(card: Card, weights: Weights) -> EncoderUnavailable:

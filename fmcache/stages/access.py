@@ -14,11 +14,11 @@ from rich.text import Text
 
 from fmcache.encoders.cards import Card, Weights
 from fmcache.encoders.hub import check_access, local_file, must_not_ask
-from fmcache.encoders.hub_words import HubUnreachable, not_here, unreachable
+from fmcache.encoders.hub_words import not_here, unreachable
 from fmcache.encoders.load import Encoder, card_of, load_encoder
 from fmcache.encoders.tokens import token_grids
 from fmcache.encoders.weights import read_lock
-from fmcache.errors import FmcacheError
+from fmcache.errors import FmcacheError, HubUnreachable
 from fmcache.grid import Grid
 from fmcache.manifest import TileEntry
 from fmcache.specs import EncoderChoice, Precision
