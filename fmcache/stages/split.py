@@ -74,9 +74,8 @@ def split(manifest: Path, name: str, sizes: str, folds: int, subsets: str, seed:
         entry.pop("folds", None)
         if made:
             entry["folds"] = CommentedSeq(_written(fold) for fold in made)
-    return Group(
-        shares_table(Manifest(manifest).dataset(name), name, pixels), *_removed(dataset, folds, curve, fetched)
-    )
+    shares = shares_table(Manifest(manifest).dataset(name), name, pixels)
+    return Group(*shares.renderables, *_removed(dataset, folds, curve, fetched))
 
 
 def _removed(dataset: AnyDataset, folds: int, curve: Sequence[int], fetched: bool) -> list[str]:
