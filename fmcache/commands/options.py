@@ -105,16 +105,18 @@ def show(renderable: object) -> None:
 
     Text in it is text: names may hold what rich would take for markup, or for an emoji.
     """
-    from rich.console import Console, Group
+    from rich.console import Group
     from rich.measure import Measurement
     from rich.table import Table
+
+    from fmcache.commands.terminal import PlainConsole
 
     _write_what_the_encoding_lacks_as_codes()
     parts = renderable.renderables if isinstance(renderable, Group) else [renderable]
     tables = [part for part in parts if isinstance(part, Table)]
     for column in (column for table in tables for column in table.columns if not column.no_wrap):
         column.overflow = "fold"  # a name longer than its column goes on in the next line
-    console = Console(markup=False, emoji=False, highlight=False)
+    console = PlainConsole()
     in_pipe = not sys.stdout.isatty() and "COLUMNS" not in os.environ
     if in_pipe:
         unbounded = console.options.update(width=sys.maxsize)

@@ -145,13 +145,15 @@ def _no_json(path: Path, text: str, reason: json.JSONDecodeError) -> TileError:
     sequence = text.startswith("\x1e")
     several = sequence or reason.msg == "Extra data"
     if several:
-        all_features = "[.[] | if .features then .features[] else . end]"
+        join = "jq -s '[.[] | if .features then .features[] else . end]'"
+        file = shlex.quote(str(path))
+        join = f"tr -d '\\036' < {file} | {join}" if sequence else f"{join} {file}"
         return TileError(
             f"{path} holds several JSON documents, one after the other",
             expected=COLLECTION,
-            found=f"line {reason.lineno} begins another one" if not sequence else "a sequence of documents (RFC 8142)",
+            found="a sequence of documents (RFC 8142)" if sequence else f"line {reason.lineno} begins another one",
             next_step="keep one of them where they repeat each other; else make one list of their features: "
-            f"jq {'--seq ' if sequence else ''}-s '{all_features}' {shlex.quote(str(path))} > ONE.geojson",
+            f"{join} > ONE.geojson",
         )
     around = " ".join(text[max(reason.pos - 30, 0) : reason.pos + 10].split())
     comma = re.search(r",\s*$", text[: reason.pos]) and text[reason.pos : reason.pos + 1] in ("]", "}")

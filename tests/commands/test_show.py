@@ -49,3 +49,14 @@ def test_what_the_encoding_of_the_output_lacks_is_written_as_codes(monkeypatch):
         written = sys.stdout.buffer.getvalue().decode(encoding)
         assert written.count("\\u80bf tumour") == 2
         assert "\\u7624" in written
+
+
+def test_names_move_no_cursor_and_change_no_colour(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    name = "a\x1b[31mb\u202ec\x07"
+    table = Table(name, title=name, caption=name)
+    table.add_row(name)
+    show(Group(table, name))
+    shown = capsys.readouterr().out
+    assert not set(shown) & {"\x1b", "\u202e", "\x07"}
+    assert shown.count("a\\u001b[31mb\\u202ec\\u0007") == 5

@@ -240,7 +240,7 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory, rng: random.Random, enc
     ("text", "problem", "way"),
     [
         ('{"a": 1}\n{"a": 2}\n', "several JSON documents", "jq -s"),
-        ('\x1e{"a": 1}\n\x1e{"a": 2}\n', "several JSON documents", "jq --seq -s"),
+        ('\x1e{"a": 1}\n\x1e{"a": 2}\n', "several JSON documents", "tr -d '\\036' <"),
         ('[{"a": 1},]', "not valid JSON", "take out the comma"),
         ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS", "git lfs pull"),
         ('<Annotations><Annotation Name="T"><Region><V X="1" Y="2"/>', "HALO XML", "properties.classification.name"),
