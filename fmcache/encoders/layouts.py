@@ -67,7 +67,15 @@ def published(names: Iterable[str]) -> LayoutName:
     return next((name for name, layout in LAYOUTS.items() if any(map(layout.marker.match, names))), "timm")
 
 
-def to_timm(path: Path, stored: State, card: Card) -> State:
+class Renamed(NamedTuple):
+    """A state dict under timm's names, the layout that its file has, and what there is to say of what was taken."""
+
+    state: State
+    layout: LayoutName
+    notes: tuple[str, ...]
+
+
+def to_timm(path: Path, stored: State, card: Card) -> Renamed:
     """Return the state dict in a file under timm's names, without the keys that the card lists as to be dropped.
 
     Keys are dropped first; then a prefix that all keys left share (``module.``, ``teacher.backbone.``) is taken off,
@@ -82,19 +90,21 @@ def to_timm(path: Path, stored: State, card: Card) -> State:
     weights = card.weights or Weights()
     accepted = weights.layouts or ("timm", *LAYOUTS)
     drop = Drop(weights.drop)
-    state = without_infixes(stored)
+    state, notes = without_infixes(stored), []
     while True:
         state = drop(state)
         layout = published(state)
         level = None if layout != "timm" and layout in accepted else inside(state, weights.under.split("."), str(path))
         if level is None:
             break
-        state = level
+        state = level.state
+        notes += [level.note] if level.note else []
     if layout not in accepted:
         raise _other_layout(path, card, state, layout)
     rename, unused = (LAYOUTS[layout].rename, LAYOUTS[layout].unused) if layout in LAYOUTS else (unchunked, _NEVER)
     _check_values(path, {name: tensor for name, tensor in state.items() if not unused.match(name)})
-    return drop({name: tensor for name, tensor in rename(state).items() if not unused.match(name)})
+    renamed = {name: tensor for name, tensor in rename(state).items() if not unused.match(name)}
+    return Renamed(drop(renamed), layout, tuple(notes))
 
 
 def _other_layout(path: Path, card: Card, state: State, layout: LayoutName) -> WeightsMismatch:

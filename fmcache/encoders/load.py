@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 import torch
 
-from fmcache.encoders.building import CPU, META, build, create
+from fmcache.encoders.building import CPU, META, build, create, gelu_note
 from fmcache.encoders.cards import TIMM, Card, Weights, read_card
 from fmcache.encoders.controls import ColourTexture, Pixels
 from fmcache.encoders.fitting import fit_weights
@@ -40,7 +41,7 @@ class Encoder(NamedTuple):
 
     `weights_sha256` is that of the weights file; for random weights that of names and values; '' where there are none.
     `params` counts the weights of the module. `axes` are those of its features, `taps` the blocks or stages within it
-    where tokens can be taken.
+    where tokens can be taken. `weights` is the weights file, `notes` what there was to say of it.
     """
 
     card: Card
@@ -51,6 +52,8 @@ class Encoder(NamedTuple):
     params: int
     axes: Axes = "tokens"
     taps: tuple[Tap, ...] = ()
+    weights: Path | None = None
+    notes: tuple[str, ...] = ()
 
 
 def load_encoder(
@@ -83,11 +86,16 @@ def load_encoder(
     model = build(card, META)
     outlined = check_card(card, model)  # before weights are looked for: they may be gigabytes away
     if random_weights:
-        module, sha256 = _random_module(card)
+        trained = _random_module(card)
     else:
-        module, sha256 = _trained_module(card, model, outlined, choice.weights, offline, lock)
-    module = module.eval().requires_grad_(False).to(device)
-    return Encoder(card, module, device, sha256, random_weights, count(module), outlined.axes, outlined.taps)
+        trained = _trained_module(card, model, outlined, choice.weights, offline, lock)
+    for note in trained.notes:
+        logging.getLogger("fmcache").warning("note: %s", note)
+    module = trained.module.eval().requires_grad_(False).to(device)
+    return Encoder(
+        card, module, device, trained.sha256, random_weights, count(module), outlined.axes, outlined.taps,
+        trained.file, trained.notes,
+    )  # fmt: skip
 
 
 def compile_blocks(encoder: Encoder) -> None:
@@ -141,19 +149,28 @@ def card_for_timm(name: str) -> Card:
     )
 
 
-def _random_module(card: Card) -> tuple[Any, str]:
+class _Filled(NamedTuple):
+    """A module with weights, their sha256, the file they are from, and what there was to say of it."""
+
+    module: Any
+    sha256: str
+    file: Path | None = None
+    notes: tuple[str, ...] = ()
+
+
+def _random_module(card: Card) -> _Filled:
     """Return the module with random weights, the same for the same architecture and arguments, and their sha256."""
     key = random_key("random weights", card.architecture, canonical_json(card.arguments).decode())
     with _own_generator(key):
         module = build(card, CPU)
-    return module, sha256_state(module.state_dict())
+    return _Filled(module, sha256_state(module.state_dict()))
 
 
 def _trained_module(
     card: Card, model: Any, outlined: Outline, chosen: str, offline: bool, lock: Path | None
-) -> tuple[Any, str]:
+) -> _Filled:
     path, sha256 = find_weights(card, chosen, offline, lock)
-    state = to_timm(path, read_weights(path), card)
+    state, layout, notes = to_timm(path, read_weights(path), card)
     built = _at_size_of(state, card)
     if built is not card:
         model = build(built, META)
@@ -170,7 +187,9 @@ def _trained_module(
         with _own_generator(0):
             model = build(built, CPU)
     model.load_state_dict(state, strict=True, assign=True)
-    return model, sha256
+    if note := gelu_note(card, layout, model):
+        notes = (*notes, note)
+    return _Filled(model, sha256, path, notes)
 
 
 def _renamed_by_timm(state: State, model: Any, card: Card) -> State:
