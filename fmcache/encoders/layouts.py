@@ -53,6 +53,8 @@ LAYOUTS: dict[LayoutName, Layout] = {
     "conch": Layout(re.compile(r"visual\.trunk\."), publisher_names.below("visual.trunk.")),
     "conchv1.5": Layout(re.compile(r"trunk\."), publisher_names.below("trunk.")),
     "open-clip": Layout(re.compile(r"(?:visual\.)?class_embedding$"), publisher_names.from_open_clip),
+    "torchvision": Layout(re.compile(r"encoder\.layers\.encoder_layer_\d+\."), publisher_names.from_torchvision),
+    "mmpretrain": Layout(re.compile(r"layers\.\d+\.ffn\.layers\."), publisher_names.from_mmpretrain),
     "dinov3": Layout(re.compile(r"storage_tokens$"), publisher_names.from_dinov3, publisher_names.CONSTANTS),
     "dinov2": Layout(
         re.compile(r"(register_tokens|mask_token)$"), publisher_names.from_dinov2, re.compile(r"mask_token$")

@@ -20,7 +20,7 @@ from fmcache.encoders.controls import ColourTexture, Pixels
 from fmcache.encoders.fitting import fit_weights
 from fmcache.encoders.layouts import to_timm
 from fmcache.encoders.outlines import CARD_FIELDS, REFUSALS, Axes, Outline, Tap, check_card, count, outline
-from fmcache.encoders.peeling import State
+from fmcache.encoders.peeling import State, head_of
 from fmcache.encoders.reading import read_weights
 from fmcache.encoders.state_shapes import table_px
 from fmcache.encoders.weights import find_weights
@@ -195,8 +195,12 @@ def _trained_module(
 def _renamed_by_timm(state: State, model: Any, card: Card) -> State:
     """Return a state dict renamed as timm renames the publisher's, where its names are not those of the model.
 
-    Such a rule may also resample tables. Then the file is left as it is: that its shapes do not fit is told.
+    Names that begin with numbers are those of its parts in a row (``nn.Sequential(*resnet.children())``). A rule of
+    timm's may also resample tables. Then the file is left as it is: that its shapes do not fit is told.
     """
+    parts = dict(enumerate(name for name, _ in model.named_children()))
+    if all(head_of(name).isdecimal() and int(head_of(name)) in parts for name in state):
+        return {parts[int(head_of(name))] + name[len(head_of(name)) :]: value for name, value in state.items()}
     rule = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if rule is None or state.keys() == model.state_dict().keys():
         return state
@@ -211,8 +215,16 @@ def _renamed_by_timm(state: State, model: Any, card: Card) -> State:
 
 
 def _with_counters(state: State, wanted: State) -> State:
-    """Add the numbers of batches seen in training where a file has none: old ones do not, and evaluation needs none."""
-    counters = {name for name in wanted.keys() - state.keys() if name.endswith(".num_batches_tracked")}
+    """Add the numbers of batches seen in training where a file has none: old ones do not, and evaluation needs none.
+
+    Beside statistics only: what a file holds under other names is not to be taken for a part of the encoder.
+    """
+    ending = ".num_batches_tracked"
+    counters = {
+        name
+        for name in wanted.keys() - state.keys()
+        if name.endswith(ending) and name.removesuffix(ending) + ".running_mean" in state
+    }
     return state | {name: torch.zeros((), dtype=torch.long) for name in counters}
 
 
