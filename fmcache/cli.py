@@ -117,6 +117,7 @@ def extract_command(
     dataset: DatasetNames = None,
     tap: Taps = "",
     weights: Annotated[str, typer.Option(help="Weights file or folder, for a single --encoder.")] = "",
+    alias: Annotated[str, typer.Option("--as", help="Name of that encoder in folders, tables and figures.")] = "",
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Dry run: random weights, labelled as such everywhere.")
     ] = False,
@@ -139,7 +140,7 @@ def extract_command(
     from fmcache.errors import SpecError
 
     study, listed = recipe_of(recipe, dataset, tap), read_listed(manifest)
-    if choices := choices_of(encoder, everything, weights, random_weights):
+    if choices := choices_of(encoder, everything, weights, random_weights, alias):
         study = msgspec.structs.replace(study, encoders=choices)
     if not study.encoders:
         raise SpecError("no encoder to extract", next_step="pass --encoder NAME; fmcache encoders list shows the names")

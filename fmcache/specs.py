@@ -30,6 +30,11 @@ _STORE_BITS = {"float16": 9, "float32": 19}  # fewer than the type has, or nothi
 _VARIANT = re.compile(r"(.+)\.(views|passes_per_epoch)-([1-9][0-9]*)")
 
 
+def is_name(text: str) -> bool:
+    """Return whether a text can be the name of a folder and of a row: letters and digits of any script, ``._-``."""
+    return bool(text) and all(c.isalnum() or c in "._-" for c in text) and text[0] not in "._-"
+
+
 class ViewSpec(Frozen, frozen=True):
     """How the views of a tile are drawn. View 0 is the untouched tile; 1..count are random.
 
@@ -54,11 +59,20 @@ class ViewSpec(Frozen, frozen=True):
 
 
 class EncoderChoice(Frozen, frozen=True):
-    """An encoder in a recipe: a card's name, ``timm:NAME`` or a card file; with own weights or random ones."""
+    """An encoder in a recipe: a card's name, ``timm:NAME`` or a card file; with own weights or random ones.
+
+    `alias` (``as:`` in a recipe) is the name that folders, tables and figures show in place of the card's, so that two
+    weights of one encoder can stand side by side. Where none is given it is in no record either.
+    """
 
     name: str
     weights: str = ""
     random_weights: bool = False
+    alias: str | msgspec.UnsetType = msgspec.field(name="as", default=msgspec.UNSET)
+
+    def __post_init__(self) -> None:
+        if self.alias and not (is_name(self.alias) and self.alias != "view-bank"):
+            raise ValueError(f"as: {self.alias!r}: expected letters, digits, '.', '_' and '-'; view-bank is taken")
 
 
 class DecoderSpec(Frozen, frozen=True):
@@ -114,6 +128,10 @@ class Sweep(Frozen, frozen=True):
         return self.views or self.passes_per_epoch
 
 
+NAME_ONE = "to keep both, name one of them with `as: NAME`, as in {name: uni, weights: FILE, as: uni-mine}"
+"""The way out where two encoders of a recipe would have the same folder."""
+
+
 class Recipe(Frozen, frozen=True):
     """One study. Every default is the paper's protocol; `expect` is free text on the figures to expect.
 
@@ -146,7 +164,7 @@ class Recipe(Frozen, frozen=True):
     sweep: Sweep = Sweep()
 
     def __post_init__(self) -> None:
-        if not self.name or not all(c.isalnum() or c in "._-" for c in self.name) or self.name[0] in "._-":
+        if not is_name(self.name):
             raise ValueError(f"recipe name {self.name!r}: expected letters, digits, '.', '_' and '-'")
         for tap in self.taps:
             if not _TAP.fullmatch(tap):
@@ -159,10 +177,12 @@ class Recipe(Frozen, frozen=True):
             )
         if not self.taps:
             raise ValueError("taps: expected at least one, such as 'last'")
-        chosen = [c.name for c in self.encoder_choices]
-        for kind, names in (("dataset", self.datasets), ("encoder", chosen), ("tap", self.taps)):
+        for kind, names in (("dataset", self.datasets), ("tap", self.taps)):
             if len(set(names)) < len(names):
                 raise ValueError(f"a {kind} is listed twice: {', '.join(names)}")
+        chosen = [(c.alias or c.name, c.random_weights) for c in self.encoder_choices]
+        if twice := [name for i, (name, how) in enumerate(chosen) if (name, how) in chosen[:i]]:
+            raise ValueError(f"an encoder is listed twice: {', '.join(twice)}; {NAME_ONE}")
 
     @property
     def encoder_choices(self) -> tuple[EncoderChoice, ...]:

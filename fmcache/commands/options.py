@@ -59,9 +59,11 @@ def recipe_of(path: Path | None, datasets: list[str] | None, taps: str) -> Recip
 
 
 def choices_of(
-    encoder: list[str] | None, everything: bool, weights: str, random_weights: bool
+    encoder: list[str] | None, everything: bool, weights: str, random_weights: bool, alias: str = ""
 ) -> tuple[EncoderChoice, ...]:
     """Return the encoders that flags ask for; none where they ask for none."""
+    import msgspec
+
     from fmcache.errors import SpecError
     from fmcache.specs import EncoderChoice
     from fmcache.stages.catalogue import study_encoders
@@ -69,13 +71,17 @@ def choices_of(
     if encoder and everything:
         raise SpecError("--all and names of encoders exclude each other", next_step="leave out one of them")
     chosen = study_encoders() if everything else encoder or []
-    if weights and len(chosen) > 1:
-        raise SpecError(
-            "--weights goes with a single encoder",
-            found=", ".join(chosen),
-            next_step="take them one by one, or list each with its weights in a recipe",
-        )
-    return tuple(EncoderChoice(name, weights, random_weights) for name in chosen)
+    for flag, given in (("--weights", weights), ("--as", alias)):
+        if given and len(chosen) != 1:
+            raise SpecError(
+                f"{flag} goes with a single encoder",
+                found=", ".join(chosen) or "no encoder in the command",
+                next_step="take them one by one, or list each with its weights and name (`as`) in a recipe",
+            )
+    try:
+        return tuple(EncoderChoice(name, weights, random_weights, alias or msgspec.UNSET) for name in chosen)
+    except ValueError as reason:
+        raise SpecError(str(reason), next_step="correct the flag") from reason
 
 
 def read_listed(path: Path) -> Manifest:

@@ -25,8 +25,9 @@ def show_whole(table: Table) -> None:
         return
     titles = [str(column.header) for column in table.columns]
     for name, *cells in zip(*(column.cells for column in table.columns), strict=True):
-        say(str(name))
-        for line in filled([f"{title}: {cell}" for title, cell in zip(titles[1:], cells, strict=True)], width - 2):
+        items = [f"{title}: {cell}" for title, cell in zip(titles[1:], cells, strict=True) if str(cell)]
+        say(str(name) if items else f"\n{name}\n")  # a row with a name alone is the heading of those below it
+        for line in filled(items, width - 2) if items else ():
             say(f"  {line}")
     if table.caption:
         say("\n" + textwrap.fill(str(table.caption), width))

@@ -27,6 +27,11 @@ def advice(path: Path, card: Card, state: State, wanted: Shapes) -> str:
         return _position_advice(card, found)
     if surplus and all(map(_BIAS.match, surplus)) and not card.architecture.endswith("_qkvb"):
         return f"write `architecture: {card.architecture}_qkvb` in the card: this file's attention has biases"
+    if {"norm.weight", "fc_norm.weight"} <= found.keys() ^ wanted.keys() and "fc_norm.weight" in surplus:
+        return (
+            "write `global_pool: avg` in the card's arguments: this file has its last norm after pooling, so tokens "
+            "are those before a norm"
+        )
     if part := _PART.search(path.stem):
         index = path.with_name(f"{path.name.replace(part[0], '')}.index.json")
         return f"this is one of {int(part[2])} parts: pass the index of all ({index}), or their folder"
@@ -63,7 +68,7 @@ def drop_lines(card: Card, state: State, wanted: Shapes) -> list[list[str]]:
     outline = {name: tensor.to("meta") for name, tensor in state.items()}
     dropped = card.weights.drop if card.weights else ()
     lines = []
-    for prefix in sorted(_prefixes(outline, len(wanted) // 2), key=lambda text: ("teacher" not in text, text)):
+    for prefix in sorted(_prefixes(outline, len(wanted) // 2), key=_likeliest_first):
         sub = {name.removeprefix(prefix): tensor for name, tensor in outline.items() if name.startswith(prefix)}
         renamed = _in_timms_names(card, sub)
         if not all(
@@ -77,6 +82,11 @@ def drop_lines(card: Card, state: State, wanted: Shapes) -> list[list[str]]:
         if line:
             lines.append(list(dict.fromkeys([*dropped, *line])))
     return lines
+
+
+def _likeliest_first(prefix: str) -> tuple[bool, bool, str]:
+    """Return the sort key: teachers of self-distillation, and the query encoder of MoCo, are what is used."""
+    return "teacher" not in prefix, "encoder_k" in prefix, prefix
 
 
 def _prefixes(state: State, least: int) -> Iterator[str]:

@@ -9,12 +9,12 @@ import timm
 import torch
 from torch import nn
 
-from fmcache.encoders.cards import Card
+from fmcache.encoders.cards import Card, LayoutName
 from fmcache.errors import SpecError
 
 CLASSES: dict[str, dict[str, type[nn.Module]]] = {
     "mlp_layer": {"swiglu_packed": timm.layers.SwiGLUPacked},
-    "act_layer": {"silu": nn.SiLU, "gelu": nn.GELU},
+    "act_layer": {"silu": nn.SiLU, "gelu": nn.GELU, "quick_gelu": timm.layers.QuickGELU},
 }
 """Arguments of timm that take classes, and the names by which cards call them."""
 
@@ -68,6 +68,23 @@ def create(architecture: str, arguments: dict[str, Any], device: torch.device) -
             found=str(reason) or type(reason).__name__,
             next_step="correct the arguments, or choose another model",
         ) from reason
+
+
+def gelu_note(card: Card, layout: LayoutName, model: Any) -> str:
+    """Return what to say of weights named as CLIP's in a model that computes GELU; '' of any other.
+
+    OpenAI trained CLIP with another form of it (quick-GELU), others did not, and no file tells.
+    """
+    activation = getattr(getattr(next(iter(getattr(model, "blocks", ())), None), "mlp", None), "act", None)
+    if layout not in ("hf-clip", "open-clip") or type(activation) is not nn.GELU:
+        return ""
+    quick = card.architecture.replace("_clip_", "_clip_quickgelu_")
+    known = quick != card.architecture and timm.is_model(quick)
+    way = f"`architecture: {quick}` (timm:{quick})" if known else "`act_layer: quick_gelu` in the arguments"
+    return (
+        f"{card.name} computes GELU, and the file is named as CLIP's: if it is OpenAI's, or was trained from it, its "
+        f"activation is quick-GELU, which no file tells: then write {way} in a card"
+    )
 
 
 def _with_classes(card: Card) -> dict[str, Any]:

@@ -71,7 +71,7 @@ _NUMBER = re.compile(r"[-+]?[0-9.]+[eE][-+]?[0-9]+")
 
 LayoutName = Literal[
     "timm", "hf-vit", "hf-dinov2", "hf-dinov2-registers", "hf-dinov3", "hf-clip", "conch", "conchv1.5", "open-clip",
-    "dinov2", "dinov3",
+    "dinov2", "dinov3", "torchvision", "mmpretrain",
 ]  # fmt: skip
 """Ways in which publishers name the keys of a weights file (`fmcache.encoders.layouts`)."""
 

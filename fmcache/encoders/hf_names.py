@@ -73,7 +73,7 @@ def from_vit(state: State) -> State:
     """
     state, gated = _joined(state, _GATE_UP, ("gate", "up"), "blocks.{}.mlp.fc1.{}")
     state, attention = _joined(state, _QUERY_KEY_VALUE, ("q", "k", "v"), "blocks.{}.attn.qkv.{}")
-    return without_cls_position(_renamed(state, _VIT) | gated | attention)
+    return without_cls_position(renamed_by(state, _VIT) | gated | attention)
 
 
 def from_dinov3(state: State) -> State:
@@ -90,13 +90,13 @@ def from_dinov3(state: State) -> State:
         else:
             rest[name] = tensor
     rest, attention = _joined(rest, _QUERY_KEY_VALUE, ("q", "k", "v"), "blocks.{}.attn.qkv.{}")
-    return _renamed(rest, _DINOV3) | attention | biases
+    return renamed_by(rest, _DINOV3) | attention | biases
 
 
 def from_clip(state: State) -> State:
     """Rename the image tower of CLIP; keys of the text tower keep their names."""
     state, attention = _joined(state, _QUERY_KEY_VALUE, ("q", "k", "v"), "blocks.{}.attn.qkv.{}")
-    renamed = _renamed(state, _CLIP) | attention
+    renamed = renamed_by(state, _CLIP) | attention
     return renamed | with_leading_axes(renamed)
 
 
@@ -117,7 +117,9 @@ def without_cls_position(state: State) -> State:
     return state
 
 
-def _renamed(state: State, rules: Rules) -> State:
+def renamed_by(state: State, rules: Rules) -> State:
+    """Return a state dict in which each name is rewritten by the first rule whose pattern it begins with."""
+
     def name_of(name: str) -> str:
         rule = next(((pattern, new) for pattern, new in rules if pattern.match(name)), None)
         return rule[0].sub(rule[1], name) if rule else name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from fmcache.errors import WeightsMismatch
@@ -71,9 +72,12 @@ def parts_of(index: Path) -> dict[Path, set[str]]:
     return parts
 
 
-def sha256_weights(path: Path) -> str:
-    """Return the sha256 of a weights file; of an index, that over the lines ``SHA256  NAME`` of it and its files."""
+def sha256_weights(path: Path, sha256_of: Callable[[Path], str] = sha256_file) -> str:
+    """Return the sha256 of a weights file; of an index, that over the lines ``SHA256  NAME`` of it and its files.
+
+    `sha256_of` gives that of a file. Raises as `parts_of`.
+    """
     if not is_index(path):
-        return sha256_file(path)
+        return sha256_of(path)
     files = [path, *sorted(parts_of(path))]
-    return hashlib.sha256("".join(f"{sha256_file(file)}  {file.name}\n" for file in files).encode()).hexdigest()
+    return hashlib.sha256("".join(f"{sha256_of(file)}  {file.name}\n" for file in files).encode()).hexdigest()

@@ -53,6 +53,8 @@ LAYOUTS: dict[LayoutName, Layout] = {
     "conch": Layout(re.compile(r"visual\.trunk\."), publisher_names.below("visual.trunk.")),
     "conchv1.5": Layout(re.compile(r"trunk\."), publisher_names.below("trunk.")),
     "open-clip": Layout(re.compile(r"(?:visual\.)?class_embedding$"), publisher_names.from_open_clip),
+    "torchvision": Layout(re.compile(r"encoder\.layers\.encoder_layer_\d+\."), publisher_names.from_torchvision),
+    "mmpretrain": Layout(re.compile(r"layers\.\d+\.ffn\.layers\."), publisher_names.from_mmpretrain),
     "dinov3": Layout(re.compile(r"storage_tokens$"), publisher_names.from_dinov3, publisher_names.CONSTANTS),
     "dinov2": Layout(
         re.compile(r"(register_tokens|mask_token)$"), publisher_names.from_dinov2, re.compile(r"mask_token$")
@@ -67,7 +69,15 @@ def published(names: Iterable[str]) -> LayoutName:
     return next((name for name, layout in LAYOUTS.items() if any(map(layout.marker.match, names))), "timm")
 
 
-def to_timm(path: Path, stored: State, card: Card) -> State:
+class Renamed(NamedTuple):
+    """A state dict under timm's names, the layout that its file has, and what there is to say of what was taken."""
+
+    state: State
+    layout: LayoutName
+    notes: tuple[str, ...]
+
+
+def to_timm(path: Path, stored: State, card: Card) -> Renamed:
     """Return the state dict in a file under timm's names, without the keys that the card lists as to be dropped.
 
     Keys are dropped first; then a prefix that all keys left share (``module.``, ``teacher.backbone.``) is taken off,
@@ -82,19 +92,21 @@ def to_timm(path: Path, stored: State, card: Card) -> State:
     weights = card.weights or Weights()
     accepted = weights.layouts or ("timm", *LAYOUTS)
     drop = Drop(weights.drop)
-    state = without_infixes(stored)
+    state, notes = without_infixes(stored), []
     while True:
         state = drop(state)
         layout = published(state)
         level = None if layout != "timm" and layout in accepted else inside(state, weights.under.split("."), str(path))
         if level is None:
             break
-        state = level
+        state = level.state
+        notes += [level.note] if level.note else []
     if layout not in accepted:
         raise _other_layout(path, card, state, layout)
     rename, unused = (LAYOUTS[layout].rename, LAYOUTS[layout].unused) if layout in LAYOUTS else (unchunked, _NEVER)
     _check_values(path, {name: tensor for name, tensor in state.items() if not unused.match(name)})
-    return drop({name: tensor for name, tensor in rename(state).items() if not unused.match(name)})
+    renamed = {name: tensor for name, tensor in rename(state).items() if not unused.match(name)}
+    return Renamed(drop(renamed), layout, tuple(notes))
 
 
 def _other_layout(path: Path, card: Card, state: State, layout: LayoutName) -> WeightsMismatch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -13,13 +14,13 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 import torch
 
-from fmcache.encoders.building import CPU, META, build, create
+from fmcache.encoders.building import CPU, META, build, create, gelu_note
 from fmcache.encoders.cards import TIMM, Card, Weights, read_card
 from fmcache.encoders.controls import ColourTexture, Pixels
 from fmcache.encoders.fitting import fit_weights
 from fmcache.encoders.layouts import to_timm
 from fmcache.encoders.outlines import CARD_FIELDS, REFUSALS, Axes, Outline, Tap, check_card, count, outline
-from fmcache.encoders.peeling import State
+from fmcache.encoders.peeling import State, head_of
 from fmcache.encoders.reading import read_weights
 from fmcache.encoders.state_shapes import table_px
 from fmcache.encoders.weights import find_weights
@@ -40,7 +41,7 @@ class Encoder(NamedTuple):
 
     `weights_sha256` is that of the weights file; for random weights that of names and values; '' where there are none.
     `params` counts the weights of the module. `axes` are those of its features, `taps` the blocks or stages within it
-    where tokens can be taken.
+    where tokens can be taken. `weights` is the weights file, `notes` what there was to say of it.
     """
 
     card: Card
@@ -51,6 +52,8 @@ class Encoder(NamedTuple):
     params: int
     axes: Axes = "tokens"
     taps: tuple[Tap, ...] = ()
+    weights: Path | None = None
+    notes: tuple[str, ...] = ()
 
 
 def load_encoder(
@@ -83,11 +86,16 @@ def load_encoder(
     model = build(card, META)
     outlined = check_card(card, model)  # before weights are looked for: they may be gigabytes away
     if random_weights:
-        module, sha256 = _random_module(card)
+        trained = _random_module(card)
     else:
-        module, sha256 = _trained_module(card, model, outlined, choice.weights, offline, lock)
-    module = module.eval().requires_grad_(False).to(device)
-    return Encoder(card, module, device, sha256, random_weights, count(module), outlined.axes, outlined.taps)
+        trained = _trained_module(card, model, outlined, choice.weights, offline, lock)
+    for note in trained.notes:
+        logging.getLogger("fmcache").warning("note: %s", note)
+    module = trained.module.eval().requires_grad_(False).to(device)
+    return Encoder(
+        card, module, device, trained.sha256, random_weights, count(module), outlined.axes, outlined.taps,
+        trained.file, trained.notes,
+    )  # fmt: skip
 
 
 def compile_blocks(encoder: Encoder) -> None:
@@ -141,19 +149,28 @@ def card_for_timm(name: str) -> Card:
     )
 
 
-def _random_module(card: Card) -> tuple[Any, str]:
+class _Filled(NamedTuple):
+    """A module with weights, their sha256, the file they are from, and what there was to say of it."""
+
+    module: Any
+    sha256: str
+    file: Path | None = None
+    notes: tuple[str, ...] = ()
+
+
+def _random_module(card: Card) -> _Filled:
     """Return the module with random weights, the same for the same architecture and arguments, and their sha256."""
     key = random_key("random weights", card.architecture, canonical_json(card.arguments).decode())
     with _own_generator(key):
         module = build(card, CPU)
-    return module, sha256_state(module.state_dict())
+    return _Filled(module, sha256_state(module.state_dict()))
 
 
 def _trained_module(
     card: Card, model: Any, outlined: Outline, chosen: str, offline: bool, lock: Path | None
-) -> tuple[Any, str]:
+) -> _Filled:
     path, sha256 = find_weights(card, chosen, offline, lock)
-    state = to_timm(path, read_weights(path), card)
+    state, layout, notes = to_timm(path, read_weights(path), card)
     built = _at_size_of(state, card)
     if built is not card:
         model = build(built, META)
@@ -170,14 +187,20 @@ def _trained_module(
         with _own_generator(0):
             model = build(built, CPU)
     model.load_state_dict(state, strict=True, assign=True)
-    return model, sha256
+    if note := gelu_note(card, layout, model):
+        notes = (*notes, note)
+    return _Filled(model, sha256, path, notes)
 
 
 def _renamed_by_timm(state: State, model: Any, card: Card) -> State:
     """Return a state dict renamed as timm renames the publisher's, where its names are not those of the model.
 
-    Such a rule may also resample tables. Then the file is left as it is: that its shapes do not fit is told.
+    Names that begin with numbers are those of its parts in a row (``nn.Sequential(*resnet.children())``). A rule of
+    timm's may also resample tables. Then the file is left as it is: that its shapes do not fit is told.
     """
+    parts = dict(enumerate(name for name, _ in model.named_children()))
+    if all(head_of(name).isdecimal() and int(head_of(name)) in parts for name in state):
+        return {parts[int(head_of(name))] + name[len(head_of(name)) :]: value for name, value in state.items()}
     rule = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if rule is None or state.keys() == model.state_dict().keys():
         return state
@@ -192,8 +215,16 @@ def _renamed_by_timm(state: State, model: Any, card: Card) -> State:
 
 
 def _with_counters(state: State, wanted: State) -> State:
-    """Add the numbers of batches seen in training where a file has none: old ones do not, and evaluation needs none."""
-    counters = {name for name in wanted.keys() - state.keys() if name.endswith(".num_batches_tracked")}
+    """Add the numbers of batches seen in training where a file has none: old ones do not, and evaluation needs none.
+
+    Beside statistics only: what a file holds under other names is not to be taken for a part of the encoder.
+    """
+    ending = ".num_batches_tracked"
+    counters = {
+        name
+        for name in wanted.keys() - state.keys()
+        if name.endswith(ending) and name.removesuffix(ending) + ".running_mean" in state
+    }
     return state | {name: torch.zeros((), dtype=torch.long) for name in counters}
 
 

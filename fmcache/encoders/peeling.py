@@ -5,9 +5,9 @@ Names of keys only; tensors pass through. How a publisher names the weights them
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -54,11 +54,18 @@ def head_of(name: str) -> str:
     return head if dot else ""
 
 
-def inside(state: State, under: Collection[str], where: str) -> State | None:
+class Level(NamedTuple):
+    """What lies below a level of the names, and what there is to say of its choice ('' mostly)."""
+
+    state: State
+    note: str
+
+
+def inside(state: State, under: Collection[str], where: str) -> Level | None:
     """Return what lies below the first level of the names, the level taken off; None where the encoder starts here.
 
     A level is one that all names share, the one called in `under`, or the teacher beside a student: the weights that
-    self-distillation keeps. The choice of the teacher is logged.
+    self-distillation keeps.
 
     Raises
     ------
@@ -67,16 +74,16 @@ def inside(state: State, under: Collection[str], where: str) -> State | None:
     """
     heads = {head_of(name) for name in state}
     named = [head for head in heads if head in under]
+    note = ""
     if len(named) == 1:
         chosen = named[0]
     elif len(heads) == 1:
         chosen = heads.pop()
     elif heads == {"teacher", "student"}:
         chosen = "teacher"
-        logging.getLogger("fmcache").warning(
-            "note: %s holds a teacher and a student: the teacher is taken (`under: student` below `weights` in the "
-            "card takes the other)",
-            where,
+        note = (
+            f"{where} holds a teacher and a student: the teacher is taken (`under: student` below `weights` in the "
+            "card takes the other)"
         )
     elif heads and heads <= set(WRAPPERS):
         raise several(where, sorted(heads))
@@ -85,7 +92,7 @@ def inside(state: State, under: Collection[str], where: str) -> State | None:
     if not chosen or chosen in _PARTS_OF_ENCODERS:
         return None
     start = f"{chosen}."
-    return {name.removeprefix(start): tensor for name, tensor in state.items() if name.startswith(start)}
+    return Level({name.removeprefix(start): t for name, t in state.items() if name.startswith(start)}, note)
 
 
 def several(where: str, wrappers: Sequence[str]) -> WeightsMismatch:

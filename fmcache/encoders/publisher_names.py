@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from fmcache.encoders.hf_names import with_leading_axes, without_cls_position
+from fmcache.encoders.hf_names import renamed_by, with_leading_axes, without_cls_position
 from fmcache.encoders.peeling import State
 
 CONSTANTS = re.compile(r"mask_token$|.*(?:rope_embed\.periods|attn\.qkv\.bias_mask)$")
@@ -34,6 +34,34 @@ _OPEN_CLIP = tuple(
         (r"transformer\.resblocks\.(\d+)\.mlp\.c_fc\.", r"blocks.\1.mlp.fc1."),
         (r"transformer\.resblocks\.(\d+)\.mlp\.c_proj\.", r"blocks.\1.mlp.fc2."),
         (r"transformer\.resblocks\.(\d+)\.ls_(\d)\.", r"blocks.\1.ls\2."),
+    )
+)
+
+_TORCHVISION = tuple(
+    (re.compile(pattern), new)
+    for pattern, new in (
+        (r"class_token$", "cls_token"),
+        (r"conv_proj\.", "patch_embed.proj."),
+        (r"encoder\.pos_embedding$", "pos_embed"),
+        (r"encoder\.ln\.", "norm."),
+        (r"encoder\.layers\.encoder_layer_(\d+)\.ln_(\d)\.", r"blocks.\1.norm\2."),
+        (r"encoder\.layers\.encoder_layer_(\d+)\.self_attention\.in_proj_", r"blocks.\1.attn.qkv."),
+        (r"encoder\.layers\.encoder_layer_(\d+)\.self_attention\.out_proj\.", r"blocks.\1.attn.proj."),
+        (r"encoder\.layers\.encoder_layer_(\d+)\.mlp\.(?:0|linear_1)\.", r"blocks.\1.mlp.fc1."),
+        (r"encoder\.layers\.encoder_layer_(\d+)\.mlp\.(?:3|linear_2)\.", r"blocks.\1.mlp.fc2."),
+    )
+)
+_MMPRETRAIN = tuple(
+    (re.compile(pattern), new)
+    for pattern, new in (
+        (r"patch_embed\.projection\.", "patch_embed.proj."),
+        (r"(?:ln1|norm1)\.", "norm."),
+        (r"layers\.(\d+)\.(?:ln|norm)(\d)\.", r"blocks.\1.norm\2."),
+        (r"layers\.(\d+)\.attn\.gamma1\.weight$", r"blocks.\1.ls1.gamma"),
+        (r"layers\.(\d+)\.ffn\.gamma2\.weight$", r"blocks.\1.ls2.gamma"),
+        (r"layers\.(\d+)\.attn\.", r"blocks.\1.attn."),
+        (r"layers\.(\d+)\.ffn\.layers\.0\.0\.", r"blocks.\1.mlp.fc1."),
+        (r"layers\.(\d+)\.ffn\.layers\.1\.", r"blocks.\1.mlp.fc2."),
     )
 )
 
@@ -81,9 +109,16 @@ def from_dinov3(state: State) -> State:
 def from_open_clip(state: State) -> State:
     """Rename the image tower of CLIP as OpenAI and OpenCLIP name it; keys of the text tower keep their names."""
     whole = any(name.startswith("visual.") for name in state)  # then names without it are of the text tower
-    renamed: State = {}
-    for name, tensor in state.items():
-        rules = _OPEN_CLIP if not whole or name.startswith("visual.") else ()
-        rule = next(((pattern, new) for pattern, new in rules if pattern.match(name)), None)
-        renamed[rule[0].sub(rule[1], name) if rule else name] = tensor
-    return renamed | with_leading_axes(renamed)
+    texts = {name: tensor for name, tensor in state.items() if whole and not name.startswith("visual.")}
+    images = renamed_by({name: tensor for name, tensor in state.items() if name not in texts}, _OPEN_CLIP)
+    return images | texts | with_leading_axes(images | texts)
+
+
+def from_torchvision(state: State) -> State:
+    """Rename torchvision's VisionTransformer."""
+    return renamed_by(state, _TORCHVISION)
+
+
+def from_mmpretrain(state: State) -> State:
+    """Rename the VisionTransformer of MMPretrain and MMSegmentation."""
+    return renamed_by(state, _MMPRETRAIN)

@@ -163,7 +163,8 @@ def _read_pickle(path: Path, zipped: bool) -> Any:
             found=f"a call of {culprit[1]}" if culprit else "instructions that a file of tensors does not need",
             next_step="if you trust where it comes from, save its weights alone: "
             f"python -c \"import torch; c = torch.load('{path}', 'cpu', weights_only=False); torch.save(c.state_dict() "
-            f"if hasattr(c, 'state_dict') else {{k: c[k] for k in {_COMMON} if k in c}} or c, '{plain}')\", and pass "
+            f"if hasattr(c, 'state_dict') else {{k: c[k] for k in {_COMMON} if k in c}} or {{k: torch.as_tensor(v) "
+            f"for k, v in c.items() if hasattr(v, 'shape')}} or c, '{plain}')\", and pass "
             f"{plain}",
         ) from reason
     except _BROKEN as reason:

@@ -51,29 +51,40 @@ def find_weights(card: Card, chosen: str, offline: bool, lock: Path | None) -> F
         When the file is not the one that the card or the lock states.
     """
     weights = card.weights or Weights()
-    if chosen:
-        path = _chosen_file(card, weights, Path(chosen))
-        return Found(path, check_sha256(path, weights.sha256, "the card"))
-    if weights.repo:
+    if weights.repo and not chosen:
         return _from_hub(card, weights, offline, lock)
+    path = local_weights(card, chosen)
+    return Found(path, check_sha256(path, weights.sha256, "the card"))
+
+
+def local_weights(card: Card, chosen: str) -> Path:
+    """Return the weights file that is `chosen`, or that the card names and no hub has; not looked into.
+
+    Raises
+    ------
+    EncoderUnavailable
+        When there is no such file, or the card names none.
+    """
+    weights = card.weights or Weights()
+    if chosen:
+        return _chosen_file(card, weights, Path(chosen))
     if not weights.file:
         raise EncoderUnavailable(
             f"{card.name!r} needs weights, and its card names no file",
             next_step="pass --weights FILE, or --random-weights for a dry run",
         )
     if Path(weights.file).is_dir():
-        path = _chosen_file(card, weights, Path(weights.file))
-        return Found(path, check_sha256(path, weights.sha256, "the card"))
+        return _chosen_file(card, weights, Path(weights.file))
     if not Path(weights.file).is_file():
         raise EncoderUnavailable(
             f"the weights of {card.name!r} are not at {weights.file}",
             next_step="correct `weights.file` in the card (it is relative to the card), or pass --weights FILE",
         )
-    return Found(Path(weights.file), check_sha256(Path(weights.file), weights.sha256, "the card"))
+    return Path(weights.file)
 
 
 def _from_hub(card: Card, weights: Weights, offline: bool, lock: Path | None) -> Found:
-    held = read_lock(lock).get(_lock_key(weights))
+    held = read_lock(lock).get(hub_name(weights))
     revision = weights.revision or (held.revision if held else "")
     path = download(card, msgspec.structs.replace(weights, revision=revision), offline)
     if weights.sha256:
@@ -82,11 +93,12 @@ def _from_hub(card: Card, weights: Weights, offline: bool, lock: Path | None) ->
         return Found(path, check_sha256(path, held.sha256, str(lock)))
     found = Found(path, sha256_weights(path))
     if lock:
-        _record(lock, _lock_key(weights), Held(revision or commit_of(path), found.sha256))
+        _record(lock, hub_name(weights), Held(revision or commit_of(path), found.sha256))
     return found
 
 
-def _lock_key(weights: Weights) -> str:
+def hub_name(weights: Weights) -> str:
+    """Return what a hub file is called in a lock file."""
     return f"{weights.repo}/{weights.file}"
 
 

@@ -31,7 +31,10 @@ CURVE_SCHEMA = {
 
 
 class EncoderInfo(msgspec.Struct, frozen=True):
-    """What a report needs to know of an encoder. `params` counts weights (0 for raw pixels)."""
+    """What a report needs to know of an encoder. `params` counts weights (0 for raw pixels).
+
+    `weights` is the name of the weights file when the encoder ran; '' where there was none, and in older caches.
+    """
 
     name: str
     title: str
@@ -43,6 +46,7 @@ class EncoderInfo(msgspec.Struct, frozen=True):
     weights_sha256: str
     licence: str = ""
     citation: str = ""
+    weights: str = ""
 
     @property
     def display(self) -> str:

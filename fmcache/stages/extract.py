@@ -48,6 +48,7 @@ from fmcache.stages.identities import (
     with_encoder,
 )
 from fmcache.stages.labelled import check_labelled, label_pixels
+from fmcache.stages.origins import origin_of, weights_name
 from fmcache.stages.progress import progress
 from fmcache.stages.scale import is_recorded, scale_of
 from fmcache.stages.shards import BankTask, Source, Target, TokenTask, encoder_of, write_bank_shards, write_token_shards
@@ -72,6 +73,7 @@ def extract(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str
     device = pick_device(flags.device)
     # views 1..n do not depend on how many there are: the variant with most of them holds those of all others
     recipe = max(variants(recipe), key=lambda variant: variant.views.count)
+    places.encoder_keys(recipe)  # two encoders of one name are refused before one of them has run
     failures, remembered = [], Remembered(places.remembered(flags.work))
     for name in recipe.datasets or (manifest.default,):
         dataset = manifest.dataset(name)
@@ -180,6 +182,7 @@ def _fill_tokens(
         "device": device_name(device),
         "compiled": flags.compiled,
         "versions": versions("fmcache", "torch", "timm", "opencv-python-headless", "pillow"),
+        "origin": builtins(origin_of(choice, card, encoder.weights, encoder.notes)),
     }
     store = store_of(recipe.store)
     by_id = {entry.id: entry for entry in entries}
@@ -191,7 +194,7 @@ def _fill_tokens(
                 tokens_identity(recipe, source.name, hashes, tap), builtins(card), encoder.weights_sha256,
                 encoder.random_weights, precision,
             )  # fmt: skip
-            told = about | {"encoder": builtins(_info(encoder, key, tap))}
+            told = about | {"encoder": builtins(_info(encoder, key, tap, choice))}
             at = grid_at(encoder, tap, grid)
             item = (width_at(encoder, tap), at.side, at.side)
             opened = open_writer(
@@ -207,20 +210,21 @@ def _fill_tokens(
                 precision, recipe.store, str(device), torch.get_num_threads(), flags.offline,
                 places.weights_lock(flags.work), flags.compiled,
             ),
-            f"{source.name} · {_info(encoder, key, LAST).display}",
+            f"{source.name} · {_info(encoder, key, LAST, choice).display}",
             flags.workers,
             say,
         )  # fmt: skip
 
 
-def _info(encoder: Encoder, key: str, tap: str) -> EncoderInfo:
+def _info(encoder: Encoder, key: str, tap: str, choice: EncoderChoice) -> EncoderInfo:
     """Return what tables and figures say of an encoder; a tap other than the last makes it another entry."""
     card, kind = encoder.card, "block" if encoder.axes == "tokens" else "stage"
-    name, title = (key, card.title) if tap == LAST else (f"{key}@{tap}", f"{card.title}, {kind} {tap}")
+    title = choice.alias or card.title
+    name, title = (key, title) if tap == LAST else (f"{key}@{tap}", f"{title}, {kind} {tap}")
     patch = card.patch if tap == LAST else encoder.taps[int(tap.partition("+")[0]) - 1].patch
     return EncoderInfo(
         name, title, encoder.params, width_at(encoder, tap), patch, card.control, encoder.random_weights,
-        encoder.weights_sha256, card.licence, card.citation,
+        encoder.weights_sha256, card.licence, card.citation, weights_name(choice, card, encoder.weights),
     )  # fmt: skip
 
 

@@ -19,11 +19,20 @@ from fmcache.decoders.batches import Grids, load_grids, steps_per_epoch
 from fmcache.decoders.heads import Decoder, form_for
 from fmcache.decoders.together import seeds_at_once, threads_of_a_seed, train_together
 from fmcache.decoders.train import Counts, Fitted, Scale, channel_scale, collapsed, mean_dice, still_falling
-from fmcache.errors import CacheCorrupt, CacheMismatch, CacheNotFound, CacheUnsealed, ResultsCorrupt
+from fmcache.errors import (
+    CacheCorrupt,
+    CacheMismatch,
+    CacheNotFound,
+    CacheUnsealed,
+    ResultsCorrupt,
+    SpecError,
+    WeightsMismatch,
+)
 from fmcache.grid import Grid
 from fmcache.identity import canonical_json, remove_folder, sweep
 from fmcache.locks import locked
 from fmcache.manifest import SPLITS, AnyDataset, Manifest, Split, Splits
+from fmcache.remembered import Remembered
 from fmcache.scores.dice import check_reduction
 from fmcache.scores.missed import missed
 from fmcache.scores.parts import WEIGHTS, check_same_run, part_folder, whole_folder, write_part
@@ -43,6 +52,7 @@ from fmcache.stages.identities import (
     used_tiles,
 )
 from fmcache.stages.labelled import check_labelled, label_notes, label_pixels, place, split_pixels
+from fmcache.stages.origins import check_origin, renamed
 from fmcache.stages.progress import progress
 from fmcache.stages.scale import check_scale
 from fmcache.stages.sizes import size_text
@@ -154,7 +164,7 @@ def fit(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], N
     for variant in variants(recipe):
         jobs = []
         for name in variant.datasets or (manifest.default,):
-            found, failed = _jobs(variant, manifest, name, device, flags)
+            found, failed = _jobs(variant, manifest, name, device, flags, say_once)
             jobs += _with_label_pixels(found, say_once)
             failures += [failure for failure in failed if failure[:2] not in {known[:2] for known in failures}]
         with locked(places.results(flags.work) / variant.name):
@@ -242,7 +252,12 @@ def _write(task: RunTask, seed: int, fitted: Fitted, parameters: int, loaded: Lo
 
 
 def _jobs(
-    recipe: Recipe, manifest: Manifest, name: str, device: torch.device, flags: Flags
+    recipe: Recipe,
+    manifest: Manifest,
+    name: str,
+    device: torch.device,
+    flags: Flags,
+    say: Callable[[str], None] = print,
 ) -> tuple[list[Job], list[Failure]]:
     dataset = manifest.dataset(name)
     check_reduction(recipe.dice, dataset.label_names)
@@ -252,7 +267,7 @@ def _jobs(
     bank = open_cache(bank_path, "view_bank", bank_identity(recipe, name, dataset, listed_hashes(dataset, used)))
     check_scale(bank_path, bank.header, dataset)
     hashes = only_tiles(bank.header.identity, used)["tiles"]
-    listed = [places.encoder_key(choice) for choice in recipe.encoder_choices]
+    listed = places.encoder_keys(recipe)
     wanted = [
         (key, tap) for tap in recipe.taps for key in listed or places.cached_encoders(flags.work, name, recipe, tap)
     ]
@@ -262,13 +277,19 @@ def _jobs(
             next_step=f"fmcache extract --dataset {name} --encoder NAME, with the same recipe and --work folder",
         )
     jobs, failures = [], []
+    remembered, lock = Remembered(places.remembered(flags.work)), places.weights_lock(flags.work)
     for key, tap in wanted:
         path = places.tokens_path(flags.work, name, key, recipe, tap)
         try:
             tokens = open_cache(path, "tokens", tokens_identity(recipe, name, hashes, tap))
+            for line in check_origin(tokens, key, listed.get(key), recipe, lock, remembered.sha256):
+                say(f"{name} · {key}: {line}")
             jobs += [_job(recipe, name, dataset, at, chosen[at], tokens, bank, device, flags) for at in chosen]
-        except (CacheNotFound, CacheUnsealed, CacheMismatch, CacheCorrupt) as error:
+        except CacheNotFound as error:
+            failures.append(Failure(name, key, renamed(path, listed.get(key)) or error))
+        except (CacheUnsealed, CacheMismatch, CacheCorrupt, SpecError, WeightsMismatch) as error:
             failures.append(Failure(name, key, error))
+    remembered.keep()
     return jobs, failures
 
 

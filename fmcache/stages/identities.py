@@ -110,6 +110,20 @@ def tokens_identity(recipe: Recipe, name: str, hashes: Hashes, tap: str) -> dict
     } | ({} if recipe.precision == "published" else {"precision": recipe.precision})
 
 
+CARD_FIELDS: tuple[str, ...] = (
+    "name",
+    "kind",
+    "architecture",
+    "arguments",
+    "patch",
+    "width",
+    "prefix_tokens",
+    "mean",
+    "std",
+)
+"""What of a card is in the identity of an encoder's cache."""
+
+
 def with_encoder(
     identity: dict[str, Any],
     card: dict[str, Any],
@@ -118,8 +132,7 @@ def with_encoder(
     precision: Precision,
 ) -> dict[str, Any]:
     """Return the whole identity of an encoder's cache: `identity` with the card, its weights and the precision."""
-    fields = ("name", "kind", "architecture", "arguments", "patch", "width", "prefix_tokens", "mean", "std")
-    encoder = {field: card[field] for field in fields}
+    encoder = {field: card[field] for field in CARD_FIELDS}
     encoder |= {"weights_sha256": weights_sha256, "random_weights": random_weights}
     return {**identity, "encoder": encoder, "precision": precision}
 

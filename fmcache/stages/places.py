@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fmcache.encoders.cards import SUFFIXES, TIMM, read_card
+from fmcache.encoders.cards import SUFFIXES, TIMM, names, read_card
+from fmcache.errors import SpecError
 from fmcache.identity import fingerprint
-from fmcache.specs import EncoderChoice, Recipe
+from fmcache.specs import NAME_ONE, EncoderChoice, Recipe
 from fmcache.stages.identities import view_identity
 
 
@@ -26,12 +27,41 @@ def reports(work: Path) -> Path:
 
 
 def encoder_key(choice: EncoderChoice) -> str:
-    """Return an encoder's name for folders and tables, the same with and without torch at hand."""
+    """Return an encoder's name for folders and tables, the same with and without torch at hand.
+
+    Raises
+    ------
+    SpecError
+        When it is to have the name of another encoder; and as `read_card`.
+    """
     if choice.name.startswith(TIMM):
         name = "timm-" + choice.name.removeprefix(TIMM)
     else:
         name = read_card(choice.name).name if choice.name.endswith(SUFFIXES) else choice.name
+    if choice.alias and choice.alias != name and choice.alias in names():
+        raise SpecError(
+            f"{choice.name!r} cannot be called {choice.alias!r}: that is another encoder",
+            next_step="choose another name for `as` (--as)",
+        )
+    name = choice.alias or name
     return f"{name}-random" if choice.random_weights else name
+
+
+def encoder_keys(recipe: Recipe) -> dict[str, str | EncoderChoice]:
+    """Return the encoders that a recipe lists, by their names for folders and tables.
+
+    Raises
+    ------
+    SpecError
+        When two of them have the same; and as `encoder_key`.
+    """
+    keys: dict[str, str | EncoderChoice] = {}
+    for listed, choice in zip(recipe.encoders, recipe.encoder_choices, strict=True):
+        key = encoder_key(choice)
+        if key in keys:
+            raise SpecError(f"two encoders of recipe {recipe.name!r} are called {key!r}", next_step=NAME_ONE)
+        keys[key] = listed
+    return keys
 
 
 def bank_path(work: Path, dataset: str, recipe: Recipe) -> Path:

@@ -213,10 +213,21 @@ def _section(summary: Summary) -> str:
 
 def _encoder(encoder: EncoderInfo) -> str:
     what = f"{encoder.display}: {encoder.params:,} parameters, patch {encoder.patch}, width {encoder.width}"
-    return "; ".join(text for text in (what, encoder.licence, encoder.citation) if text)
+    return "; ".join(text for text in (what, _weights(encoder), encoder.licence, encoder.citation) if text)
+
+
+def _weights(encoder: EncoderInfo) -> str:
+    if encoder.random_weights or not encoder.weights_sha256:
+        return ""
+    return f"weights {encoder.weights}, sha256 {encoder.weights_sha256}".replace("weights ,", "weights of")
 
 
 def _tail(summary: Summary) -> str:
-    recipe = yaml.safe_dump(summary.record.recipe, sort_keys=False, allow_unicode=True)
+    # What the recipe calls weights may be another file by now: those that were used are listed with the encoders.
+    encoders = [
+        {key: value for key, value in one.items() if key != "weights" or not value} if isinstance(one, dict) else one
+        for one in summary.record.recipe.get("encoders", ())
+    ]
+    recipe = yaml.safe_dump(summary.record.recipe | {"encoders": encoders}, sort_keys=False, allow_unicode=True)
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", recipe)), default=0))
     return f"\n## Recipe\n\n{fence}yaml\n{recipe}{fence}\n"

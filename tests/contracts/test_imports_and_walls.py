@@ -57,6 +57,7 @@ MAY = {
     "stages.identities": GROUND | {"cache.format"},
     "stages.scale": GROUND | {"cache.format"},
     "stages.places": GROUND | CARDS | {"stages.identities"},
+    "stages.origins": GROUND | CARDS | {"cache", "encoders.index", "encoders.weights", "stages.identities"},
     "stages.caches": GROUND | {"cache", "scores", "stages"},
     "stages.catalogue": GROUND | CARDS | {"encoders.hub", "encoders.load", "stages.sizes"},
     "stages.costs": GROUND | CARDS | {"cache.stores", "decoders.arithmetic", "encoders.outlines", "stages.identities"},

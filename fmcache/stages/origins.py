@@ -1,0 +1,251 @@
+"""Where the encoder of a cache came from, and whether its card and weights are still those: asked before a fit.
+
+No timm and no hub are asked. What cannot be compared is told; what differs is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fmcache.cache.format import Header, read_header
+from fmcache.cache.reader import Cache
+from fmcache.encoders.cards import SUFFIXES, TIMM, Card, Weights, names, read_card
+from fmcache.encoders.index import is_index, listed, sha256_weights
+from fmcache.encoders.weights import hub_name, local_weights, read_lock
+from fmcache.errors import CacheMismatch, EncoderUnavailable, FmcacheError
+from fmcache.identity import differences
+from fmcache.specs import EncoderChoice, Recipe
+from fmcache.stages.identities import CARD_FIELDS
+from fmcache.strict import builtins
+
+KNOWN_WITHOUT_TIMM: tuple[str, ...] = ("name", "kind", "architecture", "arguments")
+"""Fields of the card of ``timm:NAME``; the others are the model's, and it takes timm to ask for them."""
+
+RANDOM = "-random"
+"""Ends the names of caches of random weights that were asked for with the encoder, not by its card."""
+
+_AGAIN = "or make the cache anew: fmcache extract --recompute, with the same flags"
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """What `about` of a cache records, under ``origin``, of where its encoder came from; no part of its identity.
+
+    `card` is a card's name, ``timm:NAME`` or the absolute path of a card file; `weights` the absolute path of the
+    weights file, `chosen` whether the user gave it beside the card, `hub` its ``repo/file`` where it is the hub's.
+    `notes` is what was said of the file when it was loaded.
+    """
+
+    card: str = ""
+    weights: str = ""
+    chosen: bool = False
+    hub: str = ""
+    random_weights: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def origin_of(choice: EncoderChoice, card: Card, file: Path | None, notes: tuple[str, ...]) -> Origin:
+    """Return the origin of an encoder that was loaded by `choice`, with the weights in `file`."""
+    name = str(Path(choice.name).absolute()) if choice.name.endswith(SUFFIXES) else choice.name
+    hub = weights_name(choice, card, file) if _is_of_hub(choice, card) else ""
+    weights = str(file.absolute()) if file else ""
+    return Origin(name, weights, bool(choice.weights), hub, choice.random_weights, notes)
+
+
+def weights_name(choice: EncoderChoice, card: Card, file: Path | None) -> str:
+    """Return what a report calls the weights in `file`: ``repo/file`` of the hub's, else the name of the file."""
+    if not file:
+        return ""
+    return hub_name(card.weights) if card.weights and _is_of_hub(choice, card) else file.name
+
+
+def _is_of_hub(choice: EncoderChoice, card: Card) -> bool:
+    return bool(card.weights and card.weights.repo and not choice.weights)
+
+
+def check_origin(
+    cache: Cache,
+    key: str,
+    asked: str | EncoderChoice | None,
+    recipe: Recipe,
+    lock: Path,
+    sha256_of: Callable[[Path], str],
+) -> list[str]:
+    """Compare the card and the weights of an encoder, as they are now, with what its cache was made from.
+
+    Parameters
+    ----------
+    key
+        The encoder's name for folders and tables.
+    asked
+        The encoder in the recipe; a bare name (or None: it was found by its cache) leaves open which weights are meant,
+        and those of the cache's record are.
+    lock
+        Holds what hub files were when they were first fetched.
+    sha256_of
+        Gives the sha256 of a file.
+
+    Returns
+    -------
+    lines that tell what was not compared.
+
+    Raises
+    ------
+    CacheMismatch
+        Naming each field that differs, or the weights file and both its sha256.
+    SpecError, EncoderUnavailable, WeightsMismatch
+        When the card, the lock or an index of weights files cannot be read.
+    """
+    stored = cache.header.identity.get("encoder")
+    then = stored if isinstance(stored, dict) else {}
+    origin = _recorded(cache.header, key)
+    name = _card_name(asked, origin)
+    if not (name.startswith(TIMM) or name in names() or (name.endswith(SUFFIXES) and Path(name).exists())):
+        card, told = None, [f"its card {name or 'was not recorded, and'} is not here: it was not compared"]
+    else:
+        card, told = _compare_card(cache, name, asked, origin, recipe, then)
+    if then.get("random_weights") or not then.get("weights_sha256"):
+        return told
+    return [*told, *_compare_weights(cache, card, asked, origin, then["weights_sha256"], lock, sha256_of)]
+
+
+def _recorded(header: Header, key: str) -> Origin:
+    """Return what a cache records; of one that records nothing (fmcache 0.1.0), what its name tells."""
+    try:
+        return msgspec.convert(header.about["origin"], Origin)
+    except (KeyError, msgspec.ValidationError):
+        bare = key.removesuffix(RANDOM)
+        return Origin(card=bare if bare in names() else "", random_weights=bare != key)
+
+
+def _card_name(asked: str | EncoderChoice | None, origin: Origin) -> str:
+    name = asked.name if isinstance(asked, EncoderChoice) else asked or ""
+    # `--encoder` may also be given the name of a cache: then the card is the recorded one
+    return name if name.endswith(SUFFIXES) or name.startswith(TIMM) or name in names() else origin.card
+
+
+def _compare_card(
+    cache: Cache, name: str, asked: str | EncoderChoice | None, origin: Origin, recipe: Recipe, then: dict[str, Any]
+) -> tuple[Card | None, list[str]]:
+    """Return the card and what of it was not compared; raises as `check_origin`."""
+    told: list[str] = []
+    random_weights = asked.random_weights if isinstance(asked, EncoderChoice) else origin.random_weights
+    if name.startswith(TIMM):
+        card, fields, now = None, KNOWN_WITHOUT_TIMM, _without_timm(name.removeprefix(TIMM))
+        told.append(_not_asked(cache.header))
+    else:
+        card, fields = read_card(name), CARD_FIELDS
+        now, random_weights = builtins(card), random_weights or card.random_weights
+    expected = {field: now[field] for field in fields} | {"random_weights": random_weights}
+    lines = differences(expected, {field: then.get(field) for field in expected}, "encoder")
+    if card and recipe.precision == "published" and "device" in cache.header.about:
+        precision = "float32" if str(cache.header.about["device"]).startswith("cpu") else card.precision
+        lines += differences({"precision": precision}, {"precision": cache.header.identity.get("precision")})
+    if lines:
+        raise _other_card(cache.path, name, lines)
+    return card, told
+
+
+def _other_card(path: Path, name: str, lines: list[str]) -> CacheMismatch:
+    return CacheMismatch(
+        f"{path} was made with another card than {name} is now:\n    " + "\n    ".join(lines),
+        next_step=f"restore what changed, or give the changed card a file and a `name` of its own, {_AGAIN}",
+    )
+
+
+def renamed(path: Path, asked: str | EncoderChoice | None) -> CacheMismatch | None:
+    """Return the error for a cache that is not at `path` since its card's `name` was another when it was made."""
+    name = asked.name if isinstance(asked, EncoderChoice) else asked or ""
+    if not name.endswith(SUFFIXES):
+        return None
+    for other in sorted(path.parent.parent.glob(f"*/{path.name}")):
+        try:
+            header = read_header(other)
+        except FmcacheError:
+            continue
+        stored, now = header.identity.get("encoder"), read_card(name).name
+        then = stored.get("name") if isinstance(stored, dict) else None
+        if _recorded(header, other.parent.name).card == str(Path(name).absolute()) and then != now:
+            return _other_card(other, name, differences({"name": now}, {"name": then}, "encoder"))
+    return None
+
+
+def _without_timm(architecture: str) -> dict[str, Any]:
+    return {"name": f"timm-{architecture}", "kind": "timm", "architecture": architecture, "arguments": {}}
+
+
+def _not_asked(header: Header) -> str:
+    versions = header.about.get("versions")
+    used = versions.get("timm") if isinstance(versions, dict) else None
+    try:
+        now = metadata.version("timm")
+    except metadata.PackageNotFoundError:
+        now = ""
+    which = f"{now}, as when its cache was made" if used == now else f"{used or '?'} then, {now or 'none'} now"
+    return f"patch, width, prefix_tokens, mean and std are timm's ({which}): fit did not compare them, extract does"
+
+
+def _compare_weights(
+    cache: Cache,
+    card: Card | None,
+    asked: str | EncoderChoice | None,
+    origin: Origin,
+    sha256: str,
+    lock: Path,
+    sha256_of: Callable[[Path], str],
+) -> list[str]:
+    """Return what was not compared; raises as `check_origin`."""
+    weights = (card.weights if card else None) or Weights()
+    chosen = asked.weights if isinstance(asked, EncoderChoice) else origin.weights if origin.chosen else ""
+    if weights.sha256 not in ("", sha256):
+        raise _other_weights(cache, "as the card states", weights.sha256, sha256)
+    if weights.repo and not chosen:
+        name = hub_name(weights)
+        held = read_lock(lock).get(name)
+        if held and held.sha256 != sha256 and weights.revision in ("", held.revision):
+            raise _other_weights(cache, f"{name}, by {lock}", held.sha256, sha256)
+        fetched = origin.hub == name and weights.revision in ("", *Path(origin.weights).parts)
+        file = Path(origin.weights) if fetched else None
+    else:
+        name = chosen or weights.file or origin.weights or "its weights file"
+        file = _file_of(card, chosen, origin)
+    rests = f"its results rest on weights of sha256 {sha256}"
+    if not file or not _is_here(file):
+        return [f"{name} is not here to be compared: {rests}"]
+    try:
+        found = sha256_weights(file, sha256_of)
+    except OSError as reason:
+        return [f"{name} cannot be read to be compared ({reason.strerror}): {rests}"]
+    if found != sha256:
+        raise _other_weights(cache, str(file), found, sha256)
+    return []
+
+
+def _file_of(card: Card | None, chosen: str, origin: Origin) -> Path | None:
+    """Return the weights file that is meant and no hub has; None where it is not here, or not known."""
+    if card and (chosen or (card.weights and card.weights.file)):
+        try:
+            return local_weights(card, chosen)
+        except EncoderUnavailable:
+            return None
+    if chosen and not Path(chosen).is_dir():
+        return Path(chosen)
+    return Path(origin.weights) if origin.weights else None
+
+
+def _is_here(file: Path) -> bool:
+    return file.is_file() and (not is_index(file) or all(file.with_name(part).is_file() for part in listed(file)))
+
+
+def _other_weights(cache: Cache, whose: str, now: str, then: str) -> CacheMismatch:
+    return CacheMismatch(
+        f"{cache.path} was made with other weights",
+        expected=f"sha256 {now} ({whose})",
+        found=f"sha256 {then} in the cache",
+        next_step="put the weights of then in place again; or extract these beside them under a name of their own "
+        f"(`as: NAME` beside `weights` in the recipe, --as NAME beside --weights); {_AGAIN}",
+    )
