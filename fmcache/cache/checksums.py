@@ -79,6 +79,11 @@ def mark_damaged(path: Path, tile: int, block: int) -> None:
         pass
 
 
+def is_damaged(path: Path, tile: int, block: int) -> bool:
+    """Return whether a shard is marked as damaged."""
+    return (path / DAMAGED / f"{tile}.{block}").exists()
+
+
 def damaged_shards(path: Path) -> set[tuple[int, int]]:
     """Return (tile, block) of the shards that are marked as damaged."""
     return set(_named(path / DAMAGED))

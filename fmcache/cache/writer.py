@@ -6,6 +6,7 @@ One process holds the lock and decides what is missing; shards may be written fr
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ from fmcache.cache.checksums import (
     bound_to,
     damaged_shards,
     drop_other_checksums,
+    is_damaged,
     read_checksums,
     read_records,
     write_checksums,
@@ -272,11 +274,10 @@ def write_shard(path: Path, kind: Kind, shard: Shard, values: npt.NDArray[Any]) 
             expected=f"magnitudes up to {np.finfo(values.dtype).max:g}",
             next_step="store: float32 in the recipe; if it stays, precision: float32 (the encoder itself overflows)",
         )
-    header = read_header(path)
-    array = storing_all(open_array(path, header, "r+"))
+    header, array = _opened(path, _state(path / METADATA), _state(path / ARRAY[kind] / METADATA))
     key = array.metadata.encode_chunk_key((shard.tile, shard.block, *[0] * (values.ndim - 1)))
     written = path / ARRAY[kind] / key
-    if (shard.tile, shard.block) in damaged_shards(path):
+    if is_damaged(path, shard.tile, shard.block):
         written.unlink(missing_ok=True)  # Zarr would read what is there, to keep the views that are not in hand
     array[shard.tile : shard.tile + 1, shard.first : shard.stop] = values[np.newaxis]
     with written.open("rb") as file:
@@ -285,6 +286,24 @@ def write_shard(path: Path, kind: Kind, shard: Shard, values: npt.NDArray[Any]) 
     crcs = files.crcs(shard.tile, shard.first, shard.stop) if files else ()
     record = Record(bound_to(header.identity, header.tiles[shard.tile]), tuple(crcs))
     write_record(path, shard.tile, shard.block, record)
+
+
+@functools.lru_cache(maxsize=16)
+def _opened(path: Path, *_states: tuple[int, ...]) -> tuple[Header, Any]:
+    """Return header and array of a cache being filled, read once per process for as long as their files stay the same.
+
+    Both describe all tiles: reading them for every shard would take longer than writing a small one.
+    """
+    header = read_header(path)
+    return header, storing_all(open_array(path, header, "r+"))
+
+
+def _state(file: Path) -> tuple[int, ...]:
+    try:
+        facts = file.stat()
+    except FileNotFoundError:
+        return ()
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
 
 
 def _crc_or_unknown(files: ShardFiles, tile: int, view: int) -> int:
