@@ -49,6 +49,8 @@ from torturing.study import HUB, Study
 KILLS = ("kills", "resumed", "lost", "orphans", "leftovers")
 FAULTS = ("faults", "detected", "silent", "tracebacks", "repaired")
 TELL_S = 30
+ROOT = Path(__file__).resolve().parents[1]
+"""What is tortured is the fmcache that lies beside this script."""
 
 
 def main() -> None:
@@ -93,13 +95,13 @@ def outcomes(arguments: argparse.Namespace) -> Iterator[tuple[dict[str, int], st
         shares = []
         for share in range(arguments.jobs):
             own = ["--share", str(share), "--folder", str(Path(folder, str(share)))]
-            hub = {
+            own_env = {
+                "PYTHONPATH": str(ROOT),
                 "HF_HUB_CACHE": str(Path(folder, str(share), HUB)),
                 "OMP_NUM_THREADS": "1",
-                "PYTHONWARNINGS": "ignore",
             }
             command = [sys.executable, __file__, *sys.argv[1:], "--jobs", str(arguments.jobs), *own]
-            shares.append(subprocess.Popen(command, env=os.environ | hub, stdout=subprocess.PIPE, text=True))
+            shares.append(subprocess.Popen(command, env=os.environ | own_env, stdout=subprocess.PIPE, text=True))
             threading.Thread(target=pass_on, args=(shares[-1].stdout,), daemon=True).start()
         try:
             ended = 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fmcache.commands.options import DEFAULT_WORK, Work, say, show
+from fmcache.errors import Busy, CacheNotFound, FmcacheError
 
 app = typer.Typer(no_args_is_help=True, help="Caches: list, inspect, verify, remove.\n\nExample: fmcache cache ls")
 
@@ -61,13 +63,21 @@ def cache_rm(
     path: Annotated[list[Path], typer.Argument(help="Caches to remove.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Remove caches.
+    """Remove caches; one that cannot be removed is told at the end, and the others are.
 
     Example: fmcache cache rm work/cache/demo/raw-pixels/128px.zarr
     """
     from fmcache.cache.verify import remove_cache
     from fmcache.stages.sizes import size_text
 
+    failed: list[FmcacheError] = []
     for folder in path:
         if yes or typer.confirm(f"remove {folder}?"):
-            say(f"{folder}: removed, {size_text(remove_cache(folder))} set free")
+            try:
+                say(f"{folder}: removed, {size_text(remove_cache(folder))} set free")
+            except (CacheNotFound, Busy) as error:
+                failed.append(error)
+    for reason in failed:
+        print(f"error: {reason}", file=sys.stderr)
+    if failed:
+        raise typer.Exit(1)

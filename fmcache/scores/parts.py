@@ -27,6 +27,7 @@ import polars as pl
 from fmcache.errors import ResultsCorrupt, ResultsMismatch, ResultsNotFound
 from fmcache.identity import differences, fingerprint, remove_folder, sha256_file
 from fmcache.scores.table import COUNTS_SCHEMA, CURVE_SCHEMA, Part, RunRecord
+from fmcache.specs import Recipe
 
 FORMAT = 2
 UNCHECKED = 1
@@ -89,7 +90,12 @@ def read_record(folder: Path) -> RunRecord:
     elif absent := [name for name in FILES if not (folder / name).is_file()]:
         raise ResultsCorrupt(f"{folder / absent[0]} is missing", next_step=_REDO)
     try:
-        return msgspec.convert(said, RunRecord)
+        record = msgspec.convert(said, RunRecord)
+        if said["format"] == UNCHECKED:  # at least that it can be reported
+            msgspec.convert(record.recipe, Recipe)
+            if len(dict(record.labels)) < len(record.labels):
+                raise msgspec.ValidationError("a label is listed twice")
+        return record
     except msgspec.ValidationError as reason:
         raise ResultsCorrupt(f"{folder / RECORD} is no record of a run", found=str(reason), next_step=_REDO) from None
 
@@ -101,7 +107,7 @@ def read_part(folder: Path) -> Part:
     for name, schema in ((COUNTS, COUNTS_SCHEMA), (CURVE, CURVE_SCHEMA)):
         try:
             table = pl.read_parquet(folder / name)
-        except (pl.exceptions.PolarsError, OSError) as reason:
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as reason:
             raise ResultsCorrupt(f"{folder / name} cannot be read", found=str(reason)[:200], next_step=_REDO) from None
         if table.schema != pl.Schema(schema):
             raise ResultsCorrupt(
@@ -111,6 +117,14 @@ def read_part(folder: Path) -> Part:
                 next_step=_REDO,
             )
         tables.append(table)
+    listed, counted = {name for name, _ in record.labels}, set(tables[0]["label"])
+    if listed != counted:  # only where there are no checksums
+        raise ResultsCorrupt(
+            f"{folder / RECORD} and {COUNTS} have other labels",
+            expected=", ".join(sorted(counted)),
+            found=", ".join(sorted(listed)),
+            next_step=_REDO,
+        )
     return Part(record, *tables)
 
 

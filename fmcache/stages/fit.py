@@ -315,7 +315,7 @@ def _job(
         "fit": {key: value for key, value in fields["fit"].items() if key != "seeds"},
         "dice": recipe.dice,
     }
-    info = msgspec.convert(tokens.header.about["encoder"], EncoderInfo)
+    info = _encoder_of(tokens)
     labels = tuple((label.name, label.colour) for label in dataset.labels)
     # processes share the cores, unless the user says how many threads each may use
     threads = thread_count(flags.threads) // (1 if flags.threads else max(flags.workers, 1))
@@ -323,6 +323,17 @@ def _job(
         recipe, name, dataset.title or name, fold, splits, labels, dataset.mpp, tokens.path, bank.path,
         canonical_json(identity), info, places.results(flags.work), str(device), max(threads, 1),
     )  # fmt: skip
+
+
+def _encoder_of(tokens: Cache) -> EncoderInfo:
+    try:
+        return msgspec.convert(tokens.header.about.get("encoder"), EncoderInfo)
+    except msgspec.ValidationError as reason:
+        raise CacheCorrupt(
+            f"{tokens.path}: what it says of its encoder is malformed",
+            found=str(reason),
+            next_step="fmcache cache rm it, then run the same fmcache extract again",
+        ) from None
 
 
 def _with_label_pixels(jobs: Sequence[Job], say: Callable[[str], None]) -> list[Job]:

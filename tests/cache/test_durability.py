@@ -10,12 +10,14 @@ import sys
 import msgspec
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from fmcache.cache.checksums import damaged_shards
 from fmcache.cache.format import ATTRIBUTE, read_header
 from fmcache.cache.reader import open_cache
 from fmcache.cache.verify import find_caches, remove_cache, verify_cache
 from fmcache.cache.writer import open_writer, write_shard
+from fmcache.cli import app
 from fmcache.errors import CacheCorrupt, CacheMismatch, CacheNotFound, CacheUnsealed, FmcacheError
 
 VIEWS = {"a": 7, "b": 1, "c": 5}
@@ -183,6 +185,16 @@ def test_a_half_removed_cache_can_still_be_removed(path):
     (path / "notes.txt").write_text("mine")
     with pytest.raises(CacheNotFound):
         remove_cache(path)
+
+
+def test_a_removal_of_several_goes_on_after_one_that_is_gone_already(path, tmp_path):
+    write(tmp_path / "y.zarr")
+    paths = [str(tmp_path / name) for name in ("gone.zarr", "x.zarr", "y.zarr")]
+    done = CliRunner().invoke(app, ["cache", "rm", "--yes", *paths])
+    assert done.exit_code == 1
+    assert f"there is no cache {paths[0]}" in done.output
+    assert not path.exists()
+    assert not (tmp_path / "y.zarr").exists()
 
 
 KILLED = """

@@ -60,7 +60,8 @@ def test_a_report_written_twice_has_the_same_bytes(tmp_path, study, write):
     assert len(files[0]) == 9 + 1  # the lock
 
 
-def test_what_a_killed_report_left_is_swept_by_the_next(tmp_path, study, write):
+def test_what_a_killed_report_left_is_swept_by_the_next(tmp_path, study, write, monkeypatch):
+    monkeypatch.setattr("fmcache.stages.report.figures", lambda _: {})  # seconds, and nothing to do with it
     write(tmp_path / "results", study)
     (one,) = report(tmp_path / "results", tmp_path / "out")
     left = [one.path.with_name(".report.md.77.partial"), one.path.parent / "toy" / ".table.csv.77.partial"]

@@ -120,6 +120,39 @@ def test_a_part_of_the_first_format_is_not_done_when_a_file_is_missing(tmp_path)
         check_same_run(place, IDENTITY)
 
 
+@pytest.mark.parametrize(
+    ("name", "was", "is_now"),
+    [
+        ("run.json", b'"dice"', b'"dicd"'),
+        ("run.json", b'"pooled"', b'"ponled"'),
+        ("run.json", b'"a",', b'"b",'),
+        ("run.json", b'"a",', b'"A",'),
+        ("run.json", b'"seed": 0', b'"seed": x'),
+        ("counts.parquet", b"PAR1", b"PAR2"),
+    ],
+)
+def test_damage_that_shows_in_a_part_without_checksums_is_named(tmp_path, name, was, is_now):
+    shutil.copytree(GOLDEN / "results-v1", tmp_path / "results")
+    (place,) = find_parts(tmp_path / "results", "s")
+    content = (place / name).read_bytes()
+    assert was in content
+    (place / name).write_bytes(content.replace(was, is_now))
+    with pytest.raises(ResultsCorrupt, match=re.escape(name)):
+        read_part(place)
+
+
+def test_a_reader_that_panics_on_damage_is_damage_that_is_named(tmp_path, monkeypatch):
+    shutil.copytree(GOLDEN / "results-v1", tmp_path / "results")
+    (place,) = find_parts(tmp_path / "results", "s")
+
+    def panic(_):  # a real damaged page may also end the process: the library believes the sizes it finds
+        raise pl.exceptions.PanicException("assertion failed: offset + length <= self.length")
+
+    monkeypatch.setattr(pl, "read_parquet", panic)
+    with pytest.raises(ResultsCorrupt, match=r"counts\.parquet cannot be read"):
+        read_part(place)
+
+
 def test_a_folder_is_removed_whole_and_what_was_left_by_a_kill_is_swept(tmp_path):
     place = tmp_path / "here"
     (place / "inner").mkdir(parents=True)

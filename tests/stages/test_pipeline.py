@@ -1,5 +1,6 @@
 """Both stages on the drawn tiles, in small: what the cache must not change, interruption, workers, walls."""
 
+import json
 import os
 import shutil
 import signal
@@ -21,7 +22,16 @@ from fmcache.decoders.heads import Decoder
 from fmcache.decoders.train import train, train_seeds
 from fmcache.encoders.load import load_encoder
 from fmcache.encoders.tokens import grids_of_views, token_grids
-from fmcache.errors import CacheMismatch, CacheNotFound, CacheUnsealed, NoRoom, ResultsMismatch, SpecError, TileError
+from fmcache.errors import (
+    CacheCorrupt,
+    CacheMismatch,
+    CacheNotFound,
+    CacheUnsealed,
+    NoRoom,
+    ResultsMismatch,
+    SpecError,
+    TileError,
+)
 from fmcache.grid import Grid
 from fmcache.locks import locked
 from fmcache.manifest import Manifest
@@ -463,6 +473,22 @@ def test_a_failing_encoder_does_not_stop_the_others(tmp_path, manifest, recipe):
     failures = fit(mixed, manifest, flags(tmp_path), quiet)
     assert isinstance(failures[0].error, CacheNotFound)
     assert {encoder for encoder, _ in runs(tmp_path)} == {"raw-pixels"}
+
+
+@pytest.mark.parametrize("said", [{}, {"encoder": 3}, {"encoder": {"name": "raw-pixels"}}])
+def test_a_cache_that_does_not_say_its_encoder_is_named_and_the_others_are_fitted(tmp_path, manifest, recipe, said):
+    extract(recipe, manifest, flags(tmp_path), quiet)
+    (path,) = places.caches(tmp_path).glob("*/raw-pixels/*.zarr")
+    text = json.loads((path / "zarr.json").read_text())
+    header = text["attributes"]["fmcache"]
+    for field in ("checksum", "array_sha256", "checksums_sha256"):  # as fmcache 0.1.0 wrote it
+        del header[field]
+    header["about"] = said
+    (path / "zarr.json").write_text(json.dumps(text))
+    (failure,) = fit(change(recipe, fit=change(recipe.fit, seeds=1)), manifest, flags(tmp_path), quiet)
+    assert isinstance(failure.error, CacheCorrupt)
+    assert str(path) in failure.error.problem
+    assert {name for name, _ in runs(tmp_path)} == {"tiny"}
 
 
 def test_changed_tiles_are_refused_by_name(tmp_path, folder, manifest, recipe):
