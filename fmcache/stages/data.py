@@ -94,7 +94,9 @@ def add(
         squares = make_squares(rule, found.pairs, wish, lambda line: say(f"note: {line}"))
         found, rule = _squared(found, squares, manifest, wish, groups)
     with progress(f"reading {name}", len(found.pairs), "tiles") as tick:
-        entries, pixels = list_tiles(rule, found.pairs, found.groups, found.root, tick)
+        entries, pixels, odd = list_tiles(rule, found.pairs, found.groups, found.root, tick)
+    for note in odd:
+        say(f"note: {note}")
     if any(found.splits):
         splits = {str(p): [e.id for e, its in zip(entries, found.splits, strict=True) if its == p] for p in SPLITS}
         counts = "/".join(str(len(ids)) for ids in splits.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,17 +17,18 @@ from fmcache.tiles.absent import absent_classes, absent_values
 from fmcache.tiles.annotations import read_annotations
 from fmcache.tiles.census import refuse_unknown_classes, told
 from fmcache.tiles.classes import Selection
-from fmcache.tiles.folder import Pair
+from fmcache.tiles.folder import Pair, some
 from fmcache.tiles.images import Tile, read_mask
-from fmcache.tiles.pictures import read_image
-from fmcache.tiles.values import Palette, mask_values, palette_clash, unknown_values
+from fmcache.tiles.pictures import TRANSPARENT, read_image
+from fmcache.tiles.values import Palette, ignored_keys, mask_values, palette_clash, shown_key, unknown_values
 
 
 class Listing(NamedTuple):
-    """Entries of tiles in the order of their ids, and (tile, label) pixels."""
+    """Entries of tiles in the order of their ids, (tile, label) pixels, and what is worth knowing, one line each."""
 
     entries: tuple[TileEntry, ...]
     pixels: npt.NDArray[np.int64]
+    notes: tuple[str, ...] = ()
 
 
 def list_tiles(
@@ -46,13 +47,14 @@ def list_tiles(
         differ, or a label is in no tile.
     """
     classes = _known_classes(dataset, pairs) if isinstance(dataset, GeojsonDataset) else Counter()
-    entries, palettes = [], []
+    entries, palettes, values = [], [], []
     found, unknown = Counter[int](), Counter[int]()
     pixels = np.zeros((len(pairs), len(dataset.labels)), dtype=np.int64)
     for i, (pair, group) in enumerate(zip(pairs, groups, strict=True)):
         drawn = read_mask(pair.mask, dataset, read_image(pair.image), unknown)
         pixels[i] = np.bincount(drawn.mask.ravel(), minlength=IGNORE + 1)[: len(dataset.labels)]
         found.update(dict(drawn.found))
+        values.append(dict(drawn.found))
         if drawn.palette:
             palettes.append((str(pair.mask), drawn.palette))
         # folders resolved as `root` is, the file not: it may be a link to elsewhere
@@ -71,7 +73,28 @@ def list_tiles(
         absent = absent_classes(dataset.labels, pixels.sum(axis=0), len(pairs), classes)
     if absent:
         raise absent
-    return Listing(tuple(entries), pixels)
+    notes = odd_ones(dataset, [entry.mask for entry in entries], values) if isinstance(dataset, FolderDataset) else ()
+    return Listing(tuple(entries), pixels, tuple(notes))
+
+
+def odd_ones(dataset: FolderDataset, masks: Sequence[str], found: Sequence[Mapping[int, int]]) -> list[str]:
+    """Return a line on the few masks that hold an ignored value in place of a label's, while most masks ignore nothing.
+
+    They were most likely saved otherwise: as 0 and 255, where the others are 0 and 1. `found` has pixels by key.
+    """
+    ignoring = [ignored_keys(dataset, values) - {TRANSPARENT} for values in found]
+    if 2 * sum(map(bool, ignoring)) >= len(masks):
+        return []
+    usual = {key for values, keys in zip(found, ignoring, strict=True) if not keys for key in values}
+    odd: dict[int, list[str]] = {}
+    for mask, values, keys in zip(masks, found, ignoring, strict=True):
+        if len(keys) == 1 and len(values.keys() & usual) < min(2, len(usual)):
+            odd.setdefault(keys.pop(), []).append(mask)
+    return [
+        f"{shown_key(key)} is ignored, and {len(names)} of {len(masks)} masks hold it and one label at most, while "
+        f"most hold none of it: {some(names)}; if it is a label there, add it to the label's values"
+        for key, names in odd.items()
+    ]
 
 
 def palettes_apart(dataset: FolderDataset, palettes: Sequence[tuple[str, Palette]]) -> TileError | None:
