@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +19,8 @@ from fmcache.identity import canonical_json, differences, sha256_file, whole_fil
 from fmcache.manifest import IGNORE, FolderDataset, GeojsonDataset, Label
 from fmcache.stages.progress import progress
 from fmcache.strict import builtins
-from fmcache.tiles.containers import LARGEST_CUT_PX
+from fmcache.tiles.absent import absent_values
+from fmcache.tiles.containers import LARGEST_CUT_PX, LARGEST_PX, check_size
 from fmcache.tiles.folder import Pair
 from fmcache.tiles.images import Pixels, check_same_size, read_mask
 from fmcache.tiles.listing import Drawing, drawing_notes, known_classes
@@ -29,6 +31,7 @@ from fmcache.tiles.squares import WAYS, Box, cut_image, cut_raw, dropped_share, 
 from fmcache.tiles.values import read_values, unknown_values
 
 RULES, TABLE = "squares.json", "squares.csv"
+LEAST_PX, MOST_PX = 16, math.isqrt(LARGEST_PX)
 HEADER = ("tile", "image", "image_sha256", "mask", "mask_sha256", "x", "y", "size")
 
 
@@ -58,6 +61,10 @@ def check_square(way: str, tile_px: int, into: Path | None) -> None:
         raise SpecError(f"--square {way!r}", expected=", ".join(WAYS))
     if way == "tile" and not tile_px:
         raise SpecError("--square tile needs the edge of the squares", next_step="--tile-px 512, for example")
+    if way == "tile" and not LEAST_PX <= tile_px <= MOST_PX:
+        raise SpecError(
+            f"--tile-px {tile_px}", expected=f"{LEAST_PX} to {MOST_PX}", next_step="--tile-px 512, for example"
+        )
     if way != "tile" and tile_px:
         raise SpecError("--tile-px goes with --square tile", next_step="--square tile, or leave out --tile-px")
     if into and not way:
@@ -77,7 +84,8 @@ def make_squares(
     ManifestError
         When the folder holds other files.
     TileError
-        When a file cannot be read, or a mask not be cut; when masks hold values that no label has, those of all.
+        When a file cannot be read, or a mask not be cut; when masks hold values that no label has, those of all; when a
+        label is in no mask.
     """
     reader = dataset if isinstance(dataset, FolderDataset) else _of_label_ids(dataset)
     rim = with_rim(reader)
@@ -86,7 +94,8 @@ def make_squares(
     rows: list[tuple[object, ...]] = []
     made: list[Pair] = []
     sources: list[int] = []
-    unknown: Counter[int] = Counter()
+    found, unknown = Counter[int](), Counter[int]()
+    pixels = np.zeros(IGNORE + 1, dtype=np.int64)
     dropped, padded, bare, hidden = [], 0, 0, False
     classes = known_classes(dataset, pairs) if isinstance(dataset, GeojsonDataset) else Counter()
     drawings: list[Drawing] = []
@@ -96,12 +105,15 @@ def make_squares(
             raw = _raw_mask(pair, dataset, image, drawings)
             height, width = image.shape[:2]
             boxes = plan_boxes(width, height, wish.way, wish.tile_px)
+            check_size(pair.image, (boxes[0].size, boxes[0].size))
             dropped.append(dropped_share(boxes, width, height))
             padded += any(reaches_beyond(box, width, height) for box in boxes)
             for box in boxes:
                 part = cut_raw(raw, box)
                 read = read_values(part, reader)
+                found.update(read.found)
                 unknown.update(read.unknown)
+                pixels += np.bincount(read.mask.ravel(), minlength=IGNORE + 1)
                 if unknown:
                     continue
                 if len(boxes) > 1 and (read.mask == IGNORE).all():
@@ -117,6 +129,11 @@ def make_squares(
             tick(1)
     if unknown:
         raise unknown_values(str(pairs[0].mask.parent), unknown, reader)
+    del found[TRANSPARENT]  # rims, most of them
+    if isinstance(dataset, FolderDataset) and (
+        absent := absent_values(reader, pixels[: len(reader.labels)], len(pairs), found)
+    ):
+        raise absent  # of the values that masks hold: those of squares hold one for the rim too
     for note in drawing_notes(dataset, classes, drawings):
         say(note)
     say(_summary(wish, len(made), len(pairs), float(np.mean(dropped)), padded, bare))

@@ -41,7 +41,8 @@ STARTS = {
     b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP", b"GIF8": "GIF", b"\x93NUMPY": "NumPy array",
     **dict.fromkeys(PREFIXES, "TIFF"), b"\0\0\0\x0cjP": "JPEG 2000", b"\xff\x4f\xff\x51": "JPEG 2000",
     b"PK\x03\x04": "zip or .npz archive", b"MATLAB": "MATLAB file", b"\x89HDF": "HDF5 or MATLAB file",
-    b"\x1f\x8b": "gzip archive", b"%PDF": "PDF", b"8BPS": "Photoshop file",
+    b"version https://git-lfs": "Git LFS pointer (git lfs pull gets the file)", b"<html": "web page",
+    b"<!DOCTYPE": "web page", b"\x1f\x8b": "gzip archive", b"%PDF": "PDF", b"8BPS": "Photoshop file",
 }  # fmt: skip
 READERS: dict[str, Callable[[Path], ImageFile.ImageFile]] = {
     "PNG": PngImageFile,

@@ -219,8 +219,8 @@ def _tell_lone(matched: Matched, skip: bool, notes: list[str]) -> None:
 
 def _nothing_pairs(matched: Matched) -> ManifestError:
     images, masks = ([shown(file) for file in lone] for lone in matched[1:])
-    per_image = [Counter(file.place for file in lone) for lone in matched[1:]]
-    if set(per_image[0].values()) == {1} and all(per_image[1][place] > 1 for place in per_image[0] if place):
+    in_place, drawn = (Counter(file.place for file in lone if file.place) for lone in matched[1:])
+    if in_place and all(n == 1 < drawn[place] for place, n in in_place.items()):
         way = "where each object has a mask of its own, merge those of an image into one that numbers them from 1 on"
     else:
         way = "rename them"

@@ -18,16 +18,16 @@ from fmcache.tiles.absent import absent_classes, absent_values
 from fmcache.tiles.annotations import read_annotations
 from fmcache.tiles.census import CORNER, listed, refuse_unknown_classes, told, unused_classes
 from fmcache.tiles.classes import Selection
-from fmcache.tiles.folder import Pair
+from fmcache.tiles.folder import Pair, some
 from fmcache.tiles.images import Tile, read_mask
 from fmcache.tiles.labels import classes_of
-from fmcache.tiles.pictures import read_image
-from fmcache.tiles.values import Palette, mask_values, palette_clash, unknown_values
+from fmcache.tiles.pictures import TRANSPARENT, read_image
+from fmcache.tiles.values import Palette, ignored_keys, mask_values, palette_clash, shown_key, unknown_values
 from fmcache.tiles.words import quoted
 
 
 class Listing(NamedTuple):
-    """Entries of tiles in the order of their ids, (tile, label) pixels, and what is worth knowing of their masks."""
+    """Entries of tiles in the order of their ids, (tile, label) pixels, and what is worth knowing, one line each."""
 
     entries: tuple[TileEntry, ...]
     pixels: npt.NDArray[np.int64]
@@ -58,7 +58,7 @@ def list_tiles(
         differ, or a label is in no tile.
     """
     classes = known_classes(dataset, pairs) if isinstance(dataset, GeojsonDataset) else Counter()
-    entries, palettes, drawings = [], [], []
+    entries, palettes, drawings, values = [], [], [], []
     found, unknown = Counter[int](), Counter[int]()
     pixels = np.zeros((len(pairs), len(dataset.labels)), dtype=np.int64)
     for i, (pair, group) in enumerate(zip(pairs, groups, strict=True)):
@@ -66,6 +66,7 @@ def list_tiles(
         pixels[i] = np.bincount(drawn.mask.ravel(), minlength=IGNORE + 1)[: len(dataset.labels)]
         found.update(dict(drawn.found))
         drawings.append(Drawing(pair.id, drawn.overlap, drawn.notes))
+        values.append(dict(drawn.found))
         if drawn.palette:
             palettes.append((str(pair.mask), drawn.palette))
         # folders resolved as `root` is, the file not: it may be a link to elsewhere
@@ -84,7 +85,30 @@ def list_tiles(
         absent = absent_classes(dataset.labels, pixels.sum(axis=0), len(pairs), _by(0, classes))
     if absent:
         raise absent
-    return Listing(tuple(entries), pixels, tuple(drawing_notes(dataset, classes, drawings)))
+    notes = drawing_notes(dataset, classes, drawings)
+    if isinstance(dataset, FolderDataset):
+        notes += odd_ones(dataset, [entry.mask for entry in entries], values)
+    return Listing(tuple(entries), pixels, tuple(notes))
+
+
+def odd_ones(dataset: FolderDataset, masks: Sequence[str], found: Sequence[Mapping[int, int]]) -> list[str]:
+    """Return a line on the few masks that hold an ignored value in place of a label's, while most masks ignore nothing.
+
+    They were most likely saved otherwise: as 0 and 255, where the others are 0 and 1. `found` has pixels by key.
+    """
+    ignoring = [ignored_keys(dataset, values) - {TRANSPARENT} for values in found]
+    if 2 * sum(map(bool, ignoring)) >= len(masks):
+        return []
+    usual = {key for values, keys in zip(found, ignoring, strict=True) if not keys for key in values}
+    odd: dict[int, list[str]] = {}
+    for mask, values, keys in zip(masks, found, ignoring, strict=True):
+        if len(keys) == 1 and len(values.keys() & usual) < min(2, len(usual)):
+            odd.setdefault(keys.pop(), []).append(mask)
+    return [
+        f"{shown_key(key)} is ignored, and {len(names)} of {len(masks)} masks hold it and one label at most, while "
+        f"most hold none of it: {some(names)}; if it is a label there, add it to the label's values"
+        for key, names in odd.items()
+    ]
 
 
 def palettes_apart(dataset: FolderDataset, palettes: Sequence[tuple[str, Palette]]) -> TileError | None:

@@ -87,7 +87,9 @@ def _parsed(place: Path) -> tuple[Path, str]:
 
 
 def _rule(part: str) -> re.Pattern[str]:
-    return re.compile("(.+)".join(re.escape(piece) for piece in re.sub(r"\*+", "*", part).split("*", 1)))
+    """Return the regex of a part of a pattern: the first ``*`` is the name, further ones are anything."""
+    first, star, rest = re.sub(r"\*+", "*", part).partition("*")
+    return re.compile(re.escape(first) + "(.+)" * bool(star) + ".*".join(map(re.escape, rest.split("*"))))
 
 
 def _walk(folder: Path, place: tuple[str, ...], depth: int) -> Iterator[tuple[Path, tuple[str, ...]]]:
@@ -115,7 +117,9 @@ def _named(path: Path, place: tuple[str, ...], named: Sequence[re.Pattern[str]])
         return None
     *folders, stem = [match[1] if match and match.re.groups else "" for match in found]
     place = place if len(named) == 1 else tuple(folder for folder in folders if folder)
-    return _file(path, place, unicodedata.normalize("NFC", stem) or stem_of(path.name))
+    if not stem or named[-1].pattern.endswith("(.+)"):
+        return _file(path, place, stem_of(stem or path.name))
+    return _file(path, place, unicodedata.normalize("NFC", stem))
 
 
 def _file(path: Path, place: tuple[str, ...], stem: str) -> File:

@@ -284,6 +284,8 @@ def test_annotated_regions_become_label_ids_in_squares(tmp_path):
     ("flags", "says"),
     [
         (["--square", "tile"], "--tile-px 512"),
+        (["--square", "tile", "--tile-px", "2"], "16 to"),
+        (["--square", "tile", "--tile-px", "1000000"], "16 to"),
         (["--tile-px", "32"], "goes with --square tile"),
         (["--into", "x"], "goes with"),
     ],
@@ -293,6 +295,45 @@ def test_flags_of_squares_that_do_not_fit_are_refused(tmp_path, flags, says):
     code, said = run(tmp_path, *flags)
     assert code == 1
     assert says in said
+
+
+def test_groups_that_folders_or_squares_say_can_be_declined(tmp_path):
+    draw(tmp_path, ["P1/a", "P1/b", "P2/a", "P2/b"])
+    code, said = run(tmp_path)
+    assert code == 1
+    assert "--groups none" in said
+    assert run(tmp_path, "--groups", "none")[0] == 0
+    assert {tile.group for tile in dataset(tmp_path).tiles} == {""}
+    draw(tmp_path / "one", ["a"], (64, 64))
+    code, said = run(tmp_path / "one", "--square", "tile", "--tile-px", "16", split="")
+    assert code == 1
+    assert "--groups none" in said
+    assert run(tmp_path / "one", "--square", "tile", "--tile-px", "16", "--groups", "none", split="")[0] == 0
+
+
+def test_a_mask_that_was_saved_otherwise_than_the_others_is_told(tmp_path):
+    draw(tmp_path, "abcd")
+    assert "is ignored, and" not in run(tmp_path)[1]
+    path = tmp_path / "masks" / "c.png"
+    Image.fromarray(np.asarray(Image.open(path)) * 255).save(path)
+    code, said = run(tmp_path, "--replace")
+    assert code == 0
+    assert "255 is ignored, and 1 of 4 masks hold it and one label at most" in said
+    assert "masks/c.png" in said
+
+
+def test_smoothed_masks_are_refused_with_ranges_that_work_and_pictures_called_so(tmp_path):
+    draw(tmp_path, "abcd")
+    for path in (tmp_path / "masks").iterdir():
+        whole = Image.fromarray(np.asarray(Image.open(path)) * 255)
+        whole.resize((99, 99), Image.Resampling.BICUBIC).resize(whole.size, Image.Resampling.BICUBIC).save(path)
+    code, said = run(tmp_path, labels="other=0,tumour=255")
+    assert code == 1
+    labels = said.partition("halve the range: '")[2].partition("'")[0]
+    assert run(tmp_path, labels=labels)[0] == 0
+    code, said = run(tmp_path, images="masks", masks="images", name="b")
+    assert code == 1
+    assert "not interchanged" in said
 
 
 def test_a_folder_with_an_equals_sign_in_its_name_is_a_folder(tmp_path):

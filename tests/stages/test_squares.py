@@ -17,7 +17,7 @@ HEIGHT, WIDTH = 20, 33
 IDS = np.random.default_rng(0).integers(0, 3, (HEIGHT, WIDTH)).astype("uint8")
 COLOURS = np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200]], "uint8")
 CLEAR = np.where(np.arange(WIDTH) < 4, 0, 255).astype("uint8")[None].repeat(HEIGHT, 0)
-NUMBERS, IN_COLOUR, INSTANCES = (0, 1, 2), ("#c80000", "#00c800", "#0000c8"), (0, 1, "2-")
+NUMBERS, IN_COLOUR, INSTANCES = (0, 1, 2), ("#c80000", "#00c800", "#0000c8"), (0, "1-400", "401-")
 
 
 def palette(ids=IDS, colours=COLOURS):
@@ -32,13 +32,13 @@ def kinds():
         "grey": ("png", Image.fromarray(IDS), NUMBERS, 255),
         "grey, nothing ignored": ("png", Image.fromarray(IDS), NUMBERS, ()),
         "grey and alpha": ("png", Image.fromarray(np.dstack([IDS, CLEAR])), NUMBERS, 255),
-        "one bit": ("png", Image.fromarray(IDS > 0), (0, 1, 7), 255),
-        "black and white by colour": ("png", Image.fromarray(IDS > 0), ("#000000", "#ffffff", "#c80000"), 255),
+        "one bit": ("png", Image.fromarray(IDS > 0), (0, 1), 255),
+        "black and white by colour": ("png", Image.fromarray(IDS > 0), ("#000000", "#ffffff"), 255),
         "16 bits": ("png", Image.fromarray(deep), (0, 300, 600), 255),
         "instances": ("png", Image.fromarray(deep), INSTANCES, ()),
         "instances from an array": ("npy", IDS.astype("int64") * 30000, (0, "1-40000", "40001-"), ()),
         "instances in 32 bits": ("tif", IDS.astype("int32") * 300, INSTANCES, ()),
-        "truth values": ("npy", IDS > 0, (0, 1, 7), 255),
+        "truth values": ("npy", IDS > 0, (0, 1), 255),
         "palette by index": ("png", palette(), NUMBERS, 255),
         "palette by colour": ("png", palette(), IN_COLOUR, 255),
         "RGB": ("png", Image.fromarray(COLOURS[IDS]), IN_COLOUR, 255),
@@ -116,7 +116,7 @@ def test_a_dataset_changes_only_where_a_square_needs_it(tmp_path):
     ending, content, values, _ = kinds()["instances"]
     pair, dataset = written(tmp_path, ending, content), of(values, ())
     assert cut(dataset, [pair], tmp_path / "crop", "crop").dataset is dataset
-    assert cut(dataset, [pair], tmp_path / "pad").dataset.labels[2].values == ("2-65534",)
+    assert cut(dataset, [pair], tmp_path / "pad").dataset.labels[2].values == ("401-65534",)
 
 
 def test_instances_that_no_png_holds_are_refused_by_the_name_of_the_mask(tmp_path):
@@ -134,9 +134,24 @@ def test_values_that_no_label_has_are_told_of_all_masks_at_once(tmp_path):
     assert "52 (" in caught.value.found
 
 
+def test_a_label_in_no_mask_is_told_by_the_values_of_masks_not_by_that_of_the_rim(tmp_path):
+    pair = written(tmp_path, "png", Image.fromarray(IDS))
+    with pytest.raises(TileError, match=r"'l3' .* has no pixel") as caught:
+        cut(of((0, 1, 2, 3), 255), [pair], tmp_path / "made")
+    assert "255" not in str(caught.value)
+
+
+def test_a_square_that_memory_could_not_hold_is_refused(tmp_path):
+    Image.new("RGB", (40000, 2)).save(tmp_path / "a.png")
+    Image.new("L", (40000, 2)).save(tmp_path / "m.png")
+    with pytest.raises(TileError, match="too large for a tile") as caught:
+        cut(of((0, 1), 255), [Pair("a", tmp_path / "a.png", tmp_path / "m.png")], tmp_path / "made")
+    assert "--square tile" in caught.value.next_step
+
+
 def test_squares_of_a_first_try_are_replaced_without_a_flag_and_listed_ones_are_not(tmp_path):
     pair = written(tmp_path, "png", Image.fromarray(IDS))
-    cut(of((0, 1, 2, 3), 255), [pair], tmp_path / "made")
+    cut(of((0, 2, 1), 255), [pair], tmp_path / "made")
     made = cut(of(NUMBERS, 255), [pair], tmp_path / "made")
     seal(Wish("pad", 0, tmp_path / "made", False), made)
     with pytest.raises(Exception, match="by other rules"):

@@ -398,6 +398,14 @@ def test_a_star_may_stand_for_a_folder(tmp_path, files, images, masks, ids):
     ]
 
 
+@pytest.mark.parametrize(
+    ("images", "masks"), [("images/*.*", "masks/*.*"), ("images/*", "masks/*_HE_*"), ("**/*.tif", "masks/*_HE*")]
+)
+def test_further_stars_are_anything(tmp_path, images, masks):
+    put(tmp_path, "images/a.tif", "masks/a.tif" if masks.endswith(".*") else "masks/a_HE_3.png")
+    assert [pair.id for pair in find_tiles(tmp_path / images, tmp_path / masks).pairs] == ["a"]
+
+
 def test_folders_that_were_named_hold_what_they_were_named_for(tmp_path):
     put(tmp_path, "images/train/tissue/a.jpg", "annotations/train/tissue/a.png", "x/masks/b.png", "y/images/b.png")
     assert [pair.id for pair in find_tiles(tmp_path / "images", tmp_path / "annotations").pairs] == ["a"]

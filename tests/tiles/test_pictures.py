@@ -306,11 +306,23 @@ def test_other_arrays_are_refused_with_what_to_save(tmp_path, array, says):
     assert "PNG" in caught.value.next_step or "numpy.save" in caught.value.next_step or "255" in caught.value.next_step
 
 
+@pytest.mark.parametrize(
+    ("start", "says"),
+    [(b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"), (b"<!DOCTYPE html>", "web page")],
+)
+def test_what_came_in_place_of_the_file_is_called_so(tmp_path, start, says):
+    (tmp_path / "a.png").write_bytes(start)
+    for read in (read_image, read_raw_mask):
+        with pytest.raises(TileError) as caught:
+            read(tmp_path / "a.png")
+        assert says in caught.value.found
+
+
 def test_archives_matlab_files_and_text_are_refused_by_name(tmp_path):
     np.savez(tmp_path / "z.npz", IDS)
     (tmp_path / "z.npz").rename(tmp_path / "z.npy")
     (tmp_path / "m.npy").write_bytes(b"MATLAB 5.0 MAT-file, Platform: GLNXA64")
-    (tmp_path / "t.png").write_text("<html>not found</html>")
+    (tmp_path / "t.png").write_text("not found")
     for name, found in (("z.npy", "zip or .npz"), ("m.npy", "MATLAB file"), ("t.png", "first bytes")):
         with pytest.raises(TileError, match="cannot be read as a mask") as caught:
             read_raw_mask(tmp_path / name)
