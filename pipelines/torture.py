@@ -27,6 +27,7 @@ and no damage can be told from a change of mind: there, only numbers count.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -70,13 +71,14 @@ def main() -> None:
     counts = Counter[str]()
     whole = arguments.kills + arguments.faults
     begun = told = time.monotonic()
-    for done, (counted, text) in enumerate(outcomes(arguments), start=1):
-        counts.update(counted)
-        if text:
-            print(text, flush=True)
-        if (now := time.monotonic()) - told > TELL_S:
-            told, each = now, (now - begun) / done
-            print(f"{done} of {whole}, {each:.2f} s each, {(whole - done) * each:.0f} s left", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):  # what was done until then is counted
+        for done, (counted, text) in enumerate(outcomes(arguments), start=1):
+            counts.update(counted)
+            if text:
+                print(text, flush=True)
+            if (now := time.monotonic()) - told > TELL_S:
+                told, each = now, (now - begun) / done
+                print(f"{done} of {whole}, {each:.2f} s each, {(whole - done) * each:.0f} s left", flush=True)
     for names in (KILLS, FAULTS):
         if counts[names[0]]:
             print(*(f"{name}={counts[name]}" for name in names))
@@ -91,18 +93,22 @@ def outcomes(arguments: argparse.Namespace) -> Iterator[tuple[dict[str, int], st
             lines.put(line)
         lines.put("")
 
-    with tempfile.TemporaryDirectory(prefix="torture-") as folder:
+    with tempfile.TemporaryDirectory(prefix="torture-", ignore_cleanup_errors=True) as folder:
         shares = []
-        for share in range(arguments.jobs):
-            own = ["--share", str(share), "--folder", str(Path(folder, str(share)))]
+        for number in range(arguments.jobs):
+            place = str(Path(folder, str(number)))
+            own = ["--share", str(number), "--folder", place]
             own_env = {
                 "PYTHONPATH": str(ROOT),
-                "HF_HUB_CACHE": str(Path(folder, str(share), HUB)),
+                "HF_HUB_CACHE": str(Path(place, HUB)),
                 "OMP_NUM_THREADS": "1",
             }
             command = [sys.executable, __file__, *sys.argv[1:], "--jobs", str(arguments.jobs), *own]
-            shares.append(subprocess.Popen(command, env=os.environ | own_env, stdout=subprocess.PIPE, text=True))
-            threading.Thread(target=pass_on, args=(shares[-1].stdout,), daemon=True).start()
+            share = subprocess.Popen(
+                command, env=os.environ | own_env, stdout=subprocess.PIPE, text=True, start_new_session=True
+            )
+            threading.Thread(target=pass_on, args=(share.stdout,), daemon=True).start()
+            shares.append(share)
         try:
             ended = 0
             while ended < len(shares):

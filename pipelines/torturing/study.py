@@ -101,7 +101,7 @@ class Study:
 
     `bare`: drawn; `added`: a folder is listed; `split`: and split; `listed`: and another fetched. Then of a dataset
     ``NAME.extracted``, ``NAME.half`` (killed in the middle of that), ``NAME.fitted`` and ``NAME.reported``;
-    ``more.extracted`` has more views.
+    ``more.extracted`` got more views later, ``many.extracted`` and ``many.half`` at once.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -138,8 +138,8 @@ class Study:
         if name in first:
             return first[name]
         dataset, _, stage = name.partition(".")
-        if dataset == "more":
-            return {"extracted": ("mine.extracted", extract(MORE)), "half": ("listed", extract(MORE))}[stage]
+        if dataset in ("more", "many"):
+            return ("mine.extracted" if dataset == "more" else "listed", extract(MORE))
         return {
             "extracted": ("listed", extract(f"{dataset}.yaml")),
             "half": ("listed", extract(f"{dataset}.yaml")),
