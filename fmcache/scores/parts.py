@@ -5,11 +5,17 @@ A part is a folder ``STUDY/DATASET/ENCODER/seed-000`` (of a fold: ``STUDY/DATASE
 - ``counts.parquet`` split, tile, label, tp, fp, fn: one row per tile and label of val and test
 - ``curve.parquet``  epoch, learning_rate, loss, cross_entropy, dice_loss, val_dice: one row per epoch
 - ``decoder.safetensors``  the tested weights
-- ``run.json``       a `RunRecord`; `format`; `files`, the sha256 of the three files above; `sha256`, that of
-  all else in ``run.json`` as canonical JSON
+- ``run.json``       `format`, 2; the fields of a `RunRecord`; `files`, the sha256 (hex) of the three files above by
+  name; `sha256`, that of the canonical JSON (`fmcache.identity.canonical_json`) of all else in ``run.json``
 
-A run is done when all of this is there and agrees. Parts of format 1 (fmcache 0.1.0) carry no checksums: they are read,
-and what they hold cannot be checked.
+It appears by the renaming of ``.seed-000.PID.partial``, and goes by being renamed to ``.seed-000.PID.removed`` first;
+the next fit of the study removes what a kill left of either. A run is done when all of this is there and agrees: else
+it alone is trained again. White space of ``run.json`` is nobody's fact, and fields that are not known are checked by
+`sha256` and otherwise ignored.
+
+Parts of format 1 (fmcache 0.1.0) have neither `files` nor `sha256`: they are read, and what they hold cannot be
+checked. fmcache 0.1.0 does not look at `format`: it takes parts of format 2 for its own, and rightly. A later format
+is refused by name.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 import filecmp
+import hashlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -327,3 +330,48 @@ def test_golden_view_bank_of_version_1_is_read_as_it_was_written():
     stripes, framed = cache.read("a", 0, 2)
     assert np.array_equal(stripes, np.tile([0, 1], (4, 2)))
     assert np.array_equal(framed, [[255] * 4, [1] * 4, [1] * 4, [1] * 4])
+
+
+@pytest.mark.parametrize("name", ["tokens-v1-checked.zarr", "view-bank-v1-checked.zarr"])
+def test_golden_caches_with_checksums_are_read_as_they_were_written(tmp_path, name):
+    path = tmp_path / name
+    shutil.copytree(GOLDEN / name, path)
+    header = read_header(path)
+    assert header.array_sha256
+    assert header.checksum
+    cache = open_cache(path, header.kind, {"dataset": "toy"})
+    assert verify_cache(path, lambda _: None).problems == []
+    if header.kind == "tokens":
+        assert header.identity == IDENTITY
+        assert np.array_equal(cache.read("a", 0, 5), np.stack([value_of(0, view) for view in range(5)]))
+    else:
+        stripes, nothing, diagonal = cache.read("a", 0, 3)
+        assert np.array_equal(stripes, np.tile([0, 1], (4, 2)))
+        assert (nothing == 255).all()
+        assert np.array_equal(diagonal, np.eye(4))
+    (listed,) = path.glob("checksums-*.bin")
+    listed.write_bytes(listed.read_bytes()[4:] + listed.read_bytes()[:4])
+    with pytest.raises(CacheCorrupt, match="not what was written"):
+        open_cache(path, header.kind, {})
+
+
+@pytest.mark.parametrize("name", ["tokens-v1-checked.zarr", "view-bank-v1-checked.zarr"])
+def test_checksums_of_a_cache_are_those_that_format_md_says(name):
+    path = GOLDEN / name
+    said = json.loads((path / "zarr.json").read_text())["attributes"]["fmcache"]
+    canonical = json.dumps({**said, "checksum": ""}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert said["checksum"] == hashlib.sha256(canonical.encode()).hexdigest()
+    array = {"tokens": "tokens", "view_bank": "masks"}[said["kind"]]
+    assert said["array_sha256"] == hashlib.sha256((path / array / "zarr.json").read_bytes()).hexdigest()
+    listed = (path / f"checksums-{said['checksums_sha256'][:16]}.bin").read_bytes()
+    assert said["checksums_sha256"] == hashlib.sha256(listed).hexdigest()
+    axes = 3 if said["kind"] == "tokens" else 2
+    described = json.loads((path / array / "zarr.json").read_text())
+    found, block = [], described["chunk_grid"]["configuration"]["chunk_shape"][1]
+    for tile, stored in enumerate(said["stored"]):
+        for view in range(stored):
+            shard = (path / array / "c" / str(tile) / str(view // block) / "/".join("0" * axes)).read_bytes()
+            index = np.frombuffer(shard[-4 - 16 * block : -4], "<u8").reshape(-1, 2)
+            offset, length = index[view % block].tolist()
+            found.append(shard[offset : offset + length][-4:])
+    assert listed == b"".join(found)
