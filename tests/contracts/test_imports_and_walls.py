@@ -10,13 +10,14 @@ import pytest
 import fmcache
 
 ROOT = Path(fmcache.__file__).parent
-GROUND = {"errors", "fonts", "identity", "remembered", "strict", "specs", "manifest", "grid"}
+GROUND = {"errors", "fonts", "identity", "remembered", "shortage", "strict", "specs", "manifest", "grid"}
 CARDS = {"encoders.cards"}
 MAY = {
     "errors": set(),
     "fonts": set(),
     "identity": set(),
     "remembered": {"identity"},
+    "shortage": {"errors"},
     "strict": {"errors"},
     "specs": {"errors", "strict"},
     "manifest": {"errors", "strict"},
@@ -47,7 +48,8 @@ MAY = {
     "stages.sources": GROUND | {"stages"},
     "stages.survey": GROUND | {"tiles", "stages"},
     "stages.ahead": set(),
-    "stages.runners": set(),
+    "stages.runners": {"errors", "shortage", "stages.cluster"},
+    "stages.cluster": {"errors"},
     "stages.progress": set(),
     "stages.flags": {"errors"},
     "stages.sizes": set(),
