@@ -39,6 +39,7 @@ from fmcache.commands.options import (
     show,
 )
 from fmcache.errors import FmcacheError
+from fmcache.shortage import KEPT
 
 if TYPE_CHECKING:
     from fmcache.stages.flags import Failure
@@ -199,33 +200,49 @@ def main() -> None:
     """Run the command line. Known errors are printed without a traceback; FMCACHE_DEBUG=1 brings it back."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
+    # Python's account of semaphores warns of what a killed worker left, and removes it; workers are killed on purpose
+    sys.warnoptions.append("ignore::UserWarning:multiprocessing.resource_tracker")
     try:
         app()
     except FmcacheError as error:
         _fail(error, str(error))
     except OSError as error:
         _fail(error, _refused(error))
+    except MemoryError as error:
+        _fail(error, f"out of memory: {KEPT}")
     except Interrupted as request:
+        if os.environ.get("FMCACHE_DEBUG"):
+            traceback.print_exception(request)
         print("\ninterrupted: what was finished is kept; the same command goes on from there", file=sys.stderr)
         sys.exit(128 + request.args[0])
 
 
 def _interrupt(number: int, _frame: object) -> None:
+    for either in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(either, _end_at_once)
     raise Interrupted(number)
 
 
-_KEPT = "what was finished is kept, and the same command goes on from there"
+def _end_at_once(number: int, _frame: object) -> None:
+    """Answer a second request, while the first is still being answered: processes of ours end with this one."""
+    if sys.stderr.isatty():
+        os.write(sys.stderr.fileno(), b"\x1b[?25h\n")  # the cursor, which a progress bar hides
+    os._exit(128 + number)
+
+
 _HINTS = {
-    errno.ENOSPC: f"free disk space, or choose another place (--work, --into); {_KEPT}",
-    errno.EDQUOT: f"free space within your quota, or choose another place (--work, --into); {_KEPT}",
-    errno.EACCES: f"check your rights to it, or choose another place (--work, --manifest); {_KEPT}",
-    errno.EPERM: f"check your rights to it, or choose another place (--work, --manifest); {_KEPT}",
-    errno.EROFS: f"it cannot be written to: choose another place (--work, --manifest); {_KEPT}",
+    errno.ENOSPC: f"free disk space, or choose another place (--work, --into); {KEPT}",
+    errno.EDQUOT: f"free space within your quota, or choose another place (--work, --into); {KEPT}",
+    errno.EACCES: f"check your rights to it, or choose another place (--work, --manifest); {KEPT}",
+    errno.EPERM: f"check your rights to it, or choose another place (--work, --manifest); {KEPT}",
+    errno.EROFS: f"it cannot be written to: choose another place (--work, --manifest); {KEPT}",
     errno.ENOENT: "check the path, or the folder you are in",
     errno.ENOTDIR: "a part of this path is a file: check the path",
     errno.EISDIR: "this is a folder, where a file is needed: check the path",
     errno.ENAMETOOLONG: "choose a shorter name or folder",
     errno.EMFILE: "too many files are open: raise the limit (ulimit -n), or use fewer --workers",
+    errno.EFBIG: f"allow larger files (ulimit -f), or choose another place (--work, --into); {KEPT}",
+    errno.ENOMEM: f"use fewer --workers, or end what else takes memory; {KEPT}",
     errno.EIO: "the disk or the network drive failed: try again, or copy the files elsewhere",
 }
 _DOING = {

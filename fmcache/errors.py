@@ -13,6 +13,8 @@
     ├── WeightsMismatch    (ValueError)          these weights are not of this encoder
     ├── TokensOverflow     (ArithmeticError)     store tokens in a wider type
     ├── NoRoom             (OSError)             free disk space or move the working folder
+    │   └── NoMemory                             fewer workers, smaller batches or tiles
+    ├── WorkerDied         (RuntimeError)        fewer workers, or none to see why
     ├── CacheNotFound      (FileNotFoundError)   run extract
     ├── CacheUnsealed      (RuntimeError)        run extract again: it goes on where it stopped
     ├── CacheMismatch      (ValueError)          recompute, or restore what changed
@@ -101,6 +103,14 @@ class TokensOverflow(FmcacheError, ArithmeticError):
 
 class NoRoom(FmcacheError, OSError):
     """The disk or memory cannot hold what is about to be made."""
+
+
+class NoMemory(NoRoom):
+    """Main memory, or that of a GPU, ran out."""
+
+
+class WorkerDied(FmcacheError, RuntimeError):
+    """A process that worked for this one ended before its work did."""
 
 
 class CacheNotFound(FmcacheError, FileNotFoundError):

@@ -79,6 +79,9 @@ def whole_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # the system does not name the file of a write that it refuses
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -100,6 +101,8 @@ def _fill(array: npt.NDArray[Any], source: Cache, tiles: Sequence[str], views: r
 def _on_disk(shape: tuple[int, ...], dtype: np.dtype[Any], folder: Path) -> npt.NDArray[Any]:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:  # the mapping outlives the closed file
+        if hasattr(os, "posix_fallocate"):  # or a disk that fills up later would end the process at some write
+            os.posix_fallocate(file.fileno(), 0, max(1, math.prod(shape) * dtype.itemsize))
         return np.memmap(file, dtype, "w+", shape=shape)
 
 
@@ -137,10 +140,10 @@ def epoch_steps(tiles: Sequence[str], n_views: int, spec: FitSpec, seed: int, ep
     return [shuffled[i : i + spec.batch] for i in range(0, len(shuffled), spec.batch)]
 
 
-def in_order(grids: Grids, batch: int) -> Iterator[Step]:
-    """Yield batches that walk all tiles of `grids` in order, first view only (validation and test)."""
-    for first in range(0, len(grids.tiles), batch):
-        tiles = np.arange(first, min(first + batch, len(grids.tiles)))
+def in_order(n_tiles: int, batch: int) -> Iterator[Step]:
+    """Yield batches that walk tiles in order, first view only (validation and test)."""
+    for first in range(0, n_tiles, batch):
+        tiles = np.arange(first, min(first + batch, n_tiles))
         yield np.stack([tiles, np.zeros_like(tiles)], axis=1)
 
 

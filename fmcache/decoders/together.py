@@ -6,10 +6,11 @@ import copy
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import NamedTuple
 
 import torch
 
-from fmcache.decoders.batches import Grids
+from fmcache.decoders.batches import Step
 from fmcache.decoders.heads import Decoder
 from fmcache.decoders.train import Fitted, Scale, Source, train
 from fmcache.scores.dice import Reduction
@@ -46,8 +47,8 @@ def threads_of_a_seed(multiply_adds: int, device: torch.device, threads: int) ->
 def train_together(
     decoder: Decoder,
     train_source: Source,
-    val: Grids,
-    test: Grids,
+    val: Source,
+    test: Source,
     spec: FitSpec,
     seeds: Sequence[int],
     reduction: Reduction,
@@ -60,7 +61,7 @@ def train_together(
 
     Every seed runs on `threads` threads of the CPU (`threads_of_a_seed`), alone or in a lane: its numbers are the same,
     bit for bit. `train_source` and `tick` are called from several threads, `tick` by one at a time. An error in one
-    lane ends the others; what had ended before was yielded.
+    lane ends the others at their next step; what had ended before was yielded.
     """
     if len(seeds) == 1:
         before = torch.get_num_threads()
@@ -79,10 +80,12 @@ def train_together(
         with turn:
             tick(n)
 
+    learned, chosen, tested = (_Until(stop, source) for source in (train_source, val, test))
+
     def lane(seed: int) -> Fitted:
         torch.set_num_threads(threads)  # that of this thread alone
         own = copy.deepcopy(decoder)
-        return train(own, train_source, val, test, spec, seed, reduction, device, scale, counted)
+        return train(own, learned, chosen, tested, spec, seed, reduction, device, scale, counted)
 
     with ThreadPoolExecutor(len(seeds), thread_name_prefix="seed") as pool:
         lanes = {pool.submit(lane, seed): seed for seed in seeds}
@@ -90,8 +93,28 @@ def train_together(
             for done in as_completed(lanes):
                 yield lanes[done], done.result()
         finally:
-            # after Ctrl-C or an error in one lane the others end with their epoch
+            # after Ctrl-C or an error in one lane the others end with their step
             stop.set()
+
+
+class _Until(NamedTuple):
+    """A source that ends the lane which asks it for a batch once `stop` is set."""
+
+    stop: threading.Event
+    source: Source
+
+    @property
+    def tiles(self) -> tuple[str, ...]:
+        return self.source.tiles
+
+    @property
+    def views(self) -> range:
+        return self.source.views
+
+    def fetch(self, step: Step, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.stop.is_set():
+            raise _Stopped
+        return self.source.fetch(step, device)
 
 
 class _Stopped(Exception):

@@ -89,8 +89,8 @@ def channel_scale(grids: Grids) -> Scale:
 def train(
     decoder: Decoder,
     train_source: Source,
-    val: Grids,
-    test: Grids,
+    val: Source,
+    test: Source,
     spec: FitSpec,
     seed: int,
     reduction: Reduction,
@@ -106,8 +106,8 @@ def train(
 def train_seeds(
     decoder: Decoder,
     train_source: Source,
-    val: Grids,
-    test: Grids,
+    val: Source,
+    test: Source,
     spec: FitSpec,
     seeds: Sequence[int],
     reduction: Reduction,
@@ -190,13 +190,13 @@ def learning_rate(spec: FitSpec, progress: float) -> float:
 
 
 def predict_counts(
-    stack: Stack, grids: Grids, batch: int, device: torch.device, scale: Scale | None = None
+    stack: Stack, grids: Source, batch: int, device: torch.device, scale: Scale | None = None
 ) -> list[Counts]:
     """Return, seed by seed, tp, fp and fn per tile and label, (tile, label, 3), of the first view of each tile."""
     covered = stack.covered_px
     counts: list[list[Counts]] = [[] for _ in stack.seeds]
     with torch.inference_mode():
-        for step in in_order(grids, batch):
+        for step in in_order(len(grids.tiles), batch):
             tokens, masks = grids.fetch(step, device)
             logits = stack.logits_of_same(scale(tokens) if scale else tokens)
             predicted = logits.argmax(dim=2).to(torch.uint8).cpu().numpy()

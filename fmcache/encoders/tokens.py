@@ -13,8 +13,9 @@ from torch.nn import functional
 
 from fmcache.encoders.load import Encoder
 from fmcache.encoders.taps import LAST, by_input, check_taps, features_at, on_rows
-from fmcache.errors import NoRoom, SpecError
+from fmcache.errors import NoMemory, SpecError
 from fmcache.grid import Grid
+from fmcache.shortage import lacks_memory
 from fmcache.specs import Precision
 
 FIRST_BATCH = {"cpu": 4, "cuda": 32}
@@ -69,7 +70,7 @@ def grids_of_views(
 
     Raises
     ------
-    NoRoom
+    NoMemory
         When not even a single view fits.
     SpecError
         When blocks are to be compiled and cannot be; and as `tapped_grids`.
@@ -83,24 +84,24 @@ def grids_of_views(
             return
         try:
             grids = tapped_grids(encoder, np.stack(list(islice(waiting, size))), grid, precision, taps)
-        except torch.OutOfMemoryError as reason:
+        except (RuntimeError, MemoryError) as reason:
+            # known by where they are defined: to import that takes seconds, for those who do not compile too
+            if type(reason).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise SpecError(
+                    "torch.compile does not work here",
+                    found=str(reason).partition("\n")[0],
+                    next_step="run without --compile, or install what it asks for (a C++ compiler; for a GPU, Triton)",
+                ) from reason
+            if not lacks_memory(reason):
+                raise
             if size == 1:
-                raise NoRoom(
+                raise NoMemory(
                     f"one view of {grid.tile_px} px does not fit through {encoder.card.name!r} on {device}",
                     found=str(reason).partition(". ")[0],
                     next_step="use smaller tiles, another --device, or stop what else uses this device's memory",
                 ) from reason
             _BATCH_SIZE[device] = size // 2
             continue
-        except RuntimeError as reason:
-            # known by where they are defined: to import that takes seconds, for those who do not compile too
-            if not type(reason).__module__.startswith(("torch._dynamo", "torch._inductor")):
-                raise
-            raise SpecError(
-                "torch.compile does not work here",
-                found=str(reason).partition("\n")[0],
-                next_step="run without --compile, or install what it asks for (a C++ compiler; for a GPU, Triton)",
-            ) from reason
         for _ in range(size):
             waiting.popleft()
         yield grids

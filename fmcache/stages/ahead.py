@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+@contextmanager
+def pool_of(threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
+    """Yield a pool of threads; when it is left early, work that was not begun is dropped."""
+    pool = ThreadPoolExecutor(threads, name)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def ahead(pool: Executor, function: Callable[[T], R], items: Iterable[T], window: int) -> Iterator[R]:

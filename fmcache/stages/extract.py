@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import shutil
+import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +26,18 @@ from fmcache.errors import (
     CacheCorrupt,
     CacheMismatch,
     EncoderUnavailable,
+    NoMemory,
     NoRoom,
     SpecError,
     TokensOverflow,
     WeightsMismatch,
+    WorkerDied,
 )
 from fmcache.grid import Grid
 from fmcache.manifest import AnyDataset, Manifest, TileEntry
 from fmcache.remembered import Remembered
 from fmcache.scores.table import EncoderInfo
+from fmcache.shortage import shortage_told
 from fmcache.specs import EncoderChoice, Precision, Recipe, variants
 from fmcache.stages import places, runners
 from fmcache.stages.devices import device_name, pick_device, set_threads, versions
@@ -51,11 +56,22 @@ from fmcache.stages.labelled import check_labelled, label_pixels
 from fmcache.stages.origins import origin_of, weights_name
 from fmcache.stages.progress import progress
 from fmcache.stages.scale import is_recorded, scale_of
-from fmcache.stages.shards import BankTask, Source, Target, TokenTask, encoder_of, write_bank_shards, write_token_shards
+from fmcache.stages.shards import (
+    LESS_MEMORY,
+    BankTask,
+    Source,
+    Target,
+    TokenTask,
+    encoder_of,
+    write_bank_shards,
+    write_token_shards,
+)
 from fmcache.stages.sizes import size_text
 from fmcache.stages.sources import check_sources
 from fmcache.strict import builtins
 from fmcache.tiles.images import read_tile
+
+WAIT_S = 0.5
 
 
 def extract(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], None] = print) -> list[Failure]:
@@ -67,7 +83,8 @@ def extract(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str
     ------
     FmcacheError
         For anything that would spoil all encoders: manifest, tiles, disk space, a view bank of other views, a split
-        without a labelled pixel. What concerns one encoder (its weights, its cache, another process at it) is returned.
+        without a labelled pixel. What concerns one encoder (its weights, its cache, another process at it, memory) is
+        returned.
     """
     set_threads(flags.threads)
     device = pick_device(flags.device)
@@ -87,15 +104,16 @@ def extract(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str
         banked = False
         for i, choice in enumerate(recipe.encoder_choices, start=1):
             try:
-                encoder = encoder_of(
-                    choice, str(device), flags.offline, places.weights_lock(flags.work), flags.compiled
-                )
-                check_taps(encoder, recipe.taps, Grid(recipe.tile_px, encoder.card.patch, recipe.grid))
-                if not banked:  # only now: who may not have the weights is told before all masks are rendered
-                    _fill_bank(recipe, source, entries, demand, hashes, flags, say)
-                    _check_bank(recipe, name, dataset, flags.work)
-                    banked = True
-                _fill_tokens(recipe, choice, encoder, source, entries, demand, hashes, flags, say)
+                with shortage_told(f"{name} · {choice.name}", LESS_MEMORY):
+                    encoder = encoder_of(
+                        choice, str(device), flags.offline, places.weights_lock(flags.work), flags.compiled
+                    )
+                    check_taps(encoder, recipe.taps, Grid(recipe.tile_px, encoder.card.patch, recipe.grid))
+                    if not banked:  # only now: who may not have the weights is told before all masks are rendered
+                        _fill_bank(recipe, source, entries, demand, hashes, flags, say)
+                        _check_bank(recipe, name, dataset, flags.work)
+                        banked = True
+                    _fill_tokens(recipe, choice, encoder, source, entries, demand, hashes, flags, say)
             except (
                 EncoderUnavailable,
                 SpecError,
@@ -104,10 +122,13 @@ def extract(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str
                 Busy,
                 CacheMismatch,
                 CacheCorrupt,
+                NoMemory,
+                WorkerDied,
             ) as error:
-                if not banked and isinstance(error, CacheMismatch | CacheCorrupt):
+                if not banked and isinstance(error, CacheMismatch | CacheCorrupt | WorkerDied):
                     raise  # the view bank is everybody's
-                failures.append(Failure(name, places.encoder_key(choice), error))
+                # a copy: with its traceback an error would keep what filled the memory
+                failures.append(Failure(name, places.encoder_key(choice), copy.copy(error)))
                 more = "; going on with the next encoder" if i < len(recipe.encoder_choices) else ""
                 say(f"{name} · {choice.name}: failed{more}")
     return failures
@@ -134,22 +155,44 @@ def _fill_bank(
     identity = bank_identity(recipe, source.name, source.dataset, hashes)
     scale = scale_of(source.dataset)
     about = {"versions": versions("fmcache", "opencv-python-headless", "pillow")} | scale
-    item = (recipe.tile_px, recipe.tile_px)
+    item, title = (recipe.tile_px, recipe.tile_px), f"{source.name} · view bank"
     # shards that are there were made, and checked, under what the manifest stated then
     if scale["view_mpp"] and not flags.recompute and not is_recorded(path, source.dataset):
         for entry in entries:
             source.tile(entry)
-    with open_writer(path, "view_bank", identity, item, "uint8", demand, about, flags.recompute) as writer:
+
+    def opened() -> AbstractContextManager[Writer]:
+        return open_writer(path, "view_bank", identity, item, "uint8", demand, about, flags.recompute)
+
+    with _when_free(opened, title, say) as writer:
         by_id = {entry.id: entry for entry in entries}
         _fill(
             [writer],
             write_bank_shards,
             lambda tile, targets: BankTask(targets[0], source, by_id[tile]),
-            f"{source.name} · view bank",
+            title,
             flags.workers,
             say,
         )
         writer.record(scale)
+
+
+@contextmanager
+def _when_free(
+    opened: Callable[[], AbstractContextManager[Writer]], title: str, say: Callable[[str], None]
+) -> Iterator[Writer]:
+    """Open a cache that every process needs: while another one makes it, wait."""
+    with ExitStack() as held:
+        while True:
+            try:
+                writer = held.enter_context(opened())
+                break
+            except Busy:
+                if title:
+                    say(f"{title}: another process is making it; waiting until it ends")
+                title = ""
+                time.sleep(WAIT_S)
+        yield writer
 
 
 def _check_bank(recipe: Recipe, name: str, dataset: AnyDataset, work: Path) -> None:
@@ -271,14 +314,17 @@ def _fill(
     tasks = [task_of(tile, tuple(targets)) for (tile, _, _), targets in by_views.items()]
     with progress(title, wanted - todo + passes, "views", done=wanted - todo) as tick:
         if workers:
-            for _ in runners.run(functools.partial(_one, write), tasks, tick, workers):
-                pass
+            with closing(runners.run(functools.partial(_one, write), tasks, tick, workers)) as ended:
+                for _ in ended:
+                    pass
         elif tasks:
-            write(tasks, tick)
+            with shortage_told(title, LESS_MEMORY):
+                write(tasks, tick)
     for writer in writers:
         writer.seal()
 
 
-def _one(write: Callable[[Sequence[Any], runners.Tick], None], task: Any, tick: runners.Tick) -> None:
-    """Write the shards of one task: what a worker process is given at a time."""
+def _one(write: Callable[[Sequence[Any], runners.Tick], None], task: Any, tick: runners.Tick) -> Sequence[None]:
+    """Write the shards of one task: what a worker process is given at a time. The shards are all there is of it."""
     write([task], tick)
+    return ()

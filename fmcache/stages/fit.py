@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from fmcache.decoders.heads import Decoder, form_for
 from fmcache.decoders.together import seeds_at_once, threads_of_a_seed, train_together
 from fmcache.decoders.train import Counts, Fitted, Scale, channel_scale, collapsed, mean_dice, still_falling
 from fmcache.errors import (
+    Busy,
     CacheCorrupt,
     CacheMismatch,
     CacheNotFound,
@@ -57,6 +59,11 @@ from fmcache.stages.progress import progress
 from fmcache.stages.scale import check_scale
 from fmcache.stages.sizes import size_text
 from fmcache.strict import builtins
+
+LESS_MEMORY = (
+    "use fewer --workers or --threads (seeds are trained side by side on them), or a smaller batch or tile_px in a "
+    "recipe of another name"
+)
 
 
 class Job(NamedTuple):
@@ -103,6 +110,11 @@ class Job(NamedTuple):
         """How the tile's pixels lie under the token grid."""
         return Grid(self.recipe.tile_px, self.encoder.patch, self.recipe.grid)
 
+    @property
+    def title_of_runs(self) -> str:
+        """Dataset, encoder and fold, for messages."""
+        return f"{self.dataset} · {self.encoder.display}" + ("" if self.fold is None else f" · fold {self.fold}")
+
     def run_identity(self, seed: int) -> dict[str, Any]:
         """Return everything that can change the counts of a run."""
         return {**msgspec.json.decode(self.identity), "seed": seed}
@@ -113,14 +125,19 @@ class Job(NamedTuple):
 
 
 class RunTask(NamedTuple):
-    """Runs of one encoder that are trained at once; their parts appear when all of them have ended."""
+    """Runs of one encoder that are trained at once; the part of each appears when it has ended."""
 
     job: Job
     seeds: tuple[int, ...]
+    relief: str = LESS_MEMORY
 
     @property
     def weight(self) -> int:
         return self.job.recipe.fit.epochs * len(self.seeds)
+
+    @property
+    def title(self) -> str:
+        return f"{self.job.title_of_runs} · seed {', '.join(map(str, self.seeds))}"
 
 
 class Loaded(NamedTuple):
@@ -149,11 +166,13 @@ def fit(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], N
     ResultsMismatch
         When results under this recipe's name came from another recipe or cache.
     Busy
-        When another process is fitting the same study.
+        When another process is fitting the same study, or all variants of a sweep: if only some are busy, the others
+        are trained, and those are returned as failed.
     """
     set_threads(flags.threads)
     device = pick_device(flags.device)
     failures: list[Failure] = []
+    busy: list[Failure] = []
     told: set[str] = set()
 
     def say_once(line: str) -> None:  # variants of one recipe have the same splits
@@ -161,16 +180,26 @@ def fit(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], N
             told.add(line)
             say(line)
 
-    for variant in variants(recipe):
+    swept = variants(recipe)
+    for variant in swept:
         jobs = []
         for name in variant.datasets or (manifest.default,):
             found, failed = _jobs(variant, manifest, name, device, flags, say_once)
             jobs += _with_label_pixels(found, say_once)
             failures += [failure for failure in failed if failure[:2] not in {known[:2] for known in failures}]
-        with locked(places.results(flags.work) / variant.name):
-            sweep(places.results(flags.work) / variant.name)
+        study = places.results(flags.work) / variant.name
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(locked(study))
+            except Busy as error:
+                busy.append(Failure(variant.name, "all encoders", error))
+                if len(busy) == len(swept):
+                    raise
+                say(f"{variant.name}: another process is fitting it; left out")
+                continue
+            sweep(study)
             _fit_jobs(jobs, variant.fit.seeds, flags, say)
-    return failures
+    return failures + busy
 
 
 def _fit_jobs(jobs: Sequence[Job], seeds: int, flags: Flags, say: Callable[[str], None]) -> None:
@@ -186,11 +215,12 @@ def _fit_jobs(jobs: Sequence[Job], seeds: int, flags: Flags, say: Callable[[str]
         return
     epochs = sum(job.recipe.fit.epochs * seeds for job in jobs)
     done = epochs - sum(task.weight for task in todo)
-    with progress("fit", epochs, "epochs", done) as tick:
-        for task, lines in runners.run(fit_runs, todo, tick, flags.workers):
-            fold = "" if task.job.fold is None else f"fold {task.job.fold} · "
-            for seed, line in zip(task.seeds, lines, strict=True):
-                say(f"{task.job.dataset} · {task.job.encoder.display} · {fold}seed {seed}: {line}")
+    with (
+        progress("fit", epochs, "epochs", done) as tick,
+        contextlib.closing(runners.run(fit_runs, todo, tick, flags.workers)) as ended,
+    ):
+        for task, (seed, line) in ended:
+            say(f"{task.job.title_of_runs} · seed {seed}: {line}")
 
 
 def _tasks(job: Job, seeds: int, say: Callable[[str], None]) -> list[RunTask]:
@@ -206,8 +236,8 @@ def _is_done(job: Job, seed: int, say: Callable[[str], None]) -> bool:
         return False
 
 
-def fit_runs(task: RunTask, tick: runners.Tick) -> list[str]:
-    """Train the seeds of a task at once, write the part of each as it ends; return a line on each, in their order."""
+def fit_runs(task: RunTask, tick: runners.Tick) -> Iterator[tuple[int, str]]:
+    """Train the seeds of a task at once; write the part of each as it ends, and then yield it with a line on it."""
     start = time.monotonic()
     job, recipe = task.job, task.job.recipe
     torch.set_num_threads(job.threads)
@@ -215,7 +245,6 @@ def fit_runs(task: RunTask, tick: runners.Tick) -> list[str]:
     loaded = _load(job)
     decoder = Decoder(job.encoder.width, recipe.decoder.width, len(job.labels), job.grid, form_for(device))
     parameters = sum(p.numel() for p in decoder.parameters())
-    lines = {}
     for seed, fitted in train_together(
         decoder,
         loaded.train,
@@ -230,8 +259,7 @@ def fit_runs(task: RunTask, tick: runners.Tick) -> list[str]:
         job.seed_threads,
     ):
         wall_s = (time.monotonic() - start) / len(task.seeds)
-        lines[seed] = _write(task, seed, fitted, parameters, loaded, wall_s)
-    return [lines[seed] for seed in task.seeds]
+        yield seed, _write(task, seed, fitted, parameters, loaded, wall_s)
 
 
 def _write(task: RunTask, seed: int, fitted: Fitted, parameters: int, loaded: Loaded, wall_s: float) -> str:

@@ -1,102 +1,147 @@
 """Running units of work, one after another or on a Dask cluster of processes, behind one interface.
 
 A unit is a function and a task. Tasks do not share anything they write, so they may run in any order and place;
-results come back as they end. The serial runner needs no Dask.
+results come back as they come. The serial runner needs no Dask.
 """
 
 from __future__ import annotations
 
 import functools
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Generator, Iterable, Sequence
+from queue import SimpleQueue
+from typing import Any, Generic, Protocol, TypeVar
+
+from fmcache.errors import WorkerDied
+from fmcache.shortage import KEPT, shortage_told
 
 Tick = Callable[[int], None]
 """Tells how many more steps of work (views, epochs) are done."""
 TOPIC = "fmcache-steps"
-"""Where processes of the cluster tell of steps done."""
+"""Where processes of the cluster tell of steps done, and of results."""
 
 
 class Task(Protocol):
-    """A unit's argument; picklable. `weight` is its number of steps of work."""
+    """A unit's argument; picklable."""
 
     @property
-    def weight(self) -> int: ...
+    def weight(self) -> int:
+        """Its number of steps of work."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """What it is about, for messages."""
+        ...
+
+    @property
+    def relief(self) -> str:
+        """What makes it need less memory."""
+        ...
 
 
 T = TypeVar("T", bound=Task)
 R = TypeVar("R")
 
 
-def run(function: Callable[[T, Tick], R], tasks: Sequence[T], tick: Tick, workers: int = 0) -> Iterator[tuple[T, R]]:
-    """Yield (task, result) of every task, in the order in which they end.
+def run(
+    function: Callable[[T, Tick], Iterable[R]], tasks: Sequence[T], tick: Tick, workers: int = 0
+) -> Generator[tuple[T, R], None, None]:
+    """Yield (task, result) for all results of all tasks, as they come.
+
+    Who may stop before the last one closes the iterator (`contextlib.closing`): processes end with it.
 
     Parameters
     ----------
     function
-        A module-level function (or a partial of one) of a task and a `Tick`.
+        A module-level function (or a partial of one) of a task and a `Tick`; a generator of results, which are plain
+        values: numbers, text, tuples of them.
     workers
-        0: in this process, in order. N > 0: on a `distributed.LocalCluster` of N processes. Both give equal results.
+        0: in this process, in order. N > 0: on a cluster of N processes. Both give equal results.
+
+    Raises
+    ------
+    NoMemory, NoRoom
+        When memory or the disk ran out: which task it was.
+    WorkerDied
+        When a process of the cluster ended in the middle of a task.
     """
     return _run_on_dask(function, tasks, tick, workers) if workers else _run_here(function, tasks, tick)
 
 
-def _run_here(function: Callable[[T, Tick], R], tasks: Sequence[T], tick: Tick) -> Iterator[tuple[T, R]]:
+def _run_here(
+    function: Callable[[T, Tick], Iterable[R]], tasks: Sequence[T], tick: Tick
+) -> Generator[tuple[T, R], None, None]:
     for task in tasks:
-        yield task, function(task, tick)
+        with shortage_told(task.title, task.relief):
+            for result in function(task, tick):
+                yield task, result
 
 
 def _run_on_dask(
-    function: Callable[[T, Tick], R], tasks: Sequence[T], tick: Tick, workers: int
-) -> Iterator[tuple[T, R]]:
-    from distributed import Client, LocalCluster, as_completed
+    function: Callable[[T, Tick], Iterable[R]], tasks: Sequence[T], tick: Tick, workers: int
+) -> Generator[tuple[T, R], None, None]:
+    from fmcache.stages.cluster import cluster_of
 
-    with (
-        LocalCluster(
-            n_workers=min(workers, max(len(tasks), 1)),
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address="127.0.0.1:0",  # any free port of this machine: 8787 is that of whoever came first
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        counted = _Counted(tick)
-        client.subscribe_topic(TOPIC, lambda event: counted.add(*event[1]))
-        numbers = range(len(tasks))
-        futures = client.map(functools.partial(_in_worker, function), tasks, numbers, pure=False)
-        number_of = dict(zip((future.key for future in futures), numbers, strict=True))
-        for future in as_completed(futures):
-            number = number_of[future.key]
-            result = future.result()
-            counted.end(number, tasks[number].weight)
-            yield tasks[number], result
-            future.release()
+    if not tasks:
+        return
+    with cluster_of(min(workers, len(tasks))) as client:
+        # (number of the task, steps, results, or the future of one that has ended)
+        arrived: SimpleQueue[tuple[int, int, Sequence[R], Any]] = SimpleQueue()
+        client.subscribe_topic(TOPIC, lambda event: arrived.put((*event[1], None)))
+        under_way = {number: _Unit(task) for number, task in enumerate(tasks)}
+        futures = client.map(functools.partial(_in_worker, function), tasks, under_way, pure=False)
+        for number, future in enumerate(futures):
+            future.add_done_callback(functools.partial(_hand_over, arrived, number))
+        while under_way:
+            number, steps, results, ended = arrived.get()
+            if not (unit := under_way.get(number)):
+                continue  # words of a task under way may come after its end, which has told all
+            if ended:
+                results = _outcome(ended, unit.task)[unit.results :]
+                steps = unit.task.weight - unit.steps
+                del under_way[number]
+                ended.release()
+            unit.steps += steps
+            unit.results += len(results)
+            if steps:
+                tick(steps)
+            yield from ((unit.task, result) for result in results)
 
 
-def _in_worker(function: Callable[[T, Tick], R], task: T, number: int) -> R:
+class _Unit(Generic[T]):
+    """A task under way on the cluster, and what is known of it."""
+
+    def __init__(self, task: T) -> None:
+        self.task, self.steps, self.results = task, 0, 0
+
+
+def _hand_over(arrived: SimpleQueue[tuple[int, int, Sequence[Any], Any]], number: int, future: Any) -> None:
+    arrived.put((number, 0, (), future))
+
+
+def _outcome(future: Any, task: Task) -> list[Any]:
+    from distributed import KilledWorker
+
+    try:
+        results: list[Any] = future.result()
+    except KilledWorker as reason:
+        raise WorkerDied(
+            f"a worker process ended in the middle of its work: {task.title}",
+            found="most often the system had to end it, because memory ran out",
+            next_step=f"{task.relief}; {KEPT}",
+        ) from reason
+    return results
+
+
+def _in_worker(function: Callable[[T, Tick], Iterable[R]], task: T, number: int) -> list[R]:
     from distributed import get_worker
 
-    worker = get_worker()
-    return function(task, lambda steps: worker.log_event(TOPIC, (number, steps)))
+    from fmcache.stages.cluster import silence
 
-
-class _Counted:
-    """Ticks from other processes, which may come late: a unit that has ended counts in full, and no more."""
-
-    def __init__(self, tick: Tick) -> None:
-        self._tick, self._turn = tick, threading.Lock()
-        self._done: dict[int, int] = {}
-        self._ended: set[int] = set()
-
-    def add(self, number: int, steps: int) -> None:
-        """Count steps of a unit under way."""
-        with self._turn:
-            if number not in self._ended:
-                self._done[number] = self._done.get(number, 0) + steps
-                self._tick(steps)
-
-    def end(self, number: int, weight: int) -> None:
-        """Count what is left of a unit's steps."""
-        with self._turn:
-            self._ended.add(number)
-            self._tick(weight - self._done.get(number, 0))
+    silence()
+    worker, told = get_worker(), []
+    with shortage_told(task.title, task.relief):
+        for result in function(task, lambda steps: worker.log_event(TOPIC, (number, steps, ()))):
+            worker.log_event(TOPIC, (number, 0, (result,)))
+            told.append(result)
+    return told

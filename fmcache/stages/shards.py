@@ -11,7 +11,6 @@ import functools
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,13 +28,16 @@ from fmcache.grid import Grid
 from fmcache.manifest import AnyDataset, TileEntry
 from fmcache.specs import EncoderChoice, Precision, ViewSpec
 from fmcache.stages import runners
-from fmcache.stages.ahead import Behind, ahead
+from fmcache.stages.ahead import Behind, ahead, pool_of
 from fmcache.tiles.images import Pixels, Tile, check_view_mpp, read_tile, resize_tile
 from fmcache.tiles.views import render_mask, render_view
 
 STORE = {"float16": torch.float16, "float32": torch.float32}
 VIEWS_BYTES = 64 * 2**20
 LEAST_VIEWS, MOST_VIEWS, PENDING = 4, 128, 2
+
+
+LESS_MEMORY = "use fewer --workers, another --device, or a smaller tile_px in a recipe of another name"
 
 
 class Source(NamedTuple):
@@ -67,10 +69,15 @@ class BankTask(NamedTuple):
     target: Target
     source: Source
     entry: TileEntry
+    relief: str = LESS_MEMORY
 
     @property
     def weight(self) -> int:
         return self.target.shard.weight
+
+    @property
+    def title(self) -> str:
+        return f"{self.source.name} · view bank · tile {self.entry.id}"
 
 
 class TokenTask(NamedTuple):
@@ -89,16 +96,21 @@ class TokenTask(NamedTuple):
     offline: bool
     lock: Path
     compiled: bool
+    relief: str = LESS_MEMORY
 
     @property
     def weight(self) -> int:
         return self.targets[0].shard.weight
 
+    @property
+    def title(self) -> str:
+        return f"{self.source.name} · {self.encoder.name} · tile {self.entry.id}"
+
 
 def write_bank_shards(tasks: Sequence[BankTask], tick: runners.Tick) -> None:
     """Render the masks of shards of the view bank and write them, several at a time."""
     threads = max(2, torch.get_num_threads())
-    with _pool(threads, "bank") as pool:
+    with pool_of(threads, "bank") as pool:
         for weight in ahead(pool, _write_bank_shard, tasks, 2 * threads):
             tick(weight)
 
@@ -122,7 +134,7 @@ def write_token_shards(tasks: Sequence[TokenTask], tick: runners.Tick) -> None:
     torch.set_num_threads(first.threads)
     encoder = encoder_of(first.encoder, first.device, first.offline, first.lock, first.compiled)
     # the writer is left last, and waits for what was handed over to it, whatever happened
-    with ThreadPoolExecutor(1, "write") as writer, _pool(max(2, first.threads), "views") as pool:
+    with ThreadPoolExecutor(1, "write") as writer, pool_of(max(2, first.threads), "views") as pool:
         behind = Behind(writer, PENDING)
         views = _views_ahead(pool, tasks)
         for task in tasks:
@@ -199,16 +211,6 @@ def _write_taps(task: TokenTask, parts: list[list[npt.NDArray[Any]]]) -> None:
     store = store_of(task.store)
     for target, part in zip(task.targets, parts, strict=True):
         write_shard(target.path, "tokens", target.shard, store.rounded(np.concatenate(part)))
-
-
-@contextmanager
-def _pool(threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    """Yield a pool of threads; when it is left early, work that was not begun is dropped."""
-    pool = ThreadPoolExecutor(threads, name)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 @functools.lru_cache(maxsize=1)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from fmcache.errors import ManifestError
 from fmcache.manifest import AnyDataset, FileDataset, TileEntry
 from fmcache.remembered import Remembered
-from fmcache.stages.ahead import ahead
+from fmcache.stages.ahead import ahead, pool_of
 from fmcache.stages.progress import progress
 
 SHOWN = 5
@@ -47,7 +46,7 @@ def check_sources(
             return reason.strerror or "cannot be read"
 
     threads = min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads) as pool:
+    with pool_of(threads, "hash") as pool:
         states = ahead(pool, state, listed, 4 * threads)
         if len(listed) < MANY:
             found = list(states)

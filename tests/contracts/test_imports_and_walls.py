@@ -10,7 +10,9 @@ import pytest
 import fmcache
 
 ROOT = Path(fmcache.__file__).parent
-GROUND = {"errors", "fonts", "identity", "locks", "remembered", "strict", "specs", "manifest", "grid"}
+GROUND = {
+    "errors", "fonts", "identity", "locks", "remembered", "shortage", "strict", "specs", "manifest", "grid",
+}  # fmt: skip
 CARDS = {"encoders.cards"}
 MAY = {
     "errors": set(),
@@ -18,6 +20,7 @@ MAY = {
     "identity": set(),
     "locks": {"errors", "identity"},
     "remembered": {"identity"},
+    "shortage": {"errors"},
     "strict": {"errors"},
     "specs": {"errors", "strict"},
     "manifest": {"errors", "strict"},
@@ -48,7 +51,8 @@ MAY = {
     "stages.sources": GROUND | {"stages"},
     "stages.survey": GROUND | {"tiles", "stages"},
     "stages.ahead": set(),
-    "stages.runners": set(),
+    "stages.runners": {"errors", "shortage", "stages.cluster"},
+    "stages.cluster": {"errors"},
     "stages.progress": set(),
     "stages.flags": {"errors"},
     "stages.sizes": set(),

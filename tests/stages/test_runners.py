@@ -15,14 +15,17 @@ UNITS = """
         name: str
         weight: int
 
+        title = property(lambda unit: f"unit {unit.name}")
+        relief = "ask for less"
+
     def slowly(unit, tick):
         for _ in range(unit.weight):
             time.sleep(0.3)
             tick(1)
-        return unit.name.upper()
+        yield unit.name.upper()
 
     def silently(unit, tick):
-        return unit.name.upper()
+        yield unit.name.upper()
 
     def fails(unit, tick):
         tick(1)
