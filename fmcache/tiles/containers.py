@@ -106,9 +106,10 @@ def look(path: Path) -> Head | None:
         kind = kind_of(path)
         if kind not in READERS:
             return None
-        with warnings.catch_warnings(), READERS[kind](path) as picture:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # whoever reads the pixels says what is wrong
-            return Head(picture.size, picture.mode)
+            with READERS[kind](path) as picture:
+                return Head(picture.size, picture.mode)
     except (TileError, *DAMAGED):
         return None
 

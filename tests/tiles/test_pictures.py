@@ -2,6 +2,7 @@
 
 import io
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fmcache.errors import TileError
+from fmcache.tiles.containers import look
 from fmcache.tiles.pictures import TRANSPARENT, over_white, read_image, read_raw_mask
 
 IDS = np.array([[0, 1, 2, 3], [3, 3, 1, 0]], "uint8")
@@ -137,6 +139,9 @@ def test_numbers_in_a_tiff_that_are_no_label_ids_are_refused(tmp_path, values):
 
 def test_a_bigtiff_with_the_high_byte_first_is_refused_with_what_to_save(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", RGB, bigtiff=True, byteorder=">", photometric="rgb")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # what Pillow warns of when it only looks at the file helps nobody
+        look(tmp_path / "a.tif")
     with pytest.raises(TileError, match="high byte first") as caught:
         read_image(tmp_path / "a.tif")
     assert "PNG" in caught.value.next_step
