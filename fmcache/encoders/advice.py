@@ -9,12 +9,13 @@ from pathlib import Path
 
 from fmcache.encoders.cards import TIMM, Card, Weights, names
 from fmcache.encoders.layouts import LAYOUTS, published
-from fmcache.encoders.peeling import State, unchunked
+from fmcache.encoders.peeling import State, head_of, unchunked
 from fmcache.encoders.state_shapes import Shapes, px_of_table, shapes_of
 
 _PART = re.compile(r"-(\d{5})-of-(\d{5})$")
 _BIAS = re.compile(r".*\.attn\.[qkv]_bias$")
 _POSITIONS = "pos_embed"
+_COUNTER = ".num_batches_tracked"
 _OF_LAYOUTS = ("visual.", "vision_model.", "embeddings.", "encoder.", "layer.", "layers.", "model.layer.")
 """Where published layouts keep the encoder: its keys have been renamed, and a prefix so short would take them too."""
 
@@ -67,12 +68,13 @@ def drop_lines(card: Card, state: State, wanted: Shapes) -> list[list[str]]:
     """
     outline = {name: tensor.to("meta") for name, tensor in state.items()}
     dropped = card.weights.drop if card.weights else ()
+    needed = {name: shape for name, shape in wanted.items() if not name.endswith(_COUNTER)}
     lines = []
     for prefix in sorted(_prefixes(outline, len(wanted) // 2), key=_likeliest_first):
         sub = {name.removeprefix(prefix): tensor for name, tensor in outline.items() if name.startswith(prefix)}
-        renamed = _in_timms_names(card, sub)
+        renamed = _in_timms_names(card, sub, needed)
         if not all(
-            name in renamed and (shape == renamed[name] or name == _POSITIONS) for name, shape in wanted.items()
+            name in renamed and (shape == renamed[name] or name == _POSITIONS) for name, shape in needed.items()
         ):
             continue
         surplus = {name for name in renamed.keys() - wanted.keys() if not _BIAS.match(name)}
@@ -96,7 +98,10 @@ def _prefixes(state: State, least: int) -> Iterator[str]:
     yield from (prefix for prefix, count in counts.items() if count >= max(1, least))
 
 
-def _in_timms_names(card: Card, state: State) -> Shapes:
+def _in_timms_names(card: Card, state: State, needed: Shapes) -> Shapes:
+    if state and all(head_of(name).isdecimal() for name in state):  # parts in a row: in the order of the model's
+        shapes = [shape for name, shape in shapes_of(state).items() if not name.endswith(_COUNTER)]
+        return dict(zip(needed, shapes, strict=True)) if len(shapes) == len(needed) else {}
     layout = published(state)
     accepted = card.weights.layouts if card.weights else ()
     if accepted and layout not in accepted:

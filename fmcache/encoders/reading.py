@@ -51,6 +51,7 @@ _OTHER_KINDS = (
     (b"7z\xbc\xaf", "a 7-Zip archive", "unpack it, and pass the weights file inside"),
     (b"Rar!", "a RAR archive", "unpack it, and pass the weights file inside"),
     (b"version https://git-lfs", "a git-lfs pointer", "fetch the file itself: git lfs pull"),
+    (b"{", "a text (JSON)", "fetch the file itself: this may be what a server answered in its place"),
     (b"<", "a web page, or another file of markup", "fetch the file itself: a page was saved in its place"),
 )
 
@@ -127,10 +128,11 @@ def _check_archive(path: Path) -> None:
         )
     if "data.pkl" not in inner:
         kind = "a NumPy archive (.npz)" if all(e.filename.endswith(".npy") for e in entries) else "a zip archive"
+        kind = "a Keras archive" if "model.weights.h5" in inner else kind
         raise WeightsMismatch(
             f"{path} is {kind}, not a torch checkpoint",
             found=some(sorted(entry.filename for entry in entries)) or "nothing in it",
-            next_step=_CONVERT if kind.endswith("(.npz)") else "unpack it, and pass the weights file inside",
+            next_step=_CONVERT if kind != "a zip archive" else "unpack it, and pass the weights file inside",
         )
     if any(entry.compress_type != zipfile.ZIP_STORED or entry.file_size > path.stat().st_size for entry in entries):
         raise _broken(path, ValueError("it holds compressed entries, and torch writes none"))
@@ -188,6 +190,8 @@ def _no_weights(path: Path, head: bytes) -> WeightsMismatch:
     # An ONNX file is a protocol buffer: a version number, then the name of the program that wrote it.
     if path.suffix == ".onnx" or (head[:1] == b"\x08" and re.match(rb"\x08.\x12.[\x20-\x7e]{3}", head, re.DOTALL)):
         kind, step = "an ONNX file: a program with its weights", _CONVERT
+    if not head:
+        kind, step = "empty", "fetch the file again: the download broke off before it began"
     if path.suffix in (".msgpack", ".tflite", ".pb", ".pt2"):
         kind, step = f"a {path.suffix} file of another framework", _CONVERT
     return WeightsMismatch(

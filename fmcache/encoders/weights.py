@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -142,7 +143,17 @@ def _chosen_file(card: Card, weights: Weights, chosen: Path) -> Path:
         f"the folder {chosen} holds {'several files of' if usual else 'no'} weights of {card.name!r}",
         expected=name or f"one of {', '.join(USUAL)}: the card names no file",
         found=some(path.name for path in usual or sorted(chosen.iterdir())) or "an empty folder",
-        next_step="pass the file itself with --weights FILE",
+        next_step=_way_out(chosen, [path.suffix for path in inside]),
+    )
+
+
+def _way_out(folder: Path, endings: Collection[str]) -> str:
+    if ".distcp" not in endings:
+        return "pass the file itself with --weights FILE"
+    whole = folder.with_name(f"{folder.name}.pth")
+    return (
+        'this is a checkpoint of torch.distributed; if you trust where it comes from: python -c "from torch.distributed.'
+        f"checkpoint.format_utils import dcp_to_torch_save as save; save('{folder}', '{whole}')\", and pass {whole}"
     )
 
 

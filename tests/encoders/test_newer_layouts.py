@@ -1,13 +1,20 @@
 """Layouts that came later, and names as transformers holds them in memory: the same tokens as the library's own."""
 
+import re
+
+import msgspec
 import numpy as np
 import pytest
 import timm
 import torch
+import torchvision
 import transformers
+import yaml
 from safetensors.torch import save_file
 from timm.models import eva, vision_transformer
 
+from fmcache.encoders import load as load_room
+from fmcache.encoders.cards import read_card
 from fmcache.encoders.layouts import published
 from fmcache.encoders.load import load_encoder
 from fmcache.encoders.reading import read_weights
@@ -257,3 +264,78 @@ def test_a_layout_that_a_card_does_not_list_is_refused_with_the_line_that_lists_
     assert "`weights.layouts: [timm, hf-dinov2]`" in caught.value.next_step
     layouts = ["timm", "hf-dinov2"]
     assert load(card_for(write_card, "vit_tiny_patch16_224", 1, {"init_values": 1.0}, [], layouts=layouts)).params
+
+
+def torchvision_vit():
+    return torchvision.models.VisionTransformer(SIDE, PATCH, DEPTH, HEADS, WIDTH, 4 * WIDTH, num_classes=3)
+
+
+def test_names_of_torchvision_give_its_tokens(write_card, tmp_path):
+    model = scattered(torchvision_vit())
+    torch.save(model.state_dict(), tmp_path / "model.any")
+    with pytest.raises(WeightsMismatch, match=re.escape("`drop: [heads.]`")):
+        load(card_for(write_card, "vit_tiny_patch16_224", 1, {}, []))
+    encoder = load(card_for(write_card, "vit_tiny_patch16_224", 1, {}, ["heads."]))
+
+    def reference(pixels):
+        patches = model._process_input(pixels)
+        return model.encoder(torch.cat([model.class_token.expand(len(patches), -1, -1), patches], 1))
+
+    assert_same_tokens(encoder, reference, [SIDE])
+
+
+@pytest.mark.parametrize("how", ["architecture", "act_layer"])
+def test_that_no_file_tells_quick_gelu_is_said_and_what_is_named_gives_the_tokens_of_the_library(
+    write_card, tmp_path, caplog, how
+):
+    tower = scattered(transformers.CLIPVisionModel(transformers.CLIPVisionConfig(hidden_act="quick_gelu", **COMMON)))
+    torch.save(tower.state_dict(), tmp_path / "model.any")
+    plain = "vit_base_patch16_clip_224" if how == "architecture" else "vit_medium_patch16_clip_224"
+    encoder = load(card_for(write_card, plain, 1, {}, []))
+    (note,) = encoder.notes
+    assert note in caplog.text
+    line = yaml.safe_load(re.search(rf"`({how}: \w+)`", note)[1])
+    caplog.clear()
+    encoder = load(card_for(write_card, line.pop("architecture", plain), 1, line, []))
+    assert encoder.notes == () and not caplog.text
+    assert_same_tokens(encoder, lambda pixels: tower.post_layernorm(tower(pixels).last_hidden_state), [SIDE])
+
+
+def small(name, monkeypatch, file, **arguments):
+    """Return the encoder of a card that comes with fmcache, at a small width, with the weights in `file`."""
+    card = msgspec.structs.replace(
+        read_card(name), arguments=read_card(name).arguments | ARGUMENTS | arguments, patch=PATCH, width=WIDTH,
+        depth=DEPTH, params=0,
+    )  # fmt: skip
+    monkeypatch.setattr(load_room, "read_card", lambda _: card)
+    return load_encoder(EncoderChoice(name, str(file)), torch.device("cpu"), offline=True)
+
+
+def test_a_file_in_the_shape_of_midnight_gives_its_tokens_under_its_card(tmp_path, monkeypatch):
+    config = transformers.Dinov2Config(use_swiglu_ffn=True, **COMMON, **EXACT)
+    model = scattered(transformers.Dinov2Model(config))
+    model.save_pretrained(tmp_path)
+    encoder = small("midnight-12k", monkeypatch, tmp_path)
+    assert_same_tokens(encoder, lambda pixels: model(pixels).last_hidden_state, [SIDE])
+
+
+@pytest.mark.parametrize("name", ["dinov2-vits14", "dinov2-vitb14", "dinov2-vitl14"])
+def test_cards_of_dinov2_take_the_file_of_transformers(tmp_path, monkeypatch, name):
+    model = scattered(transformers.Dinov2Model(transformers.Dinov2Config(**COMMON, **EXACT)))
+    model.save_pretrained(tmp_path)
+    encoder = small(name, monkeypatch, tmp_path)
+    assert_same_tokens(encoder, lambda pixels: model(pixels).last_hidden_state, [SIDE])
+
+
+@pytest.mark.parametrize("name", ["dinov3-vits16", "dinov3-vitb16", "dinov3-vitl16"])
+def test_cards_of_dinov3_take_the_file_of_transformers(tmp_path, monkeypatch, name):
+    config = transformers.DINOv3ViTConfig(num_register_tokens=4, **COMMON)
+    model = scattered(transformers.DINOv3ViTModel(config))
+    with torch.no_grad():  # as published: timm leaves them out
+        for key, parameter in model.named_parameters():
+            if re.search(r"[qkv]_proj\.bias$", key):
+                parameter.zero_()
+    model.save_pretrained(tmp_path)
+    encoder = small(name, monkeypatch, tmp_path)
+    assert_same_tokens(encoder, lambda pixels: model(pixels).last_hidden_state, [SIDE])
+    assert read_card(name).weights.layouts == ("timm", "hf-dinov3", "dinov3")

@@ -9,11 +9,12 @@ from fractions import Fraction
 
 import pytest
 import torch
+import torch.distributed.checkpoint
 from safetensors.torch import save_file
 
 from fmcache.encoders.load import load_encoder
 from fmcache.encoders.reading import read_weights
-from fmcache.errors import WeightsMismatch
+from fmcache.errors import EncoderUnavailable, WeightsMismatch
 from fmcache.identity import sha256_file
 from fmcache.specs import EncoderChoice
 
@@ -120,6 +121,9 @@ NO_WEIGHTS = {
     "npy": (lambda p: p.write_bytes(b"\x93NUMPY\x01\x00" + bytes(99)), "it is a NumPy array"),
     "gzip": (lambda p: p.write_bytes(b"\x1f\x8b\x08" + bytes(99)), "it is a gzip archive"),
     "zip": (lambda p: write_zip(p, {"weights.pth": b"x", "readme.txt": b"x"}), "is a zip archive"),
+    "empty": (lambda p: p.write_bytes(b""), "it is empty"),
+    "Keras": (lambda p: write_zip(p, {"config.json": b"{}", "model.weights.h5": b"x"}), "is a Keras archive"),
+    "an answer": (lambda p: p.write_bytes(b'{"error": "Access to this model is restricted"}'), "it is a text (JSON)"),
     "git-lfs": (lambda p: p.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"), "it is a git-lfs pointer"),
     "web page": (lambda p: p.write_bytes(b"\n<!doctype html><html>"), "it is a web page"),
 }
@@ -168,7 +172,23 @@ def test_the_way_out_of_torchscript_works(write_card, tiny_model, tmp_path):
     assert torch.equal(loaded.norm.weight, model.norm.weight)
 
 
-@pytest.mark.parametrize("stored", [lambda m: m, lambda m: {"model": m.state_dict(), "by": Fraction(1, 2)}])
+def test_the_way_out_of_a_distributed_checkpoint_works(write_card, tiny_model, tmp_path):
+    model = tiny_model()
+    torch.distributed.checkpoint.save({"model": model.state_dict()}, checkpoint_id=str(tmp_path / "step_9"))
+    with pytest.raises(EncoderUnavailable, match=r"torch\.distributed") as caught:
+        load(write_card(), tmp_path / "step_9")
+    loaded = load(write_card(), typed(caught.value.next_step)).module
+    assert torch.equal(loaded.norm.weight, model.norm.weight)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        lambda m: m,
+        lambda m: {"model": m.state_dict(), "by": Fraction(1, 2)},
+        lambda m: {name: tensor.numpy() for name, tensor in m.state_dict().items()},
+    ],
+)
 def test_the_way_out_of_a_checkpoint_with_code_works(write_card, tiny_model, tmp_path, stored):
     model = tiny_model()
     torch.save(stored(model), tmp_path / "own.pth")
