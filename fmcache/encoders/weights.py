@@ -152,7 +152,8 @@ def _way_out(folder: Path, endings: Collection[str]) -> str:
         return "pass the file itself with --weights FILE"
     whole = folder.with_name(f"{folder.name}.pth")
     return (
-        'this is a checkpoint of torch.distributed; if you trust where it comes from: python -c "from torch.distributed.'
+        "this is a checkpoint of torch.distributed; if you trust where it comes from: "
+        'python -c "from torch.distributed.'
         f"checkpoint.format_utils import dcp_to_torch_save as save; save('{folder}', '{whole}')\", and pass {whole}"
     )
 
