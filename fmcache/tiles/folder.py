@@ -276,7 +276,8 @@ def _groups(places: Sequence[tuple[str, ...]], splits: Sequence[str], notes: lis
         )
         return [""] * len(places)
     notes.append(
-        f"{len(parts)} folders of images are taken as patients or slides that no split parts: {some(sorted(parts))}"
+        f"{len(parts)} folders of images are taken as patients or slides that no split parts, unless --groups says "
+        f"otherwise: {some(sorted(parts))}"
     )
     return folders
 
