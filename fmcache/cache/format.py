@@ -17,6 +17,9 @@ FILLING = "filling"
 METADATA = "zarr.json"
 ZARR_FORMAT = 3
 
+WHEN_GIVEN = ("order", "fill", "skip", "objects", "class_property")
+"""Fields of a view bank's identity that are there only where the manifest gives them."""
+
 Kind = Literal["tokens", "view_bank"]
 ARRAY: dict[Kind, str] = {"tokens": "tokens", "view_bank": "masks"}
 AXES: dict[Kind, tuple[str, ...]] = {
@@ -112,14 +115,16 @@ def check_identity(path: Path, expected: dict[str, Any], found: dict[str, Any]) 
     """Check that a cache was made from what is expected.
 
     Every field of `expected` must be equal in `found`; tiles that only `found` has are no difference, since a cache may
-    serve several splits. `expected` may leave out fields the caller cannot know (stage two has no weights).
+    serve several splits. `expected` may leave out fields the caller cannot know (stage two has no weights); who expects
+    labels, and none of the fields `WHEN_GIVEN`, expects that none was given.
 
     Raises
     ------
     CacheMismatch
         Naming the fields that differ.
     """
-    known = {key: found[key] for key in expected if key in found}
+    compared = (*expected, *(WHEN_GIVEN if "labels" in expected else ()))
+    known = {key: found[key] for key in compared if key in found}
     if isinstance(known.get("tiles"), dict) and isinstance(expected.get("tiles"), dict):
         known["tiles"] = {id_: known["tiles"].get(id_) for id_ in expected["tiles"]}
     if lines := differences(expected, known):
