@@ -15,7 +15,8 @@ from fmcache.encoders.state_shapes import Shapes, px_of_table, shapes_of
 _PART = re.compile(r"-(\d{5})-of-(\d{5})$")
 _BIAS = re.compile(r".*\.attn\.[qkv]_bias$")
 _POSITIONS = "pos_embed"
-_COUNTER = ".num_batches_tracked"
+COUNTER = ".num_batches_tracked"
+"""Ends the names of numbers of batches seen in training: old files have none, and evaluation needs none."""
 _OF_LAYOUTS = ("visual.", "vision_model.", "embeddings.", "encoder.", "layer.", "layers.", "model.layer.")
 """Where published layouts keep the encoder: its keys have been renamed, and a prefix so short would take them too."""
 
@@ -68,7 +69,7 @@ def drop_lines(card: Card, state: State, wanted: Shapes) -> list[list[str]]:
     """
     outline = {name: tensor.to("meta") for name, tensor in state.items()}
     dropped = card.weights.drop if card.weights else ()
-    needed = {name: shape for name, shape in wanted.items() if not name.endswith(_COUNTER)}
+    needed = {name: shape for name, shape in wanted.items() if not name.endswith(COUNTER)}
     lines = []
     for prefix in sorted(_prefixes(outline, len(wanted) // 2), key=_likeliest_first):
         sub = {name.removeprefix(prefix): tensor for name, tensor in outline.items() if name.startswith(prefix)}
@@ -100,7 +101,7 @@ def _prefixes(state: State, least: int) -> Iterator[str]:
 
 def _in_timms_names(card: Card, state: State, needed: Shapes) -> Shapes:
     if state and all(head_of(name).isdecimal() for name in state):  # parts in a row: in the order of the model's
-        shapes = [shape for name, shape in shapes_of(state).items() if not name.endswith(_COUNTER)]
+        shapes = [shape for name, shape in shapes_of(state).items() if not name.endswith(COUNTER)]
         return dict(zip(needed, shapes, strict=True)) if len(shapes) == len(needed) else {}
     layout = published(state)
     accepted = card.weights.layouts if card.weights else ()

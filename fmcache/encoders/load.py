@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 import torch
 
+from fmcache.encoders.advice import COUNTER
 from fmcache.encoders.building import CPU, META, build, create, gelu_note
 from fmcache.encoders.cards import TIMM, Card, Weights, read_card
 from fmcache.encoders.controls import ColourTexture, Pixels
@@ -215,16 +216,12 @@ def _renamed_by_timm(state: State, model: Any, card: Card) -> State:
 
 
 def _with_counters(state: State, wanted: State) -> State:
-    """Add the numbers of batches seen in training where a file has none: old ones do not, and evaluation needs none.
+    """Add the numbers of batches (`COUNTER`) where a file has none.
 
     Beside statistics only: what a file holds under other names is not to be taken for a part of the encoder.
     """
-    ending = ".num_batches_tracked"
-    counters = {
-        name
-        for name in wanted.keys() - state.keys()
-        if name.endswith(ending) and name.removesuffix(ending) + ".running_mean" in state
-    }
+    lacking = (name for name in wanted.keys() - state.keys() if name.endswith(COUNTER))
+    counters = {name for name in lacking if name.removesuffix(COUNTER) + ".running_mean" in state}
     return state | {name: torch.zeros((), dtype=torch.long) for name in counters}
 
 

@@ -1,4 +1,7 @@
-"""What a weights file looks like, in words: for messages."""
+"""What names and shapes of a weights file tell: patch size, width and blocks in words, and its position table's size.
+
+What a model gives that is built, `outlines` tells.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +25,16 @@ def shapes_of(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def looks(shapes: Shapes) -> str:
-    """Return the outline of a vision transformer: patch size, width and blocks, as the shapes tell them."""
+    """Return in words what shapes tell of an encoder: patch size or first kernel, width and blocks.
+
+    For messages.
+    """
     blocks = {found[1] for name in shapes if (found := _BLOCK.search(name))}
     parts = [f"{len(blocks)} blocks"] if blocks else []
     # The patch embedding is the one kernel over the three colours, whatever it is called.
     for shape in shapes.values():
         if len(shape) == 4 and shape[1] == 3 and shape[2] == shape[3]:
-            parts = [f"patch {shape[2]}", f"width {shape[0]}", *parts]
+            parts = [f"{'patch' if blocks else 'first kernel'} {shape[2]}", f"width {shape[0]}", *parts]
             break
     return "it looks like " + ", ".join(parts) if parts else "not those of a vision transformer"
 

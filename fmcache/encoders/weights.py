@@ -130,7 +130,7 @@ def _chosen_file(card: Card, weights: Weights, chosen: Path) -> Path:
         return chosen
     if not chosen.is_dir():
         raise EncoderUnavailable(f"there is no weights file {chosen}", next_step="check the path given with --weights")
-    name = Path(weights.file).name
+    name = Path(weights.file).name if Path(weights.file) != chosen else ""
     if name and (chosen / name).is_file():
         return chosen / name
     inside = sorted(path for path in chosen.iterdir() if path.is_file())
@@ -151,8 +151,8 @@ def _way_out(folder: Path, endings: Collection[str]) -> str:
         return "pass the file itself with --weights FILE"
     whole = folder.with_name(f"{folder.name}.pth")
     return (
-        'this is a checkpoint of torch.distributed; if you trust where it comes from: python -c "from torch.distributed.'
-        f"checkpoint.format_utils import dcp_to_torch_save as save; save('{folder}', '{whole}')\", and pass {whole}"
+        'it is of torch.distributed; if you trust where it comes from: python -c "from torch.distributed '
+        f"import checkpoint; checkpoint.format_utils.dcp_to_torch_save('{folder}', '{whole}')\", and pass {whole}"
     )
 
 
