@@ -152,8 +152,9 @@ def _way_out(folder: Path, endings: Collection[str]) -> str:
         return "pass the file itself with --weights FILE"
     whole = folder.with_name(f"{folder.name}.pth")
     return (
-        'it is of torch.distributed; if you trust where it comes from: python -c "from torch.distributed '
-        f"import checkpoint; checkpoint.format_utils.dcp_to_torch_save('{folder}', '{whole}')\", and pass {whole}"
+        'this is a checkpoint of torch.distributed; if you trust where it comes from: python -c "import '
+        f"torch.distributed.checkpoint.format_utils as f; f.dcp_to_torch_save('{folder}', '{whole}')\", "
+        f"and pass {whole}"
     )
 
 
