@@ -223,6 +223,8 @@ def _open(
     header = read_header(path)
     if header.state == "filling":
         sweep(path)
+    else:
+        _tidy(path, header)  # the one that sealed it may have been killed before it had
     if header.kind != kind:
         raise CacheMismatch(f"{path} is of another kind", expected=kind, found=header.kind, next_step="check the path")
     added = {id_: hash_ for id_, hash_ in identity["tiles"].items() if id_ not in header.tiles}
@@ -310,7 +312,9 @@ def _crc_or_unknown(files: ShardFiles, tile: int, view: int) -> int:
 
 
 def _tidy(path: Path, header: Header) -> None:
-    """Remove what a sealed cache no longer needs."""
+    """Remove what a sealed cache no longer needs; marks of damaged shards that nobody asked for stay."""
     shutil.rmtree(path / FILLING, ignore_errors=True)
-    shutil.rmtree(path / DAMAGED, ignore_errors=True)
+    sweep(path / DAMAGED)
+    with contextlib.suppress(OSError):
+        (path / DAMAGED).rmdir()
     drop_other_checksums(path, header)

@@ -260,6 +260,27 @@ def test_a_record_of_other_checksums_is_no_traceback_and_its_shard_is_found_and_
     assert holds(path)
 
 
+def test_a_writer_that_was_killed_just_after_its_seal_leaves_nothing_that_stays(path):
+    whole = contents(path)
+    (path / "filling").mkdir()
+    (path / "filling" / "0.0").write_bytes(b"{}")
+    (path / "checksums-0123456789abcdef.bin").write_bytes(b"of the header before")
+    assert write(path) == []
+    assert contents(path) == whole
+    assert not (path / "filling").exists()
+
+
+def test_a_mark_of_damage_outlives_an_extract_that_did_not_ask_for_the_shard(path):
+    file = shard(path, 0, 1)
+    file.write_bytes(file.read_bytes()[:-1])
+    assert problems(path)
+    assert len(write(path, {"d": 2})) == 1
+    assert damaged_shards(path) == {(0, 1)}
+    assert write(path) == [(0, 1)]
+    assert not (path / "damaged").exists()
+    assert problems(path) == []
+
+
 def test_a_seal_that_was_killed_before_its_last_act_is_gone_on_with(path):
     before = read_header(path)
     with open_writer(
