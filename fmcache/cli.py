@@ -214,7 +214,9 @@ def main() -> None:
         if os.environ.get("FMCACHE_DEBUG"):
             traceback.print_exception(request)
         print("\ninterrupted: what was finished is kept; the same command goes on from there", file=sys.stderr)
-        sys.exit(128 + request.args[0])
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(128 + request.args[0])  # all is left; to take torch apart would need another second
 
 
 def _interrupt(number: int, _frame: object) -> None:

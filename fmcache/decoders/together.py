@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import NamedTuple
 
 import torch
@@ -22,6 +22,8 @@ LANE_MULTIPLY_ADDS = 4e9
 A lane is a thread with a seed of its own. Below this size threads that share one step wait for each other at each small
 operation; beyond it they share well, and several seeds at once would only need several times the memory.
 """
+LOOK_S = 0.2
+"""No wait is longer: Polars lets the system resume a wait that Ctrl-C interrupts, before Python hears of it."""
 
 
 def seeds_at_once(multiply_adds: int, seeds: int, device: torch.device, threads: int) -> int:
@@ -90,8 +92,10 @@ def train_together(
     with ThreadPoolExecutor(len(seeds), thread_name_prefix="seed") as pool:
         lanes = {pool.submit(lane, seed): seed for seed in seeds}
         try:
-            for done in as_completed(lanes):
-                yield lanes[done], done.result()
+            while lanes:
+                ended, _ = wait(lanes, LOOK_S, FIRST_COMPLETED)
+                for one in ended:
+                    yield lanes.pop(one), one.result()
         finally:
             # after Ctrl-C or an error in one lane the others end with their step
             stop.set()

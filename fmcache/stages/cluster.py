@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import psutil
@@ -21,8 +21,6 @@ from fmcache.errors import WorkerDied
 SETTINGS = {
     # a second worker would die of what killed the first
     "distributed.scheduler.allowed-failures": 0,
-    # no worker holds a task that it has not begun: the one that it dies of is known
-    "distributed.scheduler.worker-saturation": 1.0,
     "distributed.worker.multiprocessing-method": "spawn",
 }
 IDLE_S = 2.0
@@ -71,6 +69,8 @@ def cluster_of(n: int) -> Iterator[Any]:
 
 def _started(starting: Future[Any]) -> Any:
     try:
+        while not wait([starting], LOOK_S).done:  # one long wait might not be interrupted: see runners
+            pass
         return starting.result()
     except (RuntimeError, OSError, TimeoutError) as reason:
         raise WorkerDied(

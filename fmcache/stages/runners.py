@@ -6,9 +6,11 @@ results come back as they come. The serial runner needs no Dask.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Generator, Iterable, Sequence
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
 from fmcache.errors import WorkerDied
@@ -16,6 +18,7 @@ from fmcache.shortage import KEPT, shortage_told
 
 Tick = Callable[[int], None]
 """Tells how many more steps of work (views, epochs) are done."""
+LOOK_S = 0.2
 TOPIC = "fmcache-steps"
 """Where processes of the cluster tell of steps done, and of results."""
 
@@ -41,6 +44,7 @@ class Task(Protocol):
 
 T = TypeVar("T", bound=Task)
 R = TypeVar("R")
+V = TypeVar("V")
 
 
 def run(
@@ -88,12 +92,20 @@ def _run_on_dask(
         # (number of the task, steps, results, or the future of one that has ended)
         arrived: SimpleQueue[tuple[int, int, Sequence[R], Any]] = SimpleQueue()
         client.subscribe_topic(TOPIC, lambda event: arrived.put((*event[1], None)))
-        under_way = {number: _Unit(task) for number, task in enumerate(tasks)}
-        futures = client.map(functools.partial(_in_worker, function), tasks, under_way, pure=False)
-        for number, future in enumerate(futures):
-            future.add_done_callback(functools.partial(_hand_over, arrived, number))
+        under_way: dict[int, _Unit[T]] = {}
+        waiting = enumerate(tasks)
+
+        def begin_next() -> None:
+            for number, task in itertools.islice(waiting, 1):
+                under_way[number] = _Unit(task)
+                future = client.submit(_in_worker, function, task, number, pure=False)
+                future.add_done_callback(functools.partial(_hand_over, arrived, number))
+
+        # one for each worker: a task that waits in a worker would be blamed for the one that the worker dies of
+        for _ in range(workers):
+            begin_next()
         while under_way:
-            number, steps, results, ended = arrived.get()
+            number, steps, results, ended = _next(arrived)
             if not (unit := under_way.get(number)):
                 continue  # words of a task under way may come after its end, which has told all
             if ended:
@@ -101,11 +113,19 @@ def _run_on_dask(
                 steps = unit.task.weight - unit.steps
                 del under_way[number]
                 ended.release()
+                begin_next()
             unit.steps += steps
             unit.results += len(results)
             if steps:
                 tick(steps)
             yield from ((unit.task, result) for result in results)
+
+
+def _next(arrived: SimpleQueue[V]) -> V:
+    """Return what arrives next; each wait is short, since Polars lets the system resume one that Ctrl-C interrupts."""
+    while True:
+        with contextlib.suppress(Empty):
+            return arrived.get(timeout=LOOK_S)
 
 
 class _Unit(Generic[T]):

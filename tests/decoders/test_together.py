@@ -67,6 +67,27 @@ def test_an_error_in_one_lane_ends_the_others_and_is_raised(monkeypatch):
         lanes(monkeypatch, train)
 
 
+def test_lanes_nobody_waits_for_end_with_their_step_however_long_their_epoch(monkeypatch):
+    class Endless:
+        tiles, views = ("t",), range(1)
+
+        def fetch(self, step, device):
+            return None, None
+
+    def train(decoder, source, val, test, spec, seed, reduction, device, scale, tick):
+        while seed == 5:  # never comes to the end of its epoch, or of its validation or test
+            (source, val, test)[asked[-1]].fetch(None, device)
+        return "fitted"
+
+    monkeypatch.setattr(together, "train", train)
+    decoder, asked = Decoder(2, 2, 2, Grid(8, 4)), []
+    for at in (0, 1, 2):
+        asked.append(at)
+        lanes = train_together(decoder, Endless(), Endless(), Endless(), FitSpec(), (4, 5), "pooled", CPU)
+        assert next(lanes) == (4, "fitted")
+        lanes.close()  # returns, as seed 5 has ended
+
+
 def test_a_seed_that_has_ended_is_handed_over_though_a_later_one_fails(monkeypatch):
     ended = threading.Event()
 

@@ -1,15 +1,25 @@
 """Units of work on a real cluster of processes."""
 
+import contextlib
 import importlib
+import logging
+import os
 import textwrap
+import time
 
+import psutil
 import pytest
 
+from fmcache.errors import NoMemory, NoRoom, SpecError, WorkerDied
 from fmcache.stages import runners
 
 UNITS = """
+    import os
+    import signal
     import time
     from typing import NamedTuple
+
+    from fmcache.errors import SpecError
 
     class Unit(NamedTuple):
         name: str
@@ -27,6 +37,27 @@ UNITS = """
     def silently(unit, tick):
         yield unit.name.upper()
 
+    def lacks(unit, tick):
+        raise {"memory": MemoryError(), "cuda": RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+               "disk": OSError(28, "No space left on device", "x.zarr"),
+               "library": ValueError("I/O error: No space left on device (os error 28)")}[unit.name]
+        yield
+
+    def refuses(unit, tick):
+        raise SpecError("odd", expected="even", found=unit.name, next_step="mend it")
+        yield
+
+    def dies(unit, tick):
+        if unit.name == "deadly":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(30)
+        yield
+
+    def one_by_one(unit, tick):
+        for i in range(3):
+            yield (unit.name, i)
+            time.sleep(0.5)
+
     def fails(unit, tick):
         tick(1)
         raise ZeroDivisionError(unit.name)
@@ -38,7 +69,7 @@ def units(tmp_path, monkeypatch):
     """A module that processes of the cluster can import, as they cannot a test."""
     (tmp_path / "units_of_a_test.py").write_text(textwrap.dedent(UNITS))
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]))
     return importlib.import_module("units_of_a_test")
 
 
@@ -62,3 +93,59 @@ def test_a_unit_that_tells_of_no_steps_counts_when_it_ends(units):
 def test_an_error_in_a_unit_is_raised_here(units):
     with pytest.raises(ZeroDivisionError, match="a"):
         list(runners.run(units.fails, [units.Unit("a", 5)], lambda _: None, 1))
+
+
+def children():
+    """Return the processes of this one, dead ones too, but for the one that keeps Python's account of semaphores."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.status() == psutil.STATUS_ZOMBIE or "resource_tracker" not in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
+def test_the_results_of_a_unit_come_one_by_one_and_each_once(units):
+    seen, times = [], []
+    for unit, result in runners.run(units.one_by_one, [units.Unit("a", 1), units.Unit("b", 1)], lambda _: None, 2):
+        assert unit.name == result[0]
+        seen.append(result)
+        times.append(time.monotonic())
+    assert sorted(seen) == [(name, i) for name in "ab" for i in range(3)]
+    assert [i for name, i in seen if name == "a"] == [0, 1, 2]
+    assert times[-1] - times[0] > 0.7  # not all when the unit had ended
+    assert children() == []
+
+
+def test_a_worker_that_dies_ends_the_rest_at_once_and_its_unit_is_named_without_a_line_from_dask(units, capfd):
+    level, start = logging.getLogger("distributed").level, time.monotonic()
+    work = [units.Unit(name, 1) for name in ("other", "deadly", "later", "last")]
+    with pytest.raises(WorkerDied, match="in the middle of its work: unit deadly") as error:
+        list(runners.run(units.dies, work, lambda _: None, 2))
+    assert error.value.next_step.startswith("ask for less")
+    assert time.monotonic() - start < 25  # the others would sleep for 30 s
+    assert children() == []
+    assert capfd.readouterr().err == ""
+    assert logging.getLogger("distributed").level == level
+
+
+def test_what_runs_out_in_a_worker_and_what_it_refuses_is_told_as_if_it_were_here(units, capfd):
+    def error_of(function, name, workers):
+        with pytest.raises((NoRoom, SpecError)) as error:
+            list(runners.run(function, [units.Unit(name, 1)], lambda _: None, workers))
+        return type(error.value), str(error.value)
+
+    for name, kind in (("memory", NoMemory), ("cuda", NoMemory), ("disk", NoRoom), ("library", NoRoom)):
+        assert error_of(units.lacks, name, 0)[0] is kind
+    for function, name in ((units.lacks, "disk"), (units.refuses, "three")):
+        assert error_of(function, name, 0) == error_of(function, name, 1)
+    assert "(x.zarr)" in error_of(units.lacks, "disk", 0)[1]
+    assert capfd.readouterr().err == ""
+
+
+def test_who_stops_early_waits_for_no_worker(units):
+    with contextlib.closing(runners.run(units.slowly, [units.Unit("a", 1), units.Unit("b", 200)], print, 2)) as results:
+        next(results)
+        start = time.monotonic()
+    assert time.monotonic() - start < 10
+    assert children() == []
