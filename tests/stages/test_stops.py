@@ -52,7 +52,7 @@ SEED_1_NEVER_ENDS = """
 HOLD = """
 import sys
 from pathlib import Path
-from fmcache.cache.writer import locked
+from fmcache.locks import locked
 with locked(Path(sys.argv[1])):
     print(flush=True)
     input()
