@@ -51,6 +51,10 @@ class FmcacheError(Exception):
         # Exceptions cross process borders when units of work run on Dask; keyword-only arguments need help there.
         return _rebuild, (type(self), self.problem, self.expected, self.found, self.next_step)
 
+    def bare(self) -> FmcacheError:
+        """Return the same error without traceback and cause, which would keep alive what was in hand when it arose."""
+        return _rebuild(type(self), self.problem, self.expected, self.found, self.next_step)
+
     def __str__(self) -> str:
         lines = [self.problem]
         lines += [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import shutil
 import time
@@ -127,8 +126,8 @@ def extract(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str
             ) as error:
                 if not banked and isinstance(error, CacheMismatch | CacheCorrupt | WorkerDied):
                     raise  # the view bank is everybody's
-                # a copy: with its traceback an error would keep what filled the memory
-                failures.append(Failure(name, places.encoder_key(choice), copy.copy(error)))
+                # with its traceback an error would keep what filled the memory
+                failures.append(Failure(name, places.encoder_key(choice), error.bare()))
                 more = "; going on with the next encoder" if i < len(recipe.encoder_choices) else ""
                 say(f"{name} · {choice.name}: failed{more}")
     return failures

@@ -11,6 +11,7 @@ import msgspec
 import psutil
 import pytest
 import yaml
+from tblib import pickling_support
 
 from fmcache.errors import Busy, NoMemory, NoRoom
 from fmcache.manifest import Manifest
@@ -272,6 +273,7 @@ def test_an_encoder_that_needs_too_much_memory_does_not_end_the_others(
             raise shortage
         return load(choice, *arguments, **options)
 
+    pickling_support.install()  # as Dask does once a cluster has run: copies of errors then keep their tracebacks
     shards.encoder_of.cache_clear()
     monkeypatch.setattr(shards, "load_encoder", load_or_not)
     (failure,) = extract(recipe, manifest, flags(tmp_path), quiet)
