@@ -29,6 +29,15 @@ Every message says what was expected, what was found and what to do; ``fmcache.c
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+
+def some(items: Iterable[str], shown: int = 5) -> str:
+    """Return the first few items for a message, and how many more there are; empty for none."""
+    listed = list(items)
+    more = f" and {len(listed) - shown} more" if len(listed) > shown else ""
+    return ", ".join(listed[:shown]) + more
+
 
 class FmcacheError(Exception):
     """Base of all errors raised on purpose.

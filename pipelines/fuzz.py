@@ -37,8 +37,8 @@ from fmcache.specs import read_recipe
 from fmcache.tiles.annotations import read_annotations
 from fmcache.tiles.folder import Pair
 from fmcache.tiles.groups import group_of
-from fmcache.tiles.images import to_label_ids
 from fmcache.tiles.pictures import read_image, read_raw_mask
+from fmcache.tiles.values import read_values
 
 SIDE = 24
 ODD = [
@@ -303,7 +303,7 @@ _PAIRS = [Pair(f"t{i}", Path(f"images/t{i}.png"), Path(f"masks/t{i}.png")) for i
 
 def _read_mask(path: Path) -> None:
     raw = read_raw_mask(path)
-    to_label_ids(raw, FolderDataset(labels=_LABELS, root="", ignore_values=(255,)), path)
+    read_values(raw, FolderDataset(labels=_LABELS, root="", ignore_values=(255,)))
 
 
 def _cards() -> list[Any]:

@@ -43,6 +43,10 @@ class Record(msgspec.Struct, frozen=True):
     crc32c: tuple[Annotated[int, Meta(ge=0, lt=2**32)], ...]
 
 
+Records = dict[tuple[int, int], Record]
+"""By (tile, block)."""
+
+
 def bound_to(identity: dict[str, Any], tile: str) -> str:
     """Return the fingerprint of an identity of which only one tile is left: what a shard of it was made from."""
     return fingerprint({**identity, "tiles": {tile: identity["tiles"].get(tile)}})
@@ -56,7 +60,7 @@ def write_record(path: Path, tile: int, block: int, record: Record) -> None:
     (path / DAMAGED / name).unlink(missing_ok=True)
 
 
-def read_records(path: Path, header: Header) -> dict[tuple[int, int], Record]:
+def read_records(path: Path, header: Header) -> Records:
     """Return the records of a cache by (tile, block), those alone that were made from what `header` says.
 
     What cannot be read, or was made from something else, is no record: its shard is written again.

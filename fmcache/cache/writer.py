@@ -24,6 +24,7 @@ from fmcache.cache.checksums import (
     UNKNOWN,
     Crcs,
     Record,
+    Records,
     bound_to,
     damaged_shards,
     drop_other_checksums,
@@ -67,7 +68,10 @@ class Writer:
 
         Those that are recorded as written must be there too, where nothing but the record says so.
         """
-        records, files, block = read_records(self.path, self.header), self._files(), self.layout.block
+        return self._missing(read_records(self.path, self.header))
+
+    def _missing(self, records: Records) -> list[Shard]:
+        files, block = self._files(), self.layout.block
         filled = {place: len(record.crc32c) for place, record in records.items()}
         damaged = damaged_shards(self.path)
         if files:
@@ -114,14 +118,15 @@ class Writer:
         CacheCorrupt
             When a shard is missing.
         """
-        if absent := self.missing():
+        records = read_records(self.path, self.header)
+        if absent := self._missing(records):
             raise CacheCorrupt(
                 f"{self.path} cannot be sealed: {len(absent)} shards are missing",
                 next_step="run extract again",
             )
         held = [*self.header.stored, *[0] * (self.layout.tiles - len(self.header.stored))]
         stored = tuple(max(pair) for pair in zip(held, self.demand, strict=True))
-        checksums = write_checksums(self.path, self._checksums(stored))
+        checksums = write_checksums(self.path, self._checksums(stored, records))
         self.header = msgspec.structs.replace(
             self.header,
             state="sealed",
@@ -139,14 +144,13 @@ class Writer:
             self.header = msgspec.structs.replace(now, about=now.about | facts)
             zarr.open_group(self.path, mode="r+", zarr_format=3).attrs.put(self.header.attributes())
 
-    def _checksums(self, stored: Sequence[int]) -> list[Crcs]:
+    def _checksums(self, stored: Sequence[int], records: Records) -> list[Crcs]:
         """Return the CRC-32C of the chunks of each tile: of what was written now as recorded, of the rest as listed.
 
         A cache of fmcache 0.1.0 has no list: there, what the chunks say themselves is believed once, and a view that is
         in no shard is `UNKNOWN`.
         """
-        listed = read_checksums(self.path, self.header)
-        records, files = read_records(self.path, self.header), self._files()
+        listed, files = read_checksums(self.path, self.header), self._files()
         found = []
         for tile, views in enumerate(stored):
             crcs = np.zeros(views, np.uint32)

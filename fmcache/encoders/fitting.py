@@ -11,8 +11,8 @@ import torch
 from fmcache.encoders.advice import advice
 from fmcache.encoders.cards import Card
 from fmcache.encoders.peeling import State
-from fmcache.encoders.state_shapes import Shapes, looks, shapes_of, some
-from fmcache.errors import WeightsMismatch
+from fmcache.encoders.state_shapes import Shapes, looks, shapes_of
+from fmcache.errors import WeightsMismatch, some
 
 _LAYER_SCALE = re.compile(r"\.(ls\d+\.gamma|gamma_\d+)$")
 _BIAS = re.compile(r".*\.attn\.[qkv]_bias$")

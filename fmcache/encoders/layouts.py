@@ -16,8 +16,8 @@ import torch
 from fmcache.encoders import hf_names, publisher_names
 from fmcache.encoders.cards import Card, LayoutName, Weights
 from fmcache.encoders.peeling import Drop, State, inside, unchunked, without_infixes
-from fmcache.encoders.state_shapes import looks, shapes_of, some
-from fmcache.errors import WeightsMismatch
+from fmcache.encoders.state_shapes import looks, shapes_of
+from fmcache.errors import WeightsMismatch, some
 
 _STORED = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.bool}
 _NEVER = re.compile(r"(?!)")

@@ -18,8 +18,7 @@ from safetensors.torch import load_file
 
 from fmcache.encoders.index import is_index, parts_of
 from fmcache.encoders.peeling import WRAPPERS, State
-from fmcache.encoders.state_shapes import some
-from fmcache.errors import WeightsMismatch
+from fmcache.errors import WeightsMismatch, some
 
 PLAIN = (argparse.Namespace, PosixPath)
 """Classes without code of their own that training scripts store beside the weights: their arguments."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 
@@ -16,7 +16,6 @@ from fmcache.encoders.cards import Card
 Shapes = Mapping[str, tuple[int, ...]]
 
 _BLOCK = re.compile(r"\b(?:blocks|layer|layers|resblocks)\.(\d+)\.")
-_SHOWN = 4
 
 
 def shapes_of(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
@@ -37,12 +36,6 @@ def looks(shapes: Shapes) -> str:
             parts = [f"{'patch' if blocks else 'first kernel'} {shape[2]}", f"width {shape[0]}", *parts]
             break
     return "it looks like " + ", ".join(parts) if parts else "not those of a vision transformer"
-
-
-def some(items: Iterable[str]) -> str:
-    """Return the first few items, and how many more there are."""
-    items = list(items)
-    return ", ".join(items[:_SHOWN]) + (f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else "")
 
 
 def table_px(state: Mapping[str, torch.Tensor], card: Card) -> int:

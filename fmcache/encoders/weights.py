@@ -12,8 +12,7 @@ import yaml
 from fmcache.encoders.cards import Card, Weights
 from fmcache.encoders.hub import commit_of, download
 from fmcache.encoders.index import is_index, sha256_weights
-from fmcache.encoders.state_shapes import some
-from fmcache.errors import EncoderUnavailable, SpecError, WeightsMismatch
+from fmcache.errors import EncoderUnavailable, SpecError, WeightsMismatch, some
 from fmcache.identity import whole_file
 from fmcache.locks import locked
 from fmcache.strict import Document, Frozen, builtins

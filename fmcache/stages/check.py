@@ -12,7 +12,7 @@ import numpy.typing as npt
 from rich.console import Group
 from rich.table import Table
 
-from fmcache.errors import FmcacheError
+from fmcache.errors import FmcacheError, some
 from fmcache.manifest import SPLITS, AnyDataset, FolderDataset, Manifest
 from fmcache.stages.split import named_parts
 from fmcache.stages.survey import label_counts, survey
@@ -109,7 +109,7 @@ def check(manifest: Manifest, name: str) -> Check:
 def _parts_without_labels(dataset: AnyDataset, seen: Mapping[str, Seen]) -> list[str]:
     """Name the splits, folds and subsets of which every tile could be read and none has a labelled pixel."""
     return [
-        f"{title} has not one labelled pixel: label one of its tiles ({_some(list(tiles))}), or put others there: edit "
+        f"{title} has not one labelled pixel: label one of its tiles ({some(tiles, SHOWN)}), or put others there: edit "
         "the manifest, or fmcache data split"
         for title, tiles in named_parts(dataset)
         if all(tile in seen and not seen[tile].counts[:-1].any() for tile in tiles)
@@ -121,7 +121,7 @@ def _tiles_without_labels(dataset: AnyDataset, seen: Mapping[str, Seen]) -> list
     empty = [f"{id_} ({split_of.get(id_, 'in no split')})" for id_, one in seen.items() if not one.counts[:-1].any()]
     if not empty:
         return []
-    return [f"in {len(empty)} tiles every pixel is ignored; they neither teach nor test: {_some(empty)}"]
+    return [f"in {len(empty)} tiles every pixel is ignored; they neither teach nor test: {some(empty, SHOWN)}"]
 
 
 def _spoilt_labels(dataset: AnyDataset, seen: Mapping[str, Seen]) -> list[str]:
@@ -184,7 +184,7 @@ def _mostly_unlabelled(unlabelled: Mapping[str, float]) -> list[str]:
     above = sorted((-share, tile) for tile, share in unlabelled.items() if MOSTLY_UNLABELLED < share < 1)
     if not above:
         return []
-    named = _some([f"{tile} ({-share:.0%})" for share, tile in above])
+    named = some((f"{tile} ({-share:.0%})" for share, tile in above), SHOWN)
     return [f"{len(above)} tiles are more than half unlabelled: {named}"]
 
 
@@ -217,7 +217,3 @@ def _parted(split_of: Sequence[tuple[str, Mapping[str, str]]], one: str, other: 
         if one in splits and other in splits and splits[one] != splits[other]:
             return f"{splits[one]} and {splits[other]}{title}"
     return ""
-
-
-def _some(texts: list[str]) -> str:
-    return ", ".join(texts[:SHOWN]) + (f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else "")

@@ -56,9 +56,12 @@ def cut(manifest: Path, name: str, wanted: Wanted, replace: bool, say: Callable[
         or the disk is too small.
     """
     sizes = split_sizes(wanted.split)
-    _check_mpp("--mpp", wanted.mpp)
-    if wanted.mpp_of_slide is not None:
-        _check_mpp("--mpp-of-slide", wanted.mpp_of_slide)
+    if wanted.mpp_of_slide is not None and not 0 < wanted.mpp_of_slide < math.inf:
+        raise SpecError(
+            f"--mpp-of-slide {wanted.mpp_of_slide:g}",
+            expected="um per pixel above 0, such as 0.25",
+            next_step="correct it",
+        )
     if wanted.tiles and wanted.tiles < (least := sum(sizes or (1, 1, 1))):
         problem = f"--tiles {wanted.tiles} is less than the split {wanted.split or '1/1/1'} needs"
         raise SpecError(problem, expected=f"{least} or more", next_step="pass more --tiles, or a smaller --split")
@@ -117,11 +120,6 @@ def _refuse_absent(plan: Plan, sources: Sequence[Source], rules: Rules) -> None:
     ]
     if absent := absent_classes(labels, pixels[: len(labels)], len(plan.spots), classes):
         raise absent
-
-
-def _check_mpp(flag: str, mpp: float) -> None:
-    if not 0 < mpp < math.inf:
-        raise SpecError(f"{flag} {mpp:g}", expected="um per pixel above 0, such as 0.44", next_step="correct it")
 
 
 def _prepare(wanted: Wanted, rules: Rules, sources: Sequence[Source], plan: Plan, replace: bool) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fmcache.errors import SpecError, TileError
+from fmcache.errors import SpecError, TileError, some
 from fmcache.identity import sha256_file
 from fmcache.manifest import IGNORE, SPLITS
 from fmcache.stages.progress import progress
@@ -121,17 +121,13 @@ def _tell_folders(slides: Sequence[Path], patients: Sequence[str], say: Callable
     """Tell that folders are taken as patients, or may be patients and are not."""
     folders = sorted({path.parent.name for path in slides})
     if any(patients):
-        say(f"note: slides of one name are told apart by folder, and folders are taken as patients: {_some(patients)}")
+        named = some(sorted(set(patients)))
+        say(f"note: slides of one name are told apart by folder, and folders are taken as patients: {named}")
     elif 1 < len(folders) < len(slides):
         say(
-            f"note: slides lie in several folders ({_some(folders)}), but each counts as a patient of its own; if "
+            f"note: slides lie in several folders ({some(folders)}), but each counts as a patient of its own; if "
             "folders are patients, pass --groups with a CSV (columns tile,group)"
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    named = sorted(set(names))
-    return ", ".join(named[:5]) + (f" and {len(named) - 5} more" if len(named) > 5 else "")
 
 
 def _check_place(path: Path, annotations: Sequence[Annotation], slide: Slide, say: Callable[[str], None]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -21,11 +20,10 @@ from fmcache.tiles.groups import group_of, likely_groups
 from fmcache.tiles.labels import ignored_values, parse_classes, parse_fill, parse_labels, parse_order, refuse_twice
 from fmcache.tiles.listing import list_tiles
 from fmcache.tiles.remarks import lacking_labels, split_line
-from fmcache.tiles.sizes import split_sizes
+from fmcache.tiles.sizes import USUAL, shown, split_sizes
 from fmcache.tiles.splits import balanced_split
 from fmcache.tiles.squares import image_sizes, shape_note
 
-DEFAULT_SPLIT = "15/5/10"
 NO_GROUPS = "none"
 
 
@@ -81,7 +79,6 @@ def add(
         When files have no partner or cannot be read, a mask holds unknown values, or the split cannot be made.
     """
     sizes = check_flags(manifest, name, split, replace)
-    check_mpp(mpp)
     check_square(files.square, files.tile_px, files.into)
     found = _found(images, masks, groups, files, say)
     found = found._replace(splits=_folder_splits(found, split, say))
@@ -113,16 +110,6 @@ def add(
     return "\n".join(lines)
 
 
-def check_mpp(mpp: float | None) -> None:
-    """Raise SpecError when um/px is given and is no positive, finite number."""
-    if mpp is not None and not (math.isfinite(mpp) and mpp > 0):
-        raise SpecError(
-            f"--mpp {mpp:g} is no size of a pixel",
-            expected="um per pixel, above 0, such as 0.5; without the flag it is unknown",
-            next_step="correct it, or leave it out",
-        )
-
-
 def _found(images: Path, masks: Path, groups: str, files: FileRules, say: Callable[[str], None]) -> Found:
     """Return pairs with their groups, and tell what is worth knowing before anything long begins."""
     found = find_tiles(images, masks, files.missing == "skip", files.other)
@@ -150,7 +137,7 @@ def _folder_splits(found: Found, split: str, say: Callable[[str], None]) -> list
         raise ManifestError(
             f"tiles lie in folders {' and '.join(there)}, but none in {' or '.join(lacking)}",
             expected="train, val (weights are chosen by it) and test",
-            next_step=f"move tiles of whole patients into {' and '.join(lacking)}/, or pass --split {DEFAULT_SPLIT} to "
+            next_step=f"move tiles of whole patients into {' and '.join(lacking)}/, or pass --split {shown(USUAL)} to "
             "draw a new split from all tiles",
         )
     if lacking:

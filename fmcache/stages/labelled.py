@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fmcache.cache.reader import Cache
-from fmcache.errors import ManifestError
+from fmcache.errors import ManifestError, some
 from fmcache.manifest import IGNORE, SPLITS, Split, Splits
 from fmcache.scores.dice import Reduction
 
@@ -57,7 +57,7 @@ def check_labelled(dataset: str, fold: int | None, splits: Splits, pixels: TileP
         raise ManifestError(
             f"{place(dataset, fold)}: {split} has not one labelled pixel, so {_CONSEQUENCE[split]}",
             expected=f"a labelled pixel in a tile of {split}",
-            found=f"every pixel ignored in {_some(splits.of(split))}",
+            found=f"every pixel ignored in {some(splits.of(split), SHOWN)}",
             next_step=f"label one of these tiles, or put others into {split}: edit the manifest, or fmcache data split "
             f"{dataset} {again}; fmcache data check {dataset} tells whether that helped",
         )
@@ -79,7 +79,7 @@ def label_notes(
         lines.append(f"{where}: {'; '.join(lacks)}")
     empty = [f"{tile} ({split})" for split in SPLITS for tile in splits.of(split) if not pixels[tile].any()]
     if empty:
-        lines.append(f"{where}: tiles without a labelled pixel, which neither teach nor test: {_some(empty)}")
+        lines.append(f"{where}: tiles without a labelled pixel, which neither teach nor test: {some(empty, SHOWN)}")
     return lines
 
 
@@ -95,10 +95,6 @@ def _meaning(split: Split, absent: int, scored: int, reduction: Reduction) -> st
     if reduction == "puma":
         return f"{mean} over {scored} labels, to which what is lacking adds 0"
     return f"{mean} over {scored - absent} of {scored} labels; one that is predicted all the same counts as 0"
-
-
-def _some(texts: Sequence[str]) -> str:
-    return ", ".join(texts[:SHOWN]) + (f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else "")
 
 
 _CONSEQUENCE: Mapping[Split, str] = {

@@ -6,13 +6,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from fmcache.errors import ManifestError
+from fmcache.errors import ManifestError, some
 from fmcache.manifest import AnyDataset, FileDataset, TileEntry
 from fmcache.remembered import Remembered
 from fmcache.stages.ahead import ahead, pool_of
 from fmcache.stages.progress import progress
 
-SHOWN = 5
 MANY = 200
 """From this many files on, progress is shown."""
 
@@ -62,7 +61,7 @@ def check_sources(
         raise ManifestError(
             f"{len(odd)} of {len(listed)} files of {name!r} are not those that the manifest lists",
             expected="the files whose sha256 it has",
-            found=", ".join(odd[:SHOWN]) + (f" and {len(odd) - SHOWN} more" if len(odd) > SHOWN else ""),
+            found=some(odd),
             next_step="restore them, or list the new ones with fmcache data add --replace (their caches are then made "
             "anew with --recompute)",
         )

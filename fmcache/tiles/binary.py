@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fmcache.errors import ManifestError, SpecError, TileError
+from fmcache.errors import ManifestError, SpecError, TileError, some
 from fmcache.tiles.annotations import Mask
-from fmcache.tiles.folder import find_partners, some
+from fmcache.tiles.folder import find_partners
 from fmcache.tiles.matching import File
 from fmcache.tiles.pictures import TRANSPARENT, read_raw_mask
 from fmcache.tiles.values import listed_values

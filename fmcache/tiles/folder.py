@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fmcache.errors import ManifestError
+from fmcache.errors import ManifestError, some
 from fmcache.manifest import SPLITS
 from fmcache.tiles.geojson import ENDINGS as REGIONS
 from fmcache.tiles.matching import File, Matched, match, shown
@@ -56,7 +56,8 @@ def find_tiles(images: Path, masks: Path, skip_lone: bool = False, other: Collec
         When a folder is empty, a name could mean two files, or an image or mask is alone.
     """
     of_images, of_masks = scan(images), scan(masks)
-    pictures = [file for file in of_images.of(IMAGE_SUFFIXES) if file.path not in set(other)]
+    none_of = set(other)
+    pictures = [file for file in of_images.of(IMAGE_SUFFIXES) if file.path not in none_of]
     regions = of_masks.of(REGIONS)
     parted = part(of_images, of_masks, pictures, of_masks.of(MASK_SUFFIXES))
     if not parted.images:
@@ -103,7 +104,8 @@ def find_images(images: Path, other: Collection[Path] = ()) -> tuple[list[File],
         When there are none.
     """
     scanned = scan(images)
-    files, left = choose_level([file for file in scanned.of(IMAGE_SUFFIXES) if file.path not in set(other)])
+    none_of = set(other)
+    files, left = choose_level([file for file in scanned.of(IMAGE_SUFFIXES) if file.path not in none_of])
     if not files:
         raise nothing_there(scanned, "images", IMAGE_SUFFIXES)
     return files, left_out(scanned, left)
@@ -119,12 +121,6 @@ def find_partners(place: Path, images: Sequence[File]) -> Matched:
     """
     known = {file.path.resolve() for file in images}
     return _match(images, [file for file in scan(place).of(MASK_SUFFIXES) if file.path.resolve() not in known])
-
-
-def some(names: Sequence[str], shown: int = 5) -> str:
-    """Return a few names for a message, and how many more there are."""
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return (", ".join(names[:shown]) + more) or "none"
 
 
 def _no_masks(of_images: Scan, of_masks: Scan) -> ManifestError:
@@ -208,7 +204,7 @@ def _tell_lone(matched: Matched, skip: bool, notes: list[str]) -> None:
         raise ManifestError(
             f"{len(without_mask) + len(without_image)} files have no partner of the same name",
             expected=RULE,
-            found=f"without mask: {some(without_mask)}; without image: {some(without_image)}",
+            found=f"without mask: {some(without_mask) or 'none'}; without image: {some(without_image) or 'none'}",
             next_step="rename or remove them, or pass over them with --missing skip",
         )
     notes.append(

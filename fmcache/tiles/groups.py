@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fmcache.errors import SpecError
-from fmcache.tiles.folder import Pair, some
+from fmcache.errors import SpecError, some
+from fmcache.tiles.folder import Pair
 from fmcache.tiles.names import stem_of
 from fmcache.tiles.tables import SHEETS, TABLES, read_groups
 

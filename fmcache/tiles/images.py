@@ -151,20 +151,6 @@ def check_same_size(path: Path, raw: RawMask, image: Pixels) -> None:
         )
 
 
-def to_label_ids(raw: RawMask, dataset: FolderDataset, path: Path) -> Pixels:
-    """Return label ids (y, x) uint8, 255 = ignore, of a raw mask, as `read_values`.
-
-    Raises
-    ------
-    TileError
-        Listing the values that no label has, with their pixel counts.
-    """
-    reading = read_values(raw, dataset)
-    if reading.unknown:
-        raise unknown_values(str(path), reading.unknown, dataset)
-    return reading.mask
-
-
 def check_view_mpp(dataset: AnyDataset, tile: Tile, tile_px: int) -> None:
     """Raise TileError when a dataset says at what um/px encoders must see it, and `tile_px` gives another."""
     if isinstance(dataset, DemoDataset) or not (dataset.view_mpp and dataset.mpp):

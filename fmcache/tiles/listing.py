@@ -11,14 +11,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fmcache.errors import TileError
+from fmcache.errors import TileError, some
 from fmcache.identity import sha256_file
 from fmcache.manifest import IGNORE, AnyDataset, FolderDataset, GeojsonDataset, TileEntry
 from fmcache.tiles.absent import absent_classes, absent_values
 from fmcache.tiles.annotations import read_annotations
 from fmcache.tiles.census import CORNER, listed, refuse_unknown_classes, told, unused_classes
 from fmcache.tiles.classes import Selection
-from fmcache.tiles.folder import Pair, some
+from fmcache.tiles.folder import Pair
 from fmcache.tiles.images import Tile, read_mask
 from fmcache.tiles.labels import classes_of
 from fmcache.tiles.pictures import TRANSPARENT, read_image

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from fmcache.errors import SpecError
+from fmcache.errors import SpecError, some
 from fmcache.manifest import NAME_BYTES
 from fmcache.tiles.folder import Pair
 from fmcache.tiles.geojson import ENDINGS, EXPORT
@@ -153,6 +153,6 @@ def _refuse_all_but_one(
             f"{len(missing)} of {len(slides)} slides have no annotations",
             expected=RULE + "; for slides of one name, in folders named as theirs",
             found=f"missing for: {', '.join(map(str, missing[:5]))}; files of no slide in {annotations}: "
-            + (", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "") if left else "none"),
+            + (some(left) or "none"),
             next_step=f"{EXPORT}, or leave those slides out",
         )

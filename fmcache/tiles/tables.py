@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import unicodedata
 from collections import Counter
@@ -11,8 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fmcache.errors import SpecError
-from fmcache.tiles.folder import Pair, some
+from fmcache.errors import SpecError, some
+from fmcache.tiles.folder import Pair
 from fmcache.tiles.names import tile_key
 
 TABLES = (".csv", ".tsv", ".txt")
@@ -21,10 +22,6 @@ DELIMITERS = ",;\t|"
 TILE_WORDS = ("tile", "image", "img", "filename", "file", "path", "name", "id")
 GROUP_WORDS = ("group", "patient", "patientid", "subject", "case", "donor", "specimen", "slide", "wsi")
 _SEPARATOR = re.compile(r"\s*sep=(.)\s*")  # what Excel writes above a table to name its delimiter
-_MARKS = (
-    (b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"),
-    (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"),
-)  # fmt: skip
 
 Row = list[str]
 
@@ -133,21 +130,23 @@ def _rows(path: Path, say: Callable[[str], None]) -> list[Row]:
 
 def _decoded(path: Path, say: Callable[[str], None]) -> str:
     raw = path.read_bytes()
-    encoding = next((name for mark, name in _MARKS if raw.startswith(mark)), "")
-    if not encoding and raw[:1000].count(0) > len(raw[:1000]) // 4:
-        encoding = "utf-16-le" if raw[1:2] == b"\0" else "utf-16-be"  # no byte order mark, but every other byte is 0
+    encoding = json.detect_encoding(raw)  # by byte order mark, or by where zero bytes lie
     try:
-        return raw.decode(encoding or "utf-8").replace("\r\n", "\n").replace("\r", "\n").lstrip("\n")
+        return _lines(raw.decode(encoding))
     except UnicodeDecodeError as reason:
         problem = str(reason)
     try:
-        text = "" if encoding else raw.decode("cp1252").replace("\r\n", "\n").replace("\r", "\n").lstrip("\n")
+        text = _lines(raw.decode("cp1252")) if encoding == "utf-8" else ""
     except UnicodeDecodeError:
         text = ""
     if not text:
         raise SpecError(f"{path} is no text in UTF-8", found=problem, next_step="save it as CSV in UTF-8")
     say(f"{path} is not UTF-8; it was read as Windows-1252")
     return text
+
+
+def _lines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n").lstrip("\n")
 
 
 def _columns(path: Path, rows: Sequence[Row], known: set[str]) -> Columns:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fmcache.errors import TileError
+from fmcache.errors import TileError, some
 from fmcache.manifest import IGNORE, FolderDataset, Label, mask_span
 from fmcache.tiles.pictures import TRANSPARENT, Pixels, RawMask
 from fmcache.tiles.words import quoted
@@ -134,7 +134,7 @@ def listed_values(counts: Mapping[int, int], say: Callable[[int], str]) -> str:
         else:
             rows.append((key, key, counts[key]))
     texts = [f"{shown_key(a)}{f'-{shown_key(b)}' if b > a else ''} ({say(n)})" for a, b, n in rows]
-    return ", ".join(texts[:SHOWN]) + (f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else "")
+    return some(texts, SHOWN)
 
 
 def palette_clash(palettes: Sequence[tuple[str, Palette]]) -> str:

@@ -243,7 +243,7 @@ def test_mistakes_in_naming_are_answered(slides):
     with pytest.raises(SpecError, match="--split"):
         do(slides, split="4/2")
     for odd in (0.0, -0.5, float("nan"), float("inf")):
-        with pytest.raises(SpecError, match=r"^--mpp "):
+        with pytest.raises(SpecError, match=r"^--mpp: "):
             do(slides, mpp=odd)
         with pytest.raises(SpecError, match=r"^--mpp-of-slide "):
             do(slides, mpp_of_slide=odd)

@@ -8,8 +8,9 @@ from PIL import Image
 
 from fmcache.errors import ManifestError, SpecError, TileError
 from fmcache.manifest import FolderDataset, Label, Manifest, mask_span
-from fmcache.tiles.images import read_image, read_raw_mask, to_label_ids
+from fmcache.tiles.images import read_mask
 from fmcache.tiles.labels import ignored_values, parse_labels
+from fmcache.tiles.pictures import read_image, read_raw_mask
 
 
 def dataset(labels, ignore="255"):
@@ -18,7 +19,8 @@ def dataset(labels, ignore="255"):
 
 
 def ids(path, labels, ignore="255"):
-    return to_label_ids(read_raw_mask(path), dataset(labels, ignore), path)
+    image = np.zeros((*read_raw_mask(path).keys.shape, 3), "uint8")
+    return read_mask(path, dataset(labels, ignore), image).mask
 
 
 NUMBERED = np.array([[0, 1, 2], [255, 256, 40000], [0, 0, 65535]])

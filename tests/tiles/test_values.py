@@ -14,9 +14,10 @@ from PIL import Image
 from fmcache.errors import TileError
 from fmcache.manifest import FolderDataset
 from fmcache.tiles.folder import Pair
-from fmcache.tiles.images import read_raw_mask, to_label_ids
+from fmcache.tiles.images import read_mask
 from fmcache.tiles.labels import ignored_values, parse_labels
 from fmcache.tiles.listing import list_tiles
+from fmcache.tiles.pictures import read_raw_mask
 
 SIDE = 4
 RED, GREEN, WHITE = (200, 0, 0), (0, 200, 0), (255, 255, 255)
@@ -29,7 +30,8 @@ def dataset(labels, ignore="255"):
 
 
 def ids(path, labels, ignore="255"):
-    return to_label_ids(read_raw_mask(path), dataset(labels, ignore), path)[0].tolist()
+    image = np.zeros((*read_raw_mask(path).keys.shape, 3), "uint8")
+    return read_mask(path, dataset(labels, ignore), image).mask[0].tolist()
 
 
 def pixels(folder, names, labels, ignore="255"):
