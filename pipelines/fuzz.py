@@ -180,6 +180,11 @@ def broken_trees(goods: list[Any], dump: Callable[[Any], bytes]) -> st.SearchStr
     return files()
 
 
+def trees_or_texts(goods: list[Any], dump: Callable[[Any], bytes]) -> st.SearchStrategy[bytes]:
+    """Return good trees broken as trees, or as the text that they are written as."""
+    return st.one_of(broken_trees(goods, dump), broken([dump(one) for one in goods], texts=True))
+
+
 def _places(tree: Any) -> Iterator[tuple[Any, Any]]:
     for key, value in list(tree.items() if isinstance(tree, dict) else enumerate(tree)):
         yield tree, key
@@ -311,32 +316,15 @@ def _cards() -> list[Any]:
 
 
 def _kinds() -> dict[str, Kind]:
-    regions, manifests, recipes, cards = good_regions(), good_manifests(), good_recipes(), _cards()
     masks = good_pictures(colours=False)
     return {
         "image": Kind(broken(good_pictures(colours=True)), "t.png", read_image),
         "mask": Kind(broken(masks), "t.tif", _read_mask),
         "npy": Kind(broken([one for one in masks if one.startswith(b"\x93NUMPY")]), "t.npy", _read_mask),
-        "geojson": Kind(
-            st.one_of(broken_trees(regions, _json), broken([_json(one) for one in regions], texts=True)),
-            "t.geojson",
-            read_annotations,
-        ),
-        "manifest": Kind(
-            st.one_of(broken_trees(manifests, _yaml), broken([_yaml(one) for one in manifests], texts=True)),
-            "data_manifest.yaml",
-            Manifest,
-        ),
-        "recipe": Kind(
-            st.one_of(broken_trees(recipes, _yaml), broken([_yaml(one) for one in recipes], texts=True)),
-            "recipe.yaml",
-            read_recipe,
-        ),
-        "card": Kind(
-            st.one_of(broken_trees(cards, _yaml), broken([_yaml(one) for one in cards], texts=True)),
-            "card.yaml",
-            lambda path: read_card(str(path)),
-        ),
+        "geojson": Kind(trees_or_texts(good_regions(), _json), "t.geojson", read_annotations),
+        "manifest": Kind(trees_or_texts(good_manifests(), _yaml), "data_manifest.yaml", Manifest),
+        "recipe": Kind(trees_or_texts(good_recipes(), _yaml), "recipe.yaml", read_recipe),
+        "card": Kind(trees_or_texts(_cards(), _yaml), "card.yaml", lambda path: read_card(str(path))),
         "groups": Kind(broken(good_groups(), texts=True), "groups.csv", lambda path: group_of(str(path), _PAIRS)),
     }  # fmt: skip
 

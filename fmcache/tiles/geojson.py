@@ -33,6 +33,7 @@ AS_RINGS = (
     "write each {one} as the ring of a feature (a hole as a further ring), in pixels of the image, its class in "
     "properties.classification.name"
 )
+XML_HEAD = 4096
 XML = (
     ("<ASAP_Annotations", "ASAP XML", AS_RINGS.format(one="Annotation's Coordinate X, Y") + " (that of PartOfGroup)"),
     ("<V X=", "HALO XML", AS_RINGS.format(one="Region's V X, Y") + " (the Name of its Annotation)"),
@@ -72,6 +73,12 @@ def read_features(path: Path) -> list[dict[str, Any]]:
         found=_odd(features),
         next_step=next_step,
     )
+
+
+def xml_kind(text: str) -> tuple[str, str] | None:
+    """Return whose XML a text is, and how to make GeoJSON of it; None when it is no XML."""
+    head = text.lstrip("\ufeff \t\r\n")[:XML_HEAD].lower()
+    return next(((kind, way) for start, kind, way in XML if head.startswith("<") and start.lower() in head), None)
 
 
 def _unpacked(path: Path) -> bytes:
@@ -119,9 +126,9 @@ def _text(path: Path, data: bytes) -> str:
 
 
 def _document(path: Path, text: str) -> Any:
-    for start, kind, next_step in XML:
-        if text.lstrip().startswith("<") and start.lower() in text[:4096].lower():
-            raise TileError(f"{path} is {kind}, not GeoJSON", expected=f"{COLLECTION}: {FEATURE}", next_step=next_step)
+    if found := xml_kind(text):
+        kind, next_step = found
+        raise TileError(f"{path} is {kind}, not GeoJSON", expected=f"{COLLECTION}: {FEATURE}", next_step=next_step)
     try:
         return msgspec.json.decode(text)
     except RecursionError:

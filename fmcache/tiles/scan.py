@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fmcache.errors import ManifestError
+from fmcache.tiles.geojson import EXPORT, XML_HEAD, xml_kind
 from fmcache.tiles.matching import File
 from fmcache.tiles.names import is_clutter, role_of, split_of, stem_of
 
@@ -19,8 +20,7 @@ DEPTH = 4
 _SLIDES = (".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".czi", ".vsi", ".isyntax", ".dcm")
 ADVICE = {
     **dict.fromkeys(_SLIDES, "whole slides: fmcache data cut makes tiles of them"),
-    ".xml": "XML of Aperio ImageScope or ASAP is not read: turn it into GeoJSON, with the Python package "
-    "wsi-annotations-kit (Aperio), or in QuPath with a script that reads it and File > Export objects as GeoJSON",
+    ".xml": f"XML is not read: {EXPORT}",
     ".annotations": "XML of HALO is not read: export GeoJSON there, or write each Region's V X, Y as the ring of a "
     "feature, the Name of its Annotation in properties.classification.name",
     ".qpdata": "QuPath's own file: in QuPath, File > Export objects as GeoJSON, one file for an image",
@@ -187,11 +187,21 @@ def stranger_notes(scanned: Scan, suffixes: Sequence[str]) -> list[str]:
     ]
 
 
+def _xml_advice(path: Path) -> str:
+    """Return what is to be done with annotations in XML, by whose they are."""
+    with path.open("rb") as file:
+        text = file.read(XML_HEAD).decode(errors="replace")
+    kind, way = xml_kind(text) or ("XML", EXPORT)
+    return f"{path.name} is {kind}, which is not read: {way}"
+
+
 def nothing_there(scanned: Scan, what: str, suffixes: Sequence[str]) -> ManifestError:
     """Return the error for a folder without images or masks: what was looked for, what is there, what to do with it."""
     endings = Counter(_ending(file.path) or "no ending" for file in scanned.files)
     strangers = scanned.strangers(suffixes)
     advice = dict.fromkeys(ADVICE[ending] for ending in strangers)
+    if what == "masks" and (xml := next((file.path for file in scanned.files if _ending(file.path) == ".xml"), None)):
+        advice = {_xml_advice(xml): None}
     if what == "images" and endings[".npy"]:
         advice[IMAGE_ARRAYS] = None
     at = f"{scanned.base / scanned.pattern} fits no {what}" if scanned.pattern else f"{scanned.base} holds no {what}"

@@ -211,6 +211,22 @@ def test_files_of_other_kinds_are_named_with_what_to_do(tmp_path, name, says):
     assert [note for note in paired(tmp_path)[1].notes if says in note]
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('<?xml version="1.0"?><Annotations><Annotation Id="1" Name="Tumor"/></Annotations>', "wsi_annotations_kit"),
+        ("\ufeff<ASAP_Annotations><Annotations/></ASAP_Annotations>", "ASAP XML"),
+        ("<kml/>", "a.xml is XML"),
+    ],
+)
+def test_a_folder_of_xml_is_told_whose_it_is_and_how_to_make_geojson_of_it(tmp_path, text, says):
+    put(tmp_path, "images/a.png", "masks/a.xml")
+    (tmp_path / "masks" / "a.xml").write_text(text, encoding="utf-8")
+    with pytest.raises(ManifestError, match="holds no masks") as caught:
+        paired(tmp_path)
+    assert says in caught.value.next_step
+
+
 TREE = [
     f"{kind}/{split}/{name}.png"
     for kind in ("images", "masks")
