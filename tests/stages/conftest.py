@@ -95,3 +95,19 @@ def make_study():
 @pytest.fixture
 def study(tmp_path):
     return _make_study(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def drawn():
+    """The function that writes a manifest of a dataset `toy` of drawn tiles t0, t1, ... and returns it."""
+
+    def write(folder, train, val, test, side=64):
+        ids = [f"t{i}" for i in range(train + val + test)]
+        labels = [{"name": n, "colour": c} for n, c in (("a", "#ff0000"), ("b", "#00ff00"), ("c", "#0000ff"))]
+        splits = {"train": ids[:train], "val": ids[train : train + val], "test": ids[train + val :]}
+        toy = {"format": "demo", "seed": 1, "size_px": side, "labels": labels, "tiles": [{"id": id_} for id_ in ids]}
+        manifest = {"format": 1, "default": "toy", "datasets": {"toy": toy | {"splits": splits}}}
+        (folder / "data_manifest.yaml").write_text(yaml.safe_dump(manifest))
+        return Manifest(folder / "data_manifest.yaml")
+
+    return write

@@ -12,7 +12,6 @@ from fmcache.encoders.load import load_encoder
 from fmcache.encoders.tokens import tapped_grids
 from fmcache.errors import SpecError
 from fmcache.grid import Grid
-from fmcache.manifest import Manifest
 from fmcache.specs import DecoderSpec, EncoderChoice, FitSpec, Recipe, ViewSpec
 from fmcache.stages import extract as extract_stage
 from fmcache.stages import places
@@ -23,18 +22,6 @@ from fmcache.stages.plan import plan
 from fmcache.tiles.images import read_tile, resize_tile
 from fmcache.tiles.views import render_view
 
-MANIFEST = {
-    "format": 1,
-    "default": "toy",
-    "datasets": {
-        "toy": {
-            "format": "demo", "seed": 1, "size_px": 64,
-            "labels": [{"name": n, "colour": c} for n, c in (("a", "#ff0000"), ("b", "#00ff00"), ("c", "#0000ff"))],
-            "tiles": [{"id": f"t{i}"} for i in range(4)],
-            "splits": {"train": ["t0", "t1"], "val": ["t2"], "test": ["t3"]},
-        }
-    },
-}  # fmt: skip
 RESNET = EncoderChoice("timm:resnet10t", random_weights=True)
 SHAPES = {"last": (512, 2, 2), "4": (256, 4, 4), "3": (128, 8, 8)}
 RECIPE = Recipe(
@@ -44,9 +31,8 @@ RECIPE = Recipe(
 
 
 @pytest.fixture
-def manifest(tmp_path):
-    (tmp_path / "data_manifest.yaml").write_text(yaml.safe_dump(MANIFEST))
-    return Manifest(tmp_path / "data_manifest.yaml")
+def manifest(tmp_path, drawn):
+    return drawn(tmp_path, 2, 1, 1)
 
 
 @pytest.fixture(autouse=True)

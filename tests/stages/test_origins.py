@@ -28,18 +28,6 @@ CARD = {
     "arguments": {"img_size": 32, "depth": 1, "embed_dim": 12, "num_heads": 2}, "patch": 16, "width": 12,
     "prefix_tokens": 1, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2], "weights": {"file": "w.safetensors"},
 }  # fmt: skip
-MANIFEST = {
-    "format": 1,
-    "default": "toy",
-    "datasets": {
-        "toy": {
-            "format": "demo", "seed": 1, "size_px": 32,
-            "labels": [{"name": n, "colour": c} for n, c in (("a", "#ff0000"), ("b", "#00ff00"), ("c", "#0000ff"))],
-            "tiles": [{"id": f"t{i}"} for i in range(3)],
-            "splits": {"train": ["t0"], "val": ["t1"], "test": ["t2"]},
-        }
-    },
-}  # fmt: skip
 STUDY = {
     "name": "toy", "tile_px": 32, "views": {"count": 2}, "decoder": {"width": 4},
     "fit": {"seeds": 1, "epochs": 1, "batch": 1},
@@ -88,17 +76,23 @@ class Place:
         return {part.record.encoder.name: part.record.encoder for part in parts}
 
 
-def make(folder):
-    (folder / "data_manifest.yaml").write_text(yaml.safe_dump(MANIFEST))
-    place = Place(folder)
-    place.card()
-    place.card("random.yaml", weights=None, random_weights=True)
-    write_weights(folder / "w.safetensors", 1)
-    return place
+@pytest.fixture(scope="module")
+def make(drawn):
+    """The function that makes a `Place` of a folder."""
+
+    def place_of(folder):
+        drawn(folder, 1, 1, 1, side=32)
+        place = Place(folder)
+        place.card()
+        place.card("random.yaml", weights=None, random_weights=True)
+        write_weights(folder / "w.safetensors", 1)
+        return place
+
+    return place_of
 
 
 @pytest.fixture(scope="module")
-def extracted(tmp_path_factory):
+def extracted(tmp_path_factory, make):
     place = make(tmp_path_factory.mktemp("toy"))
     done = place.run("extract", *place.study("card.yaml"))
     assert done.exit_code == 0, done.output
@@ -106,7 +100,7 @@ def extracted(tmp_path_factory):
 
 
 @pytest.fixture
-def place(extracted):
+def place(extracted, make):
     """The place where the encoder of a card file has been extracted, as it was then."""
     yield extracted
     make(extracted.folder)
@@ -242,7 +236,7 @@ def test_a_name_can_be_given_on_the_command_line(place):
     assert "--as goes with a single encoder" in str(place.run("extract", "--all", *own).exception)
 
 
-def test_random_weights_are_called_so_under_any_name(tmp_path):
+def test_random_weights_are_called_so_under_any_name(tmp_path, make):
     place = make(tmp_path)
     study = place.study({"name": "card.yaml", "random_weights": True, "as": "dry"})
     assert place.run("extract", *study).exit_code == place.fit(*study).exit_code == 0
@@ -279,7 +273,7 @@ def test_without_a_name_recipes_and_choices_are_recorded_as_before():
     assert builtins(Recipe(encoders=("uni",)))["encoders"] == ("uni",)
 
 
-def test_weights_in_several_files_are_compared_by_their_index(tmp_path):
+def test_weights_in_several_files_are_compared_by_their_index(tmp_path, make):
     place = make(tmp_path)
     index = tmp_path / "w.index.json"
     write_weights(index, 1)
@@ -293,7 +287,7 @@ def test_weights_in_several_files_are_compared_by_their_index(tmp_path):
     assert "was made with other weights" in place.fit(*study).stderr
 
 
-def test_of_a_model_of_timm_it_is_said_what_only_timm_knows(tmp_path):
+def test_of_a_model_of_timm_it_is_said_what_only_timm_knows(tmp_path, make):
     place = make(tmp_path)
     study = place.study("timm:resnet10t")
     assert place.run("extract", *study, "--encoder", "timm:resnet10t", "--random-weights").exit_code == 0
@@ -303,7 +297,7 @@ def test_of_a_model_of_timm_it_is_said_what_only_timm_knows(tmp_path):
 
 
 @pytest.fixture
-def hub(tmp_path):
+def hub(tmp_path, make):
     """A cache of weights that came from a hub, in its record; a hub is no part of what is tested."""
     place = make(tmp_path)
     repo = {"repo": "someone/tiny", "file": "w.safetensors"}
@@ -349,7 +343,7 @@ def test_a_recorded_file_of_the_hub_is_compared_itself(hub, monkeypatch):
     assert f"({fetched})" in place.fit(*own).stderr
 
 
-def test_the_choice_of_a_teacher_is_in_the_record_of_the_cache_and_not_in_its_identity(tmp_path):
+def test_the_choice_of_a_teacher_is_in_the_record_of_the_cache_and_not_in_its_identity(tmp_path, make):
     place = make(tmp_path)
     from safetensors.torch import load_file
 

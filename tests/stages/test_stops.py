@@ -14,7 +14,6 @@ import yaml
 from tblib import pickling_support
 
 from fmcache.errors import Busy, NoMemory, NoRoom
-from fmcache.manifest import Manifest
 from fmcache.scores.parts import find_parts, read_part
 from fmcache.specs import DecoderSpec, FitSpec, Recipe, Sweep, ViewSpec
 from fmcache.stages import fit as fit_stage
@@ -23,18 +22,6 @@ from fmcache.stages.extract import extract
 from fmcache.stages.fit import fit
 from fmcache.stages.flags import Flags
 
-MANIFEST = {
-    "format": 1,
-    "default": "toy",
-    "datasets": {
-        "toy": {
-            "format": "demo", "seed": 1, "size_px": 64,
-            "labels": [{"name": n, "colour": c} for n, c in (("a", "#ff0000"), ("b", "#00ff00"), ("c", "#0000ff"))],
-            "tiles": [{"id": f"t{i}"} for i in range(5)],
-            "splits": {"train": ["t0", "t1", "t2"], "val": ["t3"], "test": ["t4"]},
-        }
-    },
-}  # fmt: skip
 SEED_1_NEVER_ENDS = """
     import sys
     if "fit" in sys.orig_argv or any("spawn_main" in part for part in sys.orig_argv):
@@ -61,9 +48,8 @@ with locked(Path(sys.argv[1])):
 
 
 @pytest.fixture
-def manifest(tmp_path):
-    (tmp_path / "data_manifest.yaml").write_text(yaml.safe_dump(MANIFEST))
-    return Manifest(tmp_path / "data_manifest.yaml")
+def manifest(tmp_path, drawn):
+    return drawn(tmp_path, 3, 1, 1)
 
 
 @pytest.fixture
