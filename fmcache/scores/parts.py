@@ -33,6 +33,7 @@ import polars as pl
 from fmcache.errors import ResultsCorrupt, ResultsMismatch, ResultsNotFound
 from fmcache.identity import differences, fingerprint, remove_folder, sha256_file
 from fmcache.scores.table import COUNTS_SCHEMA, CURVE_SCHEMA, Part, RunRecord
+from fmcache.scores.unchecked import ends_its_reader
 from fmcache.specs import Recipe
 
 FORMAT = 2
@@ -90,7 +91,10 @@ def read_record(folder: Path) -> RunRecord:
     ResultsMismatch
         When a later fmcache wrote it.
     """
-    said = _said(folder)
+    return _checked(folder, _said(folder))
+
+
+def _checked(folder: Path, said: dict[str, Any]) -> RunRecord:
     if said["format"] != UNCHECKED:
         _check(folder, said)
     elif absent := [name for name in FILES if not (folder / name).is_file()]:
@@ -108,9 +112,12 @@ def read_record(folder: Path) -> RunRecord:
 
 def read_part(folder: Path) -> Part:
     """Return a part; raises as `read_record`."""
-    record = read_record(folder)
+    said = _said(folder)
+    record = _checked(folder, said)
     tables = []
     for name, schema in ((COUNTS, COUNTS_SCHEMA), (CURVE, CURVE_SCHEMA)):
+        if said["format"] == UNCHECKED and ends_its_reader(folder / name):
+            raise ResultsCorrupt(f"{folder / name} is damaged", found="its reader crashes", next_step=_REDO)
         try:
             table = pl.read_parquet(folder / name)
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as reason:

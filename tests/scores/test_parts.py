@@ -153,6 +153,19 @@ def test_a_reader_that_panics_on_damage_is_damage_that_is_named(tmp_path, monkey
         read_part(place)
 
 
+@pytest.mark.parametrize(("at", "byte"), [(704, 123), (164, 17), (404, 1), (42, 5)])
+def test_one_byte_that_ends_every_process_that_reads_it_does_not_end_this_one(tmp_path, at, byte):
+    shutil.copytree(GOLDEN / "results-v1", tmp_path / "results")
+    (place,) = find_parts(tmp_path / "results", "s")
+    content = bytearray((place / "counts.parquet").read_bytes())
+    content[at] = byte
+    (place / "counts.parquet").write_bytes(content)
+    with pytest.raises(ResultsCorrupt, match=r"counts\.parquet (is damaged|cannot be read)"):
+        read_part(place)
+    shutil.copytree(GOLDEN / "results-v1", tmp_path / "sound")
+    assert read_part(*find_parts(tmp_path / "sound", "s")).counts.equals(toy().counts)
+
+
 def test_a_folder_is_removed_whole_and_what_was_left_by_a_kill_is_swept(tmp_path):
     place = tmp_path / "here"
     (place / "inner").mkdir(parents=True)
