@@ -9,7 +9,7 @@ import contextlib
 import functools
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from fmcache.cache.format import ARRAY, FILLING, METADATA, Header, Kind, check_i
 from fmcache.cache.layout import Layout, Shard, missing_shards, plan_layout
 from fmcache.cache.shardfile import ShardFiles, shard_files
 from fmcache.cache.stores import FAST, Compressor, all_finite
-from fmcache.errors import CacheCorrupt, CacheMismatch, TokensOverflow
+from fmcache.errors import CacheCorrupt, CacheMismatch, CacheNotFound, TokensOverflow
 from fmcache.identity import fingerprint, remove_folder, sha256_file, sweep
 from fmcache.locks import locked
 
@@ -251,13 +251,35 @@ def _open(
     )
     layout = plan_layout(len(header.tiles), max(views, *header.stored, 0), item, dtype)
     if (path / ARRAY[kind] / METADATA).exists():
-        array = open_array(path, header)
+        there = _layout_of(open_array(path, header))
         # the shard size is fixed when the array is created: one that held few views must keep its small shards
         layout = layout._replace(
-            block=int(array.shards[1]), views=max(layout.views, int(array.shape[1])),
-            tiles=max(layout.tiles, int(array.shape[0])),
-        )  # fmt: skip
+            block=there.block, views=max(layout.views, there.views), tiles=max(layout.tiles, there.tiles)
+        )
     return Writer(path, header, layout, [demand.get(id_, 0) for id_ in header.tiles], compressor)
+
+
+def _layout_of(array: Any) -> Layout:
+    tiles, views, *item = array.shape
+    return Layout(int(tiles), int(views), tuple(map(int, item)), str(array.dtype), int(array.shards[1]))
+
+
+def is_complete(path: Path, kind: Kind, expected: dict[str, Any], demand: Mapping[str, int]) -> bool:
+    """Return whether a sealed cache made from `expected` holds all views of `demand`, none of them marked as damaged.
+
+    It takes no lock, changes nothing, and reads no shard: what is wrong with a cache is for `open_writer` to say.
+    """
+    try:
+        header = read_header(path)
+        check_identity(path, expected, header.identity)
+        array = open_array(path, header)
+    except (CacheNotFound, CacheMismatch, CacheCorrupt):
+        return False
+    if header.state != "sealed" or header.kind != kind or (path / FILLING).exists():
+        return False
+    wanted = [demand.get(id_, 0) for id_ in header.tiles]
+    known = demand.keys() <= set(header.tiles)
+    return known and not Writer(path, header, _layout_of(array), wanted, FAST).missing()
 
 
 def write_shard(path: Path, kind: Kind, shard: Shard, values: npt.NDArray[Any]) -> None:

@@ -8,13 +8,15 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import psutil
 import torch
+from torch.utils.data import Dataset
 
 from fmcache.cache.reader import Cache
 from fmcache.errors import NoRoom
@@ -29,8 +31,9 @@ PIECE_BYTES = 16 * 2**20
 """Before compression, what one thread reads at a time."""
 
 
-class Grids(NamedTuple):
-    """Token grids and masks of some tiles and views, in memory.
+@dataclass(frozen=True, eq=False)
+class Grids(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Token grids and masks of some tiles and views, in memory: a torch Dataset whose items are views, tile by tile.
 
     tokens: (tile, view, channel, row, col), as stored. masks: (tile, view, y, x) uint8, 255 = ignore.
     `views` are the indices of the views on the view axis; `spilled` tells that the arrays are mapped from a file.
@@ -41,6 +44,15 @@ class Grids(NamedTuple):
     tokens: torch.Tensor
     masks: torch.Tensor
     spilled: bool = False
+
+    def __len__(self) -> int:
+        """Return the number of items: tiles x views."""
+        return len(self.tiles) * len(self.views)
+
+    def __getitem__(self, item: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return tokens (channel, row, col) float32 and mask (y, x) uint8 of a view."""
+        tile, view = divmod(range(len(self))[item], len(self.views))
+        return self.tokens[tile, view].float(), self.masks[tile, view]
 
     def fetch(self, step: Step, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Return tokens (item, channel, row, col) float32 and masks (item, y, x) uint8 on `device`."""

@@ -12,7 +12,7 @@ from fmcache.specs import FitSpec
 
 
 class Loss(NamedTuple):
-    """The weighted `total` to descend, and its two parts: scalars, or one value per seed."""
+    """The weighted `total` to descend, and its two parts; scalars."""
 
     total: torch.Tensor
     cross_entropy: torch.Tensor
@@ -20,7 +20,7 @@ class Loss(NamedTuple):
 
 
 def segmentation_loss(logits: torch.Tensor, truth: torch.Tensor, spec: FitSpec) -> Loss:
-    """Return the loss of a batch, or of one batch per seed.
+    """Return the loss of a batch.
 
     Cross-entropy is the mean over pixels with a truth. Dice loss is 1 - 2 sum(p g) / (sum p + sum g) with softmax
     probabilities p and truth g, sums over the pixels of the whole batch, mean over the labels that the batch's truth
@@ -29,9 +29,9 @@ def segmentation_loss(logits: torch.Tensor, truth: torch.Tensor, spec: FitSpec) 
     Parameters
     ----------
     logits
-        (view, label, y, x), or (seed, view, label, y, x).
+        (view, label, y, x).
     truth
-        (view, y, x) or (seed, view, y, x) uint8 label ids; 255 is ignored.
+        (view, y, x) uint8 label ids; 255 is ignored.
 
     References
     ----------

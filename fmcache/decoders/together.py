@@ -6,15 +6,13 @@ import copy
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 
 from fmcache.decoders.batches import Step
-from fmcache.decoders.heads import Decoder
-from fmcache.decoders.train import Fitted, Scale, Source, train
-from fmcache.scores.dice import Reduction
-from fmcache.specs import FitSpec
+from fmcache.decoders.train import Fitted, Source, Training, train
 
 LANE_MULTIPLY_ADDS = 4e9
 """Seeds run in lanes on a CPU while the forward pass of one takes no more than this.
@@ -30,8 +28,8 @@ def seeds_at_once(multiply_adds: int, seeds: int, device: torch.device, threads:
     """Return how many of `seeds` are trained at once, by the multiply-adds of one seed's forward pass over a batch.
 
     CPU: one per thread when one seed stays below `LANE_MULTIPLY_ADDS`, else one after another, each on all threads.
-    Parameters are never stacked there: grouped convolutions take longer than one group after another
-    (pipelines/bench/LOG.md). GPU: one after another; `train_seeds` can stack them, but that has not run on one yet.
+    GPU: one after another. Stacking the parameters of seeds was tried and took longer on a CPU
+    (pipelines/bench/LOG.md).
     """
     return min(seeds, threads) if threads_of_a_seed(multiply_adds, device, threads) < threads else 1
 
@@ -47,29 +45,19 @@ def threads_of_a_seed(multiply_adds: int, device: torch.device, threads: int) ->
 
 
 def train_together(
-    decoder: Decoder,
-    train_source: Source,
-    val: Source,
-    test: Source,
-    spec: FitSpec,
-    seeds: Sequence[int],
-    reduction: Reduction,
-    device: torch.device,
-    scale: Scale | None = None,
-    tick: Callable[[int], None] = lambda _: None,
-    threads: int = 1,
+    training: Training, seeds: Sequence[int], tick: Callable[[int], None] = lambda _: None, threads: int = 1
 ) -> Iterator[tuple[int, Fitted]]:
-    """Train `seeds` at once, each in a lane of its own; yield (seed, outcome) as each ends. Arguments as of `train`.
+    """Train `seeds` at once, each in a lane of its own; yield (seed, outcome) as each ends.
 
     Every seed runs on `threads` threads of the CPU (`threads_of_a_seed`), alone or in a lane: its numbers are the same,
-    bit for bit. `train_source` and `tick` are called from several threads, `tick` by one at a time. An error in one
-    lane ends the others at their next step; what had ended before was yielded.
+    bit for bit. The training source and `tick` are called from several threads, `tick` by one at a time. An error in
+    one lane ends the others at their next step; what had ended before was yielded.
     """
     if len(seeds) == 1:
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
-            fitted = train(decoder, train_source, val, test, spec, seeds[0], reduction, device, scale, tick)
+            fitted = train(training, seeds[0], tick)
         finally:
             torch.set_num_threads(before)
         yield seeds[0], fitted
@@ -82,12 +70,16 @@ def train_together(
         with turn:
             tick(n)
 
-    learned, chosen, tested = (_Until(stop, source) for source in (train_source, val, test))
-
     def lane(seed: int) -> Fitted:
         torch.set_num_threads(threads)  # that of this thread alone
-        own = copy.deepcopy(decoder)
-        return train(own, learned, chosen, tested, spec, seed, reduction, device, scale, counted)
+        own = replace(
+            training,
+            decoder=copy.deepcopy(training.decoder),
+            train=_Until(stop, training.train),
+            val=_Until(stop, training.val),
+            test=_Until(stop, training.test),
+        )
+        return train(own, seed, counted)
 
     with ThreadPoolExecutor(len(seeds), thread_name_prefix="seed") as pool:
         lanes = {pool.submit(lane, seed): seed for seed in seeds}

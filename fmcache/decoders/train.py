@@ -1,4 +1,4 @@
-"""Runs: train decoders on cached grids, one seed or several in step, choose weights on validation, test them."""
+"""Runs: train a decoder on cached grids from a seed, choose its weights on validation, test them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -13,14 +14,14 @@ import numpy.typing as npt
 import torch
 
 from fmcache.decoders.batches import Grids, Step, epoch_steps, in_order
-from fmcache.decoders.heads import Decoder
+from fmcache.decoders.heads import Decoder, initialise
 from fmcache.decoders.losses import segmentation_loss
-from fmcache.decoders.stacked import Stack, Weights
 from fmcache.scores.counts import count
 from fmcache.scores.dice import Reduction, dice_per_label, mean_of_defined
 from fmcache.specs import FitSpec
 
 Counts = npt.NDArray[np.int64]
+Weights = dict[str, torch.Tensor]
 STILL_FALLING = 0.02
 """A run's loss counts as still falling when the mean of its last restart cycle is this share below the one before."""
 
@@ -52,7 +53,7 @@ class Epoch(NamedTuple):
 class Fitted(NamedTuple):
     """The outcome of a run. `weights` are those after `best_epoch`; counts are (tile, label, 3): tp, fp, fn."""
 
-    weights: dict[str, torch.Tensor]
+    weights: Weights
     curve: list[Epoch]
     best_epoch: int
     val_dice: float
@@ -86,71 +87,45 @@ def channel_scale(grids: Grids) -> Scale:
     return Scale(mean.float()[:, None, None], std.float()[:, None, None])
 
 
-def train(
-    decoder: Decoder,
-    train_source: Source,
-    val: Source,
-    test: Source,
-    spec: FitSpec,
-    seed: int,
-    reduction: Reduction,
-    device: torch.device,
-    scale: Scale | None = None,
-    tick: Callable[[int], None] = lambda _: None,
-) -> Fitted:
-    """Train `decoder` from the initial weights of `seed`; see `train_seeds`, of which this is the case of one."""
-    (fitted,) = train_seeds(decoder, train_source, val, test, spec, (seed,), reduction, device, scale, tick)
-    return fitted
+@dataclass(frozen=True, eq=False)
+class Training:
+    """All that a run is made of but its seed: constant for the seeds of one encoder, and passed whole.
 
-
-def train_seeds(
-    decoder: Decoder,
-    train_source: Source,
-    val: Source,
-    test: Source,
-    spec: FitSpec,
-    seeds: Sequence[int],
-    reduction: Reduction,
-    device: torch.device,
-    scale: Scale | None = None,
-    tick: Callable[[int], None] = lambda _: None,
-) -> list[Fitted]:
-    """Train a decoder per seed, all in step with stacked parameters; return each one's best weights and their counts.
-
-    Each seed has its own initial weights, batches, views, optimiser state and best epoch, so its outcome is that of its
-    run alone up to float rounding (kernels for stacked parameters may add in another order).
-
-    Parameters
-    ----------
-    decoder
-        Its values do not matter; it is initialised here, and they are undefined afterwards.
-    train_source
-        Training tiles and their views; validation and test use the first view of `val` and `test`.
-    reduction
-        The Dice that chooses the weights: mean over labels, on validation; the first of equals is kept.
-    tick
-        Called after each epoch with the number of seeds.
+    The values of `decoder` do not matter: a run initialises them from its seed. Validation and test use the first view
+    of `val` and `test`. `reduction` is the Dice that chooses the weights: mean over labels, on validation; the first of
+    equals is kept. `scale`, where there is one, is applied to all tokens.
     """
-    with deterministic(device):
-        stack = Stack(decoder.to(device), seeds)
-        optimiser = torch.optim.NAdam(stack.parameters.values(), lr=spec.learning_rate)
-        runs = [_Run() for _ in stack.seeds]
+
+    decoder: Decoder
+    train: Source
+    val: Source
+    test: Source
+    spec: FitSpec
+    reduction: Reduction
+    device: torch.device
+    scale: Scale | None = None
+
+
+def train(training: Training, seed: int, tick: Callable[[int], None] = lambda _: None) -> Fitted:
+    """Train the decoder from the initial weights of `seed`; return the best weights and their counts.
+
+    The decoder of `training` is trained in place, on its device; its values are undefined afterwards. `tick` is called
+    with 1 after each epoch.
+    """
+    spec, run = training.spec, _Run()
+    with deterministic(training.device):
+        decoder = training.decoder.to(training.device)
+        initialise(decoder, seed)
+        optimiser = torch.optim.NAdam(decoder.parameters(), lr=spec.learning_rate)
         for epoch in range(spec.epochs):
-            walks = [epoch_steps(train_source.tiles, len(train_source.views), spec, s, epoch) for s in stack.seeds]
-            rate = learning_rate(spec, epoch)
-            losses = _train_epoch(stack, optimiser, train_source, walks, spec, epoch, device, scale)
-            scores: Sequence[float | None] = [None] * len(runs)
+            losses = _train_epoch(training, optimiser, seed, epoch)
+            score = None
             if (epoch + 1) % spec.validate_epochs == 0 or epoch + 1 == spec.epochs:
-                counts = predict_counts(stack, val, spec.batch, device, scale)
-                scores = [run.validate(epoch + 1, own, reduction) for run, own in zip(runs, counts, strict=True)]
-                for run, weights in zip(runs, stack.weights(), strict=True):
-                    run.keep(epoch + 1, weights)
-            for run, parts, score in zip(runs, losses, scores, strict=True):
-                run.curve.append(Epoch(epoch + 1, rate, *parts, val_dice=score))
-            tick(len(runs))
-        stack.load([run.weights for run in runs])
-        tested = predict_counts(stack, test, spec.batch, device, scale)
-    return [run.fitted(counts) for run, counts in zip(runs, tested, strict=True)]
+                score = run.validate(epoch + 1, decoder, predict_counts(training, training.val), training.reduction)
+            run.curve.append(Epoch(epoch + 1, learning_rate(spec, epoch), *losses, val_dice=score))
+            tick(1)
+        decoder.load_state_dict(run.weights)
+        return run.fitted(predict_counts(training, training.test))
 
 
 class _Run:
@@ -162,17 +137,14 @@ class _Run:
         self.weights: Weights = {}
         self.val: Counts
 
-    def validate(self, epoch: int, counts: Counts, reduction: Reduction) -> float:
-        """Return the validation Dice after `epoch`; note the epoch as the best one if it is."""
+    def validate(self, epoch: int, decoder: Decoder, counts: Counts, reduction: Reduction) -> float:
+        """Return the validation Dice after `epoch`; keep counts and weights (in main memory) if it is the best one."""
         dice = mean_dice(counts, reduction)
         if dice > self.val_dice:
             self.best_epoch, self.val_dice, self.val = epoch, dice, counts
+            # always a copy: training goes on in place
+            self.weights = {name: value.detach().cpu().clone() for name, value in decoder.named_parameters()}
         return dice
-
-    def keep(self, epoch: int, weights: Weights) -> None:
-        """Keep the weights after `epoch` if that is the best one."""
-        if epoch == self.best_epoch:
-            self.weights = weights
 
     def fitted(self, test: Counts) -> Fitted:
         return Fitted(self.weights, self.curve, self.best_epoch, self.val_dice, self.val, test)
@@ -189,21 +161,19 @@ def learning_rate(spec: FitSpec, progress: float) -> float:
     return spec.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def predict_counts(
-    stack: Stack, grids: Source, batch: int, device: torch.device, scale: Scale | None = None
-) -> list[Counts]:
-    """Return, seed by seed, tp, fp and fn per tile and label, (tile, label, 3), of the first view of each tile."""
-    covered = stack.covered_px
-    counts: list[list[Counts]] = [[] for _ in stack.seeds]
+def predict_counts(training: Training, source: Source) -> Counts:
+    """Return tp, fp and fn per tile and label, (tile, label, 3), of the first view of each tile of `source`."""
+    decoder, scale = training.decoder, training.scale
+    covered = decoder.grid.covered_px
+    counts: list[Counts] = []
     with torch.inference_mode():
-        for step in in_order(len(grids.tiles), batch):
-            tokens, masks = grids.fetch(step, device)
-            logits = stack.logits_of_same(scale(tokens) if scale else tokens)
-            predicted = logits.argmax(dim=2).to(torch.uint8).cpu().numpy()
+        for step in in_order(len(source.tiles), training.spec.batch):
+            tokens, masks = source.fetch(step, training.device)
+            logits = decoder(scale(tokens) if scale else tokens)
+            predicted = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
             truth = masks[..., :covered, :covered].cpu().numpy()
-            for own, prediction in zip(counts, predicted, strict=True):
-                own += [count(p, t, logits.shape[2]) for p, t in zip(prediction, truth, strict=True)]
-    return [np.stack(own) for own in counts]
+            counts += [count(p, t, logits.shape[1]) for p, t in zip(predicted, truth, strict=True)]
+    return np.stack(counts)
 
 
 def mean_dice(counts: Counts, reduction: Reduction) -> float:
@@ -239,35 +209,26 @@ def still_falling(losses: Sequence[float], cycle: int) -> bool:
 
 
 def _train_epoch(
-    stack: Stack,
-    optimiser: torch.optim.Optimizer,
-    source: Source,
-    walks: Sequence[Sequence[Step]],
-    spec: FitSpec,
-    epoch: int,
-    device: torch.device,
-    scale: Scale | None,
-) -> list[tuple[float, float, float]]:
-    """Take an epoch's steps; return the means of total loss, cross-entropy and Dice loss, seed by seed."""
-    covered = stack.covered_px
+    training: Training, optimiser: torch.optim.Optimizer, seed: int, epoch: int
+) -> tuple[float, float, float]:
+    """Take an epoch's steps; return the means of total loss, cross-entropy and Dice loss."""
+    decoder, source, spec, scale = training.decoder, training.train, training.spec, training.scale
+    covered = decoder.grid.covered_px
+    steps = epoch_steps(source.tiles, len(source.views), spec, seed, epoch)
     losses = []
-    # the i-th batches of all seeds are of one size: it depends on the number of tiles and the recipe alone
-    for i, steps in enumerate(zip(*walks, strict=True)):
+    for i, step in enumerate(steps):
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(spec, epoch + i / len(walks[0]))
-        tokens, masks = source.fetch(np.concatenate(steps), device)
-        seeds = (len(steps), len(steps[0]))
-        tokens = scale(tokens) if scale else tokens
-        logits = stack.logits(tokens.reshape(*seeds, *tokens.shape[1:]))
-        truth = masks[..., :covered, :covered]
-        loss = segmentation_loss(logits, truth.reshape(*seeds, *truth.shape[1:]), spec)
+            group["lr"] = learning_rate(spec, epoch + i / len(steps))
+        tokens, masks = source.fetch(step, training.device)
+        logits = decoder(scale(tokens) if scale else tokens)
+        loss = segmentation_loss(logits, masks[..., :covered, :covered], spec)
         optimiser.zero_grad()
-        # seeds share no parameter, so the gradient of the sum is that of each
-        loss.total.sum().backward()  # type: ignore[no-untyped-call]
+        loss.total.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        losses.append(torch.stack([part.detach() for part in loss], dim=1))
+        losses.append(torch.stack([part.detach() for part in loss]))
     # one transfer per epoch, not one per step: on a GPU each would wait for the whole queue
-    return [(total, entropy, dice) for total, entropy, dice in torch.stack(losses).mean(dim=0).tolist()]
+    total, entropy, dice = torch.stack(losses).mean(dim=0).tolist()
+    return total, entropy, dice
 
 
 @contextmanager

@@ -214,3 +214,13 @@ def _anchored(card: Card, folder: Path) -> Card:
         return card
     weights = msgspec.structs.replace(card.weights, file=str(folder / card.weights.file))
     return msgspec.structs.replace(card, weights=weights)
+
+
+def precision_of(asked: Precision | Literal["published"], card: Card, on_gpu: bool) -> Precision:
+    """Return the precision of an encoder's forward passes: what a recipe asks for, else the card's on a GPU.
+
+    A CPU runs float32 where the published precision is asked for: most have no arithmetic for less.
+    """
+    if asked != "published":
+        return asked
+    return card.precision if on_gpu else "float32"

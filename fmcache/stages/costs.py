@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 from fmcache.cache.stores import store_of
 from fmcache.decoders.arithmetic import multiply_adds
+from fmcache.demand import Demand
 from fmcache.encoders.cards import Card
 from fmcache.errors import SpecError
 from fmcache.grid import Grid
-from fmcache.manifest import AnyDataset, Splits
+from fmcache.manifest import Splits
 from fmcache.specs import FitSpec, Recipe, variants
-from fmcache.stages.identities import chosen_splits, views_wanted
 
 LAST = "last"
 
@@ -32,8 +32,8 @@ class Cost(NamedTuple):
     decoder_flop: int
 
 
-def cost_of(recipe: Recipe, name: str, dataset: AnyDataset, card: Card) -> Cost:
-    """Return the cost of an encoder on the dataset called `name` under a recipe: all its folds and swept values.
+def cost_of(recipe: Recipe, demand: Demand, card: Card) -> Cost:
+    """Return the cost of an encoder on a dataset under a recipe: all its folds and swept values.
 
     Raises
     ------
@@ -42,15 +42,13 @@ def cost_of(recipe: Recipe, name: str, dataset: AnyDataset, card: Card) -> Cost:
     """
     grid, store = Grid(recipe.tile_px, card.patch, recipe.grid), store_of(recipe.store)
     taps = _at_taps(recipe, card, grid)
-    passes = forward_passes(recipe, name, dataset)
+    passes = forward_passes(demand)
     values = sum(width * at.side**2 for at, width in taps)
-    each = [
-        (variant, splits) for variant in variants(recipe) for splits in chosen_splits(recipe, name, dataset).values()
-    ]
+    each = [(variant, splits) for variant in variants(recipe) for splits in demand.splits.values()]
     trained, predicted = (
         sum(column) for column in zip(*(images_through_decoder(v.fit, splits) for v, splits in each), strict=True)
     )
-    images = sum(2 * multiply_adds(at, width, recipe.decoder.width, len(dataset.labels)) for at, width in taps)
+    images = sum(2 * multiply_adds(at, width, recipe.decoder.width, len(demand.dataset.labels)) for at, width in taps)
     return Cost(
         forward_passes=passes,
         raw_bytes=passes * values * store.itemsize,
@@ -61,10 +59,9 @@ def cost_of(recipe: Recipe, name: str, dataset: AnyDataset, card: Card) -> Cost:
     )
 
 
-def forward_passes(recipe: Recipe, name: str, dataset: AnyDataset) -> int:
+def forward_passes(demand: Demand) -> int:
     """Return how many views an encoder sees: those of all folds, as many as the largest swept value asks for."""
-    count = max(variant.views.count for variant in variants(recipe))
-    return sum(views_wanted(dataset, chosen_splits(recipe, name, dataset).values(), count).values())
+    return sum(demand.views.values())
 
 
 def views_in_fit(recipe: Recipe, splits: Splits) -> int:

@@ -19,7 +19,8 @@ from fmcache.decoders.arithmetic import multiply_adds
 from fmcache.decoders.batches import Grids, load_grids, steps_per_epoch
 from fmcache.decoders.heads import Decoder, form_for
 from fmcache.decoders.together import seeds_at_once, threads_of_a_seed, train_together
-from fmcache.decoders.train import Counts, Fitted, Scale, channel_scale, collapsed, mean_dice, still_falling
+from fmcache.decoders.train import Counts, Fitted, Training, channel_scale, collapsed, mean_dice, still_falling
+from fmcache.demand import Demand, all_tiles, demands, tiles_of
 from fmcache.errors import (
     Busy,
     CacheCorrupt,
@@ -33,7 +34,7 @@ from fmcache.errors import (
 from fmcache.grid import Grid
 from fmcache.identity import canonical_json, remove_folder, sweep
 from fmcache.locks import locked
-from fmcache.manifest import SPLITS, AnyDataset, Manifest, Split, Splits
+from fmcache.manifest import SPLITS, Manifest, Split, Splits
 from fmcache.remembered import Remembered
 from fmcache.scores.dice import check_reduction
 from fmcache.scores.missed import missed
@@ -44,17 +45,9 @@ from fmcache.stages import places, runners
 from fmcache.stages.costs import grids_bytes
 from fmcache.stages.devices import device_name, pick_device, set_threads, thread_count, versions
 from fmcache.stages.flags import Failure, Flags
-from fmcache.stages.identities import (
-    bank_identity,
-    chosen_splits,
-    listed_hashes,
-    only_tiles,
-    tiles_of,
-    tokens_identity,
-    used_tiles,
-)
+from fmcache.stages.identities import bank_identity, only_tiles, tokens_identity
 from fmcache.stages.labelled import check_labelled, label_notes, label_pixels, place, split_pixels
-from fmcache.stages.origins import check_origin, renamed
+from fmcache.stages.origins import check_origin, encoder_info, renamed
 from fmcache.stages.progress import progress
 from fmcache.stages.scale import check_scale
 from fmcache.stages.sizes import size_text
@@ -110,6 +103,11 @@ class Job(NamedTuple):
         """How the tile's pixels lie under the token grid."""
         return Grid(self.recipe.tile_px, self.encoder.patch, self.recipe.grid)
 
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Loaded]:
+        """Load the grids, read once for all seeds; they are freed when this is left."""
+        yield Loaded(self, _load(self))
+
     @property
     def title_of_runs(self) -> str:
         """Dataset, encoder and fold, for messages."""
@@ -124,29 +122,28 @@ class Job(NamedTuple):
         return part_folder(self.results, self.recipe.name, self.dataset, self.encoder.name, seed, self.fold)
 
 
+class Loaded(NamedTuple):
+    """A job with all that its runs share: grids in memory, and an untrained decoder."""
+
+    job: Job
+    training: Training
+
+
 class RunTask(NamedTuple):
     """Runs of one encoder that are trained at once; the part of each appears when it has ended."""
 
-    job: Job
+    of: str
     seeds: tuple[int, ...]
+    epochs: int
     relief: str = LESS_MEMORY
 
     @property
     def weight(self) -> int:
-        return self.job.recipe.fit.epochs * len(self.seeds)
+        return self.epochs * len(self.seeds)
 
     @property
     def title(self) -> str:
-        return f"{self.job.title_of_runs} · seed {', '.join(map(str, self.seeds))}"
-
-
-class Loaded(NamedTuple):
-    """An encoder's grids in memory, read once per process and used by all its seeds."""
-
-    train: Grids
-    val: Grids
-    test: Grids
-    scale: Scale | None
+        return f"{self.of} · seed {', '.join(map(str, self.seeds))}"
 
 
 def fit(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], None] = print) -> list[Failure]:
@@ -183,8 +180,8 @@ def fit(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], N
     swept = variants(recipe)
     for variant in swept:
         jobs = []
-        for name in variant.datasets or (manifest.default,):
-            found, failed = _jobs(variant, manifest, name, device, flags, say_once)
+        for demand in demands(variant, manifest):
+            found, failed = _jobs(variant, demand, device, flags, say_once)
             jobs += _with_label_pixels(found, say_once)
             failures += [failure for failure in failed if failure[:2] not in {known[:2] for known in failures}]
         study = places.results(flags.work) / variant.name
@@ -207,25 +204,26 @@ def _fit_jobs(jobs: Sequence[Job], seeds: int, flags: Flags, say: Callable[[str]
         for job in jobs:
             for seed in range(seeds):
                 remove_folder(job.folder(seed))
-    todo = [task for job in jobs for task in _tasks(job, seeds, say)]
-    missing = sum(len(task.seeds) for task in todo)
+    groups = [(job, _tasks(job, seeds, say)) for job in jobs]
+    todo = [task for _, tasks in groups for task in tasks]
     if jobs:
-        say(_forecast(jobs, seeds, missing))
+        say(_forecast(jobs, seeds, sum(len(task.seeds) for task in todo)))
     if not todo:
         return
     epochs = sum(job.recipe.fit.epochs * seeds for job in jobs)
     done = epochs - sum(task.weight for task in todo)
     with (
         progress("fit", epochs, "epochs", done) as tick,
-        contextlib.closing(runners.run(fit_runs, todo, tick, flags.workers)) as ended,
+        contextlib.closing(runners.run(fit_runs, groups, tick, flags.workers)) as ended,
     ):
         for task, (seed, line) in ended:
-            say(f"{task.job.title_of_runs} · seed {seed}: {line}")
+            say(f"{task.of} · seed {seed}: {line}")
 
 
 def _tasks(job: Job, seeds: int, say: Callable[[str], None]) -> list[RunTask]:
     missing = [seed for seed in range(seeds) if not _is_done(job, seed, say)]
-    return [RunTask(job, tuple(missing[i : i + job.at_once])) for i in range(0, len(missing), job.at_once)]
+    groups = [tuple(missing[i : i + job.at_once]) for i in range(0, len(missing), job.at_once)]
+    return [RunTask(job.title_of_runs, group, job.recipe.fit.epochs) for group in groups]
 
 
 def _is_done(job: Job, seed: int, say: Callable[[str], None]) -> bool:
@@ -236,37 +234,21 @@ def _is_done(job: Job, seed: int, say: Callable[[str], None]) -> bool:
         return False
 
 
-def fit_runs(task: RunTask, tick: runners.Tick) -> Iterator[tuple[int, str]]:
+def fit_runs(loaded: Loaded, task: RunTask, tick: runners.Tick) -> Iterator[tuple[int, str]]:
     """Train the seeds of a task at once; write the part of each as it ends, and then yield it with a line on it."""
     start = time.monotonic()
-    job, recipe = task.job, task.job.recipe
-    torch.set_num_threads(job.threads)
-    device = torch.device(job.device)
-    loaded = _load(job)
-    decoder = Decoder(job.encoder.width, recipe.decoder.width, len(job.labels), job.grid, form_for(device))
-    parameters = sum(p.numel() for p in decoder.parameters())
-    for seed, fitted in train_together(
-        decoder,
-        loaded.train,
-        loaded.val,
-        loaded.test,
-        recipe.fit,
-        task.seeds,
-        recipe.dice,
-        device,
-        loaded.scale,
-        tick,
-        job.seed_threads,
-    ):
+    torch.set_num_threads(loaded.job.threads)
+    for seed, fitted in train_together(loaded.training, task.seeds, tick, loaded.job.seed_threads):
         wall_s = (time.monotonic() - start) / len(task.seeds)
-        yield seed, _write(task, seed, fitted, parameters, loaded, wall_s)
+        yield seed, _write(loaded, seed, fitted, len(task.seeds), wall_s)
 
 
-def _write(task: RunTask, seed: int, fitted: Fitted, parameters: int, loaded: Loaded, wall_s: float) -> str:
-    job = task.job
-    record = _record(task, seed, fitted, parameters, wall_s)
+def _write(loaded: Loaded, seed: int, fitted: Fitted, together: int, wall_s: float) -> str:
+    job, scale = loaded.job, loaded.training.scale
+    parameters = sum(p.numel() for p in loaded.training.decoder.parameters())
+    record = _record(job, seed, fitted, parameters, together, wall_s)
     part = Part(record, _counts_table(job, fitted), _curve_table(fitted))
-    weights = fitted.weights | (dict(loaded.scale._asdict()) if loaded.scale else {})
+    weights = fitted.weights | (dict(scale._asdict()) if scale else {})
     with whole_folder(job.folder(seed)) as folder:
         save_file({name: value.contiguous() for name, value in weights.items()}, folder / WEIGHTS)
         write_part(folder, part)
@@ -276,25 +258,19 @@ def _write(task: RunTask, seed: int, fitted: Fitted, parameters: int, loaded: Lo
         line += f" · COLLAPSED: never predicts, or hardly ever, {', '.join(labels)}"
     if record.still_falling:
         line += " · loss still falling at the end"
-    return line + (" · grids did not fit into memory: read from disk" if loaded.train.spilled else "")
+    spilled = isinstance(loaded.training.train, Grids) and loaded.training.train.spilled
+    return line + (" · grids did not fit into memory: read from disk" if spilled else "")
 
 
 def _jobs(
-    recipe: Recipe,
-    manifest: Manifest,
-    name: str,
-    device: torch.device,
-    flags: Flags,
-    say: Callable[[str], None] = print,
+    recipe: Recipe, demand: Demand, device: torch.device, flags: Flags, say: Callable[[str], None] = print
 ) -> tuple[list[Job], list[Failure]]:
-    dataset = manifest.dataset(name)
+    name, dataset = demand.name, demand.dataset
     check_reduction(recipe.dice, dataset.label_names)
     bank_path = places.bank_path(flags.work, name, recipe)
-    chosen = chosen_splits(recipe, name, dataset)
-    used = used_tiles(dataset, chosen.values())
-    bank = open_cache(bank_path, "view_bank", bank_identity(recipe, name, dataset, listed_hashes(dataset, used)))
+    bank = open_cache(bank_path, "view_bank", bank_identity(recipe, name, dataset, demand.listed_hashes))
     check_scale(bank_path, bank.header, dataset)
-    hashes = only_tiles(bank.header.identity, used)["tiles"]
+    hashes = only_tiles(bank.header.identity, demand.views)["tiles"]
     listed = places.encoder_keys(recipe)
     wanted = [
         (key, tap) for tap in recipe.taps for key in listed or places.cached_encoders(flags.work, name, recipe, tap)
@@ -312,7 +288,7 @@ def _jobs(
             tokens = open_cache(path, "tokens", tokens_identity(recipe, name, hashes, tap))
             for line in check_origin(tokens, key, listed.get(key), recipe, lock, remembered.sha256):
                 say(f"{name} · {key}: {line}")
-            jobs += [_job(recipe, name, dataset, at, chosen[at], tokens, bank, device, flags) for at in chosen]
+            jobs += [_job(recipe, demand, fold, tokens, bank, device, flags) for fold in demand.splits]
         except CacheNotFound as error:
             failures.append(Failure(name, key, renamed(path, listed.get(key)) or error))
         except (CacheUnsealed, CacheMismatch, CacheCorrupt, SpecError, WeightsMismatch) as error:
@@ -323,16 +299,14 @@ def _jobs(
 
 def _job(
     recipe: Recipe,
-    name: str,
-    dataset: AnyDataset,
+    demand: Demand,
     fold: int | None,
-    splits: Splits,
     tokens: Cache,
     bank: Cache,
     device: torch.device,
     flags: Flags,
 ) -> Job:
-    fields = builtins(recipe)
+    fields, dataset, splits = builtins(recipe), demand.dataset, demand.splits[fold]
     tiles = tiles_of(splits)
     identity = {
         "tokens": only_tiles(tokens.header.identity, tiles),
@@ -343,25 +317,14 @@ def _job(
         "fit": {key: value for key, value in fields["fit"].items() if key != "seeds"},
         "dice": recipe.dice,
     }
-    info = _encoder_of(tokens)
+    info = encoder_info(tokens)
     labels = tuple((label.name, label.colour) for label in dataset.labels)
     # processes share the cores, unless the user says how many threads each may use
     threads = thread_count(flags.threads) // (1 if flags.threads else max(flags.workers, 1))
     return Job(
-        recipe, name, dataset.title or name, fold, splits, labels, dataset.mpp, tokens.path, bank.path,
+        recipe, demand.name, dataset.title or demand.name, fold, splits, labels, dataset.mpp, tokens.path, bank.path,
         canonical_json(identity), info, places.results(flags.work), str(device), max(threads, 1),
     )  # fmt: skip
-
-
-def _encoder_of(tokens: Cache) -> EncoderInfo:
-    try:
-        return msgspec.convert(tokens.header.about.get("encoder"), EncoderInfo)
-    except msgspec.ValidationError as reason:
-        raise CacheCorrupt(
-            f"{tokens.path}: what it says of its encoder is malformed",
-            found=str(reason),
-            next_step="fmcache cache rm it, then run the same fmcache extract again",
-        ) from None
 
 
 def _with_label_pixels(jobs: Sequence[Job], say: Callable[[str], None]) -> list[Job]:
@@ -369,7 +332,7 @@ def _with_label_pixels(jobs: Sequence[Job], say: Callable[[str], None]) -> list[
     if not jobs:
         return []
     bank, labels = jobs[0].bank, [name for name, _ in jobs[0].labels]
-    tiles = sorted(set().union(*(tiles_of(job.splits) for job in jobs)))
+    tiles = all_tiles(job.splits for job in jobs)
     sides = {job.grid.covered_px for job in jobs}
     expected = msgspec.json.decode(jobs[0].identity)["view_bank"]
     counts = label_pixels(open_cache(bank, "view_bank", expected), tiles, len(labels), sides)
@@ -386,22 +349,21 @@ def _with_label_pixels(jobs: Sequence[Job], say: Callable[[str], None]) -> list[
     return counted
 
 
-@functools.lru_cache(maxsize=1)
-def _load(job: Job) -> Loaded:
+def _load(job: Job) -> Training:
     expected = msgspec.json.decode(job.identity)
     tokens = open_cache(job.tokens, "tokens", expected["tokens"])
     bank = open_cache(job.bank, "view_bank", expected["view_bank"])
-    device = torch.device(job.device)
-    views = range(1, job.recipe.views.count + 1)
+    device, recipe = torch.device(job.device), job.recipe
+    torch.set_num_threads(job.threads)
     load = functools.partial(load_grids, tokens, bank, device=device, spill=job.results)
-    grids = load(job.splits.train, views)
+    grids = load(job.splits.train, range(1, recipe.views.count + 1))
     val, test = (load(tiles, range(1)) for tiles in (job.splits.val, job.splits.test))
-    scale = channel_scale(grids) if job.recipe.fit.standardise == "channel" else None
-    return Loaded(grids, val, test, scale)
+    scale = channel_scale(grids) if recipe.fit.standardise == "channel" else None
+    decoder = Decoder(job.encoder.width, recipe.decoder.width, len(job.labels), job.grid, form_for(device))
+    return Training(decoder, grids, val, test, recipe.fit, recipe.dice, device, scale)
 
 
-def _record(task: RunTask, seed: int, fitted: Fitted, parameters: int, wall_s: float) -> RunRecord:
-    job = task.job
+def _record(job: Job, seed: int, fitted: Fitted, parameters: int, together: int, wall_s: float) -> RunRecord:
     spec = job.recipe.fit
     losses = [epoch.loss for epoch in fitted.curve]
     return RunRecord(
@@ -424,7 +386,7 @@ def _record(task: RunTask, seed: int, fitted: Fitted, parameters: int, wall_s: f
         still_falling=still_falling(losses, spec.restart_epochs),
         device=device_name(torch.device(job.device)),
         threads=job.seed_threads,
-        together=len(task.seeds),
+        together=together,
         versions=versions("fmcache", "torch", "numpy", "zarr", "polars"),
         wall_s=round(wall_s, 3),
     )

@@ -14,11 +14,12 @@ import msgspec
 
 from fmcache.cache.format import Header, read_header
 from fmcache.cache.reader import Cache
-from fmcache.encoders.cards import SUFFIXES, TIMM, Card, Weights, names, read_card
+from fmcache.encoders.cards import SUFFIXES, TIMM, Card, Weights, names, precision_of, read_card
 from fmcache.encoders.index import is_index, listed, sha256_weights
 from fmcache.encoders.weights import hub_name, local_weights, read_lock
-from fmcache.errors import CacheMismatch, EncoderUnavailable, FmcacheError
+from fmcache.errors import CacheCorrupt, CacheMismatch, EncoderUnavailable, FmcacheError
 from fmcache.identity import differences
+from fmcache.scores.table import EncoderInfo
 from fmcache.specs import EncoderChoice, Recipe
 from fmcache.stages.identities import CARD_FIELDS
 from fmcache.strict import builtins
@@ -65,6 +66,24 @@ def weights_name(choice: EncoderChoice, card: Card, file: Path | None) -> str:
 
 def _is_of_hub(choice: EncoderChoice, card: Card) -> bool:
     return bool(card.weights and card.weights.repo and not choice.weights)
+
+
+def encoder_info(cache: Cache) -> EncoderInfo:
+    """Return what a cache records of its encoder for tables and figures.
+
+    Raises
+    ------
+    CacheCorrupt
+        When that is malformed.
+    """
+    try:
+        return msgspec.convert(cache.header.about.get("encoder"), EncoderInfo)
+    except msgspec.ValidationError as reason:
+        raise CacheCorrupt(
+            f"{cache.path}: what it says of its encoder is malformed",
+            found=str(reason),
+            next_step="fmcache cache rm it, then run the same fmcache extract again",
+        ) from None
 
 
 def check_origin(
@@ -143,7 +162,8 @@ def _compare_card(
     expected = {field: now[field] for field in fields} | {"random_weights": random_weights}
     lines = differences(expected, {field: then.get(field) for field in expected}, "encoder")
     if card and recipe.precision == "published" and "device" in cache.header.about:
-        precision = "float32" if str(cache.header.about["device"]).startswith("cpu") else card.precision
+        on_cpu = str(cache.header.about["device"]).startswith("cpu")
+        precision = precision_of(recipe.precision, card, on_gpu=not on_cpu)
         lines += differences({"precision": precision}, {"precision": cache.header.identity.get("precision")})
     if lines:
         raise _other_card(cache.path, name, lines)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from fmcache.cache.stores import COMPACT, store_of
-from fmcache.encoders.cards import TIMM, Card, read_card
+from fmcache.demand import Demand, demands
+from fmcache.encoders.cards import TIMM, Card, precision_of, read_card
 from fmcache.grid import Grid
 from fmcache.manifest import AnyDataset, Manifest
 from fmcache.specs import Precision, Recipe
@@ -54,15 +55,16 @@ def plan(recipe: Recipe, manifest: Manifest, flags: Flags, measure: bool = True)
     """
     if not recipe.encoders:
         recipe = msgspec.structs.replace(recipe, encoders=tuple(study_encoders()))
-    datasets = {name or manifest.default: manifest.dataset(name) for name in recipe.datasets or ("",)}
+    asked = demands(recipe, manifest)
+    datasets = {demand.name: demand.dataset for demand in asked}
     if not measure:
-        return Plan(recipe, datasets, _items(recipe, datasets, on_gpu=False), None)
+        return Plan(recipe, datasets, _items(recipe, asked, on_gpu=False), None)
     from fmcache.stages.devices import pick_device, set_threads
     from fmcache.stages.speed import measure_speed
 
     set_threads(flags.threads)
     device = pick_device(flags.device)
-    items = _items(recipe, datasets, on_gpu=device.type == "cuda")
+    items = _items(recipe, asked, on_gpu=device.type == "cuda")
     dearest = max(items, key=lambda item: item.cost.decoder_flop)
     labels = len(datasets[dearest.dataset].labels)
     speed = measure_speed(recipe, dearest.card, labels, {item.precision for item in items}, device)
@@ -96,16 +98,15 @@ def total_of(costs: Sequence[Cost]) -> Cost:
     return sums._replace(fit_bytes=max(cost.fit_bytes for cost in costs))
 
 
-def _items(recipe: Recipe, datasets: dict[str, AnyDataset], on_gpu: bool) -> tuple[Item, ...]:
+def _items(recipe: Recipe, asked: Sequence[Demand], on_gpu: bool) -> tuple[Item, ...]:
     items = []
     for choice in recipe.encoder_choices:
         card = _card(choice.name)
-        published: Precision = card.precision if on_gpu else "float32"
-        precision = published if recipe.precision == "published" else recipe.precision
+        precision = precision_of(recipe.precision, card, on_gpu)
         grid = Grid(recipe.tile_px, card.patch, recipe.grid)
-        for name, dataset in datasets.items():
-            cost = cost_of(recipe, name, dataset, card)
-            items.append(Item(name, places.encoder_key(choice), card, grid, precision, cost))
+        for demand in asked:
+            cost = cost_of(recipe, demand, card)
+            items.append(Item(demand.name, places.encoder_key(choice), card, grid, precision, cost))
     return tuple(items)
 
 

@@ -12,6 +12,7 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
+from fmcache.demand import demand_of
 from fmcache.specs import Recipe
 from fmcache.stages.costs import Cost, cost_of, forward_passes
 from fmcache.stages.plan import Item, Plan, cheaper, total_of
@@ -25,7 +26,7 @@ def shown(plan: Plan, work: Path) -> Group:
     """Return a plan for the terminal: a row per encoder, the sums, and cheaper variants."""
     recipe, total = plan.recipe, total_of([item.cost for item in plan.items])
     parts: list[Table | str] = [_encoders_table(plan, total), _work_table(plan, total)]
-    views = {name: forward_passes(recipe, name, one) for name, one in plan.datasets.items()}
+    views = {name: forward_passes(demand_of(recipe, name, one)) for name, one in plan.datasets.items()}
     free, memory = shutil.disk_usage(_existing(work)).free, psutil.virtual_memory().available
     counted = ", ".join(f"{name} {n}" for name, n in views.items())
     masks = size_text(sum(views.values()) * recipe.tile_px**2)
@@ -69,7 +70,7 @@ def _cheaper_table(plan: Plan, variants: dict[str, Recipe]) -> Table:
     table = _table("", "what would be cheaper", "passes", "on disk", "in memory", f"encoder {what}", f"decoder {what}")
     for change, recipe in {"(as it is)": plan.recipe, **variants}.items():
         items = [
-            item._replace(cost=cost_of(recipe, item.dataset, plan.datasets[item.dataset], item.card))
+            item._replace(cost=cost_of(recipe, demand_of(recipe, item.dataset, plan.datasets[item.dataset]), item.card))
             for item in plan.items
         ]
         cost = total_of([item.cost for item in items])

@@ -1,7 +1,8 @@
 """Running units of work, one after another or on a Dask cluster of processes, behind one interface.
 
 A unit is a function and a task. Tasks do not share anything they write, so they may run in any order and place;
-results come back as they come. The serial runner needs no Dask.
+results come back as they come. What many tasks need (an encoder, grids in memory) is their setup: a process opens it
+for the first of them, hands it to all, and frees it before it opens another. The serial runner needs no Dask.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -19,6 +21,8 @@ from fmcache.shortage import KEPT, shortage_told
 Tick = Callable[[int], None]
 """Tells how many more steps of work (views, epochs) are done."""
 LOOK_S = 0.2
+OPENED = "fmcache_opened"
+"""Where a worker of the cluster keeps its open setup."""
 TOPIC = "fmcache-steps"
 """Where processes of the cluster tell of steps done, and of results."""
 
@@ -42,13 +46,48 @@ class Task(Protocol):
         ...
 
 
+H = TypeVar("H", covariant=True)
 T = TypeVar("T", bound=Task)
 R = TypeVar("R")
 V = TypeVar("V")
 
 
+class Setup(Protocol[H]):
+    """What tasks share; picklable, and equal to another that gives the same."""
+
+    def open(self) -> AbstractContextManager[H]:
+        """Load what is shared; it is freed when this is left."""
+        ...
+
+
+Function = Callable[[H, T, Tick], Iterable[R]]
+
+
+class Opened(Generic[H]):
+    """The setup that is open in a process: never more than one."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._setup: Setup[H] | None = None
+        self._shared: Any = None
+
+    def of(self, setup: Setup[H]) -> H:
+        """Return what a setup gives; another one that is open is freed first."""
+        if self._setup is None or self._setup != setup:
+            self.close()
+            self._shared = self._stack.enter_context(setup.open())
+            self._setup = setup
+        shared: H = self._shared
+        return shared
+
+    def close(self) -> None:
+        """Free what is open."""
+        self._setup = self._shared = None
+        self._stack.close()
+
+
 def run(
-    function: Callable[[T, Tick], Iterable[R]], tasks: Sequence[T], tick: Tick, workers: int = 0
+    function: Function[H, T, R], groups: Iterable[tuple[Setup[H], Sequence[T]]], tick: Tick, workers: int = 0
 ) -> Generator[tuple[T, R], None, None]:
     """Yield (task, result) for all results of all tasks, as they come.
 
@@ -57,8 +96,10 @@ def run(
     Parameters
     ----------
     function
-        A module-level function (or a partial of one) of a task and a `Tick`; a generator of results, which are plain
-        values: numbers, text, tuples of them.
+        A module-level function (or a partial of one) of what the setup gives, a task and a `Tick`; a generator of
+        results, which are plain values: numbers, text, tuples of them.
+    groups
+        Tasks by their setup.
     workers
         0: in this process, in order. N > 0: on a cluster of N processes. Both give equal results.
 
@@ -69,36 +110,39 @@ def run(
     WorkerDied
         When a process of the cluster ended in the middle of a task.
     """
-    return _run_on_dask(function, tasks, tick, workers) if workers else _run_here(function, tasks, tick)
+    units = [(setup, task) for setup, tasks in groups for task in tasks]
+    return _run_on_dask(function, units, tick, workers) if workers else _run_here(function, units, tick)
 
 
 def _run_here(
-    function: Callable[[T, Tick], Iterable[R]], tasks: Sequence[T], tick: Tick
+    function: Function[H, T, R], units: Sequence[tuple[Setup[H], T]], tick: Tick
 ) -> Generator[tuple[T, R], None, None]:
-    for task in tasks:
-        with shortage_told(task.title, task.relief):
-            for result in function(task, tick):
-                yield task, result
+    opened: Opened[H] = Opened()
+    with closing(opened):
+        for setup, task in units:
+            with shortage_told(task.title, task.relief):
+                for result in function(opened.of(setup), task, tick):
+                    yield task, result
 
 
 def _run_on_dask(
-    function: Callable[[T, Tick], Iterable[R]], tasks: Sequence[T], tick: Tick, workers: int
+    function: Function[H, T, R], units: Sequence[tuple[Setup[H], T]], tick: Tick, workers: int
 ) -> Generator[tuple[T, R], None, None]:
     from fmcache.stages.cluster import cluster_of
 
-    if not tasks:
+    if not units:
         return
-    with cluster_of(min(workers, len(tasks))) as client:
+    with cluster_of(min(workers, len(units))) as client:
         # (number of the task, steps, results, or the future of one that has ended)
         arrived: SimpleQueue[tuple[int, int, Sequence[R], Any]] = SimpleQueue()
         client.subscribe_topic(TOPIC, lambda event: arrived.put((*event[1], None)))
         under_way: dict[int, _Unit[T]] = {}
-        waiting = enumerate(tasks)
+        waiting = enumerate(units)
 
         def begin_next() -> None:
-            for number, task in itertools.islice(waiting, 1):
+            for number, (setup, task) in itertools.islice(waiting, 1):
                 under_way[number] = _Unit(task)
-                future = client.submit(_in_worker, function, task, number, pure=False)
+                future = client.submit(_in_worker, function, setup, task, number, pure=False)
                 future.add_done_callback(functools.partial(_hand_over, arrived, number))
 
         # one for each worker: a task that waits in a worker would be blamed for the one that the worker dies of
@@ -153,15 +197,17 @@ def _outcome(future: Any, task: Task) -> list[Any]:
     return results
 
 
-def _in_worker(function: Callable[[T, Tick], Iterable[R]], task: T, number: int) -> list[R]:
+def _in_worker(function: Function[H, T, R], setup: Setup[H], task: T, number: int) -> list[R]:
     from distributed import get_worker
 
     from fmcache.stages.cluster import silence
 
     silence()
     worker, told = get_worker(), []
+    # a worker runs one task at a time, and what is open ends with it
+    opened: Opened[H] = vars(worker).setdefault(OPENED, Opened())
     with shortage_told(task.title, task.relief):
-        for result in function(task, lambda steps: worker.log_event(TOPIC, (number, steps, ()))):
+        for result in function(opened.of(setup), task, lambda steps: worker.log_event(TOPIC, (number, steps, ()))):
             worker.log_event(TOPIC, (number, 0, (result,)))
             told.append(result)
     return told

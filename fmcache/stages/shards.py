@@ -11,6 +11,7 @@ import functools
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ import numpy.typing as npt
 import torch
 
 from fmcache.cache.layout import Shard
-from fmcache.cache.stores import store_of
+from fmcache.cache.stores import Store, store_of
 from fmcache.cache.writer import write_shard
 from fmcache.encoders.load import Encoder, compile_blocks, load_encoder
 from fmcache.encoders.tokens import grids_of_views
@@ -41,7 +42,7 @@ LESS_MEMORY = "use fewer --workers, another --device, or a smaller tile_px in a 
 
 
 class Source(NamedTuple):
-    """How a process finds the views of a tile. `dataset` carries no tile list: it travels with every task."""
+    """How a process finds the views of a tile. `dataset` carries no tile list: entries travel with the tasks."""
 
     folder: Path
     name: str
@@ -55,39 +56,17 @@ class Source(NamedTuple):
         check_view_mpp(self.dataset, tile, self.tile_px)
         return resize_tile(tile, self.tile_px)
 
-
-class Target(NamedTuple):
-    """A shard of a cache, to be written."""
-
-    path: Path
-    shard: Shard
+    @contextmanager
+    def open(self) -> Iterator[Source]:
+        """Give itself: view banks need nothing else."""
+        yield self
 
 
-class BankTask(NamedTuple):
-    """One shard of the view bank."""
+class EncoderSetup(NamedTuple):
+    """What is constant for an encoder on a dataset: how a process loads it, and what it does with views."""
 
-    target: Target
     source: Source
-    entry: TileEntry
-    relief: str = LESS_MEMORY
-
-    @property
-    def weight(self) -> int:
-        return self.target.shard.weight
-
-    @property
-    def title(self) -> str:
-        return f"{self.source.name} · view bank · tile {self.entry.id}"
-
-
-class TokenTask(NamedTuple):
-    """The same views of a tile in the caches of one encoder: one target for each of `taps`."""
-
-    targets: tuple[Target, ...]
-    taps: tuple[str, ...]
-    source: Source
-    entry: TileEntry
-    encoder: EncoderChoice
+    choice: EncoderChoice
     grid: Grid
     precision: Precision
     store: str
@@ -96,6 +75,35 @@ class TokenTask(NamedTuple):
     offline: bool
     lock: Path
     compiled: bool
+
+    @contextmanager
+    def open(self) -> Iterator[Encoding]:
+        """Load the encoder; it is freed when this is left."""
+        torch.set_num_threads(self.threads)
+        yield Encoding(self, load(self.choice, torch.device(self.device), self.offline, self.lock, self.compiled))
+
+
+class Encoding(NamedTuple):
+    """An encoder's setup with the encoder."""
+
+    setup: EncoderSetup
+    encoder: Encoder
+
+
+class Target(NamedTuple):
+    """A shard of a cache, to be written."""
+
+    path: Path
+    shard: Shard
+
+
+class ShardTask(NamedTuple):
+    """The same views of a tile in one cache or several: one target for each of `taps`; a view bank has none."""
+
+    of: str
+    targets: tuple[Target, ...]
+    entry: TileEntry
+    taps: tuple[str, ...] = ()
     relief: str = LESS_MEMORY
 
     @property
@@ -104,74 +112,78 @@ class TokenTask(NamedTuple):
 
     @property
     def title(self) -> str:
-        return f"{self.source.name} · {self.encoder.name} · tile {self.entry.id}"
+        return f"{self.of} · tile {self.entry.id}"
 
 
-def write_bank_shards(tasks: Sequence[BankTask], tick: runners.Tick) -> None:
+def load(choice: EncoderChoice, device: torch.device, offline: bool, lock: Path, compiled: bool) -> Encoder:
+    """Return an encoder, ready for `write_token_shards`; raises as `load_encoder`."""
+    encoder = load_encoder(choice, device, offline=offline, lock=lock)
+    if compiled:
+        compile_blocks(encoder)
+    return encoder
+
+
+def write_bank_shards(source: Source, tasks: Sequence[ShardTask], tick: runners.Tick) -> None:
     """Render the masks of shards of the view bank and write them, several at a time."""
     threads = max(2, torch.get_num_threads())
     with pool_of(threads, "bank") as pool:
-        for weight in ahead(pool, _write_bank_shard, tasks, 2 * threads):
+        for weight in ahead(pool, functools.partial(_write_bank_shard, source), tasks, 2 * threads):
             tick(weight)
 
 
-def _write_bank_shard(task: BankTask) -> int:
-    mask = task.source.tile(task.entry).mask
-    shard = task.target.shard
-    views = range(shard.first, shard.stop)
-    spec, name = task.source.views, task.source.name
-    masks = np.stack([render_mask(spec, name, task.entry.id, view, mask) for view in views])
-    write_shard(task.target.path, "view_bank", shard, masks)
+def _write_bank_shard(source: Source, task: ShardTask) -> int:
+    mask = source.tile(task.entry).mask
+    (target,) = task.targets
+    views = range(target.shard.first, target.shard.stop)
+    masks = np.stack([render_mask(source.views, source.name, task.entry.id, view, mask) for view in views])
+    write_shard(target.path, "view_bank", target.shard, masks)
     return task.weight
 
 
-def write_token_shards(tasks: Sequence[TokenTask], tick: runners.Tick) -> None:
-    """Run the encoder over the views of all tasks, which share encoder and settings, and write their shards.
+def write_token_shards(encoding: Encoding, tasks: Sequence[ShardTask], tick: runners.Tick) -> None:
+    """Run the encoder over the views of all tasks and write their shards.
 
     When this is interrupted or fails, shards that were finished are still written.
     """
-    first = tasks[0]
-    torch.set_num_threads(first.threads)
-    encoder = encoder_of(first.encoder, first.device, first.offline, first.lock, first.compiled)
+    setup = encoding.setup
+    store = store_of(setup.store)
     # the writer is left last, and waits for what was handed over to it, whatever happened
-    with ThreadPoolExecutor(1, "write") as writer, pool_of(max(2, first.threads), "views") as pool:
+    with ThreadPoolExecutor(1, "write") as writer, pool_of(max(2, setup.threads), "views") as pool:
         behind = Behind(writer, PENDING)
-        views = _views_ahead(pool, tasks)
+        views = _views_ahead(pool, setup.source, tasks)
         for task in tasks:
-            behind.hand_over(_write_taps, task, _encode(encoder, task, islice(views, task.weight), tick))
+            behind.hand_over(_write_taps, store, task, _encode(encoding, task, islice(views, task.weight), tick))
         behind.finish()
 
 
-def _views_ahead(pool: ThreadPoolExecutor, tasks: Sequence[TokenTask]) -> Iterator[Pixels]:
+def _views_ahead(pool: ThreadPoolExecutor, source: Source, tasks: Sequence[ShardTask]) -> Iterator[Pixels]:
     """Yield the pixels of the views of all tasks in order, rendered ahead across the borders of tasks."""
-    tile_px = tasks[0].source.tile_px
-    window = min(max(VIEWS_BYTES // (3 * tile_px**2), LEAST_VIEWS), MOST_VIEWS)
+    window = min(max(VIEWS_BYTES // (3 * source.tile_px**2), LEAST_VIEWS), MOST_VIEWS)
 
-    def jobs() -> Iterator[tuple[TokenTask, int, Future[Pixels]]]:
+    def image(entry: TileEntry) -> Pixels:
+        return source.tile(entry).image
+
+    def render(view_of: tuple[TileEntry, int, Future[Pixels]]) -> Pixels:
+        entry, view, pixels = view_of
+        return render_view(source.views, source.name, entry.id, view, pixels.result())
+
+    def wanted() -> Iterator[tuple[TileEntry, int, Future[Pixels]]]:
         for task in tasks:
             # begun before its views are: a view that waits for its tile always waits for something that runs
-            image = pool.submit(_image, task)
+            pixels = pool.submit(image, task.entry)
             shard = task.targets[0].shard
-            yield from ((task, view, image) for view in range(shard.first, shard.stop))
+            yield from ((task.entry, view, pixels) for view in range(shard.first, shard.stop))
 
-    return ahead(pool, _render, jobs(), window)
-
-
-def _image(task: TokenTask) -> Pixels:
-    return task.source.tile(task.entry).image
-
-
-def _render(job: tuple[TokenTask, int, Future[Pixels]]) -> Pixels:
-    task, view, image = job
-    return render_view(task.source.views, task.source.name, task.entry.id, view, image.result())
+    return ahead(pool, render, wanted(), window)
 
 
 def _encode(
-    encoder: Encoder, task: TokenTask, views: Iterator[Pixels], tick: runners.Tick
+    encoding: Encoding, task: ShardTask, views: Iterator[Pixels], tick: runners.Tick
 ) -> list[list[npt.NDArray[Any]]]:
     """Return for each tap the token grids of a shard, in batches (view, channel, row, col)."""
+    setup = encoding.setup
     parts: list[list[npt.NDArray[Any]]] = [[] for _ in task.taps]
-    dtype = STORE[store_of(task.store).dtype]
+    dtype = STORE[store_of(setup.store).dtype]
     under_way: deque[list[OnItsWay]] = deque()
 
     def arrive() -> None:
@@ -179,7 +191,7 @@ def _encode(
             part.append(grids.arrived())
         tick(len(parts[0][-1]))
 
-    for batch in grids_of_views(encoder, views, task.grid, task.precision, task.taps):
+    for batch in grids_of_views(encoding.encoder, views, setup.grid, setup.precision, task.taps):
         under_way.append([OnItsWay(grids.to(dtype)) for grids in batch])
         if len(under_way) > 1:  # a GPU works on the next batch while this one is waited for
             arrive()
@@ -207,16 +219,6 @@ class OnItsWay:
         return values
 
 
-def _write_taps(task: TokenTask, parts: list[list[npt.NDArray[Any]]]) -> None:
-    store = store_of(task.store)
+def _write_taps(store: Store, task: ShardTask, parts: list[list[npt.NDArray[Any]]]) -> None:
     for target, part in zip(task.targets, parts, strict=True):
         write_shard(target.path, "tokens", target.shard, store.rounded(np.concatenate(part)))
-
-
-@functools.lru_cache(maxsize=1)
-def encoder_of(choice: EncoderChoice, device: str, offline: bool, lock: Path, compiled: bool) -> Encoder:
-    """Return an encoder; one at a time per process is kept, since the largest take most of a GPU."""
-    encoder = load_encoder(choice, torch.device(device), offline=offline, lock=lock)
-    if compiled:
-        compile_blocks(encoder)
-    return encoder

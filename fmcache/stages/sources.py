@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
+from fmcache.demand import Demand
 from fmcache.errors import ManifestError, some
-from fmcache.manifest import AnyDataset, FileDataset, TileEntry
+from fmcache.manifest import FileDataset
 from fmcache.remembered import Remembered
 from fmcache.stages.ahead import ahead, pool_of
 from fmcache.stages.progress import progress
@@ -16,10 +16,8 @@ MANY = 200
 """From this many files on, progress is shown."""
 
 
-def check_sources(
-    name: str, dataset: AnyDataset, entries: Sequence[TileEntry], folder: Path, remembered: Remembered
-) -> None:
-    """Check the images and masks of tiles against the hashes that the manifest lists.
+def check_sources(demand: Demand, folder: Path, remembered: Remembered) -> None:
+    """Check the images and masks that are asked for, below the manifest's folder, against the hashes that it lists.
 
     A file whose size, times and inode are those of the last time is not read again.
 
@@ -28,12 +26,13 @@ def check_sources(
     ManifestError
         Naming the first files that are missing or are others, and how many there are.
     """
+    name, dataset = demand.name, demand.dataset
     if not isinstance(dataset, FileDataset):
         return
     root = folder / dataset.root
     listed = [
         (root / file, sha256)
-        for entry in entries
+        for entry in demand.entries
         for file, sha256 in ((entry.image, entry.image_sha256), (entry.mask, entry.mask_sha256))
     ]
 

@@ -2,12 +2,11 @@
 
     python pipelines/bench/seeds.py --quick
 
-`seeds-demo` and `seeds-demo-stacked`: time of 10 seeds one after another over their time at once, in the form that
-fmcache would choose here, and with stacked parameters. `seeds-large`: time of a sweep over that of as many seeds alone,
-where seeds go one after another. `read-decode` and `read-copy`: bytes per second of `load_grids` over those of the
-codec alone on all cores, into memory used before, and over a memory copy; `read-decode-fresh`: the codec gets new
-memory from the system too, as whoever loads grids once must. All times are wall times, interleaved; medians of the
-repeats.
+`seeds-demo`: time of 10 seeds one after another over their time at once, as fmcache would train them here.
+`seeds-large`: time of a sweep over that of as many seeds alone, where seeds go one after another. `read-decode` and
+`read-copy`: bytes per second of `load_grids` over those of the codec alone on all cores, into memory used before, and
+over a memory copy; `read-decode-fresh`: the codec gets new memory from the system too, as whoever loads grids once
+must. All times are wall times, interleaved; medians of the repeats.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from fmcache.decoders.arithmetic import multiply_adds
 from fmcache.decoders.batches import Grids, load_grids
 from fmcache.decoders.heads import Decoder
 from fmcache.decoders.together import seeds_at_once, threads_of_a_seed, train_together
-from fmcache.decoders.train import Fitted, train, train_seeds
+from fmcache.decoders.train import Fitted, Training, train
 from fmcache.grid import Grid
 from fmcache.specs import FitSpec
 from fmcache.stages.devices import device_name, pick_device, set_threads, versions
@@ -55,20 +54,13 @@ class Case:
         self.train = Grids(tuple(f"t{i}" for i in range(8)), range(2), tokens, masks)
         self.rest = Grids(("v",), range(1), tokens[:1, :1], masks[:1, :1])
 
-    def decoder(self) -> Decoder:
-        return Decoder(self.channels, self.width, 3, self.grid)
+    def training(self) -> Training:
+        decoder = Decoder(self.channels, self.width, 3, self.grid)
+        return Training(decoder, self.train, self.rest, self.rest, self.spec, "pooled", self.device)
 
     def alone(self, seed: int) -> Fitted:
         torch.set_num_threads(self.threads)
-        return train(
-            self.decoder(), self.train, self.rest, self.rest, self.spec, seed, "pooled", self.device,
-        )  # fmt: skip
-
-    def stacked(self, seeds: range) -> list[Fitted]:
-        torch.set_num_threads(self.threads)
-        return train_seeds(
-            self.decoder(), self.train, self.rest, self.rest, self.spec, seeds, "pooled", self.device,
-        )  # fmt: skip
+        return train(self.training(), seed)
 
     def sweep(self, seeds: range) -> list[Fitted]:
         """Train as the fit stage does: in groups of the size that the rule gives."""
@@ -76,10 +68,8 @@ class Case:
         fitted = []
         for first in range(0, len(seeds), at_once):
             group = seeds[first : first + at_once]
-            ended = dict(train_together(
-                self.decoder(), self.train, self.rest, self.rest, self.spec, group, "pooled", self.device,
-                threads=threads_of_a_seed(self.size, self.device, self.threads),
-            ))  # fmt: skip
+            threads = threads_of_a_seed(self.size, self.device, self.threads)
+            ended = dict(train_together(self.training(), group, threads=threads))
             fitted += [ended[seed] for seed in group]
         return fitted
 
@@ -103,10 +93,8 @@ def main() -> None:
         repeats,
         one_by_one=lambda: [demo.alone(seed) for seed in seeds],
         sweep=lambda: demo.sweep(seeds),
-        stacked=lambda: demo.stacked(seeds),
     )
     tell("seeds-demo", times["one_by_one"] / times["sweep"], ">=2", where)
-    tell("seeds-demo-stacked", times["one_by_one"] / times["stacked"], ">=2", where)
 
     large = Case(256, 32 if flags.quick else 128, 384, device, threads, epochs=1)
     few = range(2 if flags.quick else 10)
@@ -120,17 +108,16 @@ def main() -> None:
 
 
 def check(device: torch.device, threads: int) -> None:
-    """Stop unless seeds together, in both forms, give what each gives alone, to rounding."""
+    """Stop unless seeds together give what each gives alone, to rounding."""
     case = Case(32, 8, 16, device, threads, epochs=4)
     alone = [case.alone(seed) for seed in range(3)]
-    for form, together in (("sweep", case.sweep(range(3))), ("stacked", case.stacked(range(3)))):
-        for one, other in zip(together, alone, strict=True):
-            for ours, theirs in zip(one.curve, other.curve, strict=True):
-                if not np.isclose(ours.loss, theirs.loss, rtol=1e-4):
-                    sys.exit(f"{form}: loss {ours.loss} of a seed is not {theirs.loss}, that of its run alone")
-            for name, value in one.weights.items():
-                if not torch.allclose(value, other.weights[name], rtol=1e-2, atol=1e-3):
-                    sys.exit(f"{form}: {name} of a seed is not that of its run alone")
+    for one, other in zip(case.sweep(range(3)), alone, strict=True):
+        for ours, theirs in zip(one.curve, other.curve, strict=True):
+            if not np.isclose(ours.loss, theirs.loss, rtol=1e-4):
+                sys.exit(f"loss {ours.loss} of a seed is not {theirs.loss}, that of its run alone")
+        for name, value in one.weights.items():
+            if not torch.allclose(value, other.weights[name], rtol=1e-2, atol=1e-3):
+                sys.exit(f"{name} of a seed is not that of its run alone")
     print("seeds together equal seeds alone: ok")
 
 

@@ -34,7 +34,7 @@ from PIL import Image
 from fmcache.cache.reader import open_cache
 from fmcache.decoders.batches import Grids, Step, epoch_steps, load_grids, steps_per_epoch
 from fmcache.decoders.heads import Decoder, form_for
-from fmcache.decoders.train import train
+from fmcache.decoders.train import Training, train
 from fmcache.encoders.load import Encoder, load_encoder
 from fmcache.encoders.tokens import token_grids
 from fmcache.grid import Grid
@@ -48,7 +48,6 @@ from fmcache.stages.devices import device_name, pick_device, set_threads, versio
 from fmcache.stages.extract import extract
 from fmcache.stages.fit import fit
 from fmcache.stages.flags import Flags
-from fmcache.stages.shards import encoder_of
 from fmcache.tiles.demo import draw_tile
 from fmcache.tiles.images import Pixels, Tile, read_tile, resize_tile
 from fmcache.tiles.views import render_mask, render_view
@@ -147,7 +146,6 @@ def measure(name: str, arguments: Any, device: torch.device, threads: int) -> No
         extracted = time.perf_counter()
         raise_first(fit(recipe, manifest, flags, quiet))
         fitted = time.perf_counter()
-        encoder_of.cache_clear()  # the loop loads its own
         encode, rest = in_the_loop(recipe, manifest, flags, device, threads, arguments.loop_seeds)
         tell(name, recipe, arguments, Seconds(extracted - start, fitted - extracted, encode, rest), device)
 
@@ -172,7 +170,7 @@ def in_the_loop(
         torch.set_num_threads(threads)
         start = time.perf_counter()
         source = InTheLoop(recipe, tiles, dataset.splits.train, encoder, grid, seed)
-        fitted = train(decoder, source, val, test, recipe.fit, seed, recipe.dice, device)
+        fitted = train(Training(decoder, source, val, test, recipe.fit, recipe.dice, device), seed)
         wait(device)
         source.close()
         encode.append(source.seconds)

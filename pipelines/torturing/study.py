@@ -217,7 +217,7 @@ def _essence(name: str, content: bytes) -> bytes:
             return json.dumps({k: v for k, v in said.items() if k not in ("wall_s", "together", "sha256")}).encode()
         if name.endswith(".yaml"):
             return json.dumps(yaml.safe_load(content)).encode()
-    except (ValueError, AttributeError, TypeError, yaml.YAMLError):
+    except (ValueError, AttributeError, TypeError, RecursionError, yaml.YAMLError):
         pass
     return content
 

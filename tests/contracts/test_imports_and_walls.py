@@ -11,7 +11,7 @@ import fmcache
 
 ROOT = Path(fmcache.__file__).parent
 GROUND = {
-    "errors", "fonts", "identity", "locks", "remembered", "shortage", "strict", "specs", "manifest", "grid",
+    "errors", "fonts", "identity", "locks", "remembered", "shortage", "strict", "specs", "manifest", "grid", "demand",
 }  # fmt: skip
 CARDS = {"encoders.cards"}
 MAY = {
@@ -25,6 +25,7 @@ MAY = {
     "specs": {"errors", "strict"},
     "manifest": {"errors", "strict"},
     "grid": {"errors", "specs"},
+    "demand": {"errors", "specs", "manifest"},
     "encoders.cards": GROUND,
     "tiles": GROUND | {"tiles"},
     "encoders": GROUND | {"encoders"},
@@ -32,7 +33,9 @@ MAY = {
     "scores": GROUND | {"scores"},
     "decoders": GROUND | {"cache", "scores", "decoders"},
     "report": GROUND | {"scores", "report"},
-    "stages.extract": GROUND | {"tiles", "encoders", "cache", "stages"} | {"scores"},
+    "stages.extract": GROUND | {"tiles", "cache", "stages"},
+    "stages.asked": GROUND | {"stages"},
+    "stages.filling": GROUND | {"tiles", "encoders", "cache", "stages", "scores"},
     "stages.shards": GROUND | {"tiles", "encoders", "cache", "stages"},
     "stages.labelled": GROUND | {"cache.reader", "scores.dice"},
     "stages.fit": GROUND | {"cache", "decoders", "scores", "stages"},
@@ -61,13 +64,21 @@ MAY = {
     "stages.identities": GROUND | {"cache.format"},
     "stages.scale": GROUND | {"cache.format"},
     "stages.places": GROUND | CARDS | {"stages.identities"},
-    "stages.origins": GROUND | CARDS | {"cache", "encoders.index", "encoders.weights", "stages.identities"},
+    "stages.origins": GROUND
+    | CARDS
+    | {
+        "cache",
+        "encoders.index",
+        "encoders.weights",
+        "scores.table",
+        "stages.identities",
+    },
     "stages.caches": GROUND | {"cache", "scores", "stages"},
     "stages.catalogue": GROUND | CARDS | {"encoders.hub", "encoders.load", "stages.sizes"},
     "stages.costs": GROUND | CARDS | {"cache.stores", "decoders.arithmetic", "encoders.outlines", "stages.identities"},
     "stages.speed": GROUND | CARDS | {"encoders.tokens", "decoders", "stages"},
     "stages.plan": GROUND | CARDS | {"cache.stores", "encoders.load", "stages"},
-    "stages.plan_table": {"specs", "stages"},
+    "stages.plan_table": {"demand", "specs", "stages"},
     "stages.access": GROUND | {"tiles", "encoders", "stages"},
     "commands": GROUND | {"commands", "stages", "cache.verify"},
     "cli": GROUND | {"commands", "stages"},

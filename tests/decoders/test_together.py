@@ -9,6 +9,7 @@ from fmcache.decoders import together
 from fmcache.decoders.arithmetic import multiply_adds
 from fmcache.decoders.heads import Decoder
 from fmcache.decoders.together import seeds_at_once, threads_of_a_seed, train_together
+from fmcache.decoders.train import Training
 from fmcache.grid import Grid
 from fmcache.specs import FitSpec
 
@@ -35,20 +36,23 @@ def test_a_seed_runs_on_as_many_threads_alone_as_in_a_sweep():
     assert threads_of_a_seed(DEMO, GPU, 8) == 8
 
 
+def training(source=None):
+    return Training(Decoder(2, 2, 2, Grid(8, 4)), source, source, source, FitSpec(), "pooled", CPU)
+
+
 def lanes(monkeypatch, train, tick=lambda _: None):
     monkeypatch.setattr(together, "train", train)
-    decoder = Decoder(2, 2, 2, Grid(8, 4))
-    return dict(train_together(decoder, None, None, None, FitSpec(), (4, 5), "pooled", CPU, None, tick, 1))
+    return dict(train_together(training(), (4, 5), tick))
 
 
 def test_lanes_return_what_each_seed_gave_and_each_has_a_decoder_and_threads_of_its_own(monkeypatch):
     before, met, decoders, threads = torch.get_num_threads(), threading.Barrier(2, timeout=20), set(), set()
 
-    def train(decoder, *arguments):
+    def train(training, seed, tick):
         met.wait()  # breaks unless both lanes are under way at once
-        decoders.add(id(decoder))
+        decoders.add(id(training.decoder))
         threads.add(torch.get_num_threads())
-        return arguments[4]
+        return seed
 
     assert lanes(monkeypatch, train) == {4: 4, 5: 5}
     assert len(decoders) == 2
@@ -57,7 +61,7 @@ def test_lanes_return_what_each_seed_gave_and_each_has_a_decoder_and_threads_of_
 
 
 def test_an_error_in_one_lane_ends_the_others_and_is_raised(monkeypatch):
-    def train(decoder, source, val, test, spec, seed, reduction, device, scale, tick):
+    def train(training, seed, tick):
         if seed == 5:
             raise ZeroDivisionError
         while True:
@@ -74,16 +78,16 @@ def test_lanes_nobody_waits_for_end_with_their_step_however_long_their_epoch(mon
         def fetch(self, step, device):
             return None, None
 
-    def train(decoder, source, val, test, spec, seed, reduction, device, scale, tick):
+    def train(training, seed, tick):
         while seed == 5:  # never comes to the end of its epoch, or of its validation or test
-            (source, val, test)[asked[-1]].fetch(None, device)
+            getattr(training, asked[-1]).fetch(None, CPU)
         return "fitted"
 
     monkeypatch.setattr(together, "train", train)
-    decoder, asked = Decoder(2, 2, 2, Grid(8, 4)), []
-    for at in (0, 1, 2):
+    asked = []
+    for at in ("train", "val", "test"):
         asked.append(at)
-        lanes = train_together(decoder, Endless(), Endless(), Endless(), FitSpec(), (4, 5), "pooled", CPU)
+        lanes = train_together(training(Endless()), (4, 5))
         assert next(lanes) == (4, "fitted")
         lanes.close()  # returns, as seed 5 has ended
 
@@ -91,16 +95,16 @@ def test_lanes_nobody_waits_for_end_with_their_step_however_long_their_epoch(mon
 def test_a_seed_that_has_ended_is_handed_over_though_a_later_one_fails(monkeypatch):
     ended = threading.Event()
 
-    def train(decoder, source, val, test, spec, seed, *arguments):
+    def train(training, seed, tick):
         if seed == 5:
             assert ended.wait(20)
             raise ZeroDivisionError
         return "fitted"
 
     monkeypatch.setattr(together, "train", train)
-    decoder, got = Decoder(2, 2, 2, Grid(8, 4)), []
+    got = []
     with pytest.raises(ZeroDivisionError):
-        for one in train_together(decoder, None, None, None, FitSpec(), (4, 5), "pooled", CPU):
+        for one in train_together(training(), (4, 5)):
             got.append(one)
             ended.set()
     assert got == [(4, "fitted")]

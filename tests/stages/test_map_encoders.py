@@ -8,13 +8,13 @@ from typer.testing import CliRunner
 
 from fmcache.cache.reader import open_cache
 from fmcache.cli import app
+from fmcache.demand import demand_of
 from fmcache.encoders.load import load_encoder
 from fmcache.encoders.tokens import tapped_grids
 from fmcache.errors import SpecError
 from fmcache.grid import Grid
 from fmcache.specs import DecoderSpec, EncoderChoice, FitSpec, Recipe, ViewSpec
-from fmcache.stages import extract as extract_stage
-from fmcache.stages import places
+from fmcache.stages import filling, places
 from fmcache.stages.costs import cost_of
 from fmcache.stages.extract import extract
 from fmcache.stages.flags import Flags
@@ -48,13 +48,13 @@ def quiet(_):
 
 def test_an_extraction_that_was_stopped_ends_with_the_tokens_of_the_encoder_itself(tmp_path, manifest, monkeypatch):
     flags = Flags(tmp_path / "work", device="cpu", threads=1)
-    write = extract_stage.write_token_shards
+    write = filling.write_token_shards
 
-    def stopped(tasks, tick):
-        write(tasks[:2], tick)
+    def stopped(encoding, tasks, tick):
+        write(encoding, tasks[:2], tick)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(extract_stage, "write_token_shards", stopped)
+    monkeypatch.setattr(filling, "write_token_shards", stopped)
     with pytest.raises(KeyboardInterrupt):
         extract(RECIPE, manifest, flags, quiet)
     monkeypatch.undo()
@@ -103,4 +103,5 @@ def test_a_plan_counts_stages_by_their_own_shapes(tmp_path, manifest):
     assert item.cost.raw_bytes == item.cost.forward_passes * values * 4
     assert 0 < item.cost.encoder_flop < 1e12
     with pytest.raises(SpecError, match="has no 7 blocks or stages"):
-        cost_of(Recipe(taps=("7",), tile_px=64), "toy", manifest.dataset(), item.card)
+        seventh = Recipe(taps=("7",), tile_px=64)
+        cost_of(seventh, demand_of(seventh, "toy", manifest.dataset()), item.card)

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -19,7 +21,8 @@ import yaml
 from fmcache.cache.reader import open_cache
 from fmcache.cache.writer import Writer
 from fmcache.decoders.heads import Decoder
-from fmcache.decoders.train import train, train_seeds
+from fmcache.decoders.train import train
+from fmcache.demand import demands
 from fmcache.encoders.load import load_encoder
 from fmcache.encoders.tokens import grids_of_views, token_grids
 from fmcache.errors import (
@@ -103,6 +106,11 @@ def flags(work, **kwargs):
     return Flags(work, device="cpu", threads=1, **kwargs)
 
 
+def jobs(recipe, manifest, work):
+    (demand,) = demands(recipe, manifest)
+    return fit_stage._jobs(recipe, demand, torch.device("cpu"), flags(work))[0]
+
+
 def quiet(_):
     pass
 
@@ -151,15 +159,13 @@ def test_training_from_the_cache_equals_training_with_the_encoder_in_the_loop(
 ):
     recipe = change(recipe, store=store, encoders=(str(folder / "tiny.yaml"),))
     assert extract(recipe, manifest, flags(tmp_path), quiet) == []
-    (job,), _ = fit_stage._jobs(recipe, manifest, "toy", torch.device("cpu"), flags(tmp_path))
+    (job,) = jobs(recipe, manifest, tmp_path)
     cached = fit_stage._load(job)
     encoder = load_encoder(EncoderChoice(str(folder / "tiny.yaml")), torch.device("cpu"))
     grid = Grid(64, 16)
     curves = []
     for source in (cached.train, InTheLoop(recipe, manifest, encoder, grid)):
-        decoder = Decoder(24, 6, 3, grid)
-        cpu = torch.device("cpu")
-        fitted = train(decoder, source, cached.val, cached.test, recipe.fit, 0, "pooled", cpu)
+        fitted = train(replace(cached, train=source, decoder=Decoder(24, 6, 3, grid)), 0)
         curves.append([epoch.loss for epoch in fitted.curve])
     difference = np.abs(np.subtract(*curves)).max()
     assert difference < (1e-6 if store == "float32" else 1e-3)
@@ -193,7 +199,6 @@ def test_one_seed_alone_equals_the_same_seed_in_a_sweep_and_two_seeds_differ(tmp
     part = places.results(tmp_path) / "toy" / "toy" / "tiny" / "seed-001"
     weights = (part / "decoder.safetensors").read_bytes()
     shutil.rmtree(part)
-    fit_stage._load.cache_clear()
     fit(recipe, manifest, flags(tmp_path), quiet)
     alone = runs(tmp_path)["tiny", 1]
     assert alone.counts.equals(sweep["tiny", 1].counts)
@@ -218,53 +223,53 @@ def test_seeds_in_lanes_equal_the_same_seeds_on_one_thread_each_bit_for_bit(tmp_
         assert lanes["raw-pixels", seed].curve.equals(alone["raw-pixels", seed].curve)
 
 
-def stacked_on_the_cpu(monkeypatch, at_once):
-    """Let the stage stack seeds, as it may once a GPU has shown that to be faster."""
+def test_no_more_than_one_encoder_and_one_set_of_grids_is_alive_at_a_time(tmp_path, manifest, recipe, monkeypatch):
+    """Weak references to all that is loaded; when the next is asked for, the one before must be gone."""
+    recipe = change(recipe, encoders=("raw-pixels", "random-vits16", "colour-texture"))
+    loaded, alive = [], []
+    load_module, load_tokens = shards.load_encoder, fit_stage.load_grids
 
-    def train_stacked(*arguments):
-        return zip(arguments[5], train_seeds(*arguments[:-1]), strict=True)
+    def count():
+        alive.append(sum(one() is not None for one in loaded))
 
-    monkeypatch.setattr(fit_stage, "train_together", train_stacked)
-    monkeypatch.setattr(fit_stage, "seeds_at_once", lambda *_: at_once)
+    def load_encoder(*arguments, **options):
+        count()
+        encoder = load_module(*arguments, **options)
+        loaded.append(weakref.ref(encoder.module))
+        return encoder
+
+    def load_grids(*arguments, **options):
+        if arguments[3] != range(1):  # training grids come first, then those of validation and test
+            count()
+        grids = load_tokens(*arguments, **options)
+        loaded.append(weakref.ref(grids.tokens))
+        return grids
+
+    monkeypatch.setattr(shards, "load_encoder", load_encoder)
+    monkeypatch.setattr(fit_stage, "load_grids", load_grids)
+    assert extract(recipe, manifest, flags(tmp_path), quiet) == []
+    assert alive == [0, 0, 0]
+    count()
+    assert fit(recipe, manifest, flags(tmp_path), quiet) == []
+    count()
+    assert alive[3:] == [0] * 5
+    assert len(loaded) == 3 + 9
 
 
-def test_a_stacked_sweep_equals_seeds_alone_to_rounding_and_goes_on_where_it_stopped(
-    tmp_path, manifest, recipe, monkeypatch
-):
-    recipe = change(recipe, encoders=("raw-pixels",), fit=change(recipe.fit, seeds=5))
-    extract(recipe, manifest, flags(tmp_path), quiet)
-    fit(recipe, manifest, flags(tmp_path), quiet)
-    alone = runs(tmp_path)
-    stacked_on_the_cpu(monkeypatch, 3)
-    for seed in (1, 3, 4):
-        shutil.rmtree(fit_stage.part_folder(places.results(tmp_path), "toy", "toy", "raw-pixels", seed))
-    tasks = []
-    run = fit_stage.fit_runs
-
-    def interrupted(task, tick):
-        tasks.append(task.seeds)
-        if len(tasks) == 2:
-            raise KeyboardInterrupt
-        return run(task, tick)
-
-    monkeypatch.setattr(fit_stage, "fit_runs", interrupted)
-    fit(recipe, manifest, flags(tmp_path), quiet)
-    assert tasks == [(1, 3, 4)]
-    with pytest.raises(KeyboardInterrupt):
-        fit(recipe, manifest, flags(tmp_path, recompute=True), quiet)
-    assert sorted(seed for _, seed in runs(tmp_path)) == []
-    tasks.clear()
-    tasks.append(())
-    with pytest.raises(KeyboardInterrupt):
-        fit(recipe, manifest, flags(tmp_path), quiet)
-    fit(recipe, manifest, flags(tmp_path), quiet)
-    stacked = runs(tmp_path)
-    assert [part.record.together for part in stacked.values()] == [3, 3, 3, 2, 2]
-    for key, part in stacked.items():
-        both = np.array([part.curve["loss"], alone[key].curve["loss"]])
-        assert np.allclose(*both, rtol=1e-3), key
-        counts = np.array([frame.counts["tp"] for frame in (part, alone[key])])
-        assert np.abs(np.subtract(*counts)).sum() <= 0.002 * 3 * 64 * 64, key  # ties to rounding may go either way
+def test_an_extract_of_what_is_complete_loads_no_torch(tmp_path, folder, recipe, manifest):
+    assert extract(recipe, manifest, flags(tmp_path), quiet) == []
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(msgspec.to_builtins(recipe)))
+    command = ["extract", "--recipe", str(tmp_path / "r.yaml"), "--work", str(tmp_path), "--device", "cpu"]
+    command += ["--manifest", str(folder / "data_manifest.yaml")]
+    script = "import sys\nfrom fmcache.cli import main\ntry:\n    main()\nfinally:\n    "
+    script += "print('loaded:', *sorted({'torch', 'timm', 'zarr'} & set(sys.modules)))"
+    for lost, loads in ((False, "loaded: zarr"), (True, "loaded: timm torch zarr")):
+        if lost:
+            cache = places.tokens_path(tmp_path, "toy", "raw-pixels", recipe, "last")
+            next(file for file in (cache / "tokens" / "c").rglob("*") if file.is_file()).unlink()
+        ended = subprocess.run([sys.executable, "-c", script, *command], capture_output=True, text=True, check=True)
+        assert ended.stdout.splitlines()[-1] == loads
+        assert ended.stdout.count("complete") == 3 - lost
 
 
 @pytest.mark.slow
@@ -303,8 +308,9 @@ def test_an_extraction_that_is_stopped_goes_on_and_ends_byte_for_byte_the_same(t
     assert process.returncode == (-how if how == signal.SIGKILL else 130), errors
     if how == signal.SIGINT:
         assert "the same command goes on from there" in errors
-    jobs, failures = fit_stage._jobs(many, manifest, "toy", torch.device("cpu"), flags(tmp_path / "stopped"))
-    assert jobs == []
+    (demand,) = demands(many, manifest)
+    unsealed, failures = fit_stage._jobs(many, demand, torch.device("cpu"), flags(tmp_path / "stopped"))
+    assert unsealed == []
     assert isinstance(failures[0].error, CacheUnsealed)
     for name in ("stopped", "whole"):
         assert extract(many, manifest, flags(tmp_path / name), quiet) == []
@@ -425,9 +431,8 @@ def test_folds_use_the_cache_of_the_fixed_split_and_give_a_part_per_fold_and_see
     assert tested == [set(listed.dataset().folds[p.record.fold].test) for p in parts]
     assert sorted(t for tiles in tested[::2] for t in tiles) == [f"t{i}" for i in range(6)]
     assert contents(places.results(tmp_path) / "toy") == {k[4:]: v for k, v in fixed.items() if k.startswith("toy/")}
-    (again, *_), _ = fit_stage._jobs(rotating, listed, "toy", torch.device("cpu"), flags(tmp_path))
+    again, *_ = jobs(rotating, listed, tmp_path)
     shutil.rmtree(again.folder(1))
-    fit_stage._load.cache_clear()
     fit(rotating, listed, flags(tmp_path), quiet)
     assert read_part(again.folder(1)).counts.equals(parts[1].counts)
     # a subset needs nothing from the encoder, and trains on its tiles alone
@@ -511,7 +516,7 @@ def test_too_little_disk_stops_before_work_starts(tmp_path, manifest, recipe, mo
 def test_standardised_training_uses_the_statistics_of_the_training_grids(tmp_path, manifest, recipe):
     recipe = change(recipe, fit=change(recipe.fit, standardise="channel"), encoders=("raw-pixels",))
     extract(recipe, manifest, flags(tmp_path), quiet)
-    (job,), _ = fit_stage._jobs(recipe, manifest, "toy", torch.device("cpu"), flags(tmp_path))
+    (job,) = jobs(recipe, manifest, tmp_path)
     loaded = fit_stage._load(job)
     tokens = loaded.train.tokens.float().movedim(2, 0).flatten(1)
     assert torch.allclose(loaded.scale.mean.flatten(), tokens.mean(1), atol=1e-5)

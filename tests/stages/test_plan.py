@@ -8,6 +8,7 @@ from rich.console import Console
 from fmcache.cache.stores import COMPACT
 from fmcache.decoders.arithmetic import multiply_adds
 from fmcache.decoders.heads import Decoder
+from fmcache.demand import demand_of
 from fmcache.encoders.cards import Card, read_card
 from fmcache.errors import EncoderUnavailable, ManifestError
 from fmcache.grid import Grid
@@ -47,6 +48,10 @@ def manifest(tmp_path):
     return Manifest(tmp_path / "data_manifest.yaml")
 
 
+def cost(recipe, dataset):
+    return cost_of(recipe, demand_of(recipe, "d", dataset), CARD)
+
+
 def text_of(renderable):
     console = Console(width=250, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
     console.print(renderable)
@@ -54,26 +59,26 @@ def text_of(renderable):
 
 
 def test_costs_are_those_counted_by_hand(manifest):
-    cost = cost_of(RECIPE, "d", manifest.dataset(), CARD)
+    counted = cost(RECIPE, manifest.dataset())
     views = 3 * 5 + 1 + 2  # training tiles have view 0 and 4 more; tiles in no split have none
-    assert cost.forward_passes == views
-    assert cost.raw_bytes == views * (10 * 4 * 4) * 2
-    assert cost.disk_bytes == round(views * (10 * 4 * 4) * 4 * 0.447)
-    assert cost.fit_bytes == (3 * 4 + 1 + 2) * (10 * 4 * 4 * 2 + 64 * 64)
-    assert cost.encoder_flop == views * (2 * 1000 * 17 + 4 * 3 * 17 * 17 * 10)
+    assert counted.forward_passes == views
+    assert counted.raw_bytes == views * (10 * 4 * 4) * 2
+    assert counted.disk_bytes == round(views * (10 * 4 * 4) * 4 * 0.447)
+    assert counted.fit_bytes == (3 * 4 + 1 + 2) * (10 * 4 * 4 * 2 + 64 * 64)
+    assert counted.encoder_flop == views * (2 * 1000 * 17 + 4 * 3 * 17 * 17 * 10)
     # 3 tiles x 3 passes x 5 epochs, forward and backward; val after epochs 2, 4 and 5; test once
     forward = 2 * (10 * 6 * 16 + 9 * 36 * (64 + 256 + 1024 + 4096) + 6 * 2 * 4096)
-    assert cost.decoder_flop == 2 * (3 * 45 + 3 * 1 + 2) * forward
+    assert counted.decoder_flop == 2 * (3 * 45 + 3 * 1 + 2) * forward
 
 
 def test_folds_and_swept_values_share_a_cache_and_add_up_in_training(manifest):
     dataset = manifest.dataset()
-    once = cost_of(RECIPE, "d", dataset, CARD)
-    swept = cost_of(msgspec.structs.replace(RECIPE, sweep=Sweep(views=(1, 2, 8))), "d", dataset, CARD)
+    once = cost(RECIPE, dataset)
+    swept = cost(msgspec.structs.replace(RECIPE, sweep=Sweep(views=(1, 2, 8))), dataset)
     assert swept.forward_passes == 3 * 9 + 3  # those of the largest value, which hold those of the others
     assert swept.decoder_flop == 3 * once.decoder_flop
     assert swept.fit_bytes == (3 * 8 + 3) * (10 * 4 * 4 * 2 + 64**2)  # one value's grids at a time
-    passes = cost_of(msgspec.structs.replace(RECIPE, sweep=Sweep(passes_per_epoch=(3, 6))), "d", dataset, CARD)
+    passes = cost(msgspec.structs.replace(RECIPE, sweep=Sweep(passes_per_epoch=(3, 6))), dataset)
     assert passes[:4] == once[:4]
     assert once.decoder_flop * 2 < passes.decoder_flop < once.decoder_flop * 3  # validation is not done twice as often
 
@@ -81,7 +86,7 @@ def test_folds_and_swept_values_share_a_cache_and_add_up_in_training(manifest):
         Splits(train=(a, b), val=(c,), test=(d,)) for a, b, c, d in (("t0", "t1", "t2", "t3"), ("t2", "t3", "t0", "t1"))
     ]
     folded = msgspec.structs.replace(dataset, folds=tuple(halves))
-    folds = cost_of(msgspec.structs.replace(RECIPE, folds=True), "d", folded, CARD)
+    folds = cost(msgspec.structs.replace(RECIPE, folds=True), folded)
     assert folds.forward_passes == 4 * 5  # each of four tiles is trained on in some fold
     assert folds.fit_bytes == (2 * 4 + 2) * (10 * 4 * 4 * 2 + 64**2)
 
@@ -94,7 +99,7 @@ def test_a_sweep_is_made_cheaper_by_its_largest_value(manifest):
 
 
 def test_taps_share_forward_passes_but_each_has_a_cache_and_its_decoders(manifest):
-    one, two = (cost_of(msgspec.structs.replace(RECIPE, taps=taps), "d", manifest.dataset(), CARD) for taps in
+    one, two = (cost(msgspec.structs.replace(RECIPE, taps=taps), manifest.dataset()) for taps in
                 (("last",), ("last", "2")))  # fmt: skip
     assert (two.forward_passes, two.encoder_flop, two.fit_bytes) == (
         one.forward_passes,
@@ -136,11 +141,11 @@ def test_images_and_views_are_those_training_walks(manifest):
 
 def test_cheaper_recipes_cost_less_where_they_say(manifest):
     dataset = manifest.dataset()
-    before = cost_of(RECIPE, "d", dataset, CARD)
+    before = cost(RECIPE, dataset)
     many = msgspec.structs.replace(RECIPE, views=ViewSpec(count=50))
-    variants = {change: cost_of(other, "d", dataset, CARD) for change, other in cheaper(many).items()}
+    variants = {change: cost(other, dataset) for change, other in cheaper(many).items()}
     assert list(variants) == ["views: {count: 10}", f"store: {COMPACT}", "decoder: {width: 3}", "fit: {seeds: 1}"]
-    full = cost_of(many, "d", dataset, CARD)
+    full = cost(many, dataset)
     assert variants["views: {count: 10}"].forward_passes == 3 * 11 + 3
     assert variants[f"store: {COMPACT}"].disk_bytes < 0.65 * full.disk_bytes
     assert variants["decoder: {width: 3}"].decoder_flop < 0.3 * full.decoder_flop

@@ -16,7 +16,9 @@ from fmcache.stages import runners
 UNITS = """
     import os
     import signal
+    import sys
     import time
+    from contextlib import contextmanager
     from typing import NamedTuple
 
     from fmcache.errors import SpecError
@@ -28,40 +30,59 @@ UNITS = """
         title = property(lambda unit: f"unit {unit.name}")
         relief = "ask for less"
 
-    def slowly(unit, tick):
+    class Shared(NamedTuple):
+        name: str
+
+        @contextmanager
+        def open(self):
+            if self.name != "nothing":
+                print(f"open {self.name}", file=sys.stderr)
+            yield f"{self.name} of {os.getpid()}"
+            if self.name != "nothing":
+                print(f"free {self.name}", file=sys.stderr)
+
+    def tells_what_is_shared(shared, unit, tick):
+        yield shared
+
+    def slowly(shared, unit, tick):
         for _ in range(unit.weight):
             time.sleep(0.3)
             tick(1)
         yield unit.name.upper()
 
-    def silently(unit, tick):
+    def silently(shared, unit, tick):
         yield unit.name.upper()
 
-    def lacks(unit, tick):
+    def lacks(shared, unit, tick):
         raise {"memory": MemoryError(), "cuda": RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
                "disk": OSError(28, "No space left on device", "x.zarr"),
                "library": ValueError("I/O error: No space left on device (os error 28)")}[unit.name]
         yield
 
-    def refuses(unit, tick):
+    def refuses(shared, unit, tick):
         raise SpecError("odd", expected="even", found=unit.name, next_step="mend it")
         yield
 
-    def dies(unit, tick):
+    def dies(shared, unit, tick):
         if unit.name == "deadly":
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(30)
         yield
 
-    def one_by_one(unit, tick):
+    def one_by_one(shared, unit, tick):
         for i in range(3):
             yield (unit.name, i)
             time.sleep(0.5)
 
-    def fails(unit, tick):
+    def fails(shared, unit, tick):
         tick(1)
         raise ZeroDivisionError(unit.name)
 """
+
+
+def run(function, work, tick, workers):
+    """Run units that share nothing."""
+    return runners.run(function, [(importlib.import_module("units_of_a_test").Shared("nothing"), work)], tick, workers)
 
 
 @pytest.fixture
@@ -76,7 +97,7 @@ def units(tmp_path, monkeypatch):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_steps_are_told_while_units_run_and_add_up_to_their_weight(units, workers):
     work, seen, told = [units.Unit("a", 5), units.Unit("b", 5), units.Unit("c", 1)], [], []
-    for unit, result in runners.run(units.slowly, work, seen.append, workers):
+    for unit, result in run(units.slowly, work, seen.append, workers):
         assert result == unit.name.upper()
         told.append(len(seen))
     assert sum(seen) == 11
@@ -85,14 +106,31 @@ def test_steps_are_told_while_units_run_and_add_up_to_their_weight(units, worker
 
 def test_a_unit_that_tells_of_no_steps_counts_when_it_ends(units):
     seen = []
-    results = dict(runners.run(units.silently, [units.Unit("a", 5), units.Unit("b", 2)], seen.append, 2))
+    results = dict(run(units.silently, [units.Unit("a", 5), units.Unit("b", 2)], seen.append, 2))
     assert results == {units.Unit("a", 5): "A", units.Unit("b", 2): "B"}
     assert sum(seen) == 7
 
 
+def test_a_setup_is_opened_once_for_its_units_and_freed_before_the_next(units, capfd):
+    groups = [(units.Shared(name), [units.Unit(f"{name}{i}", 1) for i in range(3)]) for name in ("first", "second")]
+    told = [result for _, result in runners.run(units.tells_what_is_shared, groups, lambda _: None, 0)]
+    assert told == [f"{name} of {os.getpid()}" for name in ("first", "second") for _ in range(3)]
+    assert capfd.readouterr().err.split("\n")[:-1] == ["open first", "free first", "open second", "free second"]
+
+
+@pytest.mark.slow
+def test_each_process_of_a_cluster_opens_its_own_and_keeps_it_for_all_units(units, capfd):
+    work = [units.Unit(str(i), 1) for i in range(8)]
+    groups = [(units.Shared("dear"), work)]
+    told = [shared for _, shared in runners.run(units.tells_what_is_shared, groups, lambda _: None, 2)]
+    assert len(told) == 8
+    assert os.getpid() not in {int(shared.split()[-1]) for shared in told}
+    assert capfd.readouterr().err.count("open") == len(set(told)) <= 2
+
+
 def test_an_error_in_a_unit_is_raised_here(units):
     with pytest.raises(ZeroDivisionError, match="a"):
-        list(runners.run(units.fails, [units.Unit("a", 5)], lambda _: None, 1))
+        list(run(units.fails, [units.Unit("a", 5)], lambda _: None, 1))
 
 
 def children():
@@ -107,7 +145,7 @@ def children():
 
 def test_the_results_of_a_unit_come_one_by_one_and_each_once(units):
     seen, times = [], []
-    for unit, result in runners.run(units.one_by_one, [units.Unit("a", 1), units.Unit("b", 1)], lambda _: None, 2):
+    for unit, result in run(units.one_by_one, [units.Unit("a", 1), units.Unit("b", 1)], lambda _: None, 2):
         assert unit.name == result[0]
         seen.append(result)
         times.append(time.monotonic())
@@ -121,7 +159,7 @@ def test_a_worker_that_dies_ends_the_rest_at_once_and_its_unit_is_named_without_
     level, start = logging.getLogger("distributed").level, time.monotonic()
     work = [units.Unit(name, 1) for name in ("other", "deadly", "later", "last")]
     with pytest.raises(WorkerDied, match="in the middle of its work: unit deadly") as error:
-        list(runners.run(units.dies, work, lambda _: None, 2))
+        list(run(units.dies, work, lambda _: None, 2))
     assert error.value.next_step.startswith("ask for less")
     assert time.monotonic() - start < 25  # the others would sleep for 30 s
     assert children() == []
@@ -132,7 +170,7 @@ def test_a_worker_that_dies_ends_the_rest_at_once_and_its_unit_is_named_without_
 def test_what_runs_out_in_a_worker_and_what_it_refuses_is_told_as_if_it_were_here(units, capfd):
     def error_of(function, name, workers):
         with pytest.raises((NoRoom, SpecError)) as error:
-            list(runners.run(function, [units.Unit(name, 1)], lambda _: None, workers))
+            list(run(function, [units.Unit(name, 1)], lambda _: None, workers))
         return type(error.value), str(error.value)
 
     for name, kind in (("memory", NoMemory), ("cuda", NoMemory), ("disk", NoRoom), ("library", NoRoom)):
@@ -144,7 +182,7 @@ def test_what_runs_out_in_a_worker_and_what_it_refuses_is_told_as_if_it_were_her
 
 
 def test_who_stops_early_waits_for_no_worker(units):
-    with contextlib.closing(runners.run(units.slowly, [units.Unit("a", 1), units.Unit("b", 200)], print, 2)) as results:
+    with contextlib.closing(run(units.slowly, [units.Unit("a", 1), units.Unit("b", 200)], print, 2)) as results:
         next(results)
         start = time.monotonic()
     assert time.monotonic() - start < 10

@@ -19,6 +19,7 @@ from PIL import Image
 from fmcache.cache.format import read_header
 from fmcache.cache.reader import open_cache
 from fmcache.cache.writer import open_writer
+from fmcache.demand import Demand
 from fmcache.encoders.cards import read_card
 from fmcache.errors import CacheMismatch, CacheNotFound, ManifestError, ResultsMismatch
 from fmcache.manifest import AnyDataset, Manifest, TileEntry
@@ -50,7 +51,7 @@ class Inputs(NamedTuple):
     tap: str = "last"
 
     def identity(self, kind):
-        hashes = identities.listed_hashes(self.dataset, TILES)
+        hashes = Demand(self.name, self.dataset, {}, dict.fromkeys(TILES, 1)).listed_hashes
         if kind == "view_bank":
             return identities.bank_identity(self.recipe, self.name, self.dataset, hashes)
         known = identities.tokens_identity(self.recipe, self.name, hashes, self.tap)

@@ -29,11 +29,11 @@ SEED_1_NEVER_ENDS = """
         import numpy as np
         from fmcache.decoders import together
 
-        def train(decoder, source, val, test, spec, seed, reduction, device, scale, tick, train=together.train):
+        def train(training, seed, tick, train=together.train):
             while seed == 1:
-                source.fetch(np.zeros((1, 2), np.int64), device)
+                training.train.fetch(np.zeros((1, 2), np.int64), training.device)
                 time.sleep(0.01)
-            return train(decoder, source, val, test, spec, seed, reduction, device, scale, tick)
+            return train(training, seed, tick)
 
         together.train = train
 """
@@ -260,7 +260,6 @@ def test_an_encoder_that_needs_too_much_memory_does_not_end_the_others(
         return load(choice, *arguments, **options)
 
     pickling_support.install()  # as Dask does once a cluster has run: copies of errors then keep their tracebacks
-    shards.encoder_of.cache_clear()
     monkeypatch.setattr(shards, "load_encoder", load_or_not)
     (failure,) = extract(recipe, manifest, flags(tmp_path), quiet)
     assert isinstance(failure.error, NoMemory)

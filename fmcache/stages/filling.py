@@ -1,0 +1,229 @@
+"""Filling view banks and token caches: what is missing is found, forecast, written in shards, sealed."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+import torch
+
+from fmcache.cache.layout import raw_bytes
+from fmcache.cache.stores import store_of
+from fmcache.cache.writer import Writer, open_writer
+from fmcache.encoders.cards import precision_of
+from fmcache.encoders.load import Encoder
+from fmcache.encoders.taps import LAST, check_taps, grid_at, width_at
+from fmcache.errors import Busy, NoRoom
+from fmcache.grid import Grid
+from fmcache.manifest import AnyDataset
+from fmcache.scores.table import EncoderInfo
+from fmcache.shortage import shortage_told
+from fmcache.specs import EncoderChoice
+from fmcache.stages import places, runners
+from fmcache.stages.asked import Asked
+from fmcache.stages.devices import device_name, pick_device, set_threads, versions
+from fmcache.stages.identities import bank_identity, tokens_identity, with_encoder
+from fmcache.stages.origins import origin_of, weights_name
+from fmcache.stages.progress import progress
+from fmcache.stages.scale import is_recorded, scale_of
+from fmcache.stages.shards import (
+    LESS_MEMORY,
+    EncoderSetup,
+    Encoding,
+    ShardTask,
+    Source,
+    Target,
+    load,
+    write_bank_shards,
+    write_token_shards,
+)
+from fmcache.stages.sizes import size_text
+from fmcache.strict import builtins
+
+H = TypeVar("H")
+WAIT_S = 0.5
+
+
+def fill_bank(asked: Asked) -> None:
+    """Write what is missing in the view bank of a dataset; raises as `fmcache.stages.extract.extract`."""
+    set_threads(asked.flags.threads)
+    recipe, demand, path = asked.recipe, asked.demand, asked.bank_path
+    name, dataset, source = demand.name, demand.dataset, _source(asked)
+    identity = bank_identity(recipe, name, dataset, asked.hashes)
+    scale = scale_of(dataset)
+    about = {"versions": versions("fmcache", "opencv-python-headless", "pillow")} | scale
+    item, title = (recipe.tile_px, recipe.tile_px), f"{name} · view bank"
+    # shards that are there were made, and checked, under what the manifest stated then
+    if scale["view_mpp"] and not asked.flags.recompute and not is_recorded(path, dataset):
+        for entry in demand.entries:
+            source.tile(entry)
+
+    def opened() -> AbstractContextManager[Writer]:
+        recompute = asked.flags.recompute
+        return open_writer(path, "view_bank", identity, item, "uint8", demand.views, about, recompute)
+
+    with _when_free(opened, title, asked.say) as writer:
+        work = _Work(title, title, source, source, write_bank_shards)
+        _fill(asked, [writer], (), work)
+        writer.record(scale)
+
+
+def fill_encoder(asked: Asked, choice: EncoderChoice, make_bank: Callable[[], None]) -> None:
+    """Load an encoder and write what is missing in its caches of a dataset; it is freed when this returns.
+
+    `make_bank` is called in between: who may not have the weights is told before all masks are rendered.
+    """
+    recipe, flags, name = asked.recipe, asked.flags, asked.demand.name
+    set_threads(flags.threads)
+    device, lock = pick_device(flags.device), places.weights_lock(flags.work)
+    with shortage_told(f"{name} · {choice.name}", LESS_MEMORY):
+        encoder = load(choice, device, flags.offline, lock, flags.compiled)
+        card = encoder.card
+        grid = Grid(recipe.tile_px, card.patch, recipe.grid)
+        check_taps(encoder, recipe.taps, grid)
+        make_bank()
+        setup = EncoderSetup(
+            _source(asked), choice, grid, precision_of(recipe.precision, card, device.type == "cuda"), recipe.store,
+            str(device), torch.get_num_threads(), flags.offline, lock, flags.compiled,
+        )  # fmt: skip
+        title = f"{name} · {_info(encoder, choice, LAST).display}"
+        with ExitStack() as stack:
+            writers = [stack.enter_context(_token_writer(asked, setup, encoder, tap)) for tap in recipe.taps]
+            # processes of a cluster load their own
+            encoding = None if flags.workers else Encoding(setup, encoder)
+            del encoder
+            work = _Work(title, f"{name} · {choice.name}", setup, encoding, write_token_shards)
+            _fill(asked, writers, recipe.taps, work)
+
+
+def _source(asked: Asked) -> Source:
+    bare: AnyDataset = msgspec.structs.replace(asked.demand.dataset, tiles=())
+    return Source(asked.folder, asked.demand.name, bare, asked.recipe.tile_px, asked.recipe.views)
+
+
+@contextmanager
+def _when_free(
+    opened: Callable[[], AbstractContextManager[Writer]], title: str, say: Callable[[str], None]
+) -> Iterator[Writer]:
+    """Open a cache that every process needs: while another one makes it, wait."""
+    with ExitStack() as held:
+        while True:
+            try:
+                writer = held.enter_context(opened())
+                break
+            except Busy:
+                if title:
+                    say(f"{title}: another process is making it; waiting until it ends")
+                title = ""
+                time.sleep(WAIT_S)
+        yield writer
+
+
+def _token_writer(asked: Asked, setup: EncoderSetup, encoder: Encoder, tap: str) -> AbstractContextManager[Writer]:
+    recipe, flags, demand, choice = asked.recipe, asked.flags, asked.demand, setup.choice
+    path = places.tokens_path(flags.work, demand.name, places.encoder_key(choice), recipe, tap)
+    identity = with_encoder(
+        tokens_identity(recipe, demand.name, asked.hashes, tap), builtins(encoder.card), encoder.weights_sha256,
+        encoder.random_weights, setup.precision,
+    )  # fmt: skip
+    about = {
+        "device": device_name(encoder.device),
+        "compiled": flags.compiled,
+        "versions": versions("fmcache", "torch", "timm", "opencv-python-headless", "pillow"),
+        "origin": builtins(origin_of(choice, encoder.card, encoder.weights, encoder.notes)),
+        "encoder": builtins(_info(encoder, choice, tap)),
+    }
+    at, store = grid_at(encoder, tap, setup.grid), store_of(recipe.store)
+    item = (width_at(encoder, tap), at.side, at.side)
+    return open_writer(
+        path, "tokens", identity, item, store.dtype, demand.views, about, flags.recompute, store.compressor
+    )
+
+
+def _info(encoder: Encoder, choice: EncoderChoice, tap: str) -> EncoderInfo:
+    """Return what tables and figures say of an encoder; a tap other than the last makes it another entry."""
+    card, kind, key = encoder.card, "block" if encoder.axes == "tokens" else "stage", places.encoder_key(choice)
+    title = choice.alias or card.title
+    name, title = (key, title) if tap == LAST else (f"{key}@{tap}", f"{title}, {kind} {tap}")
+    patch = card.patch if tap == LAST else encoder.taps[int(tap.partition("+")[0]) - 1].patch
+    return EncoderInfo(
+        name, title, encoder.params, width_at(encoder, tap), patch, card.control, encoder.random_weights,
+        encoder.weights_sha256, card.licence, card.citation, weights_name(choice, card, encoder.weights),
+    )  # fmt: skip
+
+
+class _Work(NamedTuple):
+    """How shards are written: the setup of a process of a cluster, and what it gives where it is open here."""
+
+    title: str
+    of: str
+    setup: runners.Setup[Any]
+    shared: Any
+    write: Callable[[Any, Sequence[ShardTask], runners.Tick], None]
+
+
+def _fill(asked: Asked, writers: Sequence[Writer], taps: Sequence[str], work: _Work) -> None:
+    """Write what is missing in caches of the same views; one task for the same views in all of them.
+
+    Views of taps whose shards hold different numbers of them go through the encoder once for each such number. Here,
+    all tasks are written together, working ahead from one to the next; on a cluster each process gets one at a time.
+    """
+    first, title, say = writers[0], work.title, asked.say
+    by_views: dict[tuple[str, int, int], list[Target]] = {}
+    size = 0
+    for writer in writers:
+        missing = writer.missing()
+        size += raw_bytes(missing, writer.layout.view_bytes)
+        for shard in missing:
+            views = (writer.header.tiles[shard.tile], shard.first, shard.stop)
+            by_views.setdefault(views, []).append(Target(writer.path, shard))
+    wanted, passes = sum(first.demand), sum(stop - start for _, start, stop in by_views)
+    todo = len({(tile, view) for tile, start, stop in by_views for view in range(start, stop)})
+    if not by_views and all(writer.header.state == "sealed" for writer in writers):
+        say(f"{title}: complete, {wanted} views")
+        return
+    free = shutil.disk_usage(first.path.parent).free
+    shapes = Counter("x".join(str(n) for n in writer.layout.item) for writer in writers)
+    layout = " + ".join(shape + (f" at {n} taps" if n > 1 else "") for shape, n in shapes.items())
+    say(f"{title}: {todo} of {wanted} views of {layout}, at most {size_text(size)}; {size_text(free)} free on disk")
+    if size > free:
+        raise NoRoom(
+            f"{first.path} does not fit on the disk",
+            expected=f"{size_text(size)} free (compression will need less, but not surely)",
+            found=f"{size_text(free)} free",
+            next_step="free space, move the working folder with --work, or use fewer views",
+        )
+    for writer in writers:
+        writer.begin()
+    by_id = {entry.id: entry for entry in asked.demand.entries}
+    tap_of = {writer.path: tap for writer, tap in zip(writers, taps, strict=False)}
+    tasks = [
+        ShardTask(work.of, tuple(targets), by_id[tile], tuple(tap_of[one.path] for one in targets if tap_of))
+        for (tile, _, _), targets in by_views.items()
+    ]
+    with progress(title, wanted - todo + passes, "views", done=wanted - todo) as tick:
+        if asked.flags.workers:
+            groups = [(work.setup, tasks)]
+            one = functools.partial(_one, work.write)
+            with closing(runners.run(one, groups, tick, asked.flags.workers)) as ended:
+                for _ in ended:
+                    pass
+        elif tasks:
+            with shortage_told(title, LESS_MEMORY):
+                work.write(work.shared, tasks, tick)
+    for writer in writers:
+        writer.seal()
+
+
+def _one(
+    write: Callable[[H, Sequence[ShardTask], runners.Tick], None], shared: H, task: ShardTask, tick: runners.Tick
+) -> Sequence[None]:
+    """Write the shards of one task: what a worker process is given at a time. The shards are all there is of it."""
+    write(shared, [task], tick)
+    return ()
