@@ -80,7 +80,7 @@ MAY = {
     "stages.plan": GROUND | CARDS | {"cache.stores", "encoders.load", "stages"},
     "stages.plan_table": {"demand", "specs", "stages"},
     "stages.access": GROUND | {"tiles", "encoders", "stages"},
-    "commands": GROUND | {"commands", "stages", "cache.verify"},
+    "commands": GROUND | CARDS | {"commands", "stages", "cache.verify"},
     "cli": GROUND | {"commands", "stages"},
 }
 

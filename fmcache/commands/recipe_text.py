@@ -1,0 +1,151 @@
+"""The recipe that `fmcache init` writes: every field of `Recipe` with its default, what it means and what it allows.
+
+Names, defaults, ranges and allowed values come from the types in `fmcache.specs`; only the words are here. A field
+without words cannot be written, so a new field cannot be forgotten.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator
+from typing import Any, cast
+
+import msgspec
+import yaml
+from msgspec import inspect
+
+from fmcache.specs import EncoderChoice, Recipe
+from fmcache.strict import builtins
+
+WORDS = {
+    "name": "name of the study, in folders, tables and figures: letters, digits, '.', '_' and '-'. Change it with the "
+    "values: results of another recipe under the same name are refused",
+    "question": "what the study asks; the report begins with it",
+    "expect": "what figures to expect; free text, in the report too",
+    "datasets": "datasets of the manifest (`fmcache data list`), such as [demo]; []: the manifest's default",
+    "folds": "train every seed on each fold of the dataset (`fmcache data split --folds`), not on its one fixed split",
+    "subset": "train on the listed subset of so many tiles (`fmcache data split --subsets`); 0: on all training tiles",
+    "encoders": "encoders to compare (`fmcache encoders list`), such as [uni, raw-pixels]. An entry is a name, or a "
+    "mapping with the keys below, such as {name: uni, weights: mine.pth, as: uni-mine}",
+    "encoders.name": "name of a card, a card file such as mine.yaml, or timm:NAME; required",
+    "encoders.weights": "file or folder of weights, relative to this recipe; '': those that the card names",
+    "encoders.random_weights": "dry run: random weights, labelled as such in every table and figure",
+    "encoders.as": "another name for folders, tables and figures, so that two weights of one encoder can be compared",
+    "tile_px": "edge of a tile in pixels, as encoders see it; images of another size are resized",
+    "views": "random changes of the training tiles. View 0 is the tile itself; all encoders see the same views",
+    "views.count": "random views of a training tile, beside view 0; encoders run once over each",
+    "views.seed": "seed of the random views",
+    "views.rotate_deg": "largest rotation in degrees, in both directions",
+    "views.flip": "mirror half of the views",
+    "views.scale": "largest zoom factor, in and out; 1: no zoom",
+    "views.shear_deg": "largest shear in degrees, in both directions",
+    "views.translate": "largest shift as a share of the tile, in all directions",
+    "views.brightness": "largest change of brightness as a share; 0.2: factors 0.8 to 1.2",
+    "views.contrast": "largest change of contrast as a share",
+    "views.saturation": "largest change of saturation as a share",
+    "views.hue": "largest change of hue as a share of the colour circle",
+    "views.outside": "the mask where a view looks beyond the tile: not counted (ignore), or reflected as the image is",
+    "grid": "where tile_px is no multiple of an encoder's patch: resize the view to the nearest multiple (fit), add "
+    "reflected pixels (pad), or cut pixels off (crop)",
+    "taps": "where tokens are taken: last (after the final norm), the output of a block counted from 1 ('6'), or that "
+    "with the final norm ('6+norm'). Each becomes a cache of its own, as in ['6', last]",
+    "precision": "number format in which encoders run; published: the one that each card names",
+    "store": "number format of cached tokens: float16, float32, or either with N bits of the mantissa kept, which "
+    "takes less disk: float16-round1 to float16-round9, float32-round1 to float32-round19",
+    "decoder": "the light decoder, the same for every encoder",
+    "decoder.width": "channels inside the decoder",
+    "fit": "how a decoder is trained",
+    "fit.seeds": "number of seeds, that is of trainings of each decoder; the spread in the report comes from them",
+    "fit.epochs": "epochs of a training",
+    "fit.batch": "views in a batch",
+    "fit.learning_rate": "learning rate at the start of each cosine",
+    "fit.restart_epochs": "epochs of a cosine, from learning_rate down to 0; then the next one starts",
+    "fit.validate_epochs": "epochs between two validations, of which the best one picks the weights to test",
+    "fit.passes_per_epoch": "views of each training tile that an epoch uses",
+    "fit.standardise": "scale tokens to mean 0 and deviation 1 in each channel, over the training tiles (channel), or "
+    "leave them as they are (none)",
+    "fit.cross_entropy_weight": "weight of the cross-entropy in the loss",
+    "fit.dice_weight": "weight of the Dice loss in the loss",
+    "dice": "how test tiles are joined in a label's Dice: pixels of all tiles summed (pooled), the mean over tiles "
+    "(per_tile), or the formula of the PUMA challenge (puma)",
+    "sweep": "values to compare of one of these two fields, from the same caches; []: no sweep",
+    "sweep.views": "numbers of views to choose from, rising, such as [1, 8, 50]",
+    "sweep.passes_per_epoch": "values of fit.passes_per_epoch, rising, such as [1, 2, 5]",
+}
+"""What each field means, by its path in the file; keys of an entry of `encoders` are below ``encoders.``."""
+
+HEAD = """\
+# A recipe: everything that can change a number. Every field is here with its default, which is the paper's protocol;
+# a line that you delete keeps its default. Number of workers, folders and device are flags of the commands.
+# fmcache plan RECIPE tells what a recipe costs; fmcache run RECIPE runs it.
+"""
+COLUMN, WIDTH = 30, 118
+_TOGETHER = re.compile(r"`[^`]*`|\{[^}]*\}|\[[^]]*\]|\([^)]*\)")  # what is to stay on one line of a comment
+_NO_BREAK = "\N{NO-BREAK SPACE}"
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """Return a recipe as YAML text in which every field stands with its value and a comment; read back, it is equal."""
+    return HEAD + "\n" + "\n".join(_lines(Recipe, recipe, "", "")) + "\n"
+
+
+def _lines(kind: type[msgspec.Struct], value: msgspec.Struct, path: str, indent: str) -> Iterator[str]:
+    """Yield the lines of a struct's fields; `path` is the key of the struct and a dot, or nothing."""
+    for field in _fields(kind):
+        key, inner = f"{path}{field.encode_name}", getattr(value, field.name)
+        start = f"{indent}{field.encode_name}:"
+        if isinstance(field.type, inspect.StructType):
+            yield from _commented(start, WORDS[key])
+            yield from _lines(field.type.cls, inner, f"{key}.", indent + "  ")
+        else:
+            yield from _commented(f"{start} {_yaml(builtins(inner))}", WORDS[key] + _allowed(field))
+        if key == "encoders":
+            yield from _entry_lines(f"{key}.")
+
+
+def _entry_lines(path: str) -> Iterator[str]:
+    """Yield what an encoder's entry may hold, as comments: the default recipe has no entry."""
+    for field in _fields(EncoderChoice):
+        default = "" if field.default is msgspec.NODEFAULT else f" {_yaml(field.default)}"
+        words = WORDS[path + field.encode_name] + _allowed(field)
+        yield from _commented(f"#   {field.encode_name}:{default}", words)
+
+
+def _fields(kind: type[msgspec.Struct]) -> tuple[inspect.Field, ...]:
+    return cast(inspect.StructType, inspect.type_info(kind)).fields
+
+
+def _commented(start: str, words: str) -> Iterator[str]:
+    """Yield a line with its comment beside it, or below where the line is long; the comment is wrapped."""
+    kept = _TOGETHER.sub(lambda found: found[0].replace(" ", _NO_BREAK), words)
+    wrapped = textwrap.wrap(kept, WIDTH - COLUMN - 2, break_long_words=False, break_on_hyphens=False)
+    first, *rest = (line.replace(_NO_BREAK, " ") for line in wrapped)
+    if len(start) < COLUMN:
+        yield f"{start:<{COLUMN}}# {first}"
+    else:
+        yield start
+        rest = [first, *rest]
+    yield from (f"{'':<{COLUMN}}# {line}" for line in rest)
+
+
+def _yaml(value: Any) -> str:
+    """Return a value as YAML on one line, in quotes where it would be read as something else."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=float("inf"))
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _allowed(field: inspect.Field) -> str:
+    """Return the values or the range that a field allows, as the end of its comment; nothing where any text will do."""
+    kind = field.type.item_type if isinstance(field.type, inspect.VarTupleType) else field.type
+    if isinstance(kind, inspect.LiteralType):
+        others = [str(value) for value in kind.values if value != field.default]
+        return f". One of: {', '.join([str(field.default), *others])}"
+    if isinstance(kind, inspect.BoolType):
+        return "; true or false"
+    if not isinstance(kind, inspect.IntType | inspect.FloatType):
+        return ""
+    low = f"above {kind.gt}" if kind.gt is not None else f"{kind.ge} or more"
+    if kind.le is not None:
+        return f" ({kind.ge} to {kind.le})"
+    return f" ({low}, below {kind.lt})" if kind.lt is not None else f" ({low})"
