@@ -30,8 +30,20 @@ ClassProperty = Annotated[
 Missing = Literal["refuse", "skip"]
 Square = Literal["", "crop", "tile", "pad"]
 app = typer.Typer(
-    no_args_is_help=True, help="Datasets: add, cut, fetch, check and show tiles.\n\nExample: fmcache data check"
+    no_args_is_help=True, help="Datasets: list, add, cut, fetch, check and show tiles.\n\nExample: fmcache data check"
 )
+
+
+@app.command("list")
+def data_list(manifest: ManifestFile = DEFAULT_MANIFEST) -> None:
+    """List the datasets of the manifest: tiles, splits, labels, um/px. No image is opened.
+
+    Example: fmcache data list
+    """
+    from fmcache.commands.datasets import list_datasets
+    from fmcache.commands.whole import show_whole
+
+    show_whole(list_datasets(read_listed(manifest)))
 
 
 @app.command("add")

@@ -30,7 +30,7 @@ def show_whole(table: Table) -> None:
         for line in filled(items, width - 2) if items else ():
             say(f"  {line}")
     if table.caption:
-        say("\n" + textwrap.fill(str(table.caption), width))
+        say("\n" + "\n".join(textwrap.fill(line, width) for line in str(table.caption).splitlines()))
 
 
 def filled(items: Sequence[str], width: int) -> Iterator[str]:
