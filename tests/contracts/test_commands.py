@@ -1,20 +1,125 @@
-"""The command line as its documents show it."""
+"""The command line as its documents show it: commands are those of the app, and documents show them as they are."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
+from typer.main import get_command
+
+from fmcache.cli import app
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = [
-    "", "run", "plan", "extract", "fit", "report", "data", "data add", "data cut", "data fetch", "data split",
-    "data check", "data show",
-    "cache", "cache ls", "cache info", "cache verify", "cache rm", "encoders", "encoders list", "encoders show",
-    "encoders check",
-]  # fmt: skip
+WHERE = ("README.md", ".github/*.md", "pipelines/*.md", "fmcache/**/*.md")
+DOCUMENTS = sorted(path for pattern in WHERE for path in ROOT.glob(pattern))
+SCRIPT_FLAGS = {"--quick"}  # of the benchmarks, which documents name beside commands
+UsageError = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
+
+
+def walked(command, name=""):
+    """Yield (name, command) of a command and of all below it; the app itself has no name."""
+    yield name, command
+    for inner, below in getattr(command, "commands", {}).items():
+        yield from walked(below, f"{name} {inner}".strip())
+
+
+COMMANDS = dict(walked(get_command(app)))
+GROUPS = {name for name, command in COMMANDS.items() if hasattr(command, "commands")}
+SUBGROUP = re.compile(rf"({'|'.join(sorted(GROUPS - {''}))}) [a-z]+\b")
+
+
+def flags_of(command):
+    return {"--help"} | {flag for one in command.params for flag in (*one.opts, *one.secondary_opts)}
+
+
+ALL_FLAGS = set.union(*map(flags_of, COMMANDS.values())) | SCRIPT_FLAGS
+
+
+def split(line):
+    """Return the commands of a shell line, each as a list of words; comments and redirections are left out."""
+    words = shlex.shlex(line, posix=True, punctuation_chars=True)
+    words.whitespace_split = True
+    found, skip = [[]], False
+    for word in words:
+        if skip or set(word) <= set("<>"):
+            skip = not skip  # a redirection, and then its file
+        elif set(word) <= set("();&|"):
+            found.append([])
+        else:
+            found[-1].append(word)
+    return found
+
+
+def code(text):
+    """Yield (words, whole) of every fmcache command in a Markdown text; `whole` when it is shown to be typed as it is.
+
+    In a table, words in backticks after a command of a group are its neighbours: `fmcache cache ls`, `info`.
+    """
+    fence = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
+    for kind, block in fence.findall(text):
+        if kind in ("sh", "bash", "console"):
+            for line in block.replace("\\\n", " ").splitlines():
+                yield from ((words[1:], True) for words in split(line) if words[:1] == ["fmcache"])
+        else:
+            yield from ((shown.split()[1:], False) for shown in re.findall(r"\bfmcache [a-z][^\n(]*", block))
+    prose = fence.sub("", text)
+    for span in spans(prose):
+        if span.startswith("fmcache "):
+            yield span.split()[1:], False
+        elif SUBGROUP.match(span):
+            yield span.split(), False
+    for row in re.findall(r"^\| *(`fmcache .*?) \|", prose, re.M):
+        first, *others = spans(row)
+        group = " ".join(first.split()[1:-1])
+        yield from ((f"{group} {other}".split(), False) for other in others if re.fullmatch("[a-z]+", other))
+
+
+def spans(text):
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
+
+
+def resolved(words):
+    """Return the name of the command that words begin with, and the words after it."""
+    name = ""
+    for i, word in enumerate(words):
+        if name not in GROUPS or f"{name} {word}".strip() not in COMMANDS:
+            return name, words[i:]
+        name = f"{name} {word}".strip()
+    return name, []
+
+
+def problem_with(words, whole):
+    """Return what is wrong with a command as it is shown; nothing when it is right. Nothing is run."""
+    name, rest = resolved(words)
+    if name in GROUPS and rest and not rest[0].startswith("-"):
+        return f"fmcache {' '.join(words)}: no command {rest[0]!r}"
+    unknown = [
+        word for word in rest if word.startswith("--") and word.partition("=")[0] not in flags_of(COMMANDS[name])
+    ]
+    if unknown:
+        return f"fmcache {' '.join(words)}: no flag {unknown[0]}"
+    if whole and name not in GROUPS:
+        try:
+            COMMANDS[name].make_context(name, list(rest))
+        except UsageError as error:
+            return f"fmcache {' '.join(words)}: {error.format_message()}"
+    return ""
+
+
+def problems(text):
+    """Return what is wrong with the commands and flags that a Markdown text shows."""
+    found = [problem for words, whole in code(text) if (problem := problem_with(words, whole))]
+    bare = (re.match(r"--[a-z][a-z-]*", span) for span in spans(text))
+    return found + [f"no command has {flag[0]}" for flag in bare if flag and flag[0] not in ALL_FLAGS]
+
+
+def missing(text):
+    """Return the commands that a Markdown text does not show."""
+    return set(COMMANDS) - GROUPS - {resolved(words)[0] for words, _ in code(text)}
 
 
 def fmcache(*arguments, cwd=ROOT):
@@ -23,25 +128,71 @@ def fmcache(*arguments, cwd=ROOT):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_of_every_command_shows_an_example(command):
+def test_help_of_every_command_shows_an_example_that_would_run(command):
     done = fmcache(*command.split(), "--help")
     assert done.returncode == 0, done.stderr
     assert "Example: fmcache" in " ".join(done.stdout.split())
+    (example,) = re.findall(r"Example: fmcache (.*)", " ".join(COMMANDS[command].help.split()))
+    words = shlex.split(example)
+    assert not problem_with(words, whole=True)
+    name, _ = resolved(words)
+    assert name == command or (command in GROUPS and name.startswith(command))
 
 
-def test_every_command_in_the_readme_exists_with_its_options():
-    shown = set(
-        re.findall(r"fmcache ((?:data |cache |encoders )?[a-z]+)((?: [^`\n#]*)?)", (ROOT / "README.md").read_text())
-    )
-    names = {name for name, _ in shown}
-    known = {command for command in COMMANDS if command}
-    assert {"run", "extract", "fit", "report", "data add"} <= names
-    for name, rest in shown:
-        if name not in known:
-            continue
-        text = fmcache(*name.split(), "--help").stdout
-        for option in re.findall(r"--[a-z-]+", rest):
-            assert option in text, f"{name} {option}"
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_in_a_document_exist_with_their_flags(path):
+    assert problems(path.read_text()) == []
+
+
+def test_the_readme_shows_every_command():
+    assert missing((ROOT / "README.md").read_text()) == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("```sh\nfmcache extrac --all\n```\n", "no command 'extrac'"),
+        ("```sh\npip install . && fmcache extract --al\n```\n", "no flag --al"),
+        ("```sh\nfmcache run\n```\n", "Missing argument"),
+        ("```sh\nfmcache fit --seeds ten   # ten seeds\n```\n", "Invalid value for '--seeds'"),
+        ("```sh\nfmcache data add mine --images a \\\n  --mask b\n```\n", "no flag --mask"),
+        ("```sh\nfmcache plan a.yaml b.yaml\n```\n", "unexpected extra argument"),
+        ("```\n stage one: fmcache extrakt\n```\n", "no command 'extrakt'"),
+        ("the next `fmcache data\nsplitt` adds views", "no command 'splitt'"),
+        ("`fmcache fit --sedes 3`", "no flag --sedes"),
+        ("`data chek` tells sizes", "no command 'chek'"),
+        ("| `fmcache cache ls`, `infos` | look after caches |", "no command 'infos'"),
+        ("`--wrok DIR` moves the folder", "no command has --wrok"),
+    ],
+)
+def test_the_check_of_documents_can_fail(text, says):
+    (problem,) = problems(text)
+    assert says in problem
+
+
+def test_the_check_of_documents_takes_what_is_right():
+    text = """
+| `fmcache cache ls`, `info` | look after caches |
+
+fmcache freezes encoders; `data check` tells sizes; `--work=DIR`, `fmcache fit --seeds 3` and `fmcache --help`.
+
+```sh
+pip install . && fmcache run a.yaml --device cpu  # fmcache nonsense
+fmcache encoders show uni > mine.yaml
+```
+"""
+    assert problems(text) == []
+    assert {"run", "encoders show", "cache ls", "cache info", "data check", "fit"}.isdisjoint(missing(text))
+    assert {"report", "data add"} <= missing(text)
+
+
+def test_a_readme_without_a_command_or_with_another_name_for_it_is_noticed():
+    readme = (ROOT / "README.md").read_text()
+    assert missing(readme.replace("fmcache init", "fmcache innit")) == {"init"}
+    assert problems(readme.replace("fmcache init", "fmcache innit"))
+    assert missing(readme.replace("`fmcache cache ls`, `info`", "`fmcache cache ls`").replace("`cache info`", "")) == {
+        "cache info"
+    }
 
 
 def test_all_recipes_and_cards_that_come_along_are_read():
