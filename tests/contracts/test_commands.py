@@ -64,7 +64,7 @@ def code(text):
         if kind in ("sh", "bash", "console"):
             for line in block.replace("\\\n", " ").splitlines():
                 yield from ((words[1:], True) for words in split(line) if words[:1] == ["fmcache"])
-        else:
+        elif kind in ("", "text", "yaml"):  # diagrams and trees; other languages have words of their own
             yield from ((shown.split()[1:], False) for shown in re.findall(r"\bfmcache [a-z][^\n(]*", block))
     prose = fence.sub("", text)
     for span in spans(prose):
