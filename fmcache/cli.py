@@ -77,9 +77,13 @@ def run_command(
 
     Example: fmcache run pipelines/quickstart.yaml
     """
+    from fmcache.errors import SpecError
     from fmcache.specs import read_recipe
 
     study, listed = read_recipe(recipe), read_listed(manifest)
+    if not study.encoders:
+        step = f"list some below `encoders:` in {recipe}; fmcache encoders list shows the names"
+        raise SpecError(f"recipe {study.name!r} names no encoder", next_step=step)
     flags = flags_of(work, device, threads, workers, recompute, offline)
     from fmcache.stages.extract import extract
     from fmcache.stages.fit import fit

@@ -52,9 +52,9 @@ def init_command(
     with whole_file(recipe.resolve()) as file:  # a link stays a link
         file.write(text.encode())
     name = shlex.quote(str(recipe))
-    first = "" if study.encoders else "name encoders in it (fmcache encoders list), then "
+    first = "" if study.encoders else "name encoders in it (fmcache encoders list shows them), then "
     say(f"{recipe}: every field of a recipe, with its default and what it means")
-    say(f"  next: {first}fmcache plan {name} tells what it costs, fmcache run {name} runs it")
+    say(f"  next: {first}fmcache plan {name} tells what it costs; fmcache run {name} runs it")
 
 
 def _check_place(recipe: Path, replace: bool) -> None:

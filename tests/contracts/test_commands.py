@@ -239,6 +239,7 @@ def test_the_quickstart_runs_end_to_end_and_says_where_the_report_is(tmp_path):
         (["fit", "--work", "{tmp}"], "fmcache extract"),
         (["report", "--work", "{tmp}"], "fmcache fit"),
         (["run", "absent.yaml"], "does not exist"),
+        (["run", "{tmp}/encoderless.yaml"], "below `encoders:`"),
         (["cache", "info", "{tmp}"], "no cache"),
         (["extract", "--encoder", "raw-pixels", "--device", "abacus"], "unknown device"),
         (["extract", "--encoder", "raw-pixels", "--manifest", "absent.yaml"], "absent.yaml does not exist"),
@@ -246,6 +247,7 @@ def test_the_quickstart_runs_end_to_end_and_says_where_the_report_is(tmp_path):
     ],
 )
 def test_a_mistake_gets_a_few_lines_with_the_next_step_and_no_traceback(tmp_path, arguments, says):
+    (tmp_path / "encoderless.yaml").write_text("datasets: [demo]\n")
     filled = [text.format(tmp=tmp_path) for text in arguments]
     done = fmcache(*filled, *([] if "--work" in filled or filled[0] in ("cache", "run") else ["--work", tmp_path]))
     assert done.returncode == 1
