@@ -10,16 +10,16 @@ if TYPE_CHECKING:
     from fmcache.cache.reader import open_cache
     from fmcache.encoders.load import load_encoder
     from fmcache.encoders.tokens import token_grids
+    from fmcache.errors import FmcacheError
     from fmcache.manifest import Manifest
     from fmcache.specs import Recipe, read_recipe
-    from fmcache.stages.extract import extract
-    from fmcache.stages.fit import fit
+    from fmcache.study import Study
 
 _HOME = {
     "Manifest": "manifest",
     "Recipe": "specs",
-    "extract": "stages.extract",
-    "fit": "stages.fit",
+    "FmcacheError": "errors",
+    "Study": "study",
     "load_encoder": "encoders.load",
     "open_cache": "cache.reader",
     "read_recipe": "specs",
@@ -28,11 +28,11 @@ _HOME = {
 
 __version__ = metadata.version("fmcache")
 __all__ = [
+    "FmcacheError",
     "Manifest",
     "Recipe",
+    "Study",
     "__version__",
-    "extract",
-    "fit",
     "load_encoder",
     "open_cache",
     "read_recipe",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -119,14 +121,17 @@ class Cache:
         return not np.array_equal(self._refilled[position, view], filled, equal_nan=True)
 
 
-def open_cache(path: Path, kind: Kind, expected: dict[str, Any]) -> Cache:
-    """Open a sealed cache that was made from `expected` (which may leave out fields the caller cannot know).
+def open_cache(path: Path | str, kind: Kind | None = None, expected: Mapping[str, Any] = MappingProxyType({})) -> Cache:
+    """Open a sealed cache: of any kind and origin, or of `kind`, made from `expected`.
+
+    `expected` may leave out fields of the identity that the caller cannot know.
 
     Raises
     ------
     CacheNotFound, CacheUnsealed, CacheMismatch, CacheCorrupt
         When there is none, it is not finished, it was made from something else, or it breaks the format.
     """
+    path = Path(path)
     stamp = _stamp(path)
     header = read_header(path)
     if header.state != "sealed":
@@ -134,9 +139,9 @@ def open_cache(path: Path, kind: Kind, expected: dict[str, Any]) -> Cache:
             f"{path} was never finished",
             next_step="run the same fmcache extract again: it goes on where it stopped",
         )
-    if header.kind != kind:
+    if kind and header.kind != kind:
         raise CacheMismatch(f"{path} is of another kind", expected=kind, found=header.kind, next_step="check the path")
-    check_identity(path, expected, header.identity)
+    check_identity(path, dict(expected), header.identity)
     try:
         return Cache(path, header, open_array(path, header), stamp)
     except CacheCorrupt:

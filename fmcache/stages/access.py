@@ -24,7 +24,7 @@ from fmcache.manifest import TileEntry
 from fmcache.specs import EncoderChoice, Precision
 from fmcache.stages import places
 from fmcache.stages.catalogue import TILE_PX
-from fmcache.stages.devices import pick_device, set_threads
+from fmcache.stages.devices import pick_device, using_threads
 from fmcache.stages.flags import Flags
 from fmcache.stages.sizes import size_text
 from fmcache.tiles.demo import draw_tile
@@ -55,13 +55,13 @@ def check_encoders(
     check ends there. A hub that may not be asked, or gives no answer, is not asked again; weights that are here are
     checked all the same. `say` gets a line before each encoder, since a large one takes a while.
     """
-    set_threads(flags.threads)
     device = pick_device(flags.device)
     hub = Hub(must_not_ask(flags.offline))
     found = []
-    for choice in choices:
-        say(f"{choice.name} ...")
-        found.append(_check(choice, device, flags, fetch, hub))
+    with using_threads(flags.threads):
+        for choice in choices:
+            say(f"{choice.name} ...")
+            found.append(_check(choice, device, flags, fetch, hub))
     return found
 
 

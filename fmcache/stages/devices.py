@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 
 import torch
@@ -39,14 +41,18 @@ def thread_count(threads: int) -> int:
     return threads or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
 
 
-def set_threads(threads: int) -> int:
-    """Let torch use this many CPU threads (0: as many as the process may use); return the number.
+@contextmanager
+def using_threads(threads: int) -> Iterator[int]:
+    """Let torch use this many CPU threads (0: as many as the process may use) in the body; yield the number.
 
     Sums over threads are rounded in another order, so the number is recorded beside each result.
     """
-    count = thread_count(threads)
+    before, count = torch.get_num_threads(), thread_count(threads)
     torch.set_num_threads(count)
-    return count
+    try:
+        yield count
+    finally:
+        torch.set_num_threads(before)
 
 
 def device_name(device: torch.device) -> str:

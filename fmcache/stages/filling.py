@@ -27,7 +27,7 @@ from fmcache.shortage import shortage_told
 from fmcache.specs import EncoderChoice
 from fmcache.stages import places, runners
 from fmcache.stages.asked import Asked
-from fmcache.stages.devices import device_name, pick_device, set_threads, versions
+from fmcache.stages.devices import device_name, pick_device, using_threads, versions
 from fmcache.stages.identities import bank_identity, tokens_identity, with_encoder
 from fmcache.stages.origins import origin_of, weights_name
 from fmcache.stages.progress import progress
@@ -52,7 +52,20 @@ WAIT_S = 0.5
 
 def fill_bank(asked: Asked) -> None:
     """Write what is missing in the view bank of a dataset; raises as `fmcache.stages.extract.extract`."""
-    set_threads(asked.flags.threads)
+    with using_threads(asked.flags.threads):
+        _fill_bank(asked)
+
+
+def fill_encoder(asked: Asked, choice: EncoderChoice, make_bank: Callable[[], None]) -> None:
+    """Load an encoder and write what is missing in its caches of a dataset; it is freed when this returns.
+
+    `make_bank` is called in between: who may not have the weights is told before all masks are rendered.
+    """
+    with using_threads(asked.flags.threads):
+        _fill_encoder(asked, choice, make_bank)
+
+
+def _fill_bank(asked: Asked) -> None:
     recipe, demand, path = asked.recipe, asked.demand, asked.bank_path
     name, dataset, source = demand.name, demand.dataset, _source(asked)
     identity = bank_identity(recipe, name, dataset, asked.hashes)
@@ -74,13 +87,8 @@ def fill_bank(asked: Asked) -> None:
         writer.record(scale)
 
 
-def fill_encoder(asked: Asked, choice: EncoderChoice, make_bank: Callable[[], None]) -> None:
-    """Load an encoder and write what is missing in its caches of a dataset; it is freed when this returns.
-
-    `make_bank` is called in between: who may not have the weights is told before all masks are rendered.
-    """
+def _fill_encoder(asked: Asked, choice: EncoderChoice, make_bank: Callable[[], None]) -> None:
     recipe, flags, name = asked.recipe, asked.flags, asked.demand.name
-    set_threads(flags.threads)
     device, lock = pick_device(flags.device), places.weights_lock(flags.work)
     with shortage_told(f"{name} · {choice.name}", LESS_MEMORY):
         encoder = load(choice, device, flags.offline, lock, flags.compiled)

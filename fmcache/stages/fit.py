@@ -43,7 +43,7 @@ from fmcache.scores.table import COUNTS_SCHEMA, CURVE_SCHEMA, EncoderInfo, Part,
 from fmcache.specs import Recipe, variants
 from fmcache.stages import places, runners
 from fmcache.stages.costs import grids_bytes
-from fmcache.stages.devices import device_name, pick_device, set_threads, thread_count, versions
+from fmcache.stages.devices import device_name, pick_device, thread_count, using_threads, versions
 from fmcache.stages.flags import Failure, Flags
 from fmcache.stages.identities import bank_identity, only_tiles, tokens_identity
 from fmcache.stages.labelled import check_labelled, label_notes, label_pixels, place, split_pixels
@@ -166,7 +166,11 @@ def fit(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], N
         When another process is fitting the same study, or all variants of a sweep: if only some are busy, the others
         are trained, and those are returned as failed.
     """
-    set_threads(flags.threads)
+    with using_threads(flags.threads):
+        return _fit(recipe, manifest, flags, say)
+
+
+def _fit(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], None]) -> list[Failure]:
     device = pick_device(flags.device)
     failures: list[Failure] = []
     busy: list[Failure] = []

@@ -59,15 +59,15 @@ def plan(recipe: Recipe, manifest: Manifest, flags: Flags, measure: bool = True)
     datasets = {demand.name: demand.dataset for demand in asked}
     if not measure:
         return Plan(recipe, datasets, _items(recipe, asked, on_gpu=False), None)
-    from fmcache.stages.devices import pick_device, set_threads
+    from fmcache.stages.devices import pick_device, using_threads
     from fmcache.stages.speed import measure_speed
 
-    set_threads(flags.threads)
     device = pick_device(flags.device)
     items = _items(recipe, asked, on_gpu=device.type == "cuda")
     dearest = max(items, key=lambda item: item.cost.decoder_flop)
     labels = len(datasets[dearest.dataset].labels)
-    speed = measure_speed(recipe, dearest.card, labels, {item.precision for item in items}, device)
+    with using_threads(flags.threads):
+        speed = measure_speed(recipe, dearest.card, labels, {item.precision for item in items}, device)
     return Plan(recipe, datasets, items, speed)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -33,25 +36,44 @@ class _Rate(ProgressColumn):
         return Text(f"{speed:.1f} {self.unit}/s" if speed else f"? {self.unit}/s")
 
 
+SILENT = io.StringIO()
+"""The stream to which nothing is written."""
+_STREAM: ContextVar[TextIO | None] = ContextVar("stream", default=None)
+
+
+@contextmanager
+def progress_to(stream: TextIO | None) -> Iterator[None]:
+    """Let progress in the body go to `stream` (`SILENT`: nowhere; None: standard error)."""
+    before = _STREAM.set(stream)
+    try:
+        yield
+    finally:
+        _STREAM.reset(before)
+
+
 @contextmanager
 def progress(title: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[int], None]]:
     """Show the progress of `total` units of work, of which `done` were there before; yield the function that counts on.
 
     On a terminal this is a bar on standard error; otherwise a line at most every 15 s, and one at the end.
+    `progress_to` sends it elsewhere.
     """
-    if sys.stderr.isatty():
+    stream = _STREAM.get() or sys.stderr
+    if stream is SILENT:
+        yield lambda _: None
+    elif stream.isatty():
         columns = (
             TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), _Rate(unit),
             TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
         )  # fmt: skip
-        with Progress(*columns, console=Console(stderr=True)) as bar:
+        with Progress(*columns, console=Console(file=stream)) as bar:
             task = bar.add_task(title, total=total, completed=done)
             yield lambda n: bar.advance(task, n)
     else:
-        yield from _lines(title, total, unit, done)
+        yield from _lines(stream, title, total, unit, done)
 
 
-def _lines(title: str, total: int, unit: str, done: int) -> Iterator[Callable[[int], None]]:
+def _lines(stream: TextIO, title: str, total: int, unit: str, done: int) -> Iterator[Callable[[int], None]]:
     start = last = time.monotonic()
     count = done
 
@@ -65,7 +87,7 @@ def _lines(title: str, total: int, unit: str, done: int) -> Iterator[Callable[[i
             left = (total - count) / rate if rate else float("inf")
             print(
                 f"{title}: {count}/{total} {unit}, {rate:.1f} {unit}/s, {left:.0f} s left",
-                file=sys.stderr,
+                file=stream,
                 flush=True,
             )
 

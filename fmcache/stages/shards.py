@@ -31,7 +31,7 @@ from fmcache.specs import EncoderChoice, Precision, ViewSpec
 from fmcache.stages import runners
 from fmcache.stages.ahead import Behind, ahead, pool_of
 from fmcache.tiles.images import Pixels, Tile, check_view_mpp, read_tile, resize_tile
-from fmcache.tiles.views import render_mask, render_view
+from fmcache.tiles.views import opencv_on_one_thread, render_mask, render_view
 
 STORE = {"float16": torch.float16, "float32": torch.float32}
 VIEWS_BYTES = 64 * 2**20
@@ -126,7 +126,7 @@ def load(choice: EncoderChoice, device: torch.device, offline: bool, lock: Path,
 def write_bank_shards(source: Source, tasks: Sequence[ShardTask], tick: runners.Tick) -> None:
     """Render the masks of shards of the view bank and write them, several at a time."""
     threads = max(2, torch.get_num_threads())
-    with pool_of(threads, "bank") as pool:
+    with opencv_on_one_thread(), pool_of(threads, "bank") as pool:
         for weight in ahead(pool, functools.partial(_write_bank_shard, source), tasks, 2 * threads):
             tick(weight)
 
@@ -148,7 +148,11 @@ def write_token_shards(encoding: Encoding, tasks: Sequence[ShardTask], tick: run
     setup = encoding.setup
     store = store_of(setup.store)
     # the writer is left last, and waits for what was handed over to it, whatever happened
-    with ThreadPoolExecutor(1, "write") as writer, pool_of(max(2, setup.threads), "views") as pool:
+    with (
+        opencv_on_one_thread(),
+        ThreadPoolExecutor(1, "write") as writer,
+        pool_of(max(2, setup.threads), "views") as pool,
+    ):
         behind = Behind(writer, PENDING)
         views = _views_ahead(pool, setup.source, tasks)
         for task in tasks:

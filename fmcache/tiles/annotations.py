@@ -8,7 +8,6 @@ all systems and Python versions of fmcache.
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,14 +27,13 @@ from fmcache.manifest import IGNORE
 from fmcache.tiles.census import MENDED, PLANE, SKIPPED, listed
 from fmcache.tiles.classes import ANNOTATION, EVERYTHING, Selection, class_name, object_kind
 from fmcache.tiles.geojson import SHAPES, read_features
+from fmcache.tiles.unwarned import unwarned
 from fmcache.tiles.words import quoted
 
 FIRST_PLANE = "z 0, t 0"
 FAR_PX = 1e9
 # what taking a feature apart raises when it is not built as GeoJSON has it
 ODD = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, ShapelyError)
-# pixels of a tile have no place on earth, and are not meant to
-warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
 
 class Annotation(NamedTuple):
@@ -158,7 +156,9 @@ def _drawn(
 ) -> npt.NDArray[np.uint8]:
     if not shapes:
         return np.full(shape, fill, dtype=np.uint8)
-    return np.asarray(rasterize(shapes, out_shape=shape, transform=place, fill=fill, dtype="uint8"), dtype=np.uint8)
+    with unwarned(NotGeoreferencedWarning):  # pixels of a tile have no place on earth
+        drawn = rasterize(shapes, out_shape=shape, transform=place, fill=fill, dtype="uint8")
+    return np.asarray(drawn, dtype=np.uint8)
 
 
 def _refuse_unknown(counts: Counter[str], known: Mapping[str, int], what: str, next_step: str) -> None:

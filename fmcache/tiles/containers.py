@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from PIL.TiffImagePlugin import PREFIXES, TiffImageFile
 
 from fmcache.errors import TileError
 from fmcache.tiles.tiff import SIGNED, Page, check_tiff, read_numbers
+from fmcache.tiles.unwarned import unwarned
 
 ORIENTATION = 0x0112  # EXIF tag
 COLOUR_MAP = 320  # TIFF tag
@@ -106,10 +106,9 @@ def look(path: Path) -> Head | None:
         kind = kind_of(path)
         if kind not in READERS:
             return None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # whoever reads the pixels says what is wrong
-            with READERS[kind](path) as picture:
-                return Head(picture.size, picture.mode)
+        # whoever reads the pixels says what is wrong
+        with unwarned(Warning), READERS[kind](path) as picture:
+            return Head(picture.size, picture.mode)
     except (TileError, *DAMAGED):
         return None
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import warnings
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -19,6 +18,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from rasterio.errors import NotGeoreferencedWarning
 
 from fmcache.errors import TileError
+from fmcache.tiles.unwarned import unwarned
 
 SUBFILE, OLD_SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 255, 256, 257, 258, 259, 262
 DESCRIPTION, ORIENTATION, SAMPLES, SUB_IFDS, EXTRA_SAMPLES, SAMPLE_FORMAT = 270, 274, 277, 330, 338, 339
@@ -102,10 +102,8 @@ def check_tiff(file: BinaryIO, path: Path) -> Page:
 
 def read_numbers(path: Path) -> npt.NDArray[np.generic]:
     """Return the values (y, x) of a TIFF of one channel, of any type: Pillow reads none of 64 bits."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(path) as file:
-            return np.asarray(file.read(1))
+    with unwarned(NotGeoreferencedWarning), rasterio.open(path) as file:
+        return np.asarray(file.read(1))
 
 
 def _unexplained(path: Path, page: Page) -> bool:
@@ -114,10 +112,8 @@ def _unexplained(path: Path, page: Page) -> bool:
     bands = [first + i for i, kind in enumerate(page.extra) if kind == 0]
     if not bands:
         return len(page.extra) > 1
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(path) as file:
-            return any(np.ptp(file.read(band)) > 0 for band in bands)
+    with unwarned(NotGeoreferencedWarning), rasterio.open(path) as file:
+        return any(np.ptp(file.read(band)) > 0 for band in bands)
 
 
 def _pages(file: BinaryIO) -> list[Page]:

@@ -8,6 +8,8 @@ neither on the order of calls, nor on the process, nor on how many views there a
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import cv2
@@ -21,8 +23,16 @@ from fmcache.specs import ViewSpec
 
 Pixels = npt.NDArray[np.uint8]
 
-# OpenCV would start its own threads below each of ours; views are rendered in parallel as they are.
-cv2.setNumThreads(1)
+
+@contextmanager
+def opencv_on_one_thread() -> Iterator[None]:
+    """Keep OpenCV from starting threads of its own below each of ours: views are rendered in parallel as they are."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 class ViewParams(NamedTuple):

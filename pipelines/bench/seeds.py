@@ -34,7 +34,7 @@ from fmcache.decoders.together import seeds_at_once, threads_of_a_seed, train_to
 from fmcache.decoders.train import Fitted, Training, train
 from fmcache.grid import Grid
 from fmcache.specs import FitSpec
-from fmcache.stages.devices import device_name, pick_device, set_threads, versions
+from fmcache.stages.devices import device_name, pick_device, thread_count, versions
 
 
 class Case:
@@ -80,7 +80,8 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=0)
     flags = parser.parse_args()
-    device, threads = pick_device(flags.device), set_threads(flags.threads)
+    device, threads = pick_device(flags.device), thread_count(flags.threads)
+    torch.set_num_threads(threads)
     where = f"{device_name(device)}, {threads} threads"
     found = " ".join(f"{name} {version}" for name, version in versions("fmcache", "torch", "zarr", "numcodecs").items())
     print(f"{found}; load {os.getloadavg()[0]:.1f}")

@@ -44,7 +44,7 @@ from fmcache.specs import DecoderSpec, EncoderChoice, FitSpec, Precision, Recipe
 from fmcache.stages import places
 from fmcache.stages.ahead import ahead
 from fmcache.stages.data import add
-from fmcache.stages.devices import device_name, pick_device, set_threads, versions
+from fmcache.stages.devices import device_name, pick_device, thread_count, versions
 from fmcache.stages.extract import extract
 from fmcache.stages.fit import fit
 from fmcache.stages.flags import Flags
@@ -125,7 +125,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.tile_px, arguments.tiles, arguments.views, arguments.width = 224, 4, 4, 32
-    device, threads = pick_device(arguments.device), set_threads(arguments.threads)
+    device, threads = pick_device(arguments.device), thread_count(arguments.threads)
+    torch.set_num_threads(threads)
     print(versions("fmcache", "torch", "timm", "zarr"), f"{threads} threads; load {os.getloadavg()[0]:.1f}")
     for name in arguments.encoder or ENCODERS[device.type]:
         measure(name, arguments, device, threads)

@@ -80,6 +80,7 @@ MAY = {
     "stages.plan": GROUND | CARDS | {"cache.stores", "encoders.load", "stages"},
     "stages.plan_table": {"demand", "specs", "stages"},
     "stages.access": GROUND | {"tiles", "encoders", "stages"},
+    "study": GROUND | {"cache.reader", "decoders", "scores", "stages"},
     "commands": GROUND | CARDS | {"commands", "stages", "cache.verify"},
     "cli": GROUND | {"commands", "stages"},
 }

@@ -1,0 +1,40 @@
+"""The runs of a study as one table: counts, and the Dice derived from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from fmcache.scores.dice import Reduction, dice_per_label
+from fmcache.scores.table import Part
+
+
+def results_table(parts: Sequence[Part]) -> pl.DataFrame:
+    """Return the counts of runs as one table: dataset, encoder, fold, seed, split, tile, label, tp, fp, fn."""
+    frames = [
+        part.counts.select(
+            pl.lit(part.record.dataset).alias("dataset"),
+            pl.lit(part.record.encoder.name).alias("encoder"),
+            pl.lit(part.record.fold, pl.Int64).alias("fold"),
+            pl.lit(part.record.seed, pl.Int64).alias("seed"),
+            pl.all(),
+        )
+        for part in parts
+    ]
+    return pl.concat(frames)
+
+
+def dice_table(results: pl.DataFrame, split: str, reduction: Reduction) -> pl.DataFrame:
+    """Return the Dice of each run and label on a split, (dataset, encoder, fold, seed, label, dice); null: none."""
+    rows: list[tuple[object, ...]] = []
+    keys = ("dataset", "encoder", "fold", "seed")
+    chosen = results.filter(pl.col("split") == split)
+    for run, table in chosen.group_by(keys, maintain_order=True):
+        labels = table["label"].unique(maintain_order=True)
+        counts = table.select("tp", "fp", "fn").to_numpy().reshape(-1, len(labels), 3)
+        for label, value in zip(labels, dice_per_label(counts, reduction), strict=True):
+            rows.append((*run, label, None if np.isnan(value) else float(value)))
+    schema = {key: chosen.schema[key] for key in keys} | {"label": pl.String, "dice": pl.Float64}
+    return pl.DataFrame(rows, schema=schema, orient="row")

@@ -1,0 +1,234 @@
+"""A study from Python: what the commands do, and what they made, as tables, datasets and modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+import msgspec
+
+from fmcache.errors import FmcacheError, ResultsNotFound, SpecError
+from fmcache.manifest import Manifest, Split
+from fmcache.specs import Recipe, Sweep, read_recipe, variants
+from fmcache.stages import places
+from fmcache.stages.flags import Failure, Flags
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from fmcache.decoders.batches import Grids
+    from fmcache.decoders.fitted import FittedDecoder
+
+
+class Study:
+    """A recipe with its manifest and working folder; the same files as those of the command line.
+
+    Parameters
+    ----------
+    recipe
+        A recipe, or the YAML file that holds one.
+    work, manifest
+        The working folder, and the file that lists datasets.
+    device, threads, workers, offline
+        As the flags of the commands: they change no number beyond rounding.
+    say
+        Takes each line that the commands would print; None: no line.
+    progress
+        Where progress is shown; None: nowhere.
+
+    Raises
+    ------
+    SpecError, ManifestError
+        When recipe or manifest cannot be read.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe | Path | str,
+        work: Path | str = "work",
+        manifest: Path | str = "data_manifest.yaml",
+        *,
+        device: str = "auto",
+        threads: int = 0,
+        workers: int = 0,
+        offline: bool = False,
+        say: Callable[[str], None] | None = None,
+        progress: TextIO | None = None,
+    ) -> None:
+        self.recipe = recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
+        self.manifest = Manifest(Path(manifest))
+        self._flags = Flags(Path(work), device, threads, workers, offline=offline)
+        self._say, self._progress = say or (lambda _: None), progress
+
+    def __repr__(self) -> str:
+        return f"Study({self.recipe.name!r}, work={str(self._flags.work)!r})"
+
+    def variants(self) -> tuple[Study, ...]:
+        """Return the studies of a sweep, one for each value; itself where the recipe sweeps over nothing."""
+        return tuple(self._like(msgspec.structs.replace(one, sweep=Sweep())) for one in variants(self.recipe))
+
+    def extract(self, *, recompute: bool = False) -> None:
+        """Run the encoders over all views and cache their token grids; what is there is kept.
+
+        Raises
+        ------
+        FmcacheError
+            When an encoder could not be run; the others were run first.
+        """
+        from fmcache.stages.extract import extract
+
+        with self._telling():
+            _raise(extract(self.recipe, self.manifest, self._flags._replace(recompute=recompute), self._say))
+
+    def fit(self, *, recompute: bool = False) -> None:
+        """Train a decoder for every encoder and seed from the cached grids; runs that are done are kept.
+
+        Raises
+        ------
+        FmcacheError
+            When an encoder could not be fitted; the others were fitted first.
+        """
+        from fmcache.stages.fit import fit
+
+        with self._telling():
+            _raise(fit(self.recipe, self.manifest, self._flags._replace(recompute=recompute), self._say))
+
+    def report(self) -> Path:
+        """Write tables and figures, and return the Markdown page.
+
+        Raises
+        ------
+        ResultsNotFound
+            When nothing was fitted.
+        FmcacheError
+            When results are damaged; those of the other runs were reported first.
+        """
+        from fmcache.stages.report import report
+
+        (*_, written) = report(places.results(self._flags.work), places.reports(self._flags.work), self.recipe.name)
+        if written.damaged:
+            raise written.damaged[0]
+        return written.path
+
+    def results(self) -> pl.DataFrame:
+        """Return the counts of all runs: dataset, encoder, fold, seed, split, tile, label, tp, fp, fn.
+
+        `fold` is null for a dataset's fixed split; tp, fp and fn are pixels. Every file is checked against its
+        checksum.
+
+        Raises
+        ------
+        ResultsNotFound
+            When nothing was fitted.
+        ResultsCorrupt, ResultsMismatch
+            When a run's files are not what was written.
+        """
+        from fmcache.scores.parts import find_parts, read_part
+        from fmcache.scores.results import results_table
+
+        self._check_one()
+        parts = [read_part(folder) for folder in find_parts(places.results(self._flags.work), self.recipe.name)]
+        if not parts:
+            raise ResultsNotFound(
+                f"nothing was fitted for recipe {self.recipe.name!r} in {self._flags.work}", next_step="study.fit()"
+            )
+        return results_table(parts)
+
+    def dice(self, split: Split = "test") -> pl.DataFrame:
+        """Return the Dice of each run and label on a split: dataset, encoder, fold, seed, label, dice (0 to 1).
+
+        It is reduced over tiles as the recipe says (`Recipe.dice`); null where a label has none. Raises as `results`.
+        """
+        from fmcache.scores.results import dice_table
+
+        return dice_table(self.results(), split, self.recipe.dice)
+
+    def grids(self, dataset: str, encoder: str, split: Split, *, fold: int | None = None, tap: str = "last") -> Grids:
+        """Return the cached grids and masks of a split, in memory, as a torch Dataset.
+
+        Its items are views, tile by tile: tokens (channel, row, col) float32 and mask (y, x) uint8, 255 where the truth
+        is unknown. Of training tiles there are all views but the untouched one, of others the untouched one only.
+
+        Parameters
+        ----------
+        encoder
+            Its name in tables and folders.
+        fold
+            A fold of the dataset; None for its fixed split.
+
+        Raises
+        ------
+        CacheNotFound, CacheUnsealed, CacheMismatch, CacheCorrupt
+            When it was not extracted under this recipe.
+        SpecError, ManifestError
+            When there is no such dataset, fold or split.
+        """
+        import torch
+
+        from fmcache.cache.reader import open_cache
+        from fmcache.decoders.batches import load_grids
+        from fmcache.demand import demand_of
+        from fmcache.stages.devices import pick_device
+
+        self._check_one()
+        work, recipe = self._flags.work, self.recipe
+        demand = demand_of(recipe, dataset, self.manifest.dataset(dataset))
+        if fold not in demand.splits or split not in ("train", "val", "test"):
+            raise SpecError(
+                f"recipe {recipe.name!r} has no fold {fold}, split {split!r} of {dataset!r}",
+                expected=f"fold {' or '.join(map(str, demand.splits))}; train, val or test",
+            )
+        tokens = open_cache(places.tokens_path(work, dataset, encoder, recipe, tap), "tokens")
+        bank = open_cache(places.bank_path(work, dataset, recipe), "view_bank")
+        views = range(1, recipe.views.count + 1) if split == "train" else range(1)
+        tiles, device = demand.splits[fold].of(split), pick_device(self._flags.device)
+        return load_grids(tokens, bank, tiles, views, torch.device(device), places.results(work))
+
+    def decoder(self, dataset: str, encoder: str, seed: int, *, fold: int | None = None) -> FittedDecoder:
+        """Return the decoder of a run with its best weights, in evaluation mode: tokens to logits.
+
+        It takes tokens (view, channel, row, col) float32 as they are cached, and standardises them where the run did;
+        logits are (view, label, y, x). The run's files are checked against their checksums.
+
+        Raises
+        ------
+        ResultsNotFound, ResultsCorrupt, ResultsMismatch
+            When there is no such run, or its files are not what was written.
+        """
+        from fmcache.decoders.fitted import load_decoder
+        from fmcache.scores.parts import WEIGHTS, part_folder, read_record
+
+        self._check_one()
+        folder = part_folder(places.results(self._flags.work), self.recipe.name, dataset, encoder, seed, fold)
+        return load_decoder(folder / WEIGHTS, read_record(folder))
+
+    def _like(self, recipe: Recipe) -> Study:
+        other = object.__new__(Study)
+        other.__dict__ |= self.__dict__ | {"recipe": recipe}
+        return other
+
+    def _check_one(self) -> None:
+        if self.recipe.sweep.field:
+            raise SpecError(
+                f"recipe {self.recipe.name!r} is a sweep: it has a study for each value",
+                next_step="take one of study.variants()",
+            )
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        from fmcache.stages.progress import SILENT, progress_to
+
+        with progress_to(self._progress or SILENT):
+            yield
+
+
+def _raise(failures: Sequence[Failure]) -> None:
+    """Raise the first failure, with a note on each of the others."""
+    if not failures:
+        return
+    error: FmcacheError = failures[0].error
+    for failure in failures:
+        error.add_note(f"{failure.dataset} · {failure.encoder}: {failure.error.problem}")
+    raise error
