@@ -110,8 +110,8 @@ def plan_command(
     Example: fmcache plan pipelines/quickstart.yaml
     """
     study, listed = recipe_of(recipe, None, ""), read_listed(manifest)
-    from fmcache.stages.plan import plan
-    from fmcache.stages.plan_table import shown
+    from fmcache.commands.plan_table import shown
+    from fmcache.planning.plan import plan
 
     show(shown(plan(study, listed, flags_of(work, device, threads, 0, False, True), measure), work))
 

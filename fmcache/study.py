@@ -170,7 +170,7 @@ class Study:
         from fmcache.cache.reader import open_cache
         from fmcache.decoders.batches import load_grids
         from fmcache.demand import demand_of
-        from fmcache.stages.devices import pick_device
+        from fmcache.runtime.devices import pick_device
 
         self._check_one()
         work, recipe = self._flags.work, self.recipe
@@ -218,7 +218,7 @@ class Study:
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
-        from fmcache.stages.progress import SILENT, progress_to
+        from fmcache.runtime.progress import SILENT, progress_to
 
         with progress_to(self._progress or SILENT):
             yield

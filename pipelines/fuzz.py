@@ -30,13 +30,13 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from fmcache.datasets.folder import Pair
+from fmcache.datasets.groups import group_of
 from fmcache.encoders.cards import BUILT_IN, read_card
 from fmcache.errors import FmcacheError
 from fmcache.manifest import FolderDataset, Label, Manifest
 from fmcache.specs import read_recipe
 from fmcache.tiles.annotations import read_annotations
-from fmcache.tiles.folder import Pair
-from fmcache.tiles.groups import group_of
 from fmcache.tiles.pictures import read_image, read_raw_mask
 from fmcache.tiles.values import read_values
 

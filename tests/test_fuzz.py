@@ -11,11 +11,11 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fmcache.datasets.label_flags import parse_labels
 from fmcache.encoders.cards import read_card
 from fmcache.errors import FmcacheError
 from fmcache.manifest import Manifest
 from fmcache.specs import read_recipe, variants
-from fmcache.tiles.labels import parse_labels
 
 EXAMPLES = int(os.environ.get("FMCACHE_FUZZ", "120"))
 SHORT = settings(

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
-from fmcache.cache.format import FILLING, Header
+from fmcache.cache.header import FILLING, Header
 from fmcache.errors import CacheCorrupt
 from fmcache.identity import fingerprint, whole_file
 

@@ -12,11 +12,11 @@ import numpy.typing as npt
 import zarr
 from zarr.buffer.cpu import NDBuffer
 
-from fmcache.cache.arrays import open_array
 from fmcache.cache.checksums import read_checksums
-from fmcache.cache.format import ARRAY, METADATA, Header, Kind, check_identity, positions, read_header
+from fmcache.cache.encoding import all_finite
+from fmcache.cache.header import ARRAY, METADATA, Header, Kind, check_identity, positions, read_header
 from fmcache.cache.shardfile import shard_files
-from fmcache.cache.stores import all_finite
+from fmcache.cache.zarr_array import open_array
 from fmcache.errors import CacheCorrupt, CacheMismatch, CacheNotFound, CacheUnsealed
 
 NEVER_WRITTEN = "in no shard: never written, or lost"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fmcache.cache.checksums import mark_damaged
-from fmcache.cache.format import ARRAY, FILLING, METADATA, Header, read_header
+from fmcache.cache.header import ARRAY, FILLING, METADATA, Header, read_header
 from fmcache.cache.reader import open_cache
 from fmcache.errors import Busy, CacheCorrupt, CacheMismatch, CacheNotFound
 from fmcache.identity import remove_folder

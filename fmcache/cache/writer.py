@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from fmcache.cache.arrays import create_array, open_array, storing_all
 from fmcache.cache.checksums import (
     DAMAGED,
     UNKNOWN,
@@ -34,10 +33,11 @@ from fmcache.cache.checksums import (
     write_checksums,
     write_record,
 )
-from fmcache.cache.format import ARRAY, FILLING, METADATA, Header, Kind, check_identity, read_header, with_tiles
+from fmcache.cache.encoding import FAST, Compressor, all_finite
+from fmcache.cache.header import ARRAY, FILLING, METADATA, Header, Kind, check_identity, read_header, with_tiles
 from fmcache.cache.layout import Layout, Shard, missing_shards, plan_layout
 from fmcache.cache.shardfile import ShardFiles, shard_files
-from fmcache.cache.stores import FAST, Compressor, all_finite
+from fmcache.cache.zarr_array import create_array, open_array, storing_all
 from fmcache.errors import CacheCorrupt, CacheMismatch, CacheNotFound, TokensOverflow
 from fmcache.identity import fingerprint, remove_folder, sha256_file, sweep
 from fmcache.locks import locked

@@ -20,7 +20,7 @@ def cache_ls(work: Work = DEFAULT_WORK) -> None:
 
     Example: fmcache cache ls
     """
-    from fmcache.stages.caches import list_caches
+    from fmcache.commands.cache_tables import list_caches
 
     show(list_caches(work))
 
@@ -31,7 +31,7 @@ def cache_info(path: Annotated[Path, typer.Argument(help="A cache (a folder NAME
 
     Example: fmcache cache info work/cache/demo/raw-pixels/128px.zarr
     """
-    from fmcache.stages.caches import describe_cache
+    from fmcache.commands.cache_tables import describe_cache
 
     say(describe_cache(path))
 
@@ -49,7 +49,7 @@ def cache_verify(
 
     Example: fmcache cache verify
     """
-    from fmcache.stages.caches import verify_caches, verify_results
+    from fmcache.commands.cache_tables import verify_caches, verify_results
 
     problems = verify_caches(path or [], work, say)
     if not path:
@@ -68,7 +68,7 @@ def cache_rm(
     Example: fmcache cache rm work/cache/demo/raw-pixels/128px.zarr
     """
     from fmcache.cache.verify import remove_cache
-    from fmcache.stages.sizes import size_text
+    from fmcache.runtime.sizes import size_text
 
     failed: list[FmcacheError] = []
     for folder in path:

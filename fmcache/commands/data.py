@@ -102,13 +102,13 @@ def data_add(
 
     Example: fmcache data add mine --images tiles/images --masks tiles/masks --labels other=0,tumour=1 --mpp 0.5
     """
-    from fmcache.stages.data import FileRules, add, check_flags
+    from fmcache.datasets.add import FileRules, add, check_flags
 
     folder, files = Path(masks), FileRules(missing, square, tile_px, into)
     place = folder.parent if "*" in folder.name else folder
     if "=" in masks and not ("=" in str(place) and place.is_dir()):
+        from fmcache.datasets.merge import merge_masks
         from fmcache.errors import SpecError
-        from fmcache.stages.merge import merge_masks
 
         if labels:
             raise SpecError("--masks names the labels here", found=f"--labels {labels}", next_step="leave out --labels")
@@ -164,8 +164,8 @@ def data_cut(
     Example: fmcache data cut a.svs b.svs c.svs --annotations geojson --labels tumour=Tumor,stroma=Stroma --into
     tiles --name mine
     """
-    from fmcache.stages.cut import cut
-    from fmcache.stages.cut_plan import Wanted
+    from fmcache.datasets.cut import cut
+    from fmcache.datasets.cut_search import Wanted
 
     wanted = Wanted(
         slides, annotations, into, mpp, tile_px, labels, order, fill, ignore, skip, min_share, tiles, split, groups,
@@ -187,7 +187,7 @@ def data_fetch(
 
     Example: fmcache data fetch puma
     """
-    from fmcache.stages.fetch import fetch
+    from fmcache.datasets.fetch import fetch
 
     say(fetch(read_listed(manifest), name, into, source))
 
@@ -207,7 +207,7 @@ def data_split(
 
     Example: fmcache data split demo --split 15/5/10 --folds 5 --subsets 5,10,15
     """
-    from fmcache.stages.split import split as write_splits
+    from fmcache.datasets.split import split as write_splits
 
     show(write_splits(manifest, dataset, split, folds, subsets, seed))
 
@@ -223,7 +223,7 @@ def data_check(
 
     Example: fmcache data check
     """
-    from fmcache.stages.check import check
+    from fmcache.datasets.check import check
 
     listed = read_listed(manifest)
     problems = 0
@@ -253,8 +253,8 @@ def data_show(
 
     Example: fmcache data show demo --views d00
     """
+    from fmcache.datasets import show as sheets
     from fmcache.errors import SpecError
-    from fmcache.stages import show as sheets
 
     if splits and views:
         raise SpecError("--splits and --views exclude each other", next_step="leave out one of them")

@@ -19,7 +19,7 @@ def encoders_list() -> None:
 
     Example: fmcache encoders list
     """
-    from fmcache.stages.catalogue import list_encoders
+    from fmcache.commands.encoder_tables import list_encoders
 
     show_whole(list_encoders())
 
@@ -34,7 +34,7 @@ def encoders_show(name: Annotated[str, typer.Argument(help="Card name, card file
     """
     from shutil import get_terminal_size
 
-    from fmcache.stages.catalogue import describe_encoder
+    from fmcache.commands.encoder_tables import describe_encoder
 
     say(describe_encoder(name, get_terminal_size((100, 24)).columns))
 
@@ -64,10 +64,10 @@ def encoders_check(
     choices = choices_of(name, everything, weights, random_weights)
     if not choices:
         raise SpecError("no encoder to check", next_step="pass a name, or --all; fmcache encoders list shows the names")
-    from fmcache.stages import access
+    from fmcache.commands import encoder_check
 
-    checked = access.check_encoders(choices, flags_of(work, device, threads, 0, False, offline), fetch, say)
-    show_whole(access.table(checked))
+    checked = encoder_check.check_encoders(choices, flags_of(work, device, threads, 0, False, offline), fetch, say)
+    show_whole(encoder_check.table(checked))
     failed: dict[str, list[str]] = {}
     for one in checked:
         if one.error:

@@ -64,9 +64,9 @@ def choices_of(
     """Return the encoders that flags ask for; none where they ask for none."""
     import msgspec
 
+    from fmcache.encoders.cards import study_encoders
     from fmcache.errors import SpecError
     from fmcache.specs import EncoderChoice
-    from fmcache.stages.catalogue import study_encoders
 
     if encoder and everything:
         raise SpecError("--all and names of encoders exclude each other", next_step="leave out one of them")

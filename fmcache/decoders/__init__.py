@@ -1,0 +1,1 @@
+"""The decoder, its fast form, losses, batches, training. Imports cache and scores."""

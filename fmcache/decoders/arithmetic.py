@@ -1,8 +1,11 @@
-"""How much arithmetic the decoder is, in its direct form. Integers only; no torch."""
+"""How much arithmetic the decoder is, in its direct form, and how large its grids are. Integers only; no torch."""
 
 from __future__ import annotations
 
+from fmcache.cache.encoding import store_of
 from fmcache.grid import Grid
+from fmcache.manifest import Splits
+from fmcache.specs import Recipe
 
 
 def multiply_adds(grid: Grid, channels: int, width: int, labels: int) -> int:
@@ -18,3 +21,14 @@ def multiply_adds(grid: Grid, channels: int, width: int, labels: int) -> int:
     pixels = [grid.side**2 * 4**k for k in range(grid.upsampling_blocks + 1)]
     total: int = channels * width * pixels[0] + 9 * width**2 * sum(pixels[1:]) + width * labels * pixels[-1]
     return total
+
+
+def views_in_fit(recipe: Recipe, splits: Splits) -> int:
+    """Return the number of views of which stage two holds grids: all but the untouched ones of training tiles."""
+    return len(splits.train) * recipe.views.count + len(splits.val) + len(splits.test)
+
+
+def grids_bytes(recipe: Recipe, splits: Splits, width: int, grid: Grid) -> int:
+    """Return the bytes of the grids (`width` channels, as stored) and masks that stage two holds at once."""
+    a_view = width * grid.side**2 * store_of(recipe.store).itemsize + recipe.tile_px**2
+    return views_in_fit(recipe, splits) * a_view

@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from fmcache.decoders.heads import Decoder, form_for
+from fmcache.decoders.decoder import Decoder, form_for
 from fmcache.errors import ResultsCorrupt
 from fmcache.grid import Grid
-from fmcache.scores.table import RunRecord
+from fmcache.scores.records import RunRecord
 
 SCALE = ("mean", "std")
 

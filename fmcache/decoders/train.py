@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from fmcache.decoders.batches import Grids, Step, epoch_steps, in_order
-from fmcache.decoders.heads import Decoder, initialise
+from fmcache.decoders.decoder import Decoder, initialise
 from fmcache.decoders.losses import segmentation_loss
 from fmcache.scores.counts import count
 from fmcache.scores.dice import Reduction, dice_per_label, mean_of_defined

@@ -1,0 +1,1 @@
+"""Cards, weights and their key names, loading, token grids, controls. Imports the ground floor alone."""

@@ -8,9 +8,9 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from fmcache.encoders.cards import TIMM, Card, Weights, names
-from fmcache.encoders.layouts import LAYOUTS, published
 from fmcache.encoders.peeling import State, head_of, unchunked
 from fmcache.encoders.state_shapes import Shapes, px_of_table, shapes_of
+from fmcache.encoders.weight_layouts import LAYOUTS, published
 
 _PART = re.compile(r"-(\d{5})-of-(\d{5})$")
 _BIAS = re.compile(r".*\.attn\.[qkv]_bias$")

@@ -73,7 +73,7 @@ LayoutName = Literal[
     "timm", "hf-vit", "hf-dinov2", "hf-dinov2-registers", "hf-dinov3", "hf-clip", "conch", "conchv1.5", "open-clip",
     "dinov2", "dinov3", "torchvision", "mmpretrain",
 ]  # fmt: skip
-"""Ways in which publishers name the keys of a weights file (`fmcache.encoders.layouts`)."""
+"""Ways in which publishers name the keys of a weights file (`fmcache.encoders.weight_layouts`)."""
 
 
 class Weights(Frozen, frozen=True):
@@ -224,3 +224,8 @@ def precision_of(asked: Precision | Literal["published"], card: Card, on_gpu: bo
     if asked != "published":
         return asked
     return card.precision if on_gpu else "float32"
+
+
+def study_encoders() -> list[str]:
+    """Return the names of the 15 encoders of the study, sorted."""
+    return list(STUDY)

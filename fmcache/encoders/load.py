@@ -19,11 +19,11 @@ from fmcache.encoders.building import CPU, META, build, create, gelu_note
 from fmcache.encoders.cards import TIMM, Card, Weights, read_card
 from fmcache.encoders.controls import ColourTexture, Pixels
 from fmcache.encoders.fitting import fit_weights
-from fmcache.encoders.layouts import to_timm
 from fmcache.encoders.outlines import CARD_FIELDS, REFUSALS, Axes, Outline, Tap, check_card, count, outline
 from fmcache.encoders.peeling import State, head_of
 from fmcache.encoders.reading import read_weights
 from fmcache.encoders.state_shapes import table_px
+from fmcache.encoders.weight_layouts import to_timm
 from fmcache.encoders.weights import find_weights
 from fmcache.errors import SpecError
 from fmcache.identity import canonical_json, random_key
@@ -176,7 +176,7 @@ def _trained_module(
     if built is not card:
         model = build(built, META)
     wanted = model.state_dict()
-    if outlined.axes != "tokens":  # of vision transformers, `layouts` knows the names
+    if outlined.axes != "tokens":  # of vision transformers, `weight_layouts` knows the names
         state = _renamed_by_timm(state, model, card)
     state = fit_weights(path, _with_counters(state, wanted), card, wanted)
     # fit_weights gives float32 throughout; what counts batches stays an integer

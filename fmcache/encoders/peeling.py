@@ -1,6 +1,6 @@
 """What training code wraps around an encoder's weights: wrappers, heads beside it, prefixes, chunks of blocks.
 
-Names of keys only; tensors pass through. How a publisher names the weights themselves is `layouts`' business.
+Names of keys only; tensors pass through. How a publisher names the weights themselves is `weight_layouts`' business.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Summary, notes, tables and figures of results. Imports scores."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fmcache.scores.missed import AS_GOOD_AS_NEVER, missed
-from fmcache.scores.table import Part
+from fmcache.scores.records import Part
 
 RISING = 0.01
 """Validation Dice rises when its last part is this far above all parts before."""

@@ -19,7 +19,7 @@ from fmcache.manifest import SPLITS, Split
 from fmcache.report.endings import Ending, ending
 from fmcache.scores.dice import Reduction, dice_per_label, mean_of_defined
 from fmcache.scores.missed import missed
-from fmcache.scores.table import EncoderInfo, Part, RunRecord
+from fmcache.scores.records import EncoderInfo, Part, RunRecord
 
 MEAN = "mean"
 SHOWN_AS_ZERO = 0.00005

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from fmcache.scores.dice import dice
-from fmcache.scores.table import Part
+from fmcache.scores.records import Part
 
 AS_GOOD_AS_NEVER = 0.05
 """A label of the test tiles with a Dice below this counts as never predicted."""

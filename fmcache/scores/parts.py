@@ -32,7 +32,7 @@ import polars as pl
 
 from fmcache.errors import ResultsCorrupt, ResultsMismatch, ResultsNotFound
 from fmcache.identity import differences, fingerprint, remove_folder, sha256_file
-from fmcache.scores.table import COUNTS_SCHEMA, CURVE_SCHEMA, Part, RunRecord
+from fmcache.scores.records import COUNTS_SCHEMA, CURVE_SCHEMA, Part, RunRecord
 from fmcache.scores.unchecked import ends_its_reader
 from fmcache.specs import Recipe
 

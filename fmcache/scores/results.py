@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from fmcache.scores.dice import Reduction, dice_per_label
-from fmcache.scores.table import Part
+from fmcache.scores.records import Part
 
 
 def results_table(parts: Sequence[Part]) -> pl.DataFrame:

@@ -1,0 +1,1 @@
+"""Extract, fit and report, and their identities and places. Imports all rooms but commands, planning, datasets."""

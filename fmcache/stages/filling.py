@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 import torch
 
+from fmcache.cache.encoding import store_of
 from fmcache.cache.layout import raw_bytes
-from fmcache.cache.stores import store_of
 from fmcache.cache.writer import Writer, open_writer
 from fmcache.encoders.cards import precision_of
 from fmcache.encoders.load import Encoder
@@ -22,15 +22,17 @@ from fmcache.encoders.taps import LAST, check_taps, grid_at, width_at
 from fmcache.errors import Busy, NoRoom
 from fmcache.grid import Grid
 from fmcache.manifest import AnyDataset
-from fmcache.scores.table import EncoderInfo
+from fmcache.runtime import runners
+from fmcache.runtime.devices import device_name, pick_device, using_threads, versions
+from fmcache.runtime.progress import progress
+from fmcache.runtime.sizes import size_text
+from fmcache.scores.records import EncoderInfo
 from fmcache.shortage import shortage_told
 from fmcache.specs import EncoderChoice
-from fmcache.stages import places, runners
+from fmcache.stages import places
 from fmcache.stages.asked import Asked
-from fmcache.stages.devices import device_name, pick_device, using_threads, versions
 from fmcache.stages.identities import bank_identity, tokens_identity, with_encoder
 from fmcache.stages.origins import origin_of, weights_name
-from fmcache.stages.progress import progress
 from fmcache.stages.scale import is_recorded, scale_of
 from fmcache.stages.shards import (
     LESS_MEMORY,
@@ -43,7 +45,6 @@ from fmcache.stages.shards import (
     write_bank_shards,
     write_token_shards,
 )
-from fmcache.stages.sizes import size_text
 from fmcache.strict import builtins
 
 H = TypeVar("H")

@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import save_file
 
 from fmcache.cache.reader import Cache, open_cache
-from fmcache.decoders.arithmetic import multiply_adds
+from fmcache.decoders.arithmetic import grids_bytes, multiply_adds
 from fmcache.decoders.batches import Grids, load_grids, steps_per_epoch
-from fmcache.decoders.heads import Decoder, form_for
-from fmcache.decoders.together import seeds_at_once, threads_of_a_seed, train_together
+from fmcache.decoders.concurrent_seeds import seeds_at_once, threads_of_a_seed, train_together
+from fmcache.decoders.decoder import Decoder, form_for
 from fmcache.decoders.train import Counts, Fitted, Training, channel_scale, collapsed, mean_dice, still_falling
 from fmcache.demand import Demand, all_tiles, demands, tiles_of
 from fmcache.errors import (
@@ -36,21 +36,21 @@ from fmcache.identity import canonical_json, remove_folder, sweep
 from fmcache.locks import locked
 from fmcache.manifest import SPLITS, Manifest, Split, Splits
 from fmcache.remembered import Remembered
+from fmcache.runtime import runners
+from fmcache.runtime.devices import device_name, pick_device, thread_count, using_threads, versions
+from fmcache.runtime.progress import progress
+from fmcache.runtime.sizes import size_text
 from fmcache.scores.dice import check_reduction
 from fmcache.scores.missed import missed
 from fmcache.scores.parts import WEIGHTS, check_same_run, part_folder, whole_folder, write_part
-from fmcache.scores.table import COUNTS_SCHEMA, CURVE_SCHEMA, EncoderInfo, Part, RunRecord
+from fmcache.scores.records import COUNTS_SCHEMA, CURVE_SCHEMA, EncoderInfo, Part, RunRecord
 from fmcache.specs import Recipe, variants
-from fmcache.stages import places, runners
-from fmcache.stages.costs import grids_bytes
-from fmcache.stages.devices import device_name, pick_device, thread_count, using_threads, versions
+from fmcache.stages import places
 from fmcache.stages.flags import Failure, Flags
 from fmcache.stages.identities import bank_identity, only_tiles, tokens_identity
 from fmcache.stages.labelled import check_labelled, label_notes, label_pixels, place, split_pixels
 from fmcache.stages.origins import check_origin, encoder_info, renamed
-from fmcache.stages.progress import progress
 from fmcache.stages.scale import check_scale
-from fmcache.stages.sizes import size_text
 from fmcache.strict import builtins
 
 LESS_MEMORY = (

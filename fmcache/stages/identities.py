@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fmcache.cache.format import FORMAT_VERSION
+from fmcache.cache.header import FORMAT_VERSION
 from fmcache.manifest import AnyDataset, FileDataset, GeojsonDataset
 from fmcache.specs import Precision, Recipe, ViewSpec
 from fmcache.strict import builtins

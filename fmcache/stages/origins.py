@@ -12,14 +12,14 @@ from typing import Any
 
 import msgspec
 
-from fmcache.cache.format import Header, read_header
+from fmcache.cache.header import Header, read_header
 from fmcache.cache.reader import Cache
 from fmcache.encoders.cards import SUFFIXES, TIMM, Card, Weights, names, precision_of, read_card
 from fmcache.encoders.index import is_index, listed, sha256_weights
 from fmcache.encoders.weights import hub_name, local_weights, read_lock
 from fmcache.errors import CacheCorrupt, CacheMismatch, EncoderUnavailable, FmcacheError
 from fmcache.identity import differences
-from fmcache.scores.table import EncoderInfo
+from fmcache.scores.records import EncoderInfo
 from fmcache.specs import EncoderChoice, Recipe
 from fmcache.stages.identities import CARD_FIELDS
 from fmcache.strict import builtins

@@ -24,7 +24,7 @@ from fmcache.report.notes import notes
 from fmcache.report.summary import Summary, summarise
 from fmcache.report.sweep import Sweep
 from fmcache.scores.parts import find_parts, read_part, studies
-from fmcache.scores.table import EncoderInfo, Part
+from fmcache.scores.records import EncoderInfo, Part
 from fmcache.specs import variant_of
 
 WAIT_S = 120

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fmcache.cache.format import Header, read_header
+from fmcache.cache.header import Header, read_header
 from fmcache.errors import CacheMismatch, CacheNotFound
 from fmcache.identity import differences
 from fmcache.manifest import AnyDataset, FileDataset

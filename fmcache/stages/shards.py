@@ -20,16 +20,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fmcache.cache.encoding import Store, store_of
 from fmcache.cache.layout import Shard
-from fmcache.cache.stores import Store, store_of
 from fmcache.cache.writer import write_shard
 from fmcache.encoders.load import Encoder, compile_blocks, load_encoder
 from fmcache.encoders.tokens import grids_of_views
 from fmcache.grid import Grid
 from fmcache.manifest import AnyDataset, TileEntry
+from fmcache.runtime import runners
+from fmcache.runtime.prefetch import Behind, ahead, pool_of
 from fmcache.specs import EncoderChoice, Precision, ViewSpec
-from fmcache.stages import runners
-from fmcache.stages.ahead import Behind, ahead, pool_of
 from fmcache.tiles.images import Pixels, Tile, check_view_mpp, read_tile, resize_tile
 from fmcache.tiles.views import opencv_on_one_thread, render_mask, render_view
 

@@ -9,8 +9,8 @@ from fmcache.demand import Demand
 from fmcache.errors import ManifestError, some
 from fmcache.manifest import FileDataset
 from fmcache.remembered import Remembered
-from fmcache.stages.ahead import ahead, pool_of
-from fmcache.stages.progress import progress
+from fmcache.runtime.prefetch import ahead, pool_of
+from fmcache.runtime.progress import progress
 
 MANY = 200
 """From this many files on, progress is shown."""

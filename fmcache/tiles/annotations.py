@@ -24,11 +24,11 @@ from shapely.geometry.base import BaseGeometry
 
 from fmcache.errors import TileError
 from fmcache.manifest import IGNORE
-from fmcache.tiles.census import MENDED, PLANE, SKIPPED, listed
+from fmcache.quoting import quoted
+from fmcache.tiles.annotation_notes import MENDED, PLANE, SKIPPED, listed
 from fmcache.tiles.classes import ANNOTATION, EVERYTHING, Selection, class_name, object_kind
 from fmcache.tiles.geojson import SHAPES, read_features
 from fmcache.tiles.unwarned import unwarned
-from fmcache.tiles.words import quoted
 
 FIRST_PLANE = "z 0, t 0"
 FAR_PX = 1e9

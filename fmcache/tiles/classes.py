@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from fmcache.errors import SpecError
 from fmcache.manifest import GeojsonDataset
-from fmcache.tiles.words import alternatives, quoted
+from fmcache.quoting import alternatives, quoted
 
 CLASS = "classification"
 OLD_CLASS = "pathClass"  # QuPath's name for it inside, which scripts write

@@ -21,13 +21,13 @@ from fmcache.manifest import (
     GeojsonDataset,
     TileEntry,
 )
+from fmcache.quoting import quoted
 from fmcache.tiles.annotations import rasterise, read_annotations
 from fmcache.tiles.classes import Selection
 from fmcache.tiles.demo import DRAWN, draw_tile
 from fmcache.tiles.pictures import RawMask, read_image, read_raw_mask
+from fmcache.tiles.placement import check_place
 from fmcache.tiles.values import Palette, read_values, unknown_values
-from fmcache.tiles.whereabouts import check_place
-from fmcache.tiles.words import quoted
 
 Pixels = npt.NDArray[np.uint8]
 MPP_TOLERANCE = 0.02  # scanners differ by more from one to the next

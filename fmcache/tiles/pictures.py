@@ -11,8 +11,8 @@ from PIL import Image
 
 from fmcache.errors import TileError
 from fmcache.manifest import MASK_MAX
-from fmcache.tiles.arrays import read_array, whole_numbers
 from fmcache.tiles.containers import LARGEST_PX, Decoded, decode, kind_of
+from fmcache.tiles.npy import read_array, whole_numbers
 from fmcache.tiles.tiff import LOSSY
 
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")

@@ -30,8 +30,8 @@ import zarr
 from numcodecs import Blosc, blosc
 from zarr.codecs import BloscCodec, Crc32cCodec
 
+from fmcache.cache.encoding import COMPACT, store_of
 from fmcache.cache.reader import open_cache
-from fmcache.cache.stores import COMPACT, store_of
 from fmcache.cache.verify import disk_bytes
 from fmcache.cache.writer import open_writer, write_shard
 from fmcache.encoders.load import load_encoder

@@ -23,7 +23,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from fmcache.decoders.heads import Decoder, Form, initialise
+from fmcache.decoders.decoder import Decoder, Form, initialise
 from fmcache.decoders.losses import segmentation_loss
 from fmcache.grid import Grid
 from fmcache.specs import FitSpec

@@ -29,9 +29,9 @@ from fmcache.encoders.load import Encoder, load_encoder
 from fmcache.encoders.tokens import AUTOCAST, batch_size, input_pixels
 from fmcache.grid import Grid
 from fmcache.manifest import Manifest
+from fmcache.runtime.devices import device_name, versions
 from fmcache.specs import EncoderChoice, Recipe, ViewSpec
 from fmcache.stages import places
-from fmcache.stages.devices import device_name, versions
 from fmcache.stages.extract import extract
 from fmcache.stages.flags import Flags
 from fmcache.tiles.images import read_tile, resize_tile

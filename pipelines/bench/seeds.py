@@ -29,12 +29,12 @@ from fmcache.cache.reader import open_cache
 from fmcache.cache.writer import open_writer, write_shard
 from fmcache.decoders.arithmetic import multiply_adds
 from fmcache.decoders.batches import Grids, load_grids
-from fmcache.decoders.heads import Decoder
-from fmcache.decoders.together import seeds_at_once, threads_of_a_seed, train_together
+from fmcache.decoders.concurrent_seeds import seeds_at_once, threads_of_a_seed, train_together
+from fmcache.decoders.decoder import Decoder
 from fmcache.decoders.train import Fitted, Training, train
 from fmcache.grid import Grid
+from fmcache.runtime.devices import device_name, pick_device, thread_count, versions
 from fmcache.specs import FitSpec
-from fmcache.stages.devices import device_name, pick_device, thread_count, versions
 
 
 class Case:

@@ -32,19 +32,19 @@ import torch
 from PIL import Image
 
 from fmcache.cache.reader import open_cache
+from fmcache.datasets.add import add
 from fmcache.decoders.batches import Grids, Step, epoch_steps, load_grids, steps_per_epoch
-from fmcache.decoders.heads import Decoder, form_for
+from fmcache.decoders.decoder import Decoder, form_for
 from fmcache.decoders.train import Training, train
 from fmcache.encoders.load import Encoder, load_encoder
 from fmcache.encoders.tokens import token_grids
 from fmcache.grid import Grid
 from fmcache.manifest import Manifest, TileEntry
+from fmcache.runtime.devices import device_name, pick_device, thread_count, versions
+from fmcache.runtime.prefetch import ahead
 from fmcache.scores.parts import part_folder, read_part
 from fmcache.specs import DecoderSpec, EncoderChoice, FitSpec, Precision, Recipe, ViewSpec
 from fmcache.stages import places
-from fmcache.stages.ahead import ahead
-from fmcache.stages.data import add
-from fmcache.stages.devices import device_name, pick_device, thread_count, versions
 from fmcache.stages.extract import extract
 from fmcache.stages.fit import fit
 from fmcache.stages.flags import Flags

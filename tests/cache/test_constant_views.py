@@ -6,7 +6,7 @@ import pytest
 import zarr
 from zarr.codecs import Crc32cCodec, GzipCodec
 
-from fmcache.cache.format import ARRAY, ATTRIBUTE, read_header
+from fmcache.cache.header import ARRAY, ATTRIBUTE, read_header
 from fmcache.cache.reader import open_cache
 from fmcache.cache.verify import verify_cache
 from fmcache.cache.writer import open_writer, write_shard

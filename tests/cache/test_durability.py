@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fmcache.cache.checksums import damaged_shards
-from fmcache.cache.format import ATTRIBUTE, read_header
+from fmcache.cache.header import ATTRIBUTE, read_header
 from fmcache.cache.reader import open_cache
 from fmcache.cache.verify import find_caches, remove_cache, verify_cache
 from fmcache.cache.writer import open_writer, write_shard

@@ -8,9 +8,9 @@ import pytest
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec
 
-from fmcache.cache.format import ATTRIBUTE, read_header
+from fmcache.cache.encoding import FAST, SMALL
+from fmcache.cache.header import ATTRIBUTE, read_header
 from fmcache.cache.reader import open_cache
-from fmcache.cache.stores import FAST, SMALL
 from fmcache.cache.writer import open_writer, write_shard
 from fmcache.errors import CacheCorrupt
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import zarr
 
-from fmcache.cache.format import Header, read_header
+from fmcache.cache.header import Header, read_header
 from fmcache.cache.reader import open_cache
 from fmcache.cache.verify import find_caches, remove_cache, verify_cache
 from fmcache.cache.writer import open_writer, write_shard

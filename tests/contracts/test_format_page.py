@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 
 import fmcache.cache
 from fmcache.cache.reader import open_cache
+from fmcache.datasets.add import add
 from fmcache.manifest import Manifest
 from fmcache.specs import Recipe, ViewSpec
 from fmcache.stages import places
-from fmcache.stages.data import add
 from fmcache.stages.extract import extract
 from fmcache.stages.flags import Flags
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmcache.decoders.heads import Decoder, initialise
+from fmcache.decoders.decoder import Decoder, initialise
 from fmcache.decoders.losses import segmentation_loss
 from fmcache.grid import Grid
 from fmcache.specs import FitSpec

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fmcache.decoders import upsampled
-from fmcache.decoders.heads import Block, Decoder, FastBlock, initialise
+from fmcache.decoders.decoder import Block, Decoder, FastBlock, initialise
 from fmcache.decoders.losses import segmentation_loss
 from fmcache.grid import Grid
 from fmcache.specs import FitSpec

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fmcache.decoders.batches import Grids
-from fmcache.decoders.heads import Decoder, initialise
+from fmcache.decoders.decoder import Decoder, initialise
 from fmcache.decoders.losses import segmentation_loss
 from fmcache.decoders.train import Training, channel_scale, train
 from fmcache.grid import Grid

@@ -15,10 +15,10 @@ from timm.models import eva, vision_transformer
 
 from fmcache.encoders import load as load_room
 from fmcache.encoders.cards import read_card
-from fmcache.encoders.layouts import published
 from fmcache.encoders.load import load_encoder
 from fmcache.encoders.reading import read_weights
 from fmcache.encoders.tokens import input_pixels, token_grids
+from fmcache.encoders.weight_layouts import published
 from fmcache.errors import WeightsMismatch
 from fmcache.grid import Grid
 from fmcache.specs import EncoderChoice

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from fmcache.scores.parts import part_folder, whole_folder, write_part
-from fmcache.scores.table import EncoderInfo, Part, RunRecord
+from fmcache.scores.records import EncoderInfo, Part, RunRecord
 from fmcache.specs import Recipe
 
 LABELS = (("a", "#ff0000"), ("b", "#0000ff"))

@@ -5,7 +5,7 @@ import polars as pl
 
 from fmcache.report.endings import Ending, ending
 from fmcache.scores.missed import missed
-from fmcache.scores.table import COUNTS_SCHEMA, CURVE_SCHEMA, EncoderInfo, Part, RunRecord
+from fmcache.scores.records import COUNTS_SCHEMA, CURVE_SCHEMA, EncoderInfo, Part, RunRecord
 
 
 def run(*tested, collapsed=()):

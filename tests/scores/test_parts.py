@@ -11,7 +11,7 @@ import pytest
 from fmcache.errors import FmcacheError, ResultsCorrupt, ResultsMismatch, ResultsNotFound
 from fmcache.identity import remove_folder, sweep
 from fmcache.scores.parts import FILES, check_same_run, find_parts, read_part, studies, whole_folder, write_part
-from fmcache.scores.table import COUNTS_SCHEMA, CURVE_SCHEMA, EncoderInfo, Part, RunRecord
+from fmcache.scores.records import COUNTS_SCHEMA, CURVE_SCHEMA, EncoderInfo, Part, RunRecord
 
 IDENTITY = {"recipe": {"epochs": 2}, "seed": 0}
 GOLDEN = Path(__file__).parent / "golden"

@@ -8,9 +8,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from fmcache.datasets.add import add
 from fmcache.manifest import Manifest
 from fmcache.specs import DecoderSpec, FitSpec, Recipe, ViewSpec
-from fmcache.stages.data import add
 from fmcache.stages.extract import extract
 from fmcache.stages.fit import fit
 from fmcache.stages.flags import Flags

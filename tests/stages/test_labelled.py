@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 from fmcache.cache.reader import Cache, open_cache
 from fmcache.cache.verify import verify_cache
 from fmcache.cli import app
+from fmcache.datasets.add import add
 from fmcache.errors import ManifestError
 from fmcache.manifest import Manifest, Splits
 from fmcache.scores.parts import find_parts, read_part
 from fmcache.specs import DecoderSpec, FitSpec, Recipe, Sweep, ViewSpec
 from fmcache.stages import places
-from fmcache.stages.data import add
 from fmcache.stages.extract import extract
 from fmcache.stages.fit import fit
 from fmcache.stages.flags import Flags

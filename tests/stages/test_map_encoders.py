@@ -13,12 +13,12 @@ from fmcache.encoders.load import load_encoder
 from fmcache.encoders.tokens import tapped_grids
 from fmcache.errors import SpecError
 from fmcache.grid import Grid
+from fmcache.planning.costs import cost_of
+from fmcache.planning.plan import plan
 from fmcache.specs import DecoderSpec, EncoderChoice, FitSpec, Recipe, ViewSpec
 from fmcache.stages import filling, places
-from fmcache.stages.costs import cost_of
 from fmcache.stages.extract import extract
 from fmcache.stages.flags import Flags
-from fmcache.stages.plan import plan
 from fmcache.tiles.images import read_tile, resize_tile
 from fmcache.tiles.views import render_view
 

@@ -20,7 +20,8 @@ import yaml
 
 from fmcache.cache.reader import open_cache
 from fmcache.cache.writer import Writer
-from fmcache.decoders.heads import Decoder
+from fmcache.datasets.split import split
+from fmcache.decoders.decoder import Decoder
 from fmcache.decoders.train import train
 from fmcache.demand import demands
 from fmcache.encoders.load import load_encoder
@@ -47,7 +48,6 @@ from fmcache.stages.extract import extract
 from fmcache.stages.fit import fit
 from fmcache.stages.flags import Flags
 from fmcache.stages.report import report
-from fmcache.stages.split import split
 from fmcache.tiles.images import read_tile, resize_tile
 from fmcache.tiles.views import render_mask, render_view
 

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 import zarr
 
-from fmcache.cache.format import read_header
+from fmcache.cache.header import read_header
 from fmcache.errors import CacheMismatch, ResultsMismatch, TileError
 from fmcache.scores.parts import find_parts, read_part
 from fmcache.stages import places

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from fmcache.cache.format import read_header
+from fmcache.cache.header import read_header
 from fmcache.cache.reader import open_cache
 from fmcache.cache.writer import open_writer
 from fmcache.demand import Demand

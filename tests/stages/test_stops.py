@@ -27,15 +27,15 @@ SEED_1_NEVER_ENDS = """
     if "fit" in sys.orig_argv or any("spawn_main" in part for part in sys.orig_argv):
         import time
         import numpy as np
-        from fmcache.decoders import together
+        from fmcache.decoders import concurrent_seeds
 
-        def train(training, seed, tick, train=together.train):
+        def train(training, seed, tick, train=concurrent_seeds.train):
             while seed == 1:
                 training.train.fetch(np.zeros((1, 2), np.int64), training.device)
                 time.sleep(0.01)
             return train(training, seed, tick)
 
-        together.train = train
+        concurrent_seeds.train = train
 """
 HOLD = """
 import sys

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fmcache.errors import TileError
+from fmcache.tiles.annotation_notes import told
 from fmcache.tiles.annotations import rasterise, read_annotations
-from fmcache.tiles.census import told
 from fmcache.tiles.classes import Selection, class_name
 from fmcache.tiles.geojson import ALWAYS_BYTES, read_features
 

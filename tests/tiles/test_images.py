@@ -6,10 +6,10 @@ import pytest
 import tifffile
 from PIL import Image
 
+from fmcache.datasets.label_flags import ignored_values, parse_labels
 from fmcache.errors import ManifestError, SpecError, TileError
 from fmcache.manifest import FolderDataset, Label, Manifest, mask_span
 from fmcache.tiles.images import read_mask
-from fmcache.tiles.labels import ignored_values, parse_labels
 from fmcache.tiles.pictures import read_image, read_raw_mask
 
 

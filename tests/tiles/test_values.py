@@ -11,12 +11,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from fmcache.datasets.folder import Pair
+from fmcache.datasets.label_flags import ignored_values, parse_labels
+from fmcache.datasets.listing import list_tiles
 from fmcache.errors import TileError
 from fmcache.manifest import FolderDataset
-from fmcache.tiles.folder import Pair
 from fmcache.tiles.images import read_mask
-from fmcache.tiles.labels import ignored_values, parse_labels
-from fmcache.tiles.listing import list_tiles
 from fmcache.tiles.pictures import read_raw_mask
 
 SIDE = 4

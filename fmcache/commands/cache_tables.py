@@ -1,0 +1,87 @@
+"""What `fmcache cache` shows: caches as a table, one as JSON, the outcome of verifying them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+from rich.table import Table
+
+from fmcache.cache.header import read_header
+from fmcache.cache.verify import Verdict, find_caches, verify_cache
+from fmcache.errors import (
+    CacheCorrupt,
+    CacheMismatch,
+    CacheNotFound,
+    CacheUnsealed,
+    FmcacheError,
+    ResultsCorrupt,
+    ResultsMismatch,
+)
+from fmcache.runtime.progress import progress
+from fmcache.runtime.sizes import size_text
+from fmcache.scores.parts import find_parts, read_part, studies
+from fmcache.stages import places
+
+
+def list_caches(work: Path) -> Table:
+    """Return a table of all caches below the working folder."""
+    table = Table("cache", "kind", "state", "tiles", "views", "on disk", title=f"caches in {places.caches(work)}")
+    for entry in find_caches(places.caches(work)):
+        name = str(entry.path)
+        if entry.header is None:
+            table.add_row(name, "?", entry.problem, "", "", size_text(entry.bytes))
+            continue
+        views = str(sum(entry.header.stored))
+        tiles = str(len(entry.header.tiles))
+        table.add_row(name, entry.header.kind, entry.header.state, tiles, views, size_text(entry.bytes))
+    return table
+
+
+def describe_cache(path: Path) -> str:
+    """Return the header of a cache as JSON."""
+    return msgspec.json.format(msgspec.json.encode(read_header(path)), indent=2).decode()
+
+
+def verify_caches(paths: Sequence[Path], work: Path, say: Callable[[str], None]) -> int:
+    """Verify caches (all below `work` when none is named), tell the outcome of each; return the number of problems."""
+    chosen = list(paths) or [entry.path for entry in find_caches(places.caches(work))]
+    if not chosen:
+        raise CacheNotFound(f"there is no cache in {places.caches(work)}", next_step="fmcache extract makes one")
+    problems = 0
+    for path in chosen:
+        found = _verify(path)
+        say(f"{path}: " + ("sound" if not found.problems else f"{len(found.problems)} problems"))
+        for line in found.problems:
+            say(f"  {line}")
+        if found.problems:
+            say(f"  next: {found.next_step}")
+        problems += len(found.problems)
+    return problems
+
+
+def verify_results(work: Path, say: Callable[[str], None]) -> int:
+    """Check the files of all runs below `work` against their checksums; tell, and return, how many are damaged."""
+    results = places.results(work)
+    folders = [folder for study in studies(results) for folder in find_parts(results, study)]
+    damaged: list[FmcacheError] = []
+    for folder in folders:
+        try:
+            read_part(folder)
+        except (ResultsCorrupt, ResultsMismatch) as reason:
+            damaged.append(reason)
+    if folders:
+        say(f"{results}: {len(folders)} runs, " + ("all sound" if not damaged else f"{len(damaged)} damaged"))
+    for error in damaged:
+        say(f"  {error.problem}\n  next: {error.next_step}")
+    return len(damaged)
+
+
+def _verify(path: Path) -> Verdict:
+    """Verify one cache; one that cannot even be opened is a problem of its own, not the end of all others."""
+    try:
+        with progress(str(path), sum(read_header(path).stored), "views") as tick:
+            return verify_cache(path, tick)
+    except (CacheUnsealed, CacheCorrupt, CacheMismatch, CacheNotFound) as error:
+        return Verdict([error.problem + (f" ({error.found})" if error.found else "")], error.next_step)

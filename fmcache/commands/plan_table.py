@@ -1,0 +1,139 @@
+"""A plan for the terminal: what is kept, what is computed, what would be cheaper, what the figures take for granted."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+from rich import box
+from rich.console import Group
+from rich.table import Table
+
+from fmcache.demand import demand_of
+from fmcache.planning.costs import Cost, cost_of, forward_passes
+from fmcache.planning.plan import Item, Plan, cheaper, total_of
+from fmcache.runtime.sizes import size_text
+from fmcache.specs import Recipe
+
+if TYPE_CHECKING:
+    from fmcache.planning.speed import Speed  # torch
+
+
+def shown(plan: Plan, work: Path) -> Group:
+    """Return a plan for the terminal: a row per encoder, the sums, and cheaper variants."""
+    recipe, total = plan.recipe, total_of([item.cost for item in plan.items])
+    parts: list[Table | str] = [_encoders_table(plan, total), _work_table(plan, total)]
+    views = {name: forward_passes(demand_of(recipe, name, one)) for name, one in plan.datasets.items()}
+    free, memory = shutil.disk_usage(_existing(work)).free, psutil.virtual_memory().available
+    counted = ", ".join(f"{name} {n}" for name, n in views.items())
+    masks = size_text(sum(views.values()) * recipe.tile_px**2)
+    parts += [
+        f"views: {counted}; masks of all views at most {masks} besides; {size_text(free)} free on disk",
+        f"largest grids in memory in fit: {size_text(max(item.cost.fit_bytes for item in plan.items))}; "
+        f"{size_text(memory)} free",
+    ]
+    if total.raw_bytes > free:
+        parts.append("NO ROOM: the tokens may not fit on this disk; move the working folder with --work")
+    if variants := cheaper(recipe):
+        parts.append(_cheaper_table(plan, variants))
+    parts.append(_assumptions(plan))
+    return Group(*parts)
+
+
+def _encoders_table(plan: Plan, total: Cost) -> Table:
+    """Return the table of what is kept: on disk and, in stage two, in memory."""
+    title = f"{plan.recipe.name}: {len(plan.items)} encoders x {plan.recipe.fit.seeds} seeds, store {plan.recipe.store}"
+    table = _table(title, "encoder", "grid", "forward passes", "raw", "on disk", "memory in fit")
+    for item in plan.items:
+        grid = f"{item.card.width}x{item.grid.side}x{item.grid.side}"  # no blanks: it must not break
+        table.add_row(_name(plan, item), grid, *_kept(item.cost))
+    table.add_section()
+    table.add_row("in all", "", *_kept(total))
+    return table
+
+
+def _work_table(plan: Plan, total: Cost) -> Table:
+    """Return the table of what is computed, and how long that takes."""
+    table = _table("", "encoder", "forward TFLOP", "time", "decoders TFLOP", "time")
+    for item in plan.items:
+        table.add_row(_name(plan, item), *_work(item.cost, [item], plan.speed))
+    table.add_section()
+    table.add_row("in all", *_work(total, plan.items, plan.speed))
+    return table
+
+
+def _cheaper_table(plan: Plan, variants: dict[str, Recipe]) -> Table:
+    what = "time" if plan.speed else "TFLOP"
+    table = _table("", "what would be cheaper", "passes", "on disk", "in memory", f"encoder {what}", f"decoder {what}")
+    for change, recipe in {"(as it is)": plan.recipe, **variants}.items():
+        items = [
+            item._replace(cost=cost_of(recipe, demand_of(recipe, item.dataset, plan.datasets[item.dataset]), item.card))
+            for item in plan.items
+        ]
+        cost = total_of([item.cost for item in items])
+        passes, _, disk, memory = _kept(cost)
+        flop, seconds, decoder_flop, decoder_seconds = _work(cost, items, plan.speed)
+        work = (seconds, decoder_seconds) if plan.speed else (flop, decoder_flop)
+        table.add_row(change, passes, disk, memory, *work)
+    return table
+
+
+def _table(title: str, first: str, *columns: str) -> Table:
+    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column(first, no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _name(plan: Plan, item: Item) -> str:
+    return f"{item.dataset} · {item.encoder}" if len(plan.datasets) > 1 else item.encoder
+
+
+def _kept(cost: Cost) -> tuple[str, str, str, str]:
+    return f"{cost.forward_passes:,}", size_text(cost.raw_bytes), size_text(cost.disk_bytes), size_text(cost.fit_bytes)
+
+
+def _work(cost: Cost, items: Sequence[Item], speed: Speed | None) -> tuple[str, str, str, str]:
+    encoder, decoder = f"{cost.encoder_flop / 1e12:,.1f}", f"{cost.decoder_flop / 1e12:,.1f}"
+    if speed is None:
+        return encoder, "–", decoder, "–"
+    seconds = sum(item.cost.encoder_flop / speed.encoder[item.precision] for item in items)
+    return encoder, time_text(seconds), decoder, time_text(cost.decoder_flop / speed.decoder)
+
+
+def time_text(seconds: float) -> str:
+    """Return a rough time for people."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _assumptions(plan: Plan) -> str:
+    lines = [
+        "on disk: an estimate from the ratio seen on a small ViT (fmcache/cache/CODECS.md)",
+        "TFLOP: 10^12 operations, convolutions in their direct form; a control without network counts as 0",
+        "what is cached or fitted already is not taken off",
+        "fewer views or seeds and a narrower decoder ask less of the data too, not only of the machine",
+    ]
+    if others := sorted({item.encoder for item in plan.items if item.card.kind == "timm" and not item.card.depth}):
+        lines.append(
+            f"{', '.join(others)}: operations counted by the shapes of layers; the speed is taken to be that of a "
+            "transformer, which small convolutions do not reach"
+        )
+    if plan.speed:
+        rates = ", ".join(f"{name} {rate / 1e9:,.0f}" for name, rate in plan.speed.encoder.items())
+        lines.append(
+            f"times: rough (a factor of two either way), from a few seconds on {plan.speed.device}, as busy as it is "
+            f"now: encoders {rates}, decoder {plan.speed.decoder / 1e9:,.0f} GFLOP/s; tiles, views and writing are not "
+            "in them"
+        )
+    return "\n".join(lines)
+
+
+def _existing(folder: Path) -> Path:
+    return next((one for one in (folder.absolute(), *folder.absolute().parents) if one.is_dir()), Path("/"))

@@ -1,0 +1,1 @@
+"""What makes and checks a manifest. Imports slides, tiles and runtime, never stages."""

@@ -1,0 +1,151 @@
+"""A file from the web, resumed where it broke off, and held to its checksum.
+
+Checksums that nobody has published are recorded at the first download, in ``checksums.lock.yaml`` beside the files, and
+a file that differs from them is refused ever after.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+
+import requests
+import yaml
+
+from fmcache.errors import DataUnavailable, ManifestError
+from fmcache.identity import whole_file
+from fmcache.manifest import Archive
+from fmcache.runtime.progress import progress
+from fmcache.strict import Document, Frozen
+
+RECORD = "checksums.lock.yaml"
+BLOCK = 1 << 16  # what is lost, at most, of a connection that breaks
+MB = 10**6
+TIMEOUT_S = (15, 60)  # to connect; between two blocks
+ATTEMPTS = 5
+WAIT_S = 1.0
+
+
+class Recorded(Frozen, frozen=True):
+    """What was found of a file when it was first here."""
+
+    bytes: int
+    sha256: str
+    url: str = ""
+
+
+def download(url: str, path: Path) -> None:
+    """Fetch `url` into `path`, which appears when it is whole; what broke off is kept as ``NAME.partial`` and resumed.
+
+    Raises
+    ------
+    DataUnavailable
+        When the server refuses, or the connection breaks again and again.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    reason: Exception | None = None
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(WAIT_S * 2 ** (attempt - 1))
+        try:
+            _go_on(url, partial)
+        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+            reason = error
+            continue
+        except requests.RequestException as error:
+            reason = error
+            break
+        partial.replace(path)
+        return
+    here = partial.stat().st_size if partial.exists() else 0
+    raise DataUnavailable(
+        f"{url} cannot be fetched",
+        found=f"{reason}; {here / MB:.1f} MB are here"[:300],
+        next_step=f"try again: the same command goes on from there; or put the file at {path} yourself",
+    )
+
+
+def check(path: Path, archive: Archive, url: str, fresh: bool) -> str:
+    """Hold a file to the manifest's checksum and to what was recorded of it; return its sha256.
+
+    `fresh` tells that it was fetched just now.
+
+    A fresh file that is wrong is removed, so that the next call fetches it anew.
+
+    Raises
+    ------
+    ManifestError
+        When a checksum differs.
+    """
+    md5, sha256 = _digests(path)
+    known = recorded(path.parent).get(archive.file)
+    for kind, expected, found in (("MD5", archive.md5, md5), ("SHA-256", known.sha256 if known else "", sha256)):
+        if expected and found != expected:
+            if fresh:
+                path.unlink()
+            raise ManifestError(
+                f"{path} is not the file that was {'listed' if kind == 'MD5' else 'here before'}",
+                expected=f"{kind} {expected}",
+                found=f"{kind} {found}, {'from ' + url if fresh else 'on this disk'}",
+                next_step="fetch it again" if fresh else "remove it and fetch it again",
+            )
+    return sha256
+
+
+def record(path: Path, url: str, sha256: str) -> bool:
+    """Record size and checksum of a file beside it, unless they are; return whether they are new."""
+    known = recorded(path.parent)
+    if path.name in known:
+        return False
+    known[path.name] = Recorded(path.stat().st_size, sha256, url)
+    files = {name: {key: getattr(one, key) for key in Recorded.__struct_fields__} for name, one in known.items()}
+    with whole_file(path.parent / RECORD, "w") as file:
+        file.write("# what these files were when they were first here; files that differ are refused\n")
+        yaml.safe_dump(files, file, sort_keys=True)
+    return True
+
+
+def recorded(folder: Path) -> dict[str, Recorded]:
+    """Return what was recorded of the files of a folder."""
+    if not (folder / RECORD).exists():
+        return {}
+    found: dict[str, Recorded] = Document(folder / RECORD, ManifestError).convert(dict[str, Recorded])
+    return found
+
+
+def _go_on(url: str, partial: Path) -> None:
+    """Append to `partial` what is missing of it."""
+    done = partial.stat().st_size if partial.exists() else 0
+    # identity: byte ranges of a body that is compressed on the way would be others
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
+        if response.status_code == requests.codes.requested_range_not_satisfiable:
+            if response.headers.get("Content-Range", "").endswith(f"/{done}"):
+                return
+            partial.unlink()
+            raise requests.ConnectionError("what was here of the file does not fit what the server has")
+        response.raise_for_status()
+        if response.status_code != requests.codes.partial_content:
+            done = 0  # the server sends the whole file again
+        total = done + int(response.headers.get("Content-Length", 0))
+        with (
+            partial.open("ab" if done else "wb") as file,
+            progress(f"fetching {partial.stem}", -(-total // MB), "MB", done=done // MB) as tick,
+        ):
+            for block in response.iter_content(BLOCK):
+                file.write(block)
+                tick((done + len(block)) // MB - done // MB)
+                done += len(block)
+    if done < total:
+        raise requests.ConnectionError(f"the connection ended after {done} of {total} bytes")
+
+
+def _digests(path: Path) -> tuple[str, str]:
+    md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            md5.update(block)
+            sha256.update(block)
+    return md5.hexdigest(), sha256.hexdigest()

@@ -1,0 +1,111 @@
+"""What a recipe costs before anything runs: views, bytes, arithmetic. Integers only; no torch, no files."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from fmcache.cache.encoding import store_of
+from fmcache.decoders.arithmetic import grids_bytes, multiply_adds
+from fmcache.demand import Demand
+from fmcache.encoders.cards import Card
+from fmcache.errors import SpecError
+from fmcache.grid import Grid
+from fmcache.manifest import Splits
+from fmcache.specs import FitSpec, Recipe, variants
+
+LAST = "last"
+
+
+class Cost(NamedTuple):
+    """What one encoder on one dataset asks for, all taps and seeds together.
+
+    `raw_bytes` are its tokens on disk before compression, `disk_bytes` what is to be expected after it; `fit_bytes`
+    the grids and masks that stage two holds in memory at once. Arithmetic is in floating-point operations, a multiply
+    and an add being two.
+    """
+
+    forward_passes: int
+    raw_bytes: int
+    disk_bytes: int
+    fit_bytes: int
+    encoder_flop: int
+    decoder_flop: int
+
+
+def cost_of(recipe: Recipe, demand: Demand, card: Card) -> Cost:
+    """Return the cost of an encoder on a dataset under a recipe: all its folds and swept values.
+
+    Raises
+    ------
+    SpecError
+        When an encoder that is no vision transformer cannot be run so (timm is asked for its shapes).
+    """
+    grid, store = Grid(recipe.tile_px, card.patch, recipe.grid), store_of(recipe.store)
+    taps = _at_taps(recipe, card, grid)
+    passes = forward_passes(demand)
+    values = sum(width * at.side**2 for at, width in taps)
+    each = [(variant, splits) for variant in variants(recipe) for splits in demand.splits.values()]
+    trained, predicted = (
+        sum(column) for column in zip(*(images_through_decoder(v.fit, splits) for v, splits in each), strict=True)
+    )
+    images = sum(2 * multiply_adds(at, width, recipe.decoder.width, len(demand.dataset.labels)) for at, width in taps)
+    return Cost(
+        forward_passes=passes,
+        raw_bytes=passes * values * store.itemsize,
+        disk_bytes=round(passes * values * 4 * store.expected_ratio()),
+        fit_bytes=max(grids_bytes(variant, splits, width, at) for variant, splits in each for at, width in taps),
+        encoder_flop=passes * encoder_flop(card, grid),
+        decoder_flop=recipe.fit.seeds * (3 * trained + predicted) * images,
+    )
+
+
+def forward_passes(demand: Demand) -> int:
+    """Return how many views an encoder sees: those of all folds, as many as the largest swept value asks for."""
+    return sum(demand.views.values())
+
+
+def images_through_decoder(fit: FitSpec, splits: Splits) -> tuple[int, int]:
+    """Return how many images one seed trains on (forward and backward: three forwards), and predicts (one)."""
+    validations = -(-fit.epochs // fit.validate_epochs)
+    trained = len(splits.train) * fit.passes_per_epoch * fit.epochs
+    return trained, validations * len(splits.val) + len(splits.test)
+
+
+def encoder_flop(card: Card, grid: Grid) -> int:
+    """Return the operations of one view forward through an encoder; 0 for encoders without a network.
+
+    Of a vision transformer, every parameter meets every token once, and in each block attention compares all tokens
+    and mixes them: 2*params*T + 4*depth*T*T*d. Of any other encoder, torch counts them (`forward_flop`).
+    """
+    if card.kind != "timm":
+        return 0
+    if not card.depth:
+        from fmcache.encoders.outlines import forward_flop  # timm
+
+        return forward_flop(card, grid.input_px)
+    tokens = grid.side**2 + card.prefix_tokens
+    # a card that does not tell its parameters: blocks of 12 d*d, and the patch embedding
+    params = card.params or 12 * card.depth * card.width**2 + 3 * card.patch**2 * card.width
+    return 2 * params * tokens + 4 * card.depth * tokens**2 * card.width
+
+
+def _at_taps(recipe: Recipe, card: Card, grid: Grid) -> list[tuple[Grid, int]]:
+    """Return grid and channels at each tap: all alike in a transformer, the stages' own in any other encoder."""
+    if card.kind != "timm" or card.depth or recipe.taps == (LAST,):
+        return [(grid, card.width)] * len(recipe.taps)
+    from fmcache.encoders.outlines import taps_of  # timm
+
+    stages = taps_of(card)
+    found = []
+    for tap in recipe.taps:
+        stage = 0 if tap == LAST else int(tap.partition("+")[0])
+        if stage > len(stages):
+            raise SpecError(
+                f"{card.name!r} has no {stage} blocks or stages to tap",
+                expected=f"last, or one from 1 to {len(stages)}" if stages else "last",
+                found=f"tap {tap}",
+                next_step="choose another --tap, or plan this encoder alone",
+            )
+        patch, width = stages[stage - 1] if stage else (card.patch, card.width)
+        found.append((grid._replace(patch=patch), width))
+    return found

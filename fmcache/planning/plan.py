@@ -1,0 +1,117 @@
+"""What a recipe costs before anything runs: each encoder on each dataset, this device, cheaper variants."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from fmcache.cache.encoding import COMPACT, store_of
+from fmcache.demand import Demand, demands
+from fmcache.encoders.cards import TIMM, Card, precision_of, read_card, study_encoders
+from fmcache.grid import Grid
+from fmcache.manifest import AnyDataset, Manifest
+from fmcache.planning.costs import Cost, cost_of
+from fmcache.specs import Precision, Recipe
+from fmcache.stages import places
+from fmcache.stages.flags import Flags
+
+if TYPE_CHECKING:
+    from fmcache.planning.speed import Speed  # torch
+
+CHEAPER_VIEWS, NARROWER = 5, 2
+"""What is tried: a fifth of the views, half the decoder's width, half the seeds."""
+
+
+class Item(NamedTuple):
+    """One encoder on one dataset, and what it costs; `precision` is that of its forward passes here."""
+
+    dataset: str
+    encoder: str
+    card: Card
+    grid: Grid
+    precision: Precision
+    cost: Cost
+
+
+class Plan(NamedTuple):
+    """A recipe's costs; `speed` is None when nothing was measured."""
+
+    recipe: Recipe
+    datasets: dict[str, AnyDataset]
+    items: tuple[Item, ...]
+    speed: Speed | None
+
+
+def plan(recipe: Recipe, manifest: Manifest, flags: Flags, measure: bool = True) -> Plan:
+    """Return what a recipe costs; a recipe without encoders is planned for all 15 of the study.
+
+    Raises
+    ------
+    ManifestError, SpecError, EncoderUnavailable
+        When the recipe names a dataset or an encoder that is not there.
+    """
+    if not recipe.encoders:
+        recipe = msgspec.structs.replace(recipe, encoders=tuple(study_encoders()))
+    asked = demands(recipe, manifest)
+    datasets = {demand.name: demand.dataset for demand in asked}
+    if not measure:
+        return Plan(recipe, datasets, _items(recipe, asked, on_gpu=False), None)
+    from fmcache.planning.speed import measure_speed
+    from fmcache.runtime.devices import pick_device, using_threads
+
+    device = pick_device(flags.device)
+    items = _items(recipe, asked, on_gpu=device.type == "cuda")
+    dearest = max(items, key=lambda item: item.cost.decoder_flop)
+    labels = len(datasets[dearest.dataset].labels)
+    with using_threads(flags.threads):
+        speed = measure_speed(recipe, dearest.card, labels, {item.precision for item in items}, device)
+    return Plan(recipe, datasets, items, speed)
+
+
+def cheaper(recipe: Recipe) -> dict[str, Recipe]:
+    """Return changes of a recipe that cost less, by what to write in it."""
+    changed: dict[str, Recipe] = {}
+    if len(recipe.sweep.values) > 1:
+        fewer = recipe.sweep.values[:-1]
+        sweep = msgspec.structs.replace(recipe.sweep, **{recipe.sweep.field: fewer})
+        changed[f"sweep: {{{recipe.sweep.field}: {list(fewer)}}}"] = msgspec.structs.replace(recipe, sweep=sweep)
+    if recipe.views.count >= CHEAPER_VIEWS and not recipe.sweep.views:
+        views = msgspec.structs.replace(recipe.views, count=recipe.views.count // CHEAPER_VIEWS)
+        changed[f"views: {{count: {views.count}}}"] = msgspec.structs.replace(recipe, views=views)
+    if not store_of(recipe.store).keep_bits:
+        changed[f"store: {COMPACT}"] = msgspec.structs.replace(recipe, store=COMPACT)
+    if recipe.decoder.width > 1:
+        decoder = msgspec.structs.replace(recipe.decoder, width=recipe.decoder.width // NARROWER)
+        changed[f"decoder: {{width: {decoder.width}}}"] = msgspec.structs.replace(recipe, decoder=decoder)
+    if recipe.fit.seeds > 1:
+        fit = msgspec.structs.replace(recipe.fit, seeds=-(-recipe.fit.seeds // 2))
+        changed[f"fit: {{seeds: {fit.seeds}}}"] = msgspec.structs.replace(recipe, fit=fit)
+    return changed
+
+
+def total_of(costs: Sequence[Cost]) -> Cost:
+    """Return sums; of the memory in fit the largest, since one encoder is there at a time."""
+    sums = Cost(*(sum(column) for column in zip(*costs, strict=True)))
+    return sums._replace(fit_bytes=max(cost.fit_bytes for cost in costs))
+
+
+def _items(recipe: Recipe, asked: Sequence[Demand], on_gpu: bool) -> tuple[Item, ...]:
+    items = []
+    for choice in recipe.encoder_choices:
+        card = _card(choice.name)
+        precision = precision_of(recipe.precision, card, on_gpu)
+        grid = Grid(recipe.tile_px, card.patch, recipe.grid)
+        for demand in asked:
+            cost = cost_of(recipe, demand, card)
+            items.append(Item(demand.name, places.encoder_key(choice), card, grid, precision, cost))
+    return tuple(items)
+
+
+def _card(name: str) -> Card:
+    if not name.startswith(TIMM):
+        return read_card(name)
+    from fmcache.encoders.load import card_of  # asks timm for the model's shape
+
+    return card_of(name)

@@ -1,0 +1,105 @@
+"""How fast this device is at what the stages do: a few seconds of measuring, for a rough forecast."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from statistics import median
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional
+
+from fmcache.decoders.arithmetic import multiply_adds
+from fmcache.decoders.decoder import Decoder, form_for, initialise
+from fmcache.decoders.losses import segmentation_loss
+from fmcache.encoders.cards import Card
+from fmcache.encoders.tokens import AUTOCAST
+from fmcache.grid import Grid
+from fmcache.runtime.devices import device_name
+from fmcache.specs import Precision, Recipe
+
+TOKENS, WIDTH, HEADS = 512, 768, 12
+"""One block of this size stands for all encoders: large enough to reach the speed that whole ones reach."""
+
+FLOP_PER_TRY = {"cpu": 2 * 10**10, "cuda": 4 * 10**12}
+SMALL_SIDE = {"cpu": 8, "cuda": 64}
+"""Grids up to this side are measured as they are; the work of larger ones grows with their area."""
+
+SECONDS = 0.8
+
+
+class Speed(NamedTuple):
+    """Operations per second as seen on a device, counted as in `fmcache.planning.costs`."""
+
+    device: str
+    encoder: dict[Precision, float]
+    decoder: float
+
+
+def measure_speed(
+    recipe: Recipe, card: Card, labels: int, precisions: Iterable[Precision], device: torch.device
+) -> Speed:
+    """Return what `device` reaches in transformer blocks, and in training the recipe's decoder on a card's grids."""
+    blocks = {precision: _block_speed(precision, device) for precision in sorted(set(precisions))}
+    return Speed(device_name(device), blocks, _decoder_speed(recipe, card, labels, device))
+
+
+def _block_speed(precision: Precision, device: torch.device) -> float:
+    """Return the speed of one transformer block in inference."""
+    flop = 2 * 12 * WIDTH**2 * TOKENS + 4 * TOKENS**2 * WIDTH
+    batch = max(1, FLOP_PER_TRY[device.type] // flop)
+    generator = torch.Generator().manual_seed(0)
+
+    def filled(*shape: int) -> torch.Tensor:
+        return torch.empty(shape).normal_(0, 0.02, generator=generator).to(device)
+
+    x, qkv, proj = filled(batch, TOKENS, WIDTH), filled(3 * WIDTH, WIDTH), filled(WIDTH, WIDTH)
+    wide, narrow = filled(4 * WIDTH, WIDTH), filled(WIDTH, 4 * WIDTH)
+
+    def block() -> None:
+        query, key, value = functional.linear(x, qkv).view(batch, TOKENS, 3, HEADS, -1).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        functional.linear(functional.gelu(functional.linear(x + functional.linear(mixed, proj), wide)), narrow)
+
+    dtype = AUTOCAST[precision]
+    with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+        return batch * flop / _seconds(block, device)
+
+
+def _decoder_speed(recipe: Recipe, card: Card, labels: int, device: torch.device) -> float:
+    """Return the speed of whole training steps of the recipe's decoder."""
+    side = Grid(recipe.tile_px, card.patch, recipe.grid).side
+    tile_px = recipe.tile_px if side <= SMALL_SIDE[device.type] else SMALL_SIDE[device.type] * card.patch
+    grid = Grid(tile_px, card.patch, recipe.grid)
+    flop = 3 * 2 * multiply_adds(grid, card.width, recipe.decoder.width, labels)
+    batch = max(1, min(recipe.fit.batch, FLOP_PER_TRY[device.type] // flop))
+    decoder = Decoder(card.width, recipe.decoder.width, labels, grid, form_for(device)).to(device)
+    initialise(decoder, 0)
+    optimiser = torch.optim.NAdam(decoder.parameters(), lr=recipe.fit.learning_rate)
+    tokens = torch.empty(batch, card.width, grid.side, grid.side).normal_(generator=torch.Generator().manual_seed(0))
+    tokens = tokens.to(device)
+    truth = torch.zeros(batch, grid.covered_px, grid.covered_px, dtype=torch.uint8, device=device)
+
+    def step() -> None:
+        optimiser.zero_grad()
+        segmentation_loss(decoder(tokens), truth, recipe.fit).total.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+
+    return batch * flop / _seconds(step, device)
+
+
+def _seconds(act: Callable[[], None], device: torch.device) -> float:
+    """Return the median seconds of `act`, tried for about `SECONDS` after one try that does not count."""
+    times: list[float] = []
+    end = float("inf")
+    while not times or time.perf_counter() < end:
+        start = time.perf_counter()
+        act()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        if end == float("inf"):
+            end = time.perf_counter() + SECONDS  # that was the warm-up
+            continue
+        times.append(time.perf_counter() - start)
+    return median(times)

@@ -1,0 +1,1 @@
+"""Opening slides, grids of tiles on them, annotated regions over a grid. Imports tiles."""

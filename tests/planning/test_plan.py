@@ -1,0 +1,193 @@
+import msgspec
+import numpy as np
+import pytest
+import torch
+import yaml
+from rich.console import Console
+
+from fmcache.cache.encoding import COMPACT
+from fmcache.commands.plan_table import shown, time_text
+from fmcache.decoders.arithmetic import multiply_adds, views_in_fit
+from fmcache.decoders.decoder import Decoder
+from fmcache.demand import demand_of
+from fmcache.encoders.cards import Card, read_card
+from fmcache.errors import EncoderUnavailable, ManifestError
+from fmcache.grid import Grid
+from fmcache.manifest import Manifest, Splits
+from fmcache.planning.costs import cost_of, encoder_flop, images_through_decoder
+from fmcache.planning.plan import cheaper, plan, total_of
+from fmcache.specs import DecoderSpec, FitSpec, Recipe, Sweep, ViewSpec
+from fmcache.stages.flags import Flags
+
+MANIFEST = {
+    "format": 1,
+    "default": "toy",
+    "datasets": {
+        "toy": {
+            "format": "demo", "seed": 1, "size_px": 64,
+            "labels": [{"name": n, "colour": c} for n, c in (("a", "#ff0000"), ("b", "#00ff00"))],
+            "tiles": [{"id": f"t{i}"} for i in range(8)],  # t6 and t7 are in no split
+            "splits": {"train": ["t0", "t1", "t2"], "val": ["t3"], "test": ["t4", "t5"]},
+        }
+    },
+}  # fmt: skip
+CARD = Card(name="toy", title="Toy", architecture="any", patch=16, width=10, prefix_tokens=1, depth=3, params=1000,
+            mean=(0, 0, 0), std=(1, 1, 1))  # fmt: skip
+RECIPE = Recipe(
+    encoders=("raw-pixels", "random-vits16"),
+    tile_px=64,
+    views=ViewSpec(count=4),
+    decoder=DecoderSpec(width=6),
+    fit=FitSpec(seeds=2, epochs=5, batch=2, validate_epochs=2, passes_per_epoch=3),
+)
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    (tmp_path / "data_manifest.yaml").write_text(yaml.safe_dump(MANIFEST))
+    return Manifest(tmp_path / "data_manifest.yaml")
+
+
+def cost(recipe, dataset):
+    return cost_of(recipe, demand_of(recipe, "d", dataset), CARD)
+
+
+def text_of(renderable):
+    console = Console(width=250, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(renderable)
+    return console.export_text()
+
+
+def test_costs_are_those_counted_by_hand(manifest):
+    counted = cost(RECIPE, manifest.dataset())
+    views = 3 * 5 + 1 + 2  # training tiles have view 0 and 4 more; tiles in no split have none
+    assert counted.forward_passes == views
+    assert counted.raw_bytes == views * (10 * 4 * 4) * 2
+    assert counted.disk_bytes == round(views * (10 * 4 * 4) * 4 * 0.447)
+    assert counted.fit_bytes == (3 * 4 + 1 + 2) * (10 * 4 * 4 * 2 + 64 * 64)
+    assert counted.encoder_flop == views * (2 * 1000 * 17 + 4 * 3 * 17 * 17 * 10)
+    # 3 tiles x 3 passes x 5 epochs, forward and backward; val after epochs 2, 4 and 5; test once
+    forward = 2 * (10 * 6 * 16 + 9 * 36 * (64 + 256 + 1024 + 4096) + 6 * 2 * 4096)
+    assert counted.decoder_flop == 2 * (3 * 45 + 3 * 1 + 2) * forward
+
+
+def test_folds_and_swept_values_share_a_cache_and_add_up_in_training(manifest):
+    dataset = manifest.dataset()
+    once = cost(RECIPE, dataset)
+    swept = cost(msgspec.structs.replace(RECIPE, sweep=Sweep(views=(1, 2, 8))), dataset)
+    assert swept.forward_passes == 3 * 9 + 3  # those of the largest value, which hold those of the others
+    assert swept.decoder_flop == 3 * once.decoder_flop
+    assert swept.fit_bytes == (3 * 8 + 3) * (10 * 4 * 4 * 2 + 64**2)  # one value's grids at a time
+    passes = cost(msgspec.structs.replace(RECIPE, sweep=Sweep(passes_per_epoch=(3, 6))), dataset)
+    assert passes[:4] == once[:4]
+    assert once.decoder_flop * 2 < passes.decoder_flop < once.decoder_flop * 3  # validation is not done twice as often
+
+    halves = [
+        Splits(train=(a, b), val=(c,), test=(d,)) for a, b, c, d in (("t0", "t1", "t2", "t3"), ("t2", "t3", "t0", "t1"))
+    ]
+    folded = msgspec.structs.replace(dataset, folds=tuple(halves))
+    folds = cost(msgspec.structs.replace(RECIPE, folds=True), folded)
+    assert folds.forward_passes == 4 * 5  # each of four tiles is trained on in some fold
+    assert folds.fit_bytes == (2 * 4 + 2) * (10 * 4 * 4 * 2 + 64**2)
+
+
+def test_a_sweep_is_made_cheaper_by_its_largest_value(manifest):
+    swept = msgspec.structs.replace(RECIPE, sweep=Sweep(views=(1, 2, 50)), views=ViewSpec(count=50))
+    changes = cheaper(swept)
+    assert changes["sweep: {views: [1, 2]}"].sweep == Sweep(views=(1, 2))
+    assert not any(text.startswith("views:") for text in changes)  # the sweep says how many there are
+
+
+def test_taps_share_forward_passes_but_each_has_a_cache_and_its_decoders(manifest):
+    one, two = (cost(msgspec.structs.replace(RECIPE, taps=taps), manifest.dataset()) for taps in
+                (("last",), ("last", "2")))  # fmt: skip
+    assert (two.forward_passes, two.encoder_flop, two.fit_bytes) == (
+        one.forward_passes,
+        one.encoder_flop,
+        one.fit_bytes,
+    )
+    assert two.raw_bytes == 2 * one.raw_bytes
+    assert two.decoder_flop == 2 * one.decoder_flop
+
+
+@pytest.mark.parametrize(("tile_px", "patch"), [(64, 16), (70, 14), (64, 14), (32, 8)])
+def test_decoder_arithmetic_is_what_torch_counts(tile_px, patch):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    grid = Grid(tile_px, patch)
+    decoder = Decoder(10, 6, 2, grid, form="direct").requires_grad_(False)
+    with FlopCounterMode(display=False) as counter:
+        decoder(torch.zeros(1, 10, grid.side, grid.side))
+    assert 2 * multiply_adds(grid, 10, 6, 2) == counter.get_total_flops()
+
+
+def test_the_papers_decoder_and_sweep_have_the_known_arithmetic():
+    assert multiply_adds(Grid(512, 16), 1024, 256, 3) == pytest.approx(0.21e12, rel=0.03)  # multiply-adds
+    assert multiply_adds(Grid(512, 14), 1024, 256, 3) == pytest.approx(0.27e12, rel=0.03)
+    assert encoder_flop(read_card("uni"), Grid(512, 16)) == pytest.approx(0.73e12, rel=0.01)
+    assert encoder_flop(read_card("raw-pixels"), Grid(512, 16)) == 0
+
+
+def test_an_untold_number_of_parameters_is_estimated_from_depth_and_width():
+    card = read_card("random-vits16")
+    untold = msgspec.structs.replace(card, params=0)
+    assert encoder_flop(untold, Grid(512, 16)) == pytest.approx(encoder_flop(card, Grid(512, 16)), rel=0.03)
+
+
+def test_images_and_views_are_those_training_walks(manifest):
+    assert images_through_decoder(RECIPE.fit, manifest.dataset().splits) == (45, 3 * 1 + 2)
+    assert views_in_fit(RECIPE, manifest.dataset().splits) == 15
+
+
+def test_cheaper_recipes_cost_less_where_they_say(manifest):
+    dataset = manifest.dataset()
+    before = cost(RECIPE, dataset)
+    many = msgspec.structs.replace(RECIPE, views=ViewSpec(count=50))
+    variants = {change: cost(other, dataset) for change, other in cheaper(many).items()}
+    assert list(variants) == ["views: {count: 10}", f"store: {COMPACT}", "decoder: {width: 3}", "fit: {seeds: 1}"]
+    full = cost(many, dataset)
+    assert variants["views: {count: 10}"].forward_passes == 3 * 11 + 3
+    assert variants[f"store: {COMPACT}"].disk_bytes < 0.65 * full.disk_bytes
+    assert variants["decoder: {width: 3}"].decoder_flop < 0.3 * full.decoder_flop
+    assert variants["fit: {seeds: 1}"].decoder_flop * 2 == full.decoder_flop
+    assert cheaper(msgspec.structs.replace(RECIPE, store=COMPACT)).keys().isdisjoint({f"store: {COMPACT}"})
+    assert total_of([before, full]).fit_bytes == max(before.fit_bytes, full.fit_bytes)
+    assert total_of([before, full]).forward_passes == before.forward_passes + full.forward_passes
+
+
+def test_a_plan_needs_no_weights_and_shows_every_encoder_the_sums_and_cheaper_recipes(manifest, tmp_path):
+    named = msgspec.structs.replace(RECIPE, encoders=("raw-pixels", "virchow2"))
+    made = plan(named, manifest, Flags(tmp_path / "not yet there"), measure=False)
+    text = text_of(shown(made, tmp_path / "not yet there"))
+    for word in ("raw-pixels", "virchow2", "in all", "1280x5x5", "store: float16-round5", "free on disk"):
+        assert word in text
+    assert made.speed is None
+    everyone = plan(msgspec.structs.replace(RECIPE, encoders=()), manifest, Flags(tmp_path), measure=False)
+    assert len(everyone.items) == 15
+
+
+def test_measured_speed_turns_arithmetic_into_time_and_touches_no_global_generator(manifest, tmp_path, monkeypatch):
+    monkeypatch.setattr("fmcache.planning.speed.SECONDS", 0.01)
+    monkeypatch.setitem(__import__("fmcache.planning.speed", fromlist=["x"]).FLOP_PER_TRY, "cpu", 1)
+    threads, before = torch.get_num_threads(), torch.random.get_rng_state()
+    made = plan(RECIPE, manifest, Flags(tmp_path, device="cpu", threads=1))
+    torch.set_num_threads(threads)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert set(made.speed.encoder) == {"float32"}
+    assert np.isfinite([made.speed.encoder["float32"], made.speed.decoder]).all()
+    assert 1e6 < made.speed.decoder < 1e14
+    assert "GFLOP/s" in text_of(shown(made, tmp_path))
+
+
+def test_what_is_not_there_is_named(manifest, tmp_path):
+    with pytest.raises(EncoderUnavailable, match="nobody"):
+        plan(msgspec.structs.replace(RECIPE, encoders=("nobody",)), manifest, Flags(tmp_path), measure=False)
+    with pytest.raises(ManifestError, match="elsewhere"):
+        plan(msgspec.structs.replace(RECIPE, datasets=("elsewhere",)), manifest, Flags(tmp_path), measure=False)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.2, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (2e5, "2 days")]
+)
+def test_times_are_told_roughly(seconds, text):
+    assert time_text(seconds) == text
