@@ -8,7 +8,7 @@ from fmcache.errors import SpecError
 from fmcache.specs import GridPolicy
 
 
-class Grid(NamedTuple):
+class GridGeometry(NamedTuple):
     """The geometry of a square tile of `tile_px` pixels for patches of `patch` pixels, under a `policy`.
 
     When the patch size does not divide the tile: ``fit`` resizes the view to the nearest multiple, ``pad`` reflects it

@@ -18,7 +18,7 @@ from fmcache.stages.flags import Failure, Flags
 if TYPE_CHECKING:
     import polars as pl
 
-    from fmcache.decoders.batches import Grids
+    from fmcache.decoders.batches import TokenGrids
     from fmcache.decoders.fitted import FittedDecoder
 
 
@@ -125,11 +125,11 @@ class Study:
         ResultsCorrupt, ResultsMismatch
             When a run's files are not what was written.
         """
-        from fmcache.scores.parts import find_parts, read_part
         from fmcache.scores.results import results_table
+        from fmcache.scores.run_files import find_runs, read_run
 
         self._check_one()
-        parts = [read_part(folder) for folder in find_parts(places.results(self._flags.work), self.recipe.name)]
+        parts = [read_run(folder) for folder in find_runs(places.results(self._flags.work), self.recipe.name)]
         if not parts:
             raise ResultsNotFound(
                 f"nothing was fitted for recipe {self.recipe.name!r} in {self._flags.work}", next_step="study.fit()"
@@ -145,7 +145,9 @@ class Study:
 
         return dice_table(self.results(), split, self.recipe.dice)
 
-    def grids(self, dataset: str, encoder: str, split: Split, *, fold: int | None = None, tap: str = "last") -> Grids:
+    def grids(
+        self, dataset: str, encoder: str, split: Split, *, fold: int | None = None, tap: str = "last"
+    ) -> TokenGrids:
         """Return the cached grids and masks of a split, in memory, as a torch Dataset.
 
         Its items are views, tile by tile: tokens (channel, row, col) float32 and mask (y, x) uint8, 255 where the truth
@@ -168,7 +170,7 @@ class Study:
         import torch
 
         from fmcache.cache.reader import open_cache
-        from fmcache.decoders.batches import load_grids
+        from fmcache.decoders.batches import load_token_grids
         from fmcache.demand import demand_of
         from fmcache.runtime.devices import pick_device
 
@@ -181,10 +183,10 @@ class Study:
                 expected=f"fold {' or '.join(map(str, demand.splits))}; train, val or test",
             )
         tokens = open_cache(places.tokens_path(work, dataset, encoder, recipe, tap), "tokens")
-        bank = open_cache(places.bank_path(work, dataset, recipe), "view_bank")
+        mask_cache = open_cache(places.mask_cache_path(work, dataset, recipe), "view_bank")
         views = range(1, recipe.views.count + 1) if split == "train" else range(1)
         tiles, device = demand.splits[fold].of(split), pick_device(self._flags.device)
-        return load_grids(tokens, bank, tiles, views, torch.device(device), places.results(work))
+        return load_token_grids(tokens, mask_cache, tiles, views, torch.device(device), places.results(work))
 
     def decoder(self, dataset: str, encoder: str, seed: int, *, fold: int | None = None) -> FittedDecoder:
         """Return the decoder of a run with its best weights, in evaluation mode: tokens to logits.
@@ -198,10 +200,10 @@ class Study:
             When there is no such run, or its files are not what was written.
         """
         from fmcache.decoders.fitted import load_decoder
-        from fmcache.scores.parts import WEIGHTS, part_folder, read_record
+        from fmcache.scores.run_files import WEIGHTS, read_record, run_folder
 
         self._check_one()
-        folder = part_folder(places.results(self._flags.work), self.recipe.name, dataset, encoder, seed, fold)
+        folder = run_folder(places.results(self._flags.work), self.recipe.name, dataset, encoder, seed, fold)
         return load_decoder(folder / WEIGHTS, read_record(folder))
 
     def _like(self, recipe: Recipe) -> Study:

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fmcache.errors import SpecError
-from fmcache.grid import Grid
+from fmcache.grid import GridGeometry
 
 policies = st.sampled_from(["fit", "pad", "crop"])
-grids = st.builds(Grid, st.integers(8, 2048), st.integers(1, 64), policies).filter(
+grids = st.builds(GridGeometry, st.integers(8, 2048), st.integers(1, 64), policies).filter(
     lambda grid: grid.policy != "crop" or grid.tile_px >= grid.patch
 )
 
@@ -31,7 +31,7 @@ grids = st.builds(Grid, st.integers(8, 2048), st.integers(1, 64), policies).filt
     ],
 )
 def test_the_geometry_of_known_cases(tile_px, patch, policy, side, input_px, logits_px, covered_px, blocks):
-    grid = Grid(tile_px, patch, policy)
+    grid = GridGeometry(tile_px, patch, policy)
     assert (grid.side, grid.input_px) == (side, input_px)
     assert (grid.logits_px, grid.covered_px) == (logits_px, covered_px)
     assert grid.upsampling_blocks == blocks
@@ -39,7 +39,7 @@ def test_the_geometry_of_known_cases(tile_px, patch, policy, side, input_px, log
 
 def test_a_tile_smaller_than_a_patch_cannot_be_cropped():
     with pytest.raises(SpecError, match=r"13 px holds no whole patch of 14 px"):
-        _ = Grid(13, 14, "crop").side
+        _ = GridGeometry(13, 14, "crop").side
 
 
 @given(grids)
@@ -69,7 +69,7 @@ def test_upsampling_blocks_are_the_fewest_that_reach_the_logits(grid):
 
 @given(st.integers(1, 12), st.integers(1, 40))
 def test_exact_powers_of_two_need_exactly_that_many_blocks(blocks, side):
-    grid = Grid(side * 2**blocks, 2**blocks)
+    grid = GridGeometry(side * 2**blocks, 2**blocks)
     assert grid.upsampling_blocks == blocks == math.ceil(math.log2(2**blocks))
 
 
@@ -77,6 +77,6 @@ def test_exact_powers_of_two_need_exactly_that_many_blocks(blocks, side):
 def test_policies_agree_where_the_patch_divides_the_tile(side, patch):
     facts = {
         (grid.side, grid.input_px, grid.logits_px, grid.covered_px, grid.upsampling_blocks)
-        for grid in (Grid(side * patch, patch, policy) for policy in ("fit", "pad", "crop"))
+        for grid in (GridGeometry(side * patch, patch, policy) for policy in ("fit", "pad", "crop"))
     }
     assert len(facts) == 1

@@ -136,7 +136,7 @@ def test_lines_and_progress_go_where_they_are_sent(tmp_path, capfd):
     lines, stream = [], io.StringIO()
     made = study_in(tmp_path, say=lines.append, progress=stream)
     made.extract()
-    assert any("view bank" in line for line in lines)
+    assert any("mask cache" in line for line in lines)
     assert "views/s" in stream.getvalue()
     assert capfd.readouterr() == ("", "")
 

@@ -18,7 +18,7 @@ METADATA = "zarr.json"
 ZARR_FORMAT = 3
 
 WHEN_GIVEN = ("order", "fill", "skip", "objects", "class_property")
-"""Fields of a view bank's identity that are there only where the manifest gives them."""
+"""Fields of a mask cache's identity that are there only where the manifest gives them."""
 
 Kind = Literal["tokens", "view_bank"]
 ARRAY: dict[Kind, str] = {"tokens": "tokens", "view_bank": "masks"}

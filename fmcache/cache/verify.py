@@ -15,7 +15,7 @@ from fmcache.identity import remove_folder
 from fmcache.locks import lock_files, locked
 
 
-class Entry(NamedTuple):
+class CacheEntry(NamedTuple):
     """A cache below a folder: its header, or the problem that keeps it from being read; `bytes` on disk."""
 
     path: Path
@@ -24,7 +24,7 @@ class Entry(NamedTuple):
     bytes: int
 
 
-def find_caches(folder: Path) -> list[Entry]:
+def find_caches(folder: Path) -> list[CacheEntry]:
     """Return all caches below `folder`, sorted by path."""
     entries = []
     for path in sorted(folder.glob("**/*.zarr")):
@@ -33,7 +33,7 @@ def find_caches(folder: Path) -> list[Entry]:
             header = read_header(path)
         except (CacheCorrupt, CacheMismatch, CacheNotFound) as reason:
             problem = reason.problem
-        entries.append(Entry(path, header, problem, disk_bytes(path)))
+        entries.append(CacheEntry(path, header, problem, disk_bytes(path)))
     return entries
 
 

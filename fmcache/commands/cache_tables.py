@@ -21,7 +21,7 @@ from fmcache.errors import (
 )
 from fmcache.runtime.progress import progress
 from fmcache.runtime.sizes import size_text
-from fmcache.scores.parts import find_parts, read_part, studies
+from fmcache.scores.run_files import find_runs, read_run, studies
 from fmcache.stages import places
 
 
@@ -64,11 +64,11 @@ def verify_caches(paths: Sequence[Path], work: Path, say: Callable[[str], None])
 def verify_results(work: Path, say: Callable[[str], None]) -> int:
     """Check the files of all runs below `work` against their checksums; tell, and return, how many are damaged."""
     results = places.results(work)
-    folders = [folder for study in studies(results) for folder in find_parts(results, study)]
+    folders = [folder for study in studies(results) for folder in find_runs(results, study)]
     damaged: list[FmcacheError] = []
     for folder in folders:
         try:
-            read_part(folder)
+            read_run(folder)
         except (ResultsCorrupt, ResultsMismatch) as reason:
             damaged.append(reason)
     if folders:

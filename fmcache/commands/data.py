@@ -165,9 +165,9 @@ def data_cut(
     tiles --name mine
     """
     from fmcache.datasets.cut import cut
-    from fmcache.datasets.cut_search import Wanted
+    from fmcache.datasets.cut_search import CutRequest
 
-    wanted = Wanted(
+    wanted = CutRequest(
         slides, annotations, into, mpp, tile_px, labels, order, fill, ignore, skip, min_share, tiles, split, groups,
         group_by, seed, mpp_of_slide, objects, class_property,
     )  # fmt: skip

@@ -20,7 +20,7 @@ from fmcache.encoders.load import Encoder, card_of, load_encoder
 from fmcache.encoders.tokens import token_grids
 from fmcache.encoders.weights import read_lock
 from fmcache.errors import FmcacheError, HubUnreachable
-from fmcache.grid import Grid
+from fmcache.grid import GridGeometry
 from fmcache.manifest import TileEntry
 from fmcache.runtime.devices import pick_device, using_threads
 from fmcache.runtime.sizes import size_text
@@ -157,7 +157,7 @@ def _one_tile(encoder: Encoder) -> str:
     precision: Precision = card.precision if encoder.device.type == "cuda" else "float32"
     image, _ = draw_tile(0, TileEntry(id="check"), TILE_PX)
     start = time.monotonic()
-    grids = token_grids(encoder, image[None], Grid(TILE_PX, card.patch, "fit"), precision).cpu().numpy()
+    grids = token_grids(encoder, image[None], GridGeometry(TILE_PX, card.patch, "fit"), precision).cpu().numpy()
     seconds = time.monotonic() - start
     if not np.isfinite(grids).all():
         raise FmcacheError(

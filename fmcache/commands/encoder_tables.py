@@ -10,9 +10,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from fmcache.encoders.cards import GROUPS, TIMM, Card, names, read_card
+from fmcache.encoders.cards import GROUPS, TIMM, Card, card_names, read_card
 from fmcache.encoders.hub import local_file
-from fmcache.grid import Grid
+from fmcache.grid import GridGeometry
 from fmcache.runtime.sizes import size_text
 from fmcache.strict import builtins
 
@@ -33,7 +33,7 @@ def list_encoders() -> Table:
         table.add_column(column, no_wrap=True, justify="right" if column == "params" else "left")
     for column in ("access", "download", "here", "licence"):
         table.add_column(column)
-    cards = [read_card(name) for name in names()]
+    cards = [read_card(name) for name in card_names()]
     for group in GROUPS:
         table.add_section()
         table.add_row(Text(group, "italic"))
@@ -83,11 +83,11 @@ def _wrapped(card: dict[str, Any], width: int) -> str:
 
 def view_bytes(card: Card) -> int:
     """Return the uncompressed bytes of the float16 tokens of one view of `TILE_PX`."""
-    return 2 * card.width * Grid(TILE_PX, card.patch, "fit").side ** 2
+    return 2 * card.width * GridGeometry(TILE_PX, card.patch, "fit").side ** 2
 
 
 def _grid(card: Card) -> str:
-    side = Grid(TILE_PX, card.patch, "fit").side
+    side = GridGeometry(TILE_PX, card.patch, "fit").side
     return f"{card.width}x{side}x{side}"
 
 

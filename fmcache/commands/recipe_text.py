@@ -6,6 +6,7 @@ without words cannot be written, so a new field cannot be forgotten.
 
 from __future__ import annotations
 
+import functools
 import re
 import textwrap
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from msgspec import inspect
 from fmcache.specs import EncoderChoice, Recipe
 from fmcache.strict import builtins
 
+FOLDED = {"\x85", "\u2028", "\u2029"}
+"""Line breaks of Unicode, which the dumper may leave as they are, and reading folds into spaces."""
 WORDS = {
     "name": "name of the study, in folders, tables and figures: letters, digits, '.', '_' and '-'. Change it with the "
     "values: results of another recipe under the same name are refused",
@@ -131,7 +134,10 @@ def _commented(start: str, words: str) -> Iterator[str]:
 
 def _yaml(value: Any) -> str:
     """Return a value as YAML on one line, in quotes where it would be read as something else."""
-    text: str = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=float("inf"))
+    dump = functools.partial(yaml.safe_dump, value, default_flow_style=True, width=float("inf"))
+    text: str = dump(allow_unicode=True)
+    if FOLDED & set(text):
+        text = dump(allow_unicode=False)
     return text.removesuffix("\n").removesuffix("\n...")
 
 

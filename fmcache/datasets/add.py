@@ -11,7 +11,7 @@ import msgspec
 
 from fmcache.datasets.balance import balanced_split
 from fmcache.datasets.entries import check_dataset, check_name, folder_entry, write_entry
-from fmcache.datasets.folder import Found, find_tiles
+from fmcache.datasets.folder import FolderPairs, find_tiles
 from fmcache.datasets.groups import group_of, likely_groups
 from fmcache.datasets.label_flags import (
     ignored_values,
@@ -24,7 +24,7 @@ from fmcache.datasets.label_flags import (
 from fmcache.datasets.listing import list_tiles
 from fmcache.datasets.split_remarks import lacking_labels, split_line
 from fmcache.datasets.split_sizes import USUAL, shown, split_sizes
-from fmcache.datasets.squares import Squares, Wish, check_square, make_squares, seal
+from fmcache.datasets.squares import SquareRequest, Squares, check_square, make_squares, seal
 from fmcache.errors import ManifestError, SpecError
 from fmcache.manifest import IGNORE, SPLITS, FolderDataset, GeojsonDataset
 from fmcache.runtime.progress import progress
@@ -94,7 +94,7 @@ def add(
     )
     check_dataset(name, rule)
     if files.square:
-        wish = Wish(files.square, files.tile_px, files.into or manifest.parent / f"{name}-squares", replace)
+        wish = SquareRequest(files.square, files.tile_px, files.into or manifest.parent / f"{name}-squares", replace)
         squares = make_squares(rule, found.pairs, wish, lambda line: say(f"note: {line}"))
         found, rule = _squared(found, squares, manifest, wish, groups)
     with progress(f"reading {name}", len(found.pairs), "tiles") as tick:
@@ -117,7 +117,7 @@ def add(
     return "\n".join(lines)
 
 
-def _found(images: Path, masks: Path, groups: str, files: FileRules, say: Callable[[str], None]) -> Found:
+def _found(images: Path, masks: Path, groups: str, files: FileRules, say: Callable[[str], None]) -> FolderPairs:
     """Return pairs with their groups, and tell what is worth knowing before anything long begins."""
     found = find_tiles(images, masks, files.missing == "skip", files.other)
     notes = list(found.notes)
@@ -134,7 +134,7 @@ def _found(images: Path, masks: Path, groups: str, files: FileRules, say: Callab
     return found
 
 
-def _folder_splits(found: Found, split: str, say: Callable[[str], None]) -> list[str]:
+def _folder_splits(found: FolderPairs, split: str, say: Callable[[str], None]) -> list[str]:
     """Return the split of each tile that folders say, or nothing for each when one is to be drawn."""
     there = [part for part in SPLITS if part in found.splits]
     if not there:
@@ -166,7 +166,9 @@ def _folder_splits(found: Found, split: str, say: Callable[[str], None]) -> list
     return found.splits
 
 
-def _squared(found: Found, made: Squares, manifest: Path, wish: Wish, asked: str) -> tuple[Found, FolderDataset]:
+def _squared(
+    found: FolderPairs, made: Squares, manifest: Path, wish: SquareRequest, asked: str
+) -> tuple[FolderPairs, FolderDataset]:
     """Return squares in place of the images, with the groups and splits of these, and the dataset that reads them."""
     groups = found.groups
     if wish.way == "tile" and asked != NO_GROUPS:  # squares of one image show one piece of tissue

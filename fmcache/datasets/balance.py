@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fmcache.datasets.deals import Floats, Numbers, Task, best_deal, sizes_drawn
+from fmcache.datasets.deals import DealRequest, Floats, Numbers, best_deal, sizes_drawn
 from fmcache.datasets.split_ranks import deviations_of, rank_of_folds, rank_of_splits, rank_of_subsets
 from fmcache.datasets.split_sizes import USUAL, nearest_sizes, scaled, shown
 from fmcache.errors import SpecError
@@ -25,7 +25,7 @@ Members = tuple[tuple[int, ...], ...]
 """Positions of tiles, by part."""
 
 
-class Split(NamedTuple):
+class BalancedSplit(NamedTuple):
     """Positions of tiles in train, val and test; `off` is the largest difference of a label's share from all tiles'."""
 
     members: Members
@@ -39,7 +39,7 @@ def balanced_split(
     sizes: Sequence[int] | None,
     seed: int,
     way: str = "pass --split {}",
-) -> Split:
+) -> BalancedSplit:
     """Return a split of whole groups that lacks as few labels as can be, in test first, then in train, then in val.
 
     Of those that lack as few it is the one whose label shares are nearest to those of all tiles, as far as is found.
@@ -67,14 +67,14 @@ def balanced_split(
         raise _too_few(tiles, grouped=any(groups))
     fitting = scaled(sizes or USUAL, min(sum(sizes or USUAL), len(ids)))
     asked = sizes or nearest_sizes(tiles, fitting) or fitting
-    task = Task(tiles, _summed(teams, pixels), len(SPLITS) + 1, tuple(asked), rank_of_splits(pixels))
+    task = DealRequest(tiles, _summed(teams, pixels), len(SPLITS) + 1, tuple(asked), rank_of_splits(pixels))
     if sum(asked) > len(ids):
         raise _impossible(task, fitting, way, seed)
     try:
         members = _sorted(_members(teams, best_deal(task, _generator(seed)), len(SPLITS)), ids)
     except LookupError:
         raise _impossible(task, fitting, way, seed) from None
-    return Split(members, _off(members, pixels))
+    return BalancedSplit(members, _off(members, pixels))
 
 
 def _too_few(tiles: Numbers, grouped: bool) -> SpecError:
@@ -93,7 +93,7 @@ def _too_few(tiles: Numbers, grouped: bool) -> SpecError:
     )
 
 
-def _impossible(task: Task, fitting: Sequence[int], way: str, seed: int) -> SpecError:
+def _impossible(task: DealRequest, fitting: Sequence[int], way: str, seed: int) -> SpecError:
     """Return why a split cannot be, with sizes near `fitting` that can: who asks for them gets them."""
     nearest, asked, n_tiles = nearest_sizes(task.tiles, fitting), task.sizes or (), int(task.tiles.sum())
     proven = nearest is not None
@@ -125,7 +125,7 @@ def _generator(seed: int) -> np.random.Generator:
 
 def rotating_folds(
     ids: Sequence[str], groups: Sequence[str], pixels: npt.NDArray[np.int64], folds: int, seed: int
-) -> list[Split]:
+) -> list[BalancedSplit]:
     """Return k folds over all tiles; arguments as of `balanced_split`.
 
     The tiles are cut into k parts of whole groups, near equal in size and balanced. Fold i tests on part i, validates
@@ -148,14 +148,14 @@ def rotating_folds(
         )
     rng = np.random.Generator(np.random.Philox(key=random_key("folds", seed, folds)))
     tiles = np.array([len(team) for team in teams], dtype=np.int64)
-    deal = best_deal(Task(tiles, _summed(teams, pixels), folds, None, rank_of_folds(pixels, folds)), rng)
+    deal = best_deal(DealRequest(tiles, _summed(teams, pixels), folds, None, rank_of_folds(pixels, folds)), rng)
     parts = _members(teams, deal, folds)
     found = []
     for i in range(folds):
         val = (i + 1) % folds
         train = tuple(at for j, part in enumerate(parts) for at in part if j not in (i, val))
         members = _sorted((train, parts[val], parts[i]), ids)
-        found.append(Split(members, _off(members, pixels)))
+        found.append(BalancedSplit(members, _off(members, pixels)))
     return found
 
 
@@ -180,7 +180,7 @@ def nested_subsets(
     teams = [[i] for i in sorted(train, key=lambda i: ids[i])]
     rng = np.random.Generator(np.random.Philox(key=random_key("subsets", seed)))
     steps = tuple(np.diff([0, *sorted(sizes)]).tolist())  # each subset is the one before and a step
-    task = Task(
+    task = DealRequest(
         np.ones(len(teams), dtype=np.int64), _summed(teams, pixels), len(steps) + 1, steps, rank_of_subsets(pixels)
     )
     added = _members(teams, best_deal(task, rng), len(steps))

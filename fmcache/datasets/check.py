@@ -13,7 +13,7 @@ from rich.console import Group
 from rich.table import Table
 
 from fmcache.datasets.absent_labels import absent_classes, absent_values
-from fmcache.datasets.duplicates import BITS, Hashes, look_hashes, pairs_alike
+from fmcache.datasets.duplicates import BITS, PerceptualHashes, look_hashes, pairs_alike
 from fmcache.datasets.listing import palettes_apart, region_notes
 from fmcache.datasets.split import named_parts
 from fmcache.datasets.survey import label_counts, survey
@@ -61,14 +61,14 @@ class Check(NamedTuple):
         return Group(table, *lines, "no problems" if not self.problems else f"{len(self.problems)} problems")
 
 
-class Seen(NamedTuple):
+class TileStats(NamedTuple):
     """What is kept of a tile: itself without its pixels (those of all tiles are too much), its (y, x) size, pixels by
     label + ignored, look hashes (8,), sha256 of the pixels."""
 
     tile: Tile
     size: tuple[int, ...]
     counts: npt.NDArray[np.int64]
-    hashes: Hashes
+    hashes: PerceptualHashes
     sha256: str
 
 
@@ -77,9 +77,9 @@ def check(manifest: Manifest, name: str) -> Check:
     dataset = manifest.dataset(name)
     n_labels = len(dataset.labels)
 
-    def look(tile: Tile) -> Seen:
+    def look(tile: Tile) -> TileStats:
         sha256 = hashlib.sha256(tile.image.tobytes()).hexdigest()  # not of the file: PNG and TIFF may hold one image
-        return Seen(
+        return TileStats(
             tile._replace(image=NO_PIXELS, mask=NO_PIXELS),
             tile.mask.shape,
             label_counts(tile, n_labels),
@@ -87,7 +87,7 @@ def check(manifest: Manifest, name: str) -> Check:
             sha256,
         )
 
-    seen: dict[str, Seen] = {}
+    seen: dict[str, TileStats] = {}
     problems = []
     for entry, found in survey(manifest, name, f"checking {name}", look):
         if isinstance(found, FmcacheError):
@@ -106,7 +106,7 @@ def check(manifest: Manifest, name: str) -> Check:
     return Check(name, dataset, sizes, pixels, unlabelled, problems + copies, notes)
 
 
-def _parts_without_labels(dataset: AnyDataset, seen: Mapping[str, Seen]) -> list[str]:
+def _parts_without_labels(dataset: AnyDataset, seen: Mapping[str, TileStats]) -> list[str]:
     """Name the splits, folds and subsets of which every tile could be read and none has a labelled pixel."""
     return [
         f"{title} has not one labelled pixel: label one of its tiles ({some(tiles, SHOWN)}), or put others there: edit "
@@ -116,7 +116,7 @@ def _parts_without_labels(dataset: AnyDataset, seen: Mapping[str, Seen]) -> list
     ]
 
 
-def _tiles_without_labels(dataset: AnyDataset, seen: Mapping[str, Seen]) -> list[str]:
+def _tiles_without_labels(dataset: AnyDataset, seen: Mapping[str, TileStats]) -> list[str]:
     split_of = {tile: split for split in SPLITS for tile in dataset.splits.of(split)}
     empty = [f"{id_} ({split_of.get(id_, 'in no split')})" for id_, one in seen.items() if not one.counts[:-1].any()]
     if not empty:
@@ -124,7 +124,7 @@ def _tiles_without_labels(dataset: AnyDataset, seen: Mapping[str, Seen]) -> list
     return [f"in {len(empty)} tiles every pixel is ignored; they neither teach nor test: {some(empty, SHOWN)}"]
 
 
-def _spoilt_labels(dataset: AnyDataset, seen: Mapping[str, Seen]) -> list[str]:
+def _spoilt_labels(dataset: AnyDataset, seen: Mapping[str, TileStats]) -> list[str]:
     """Problems: labels without a pixel in any tile, and palettes that differ while masks are read by their indices."""
     if not seen:
         return []
@@ -152,12 +152,12 @@ def _oblong(sizes: Counter[tuple[int, int]]) -> list[str]:
     ]
 
 
-def _summed(seen: Mapping[str, Seen], tiles: tuple[str, ...], n_labels: int) -> npt.NDArray[np.int64]:
+def _summed(seen: Mapping[str, TileStats], tiles: tuple[str, ...], n_labels: int) -> npt.NDArray[np.int64]:
     counts = [seen[tile].counts for tile in tiles if tile in seen]
     return np.sum(counts, axis=0) if counts else np.zeros(n_labels + 1, dtype=np.int64)
 
 
-def _missing_labels(dataset: AnyDataset, seen: Mapping[str, Seen]) -> list[str]:
+def _missing_labels(dataset: AnyDataset, seen: Mapping[str, TileStats]) -> list[str]:
     notes = []
     for title, tiles in named_parts(dataset):
         pixels = _summed(seen, tiles, len(dataset.labels))
@@ -188,7 +188,7 @@ def _mostly_unlabelled(unlabelled: Mapping[str, float]) -> list[str]:
     return [f"{len(above)} tiles are more than half unlabelled: {named}"]
 
 
-def _copies(dataset: AnyDataset, seen: Mapping[str, Seen]) -> tuple[list[str], list[str]]:
+def _copies(dataset: AnyDataset, seen: Mapping[str, TileStats]) -> tuple[list[str], list[str]]:
     """Problems: images that are in two splits. Notes: tiles in two splits that look alike. Of one group, none part."""
     ids, group = list(seen), {tile.id: tile.group for tile in dataset.tiles}
     arrangements = [("", dataset.splits), *((f" of fold {i}", fold) for i, fold in enumerate(dataset.folds))]

@@ -19,10 +19,10 @@ from PIL import Image
 
 from fmcache.datasets.absent_labels import absent_classes
 from fmcache.datasets.cut_search import (
-    Plan,
-    Source,
-    Spot,
-    Wanted,
+    AnnotatedSlide,
+    CutPlan,
+    CutRequest,
+    TileSite,
     choose_tiles,
     find_annotated,
     find_sources,
@@ -38,12 +38,12 @@ from fmcache.identity import canonical_json, differences, sha256_file, whole_fil
 from fmcache.manifest import IGNORE, SPLITS, FolderDataset, Label, TileEntry
 from fmcache.runtime.progress import progress
 from fmcache.slides.regions import Rules
-from fmcache.slides.slide import opened, read_tile
+from fmcache.slides.slide import opened, read_slide_tile
 
 RULES, POSITIONS = "cut.json", "positions.csv"
 
 
-def cut(manifest: Path, name: str, wanted: Wanted, replace: bool, say: Callable[[str], None] = print) -> str:
+def cut(manifest: Path, name: str, wanted: CutRequest, replace: bool, say: Callable[[str], None] = print) -> str:
     """Cut annotated tiles out of slides, list them as a dataset, and return a line on what was added.
 
     Tiles that an interrupted cut by the same rules left in the folder are kept.
@@ -96,7 +96,9 @@ def cut(manifest: Path, name: str, wanted: Wanted, replace: bool, say: Callable[
     return "\n".join([*_shares(plan, rules), f"{added}several labels", *notes])
 
 
-def _lacking(plan: Plan, spots: Sequence[Spot], sources: Sequence[Source], rules: Rules, parted: bool) -> list[str]:
+def _lacking(
+    plan: CutPlan, spots: Sequence[TileSite], sources: Sequence[AnnotatedSlide], rules: Rules, parted: bool
+) -> list[str]:
     """Return a sentence on each label that a split lacks, and why: counted in all annotated tiles, chosen or not."""
     places = {spot[:3]: i for i, spot in enumerate(spots)}
     members = [[places[plan.spots[i][:3]] for i in part] for part in plan.splits]
@@ -105,7 +107,7 @@ def _lacking(plan: Plan, spots: Sequence[Spot], sources: Sequence[Source], rules
     return lacking_labels(members, shares, [label.name for label in rules.labels], groups)
 
 
-def _refuse_absent(plan: Plan, sources: Sequence[Source], rules: Rules) -> None:
+def _refuse_absent(plan: CutPlan, sources: Sequence[AnnotatedSlide], rules: Rules) -> None:
     """Refuse labels that none of the chosen tiles holds, before anything is cut."""
     if np.sum([label_shares(spot, rules) for spot in plan.spots], axis=0).all():
         return
@@ -123,7 +125,7 @@ def _refuse_absent(plan: Plan, sources: Sequence[Source], rules: Rules) -> None:
         raise absent
 
 
-def _prepare(wanted: Wanted, rules: Rules, sources: Sequence[Source], plan: Plan, replace: bool) -> None:
+def _prepare(wanted: CutRequest, rules: Rules, sources: Sequence[AnnotatedSlide], plan: CutPlan, replace: bool) -> None:
     """Make the folder ready: refuse files of others, drop tiles cut by other rules, write the rules and positions."""
     identity = _identity(wanted, rules, sources)
     file, folders = wanted.into / RULES, [wanted.into / "images", wanted.into / "masks"]
@@ -158,7 +160,7 @@ def _prepare(wanted: Wanted, rules: Rules, sources: Sequence[Source], plan: Plan
         out.write(_positions(plan, sources, rules).encode())
 
 
-def _identity(wanted: Wanted, rules: Rules, sources: Sequence[Source]) -> dict[str, Any]:
+def _identity(wanted: CutRequest, rules: Rules, sources: Sequence[AnnotatedSlide]) -> dict[str, Any]:
     """Return everything that can change a pixel of a tile or mask; what came later only where it is given."""
     later = {"objects": sorted(rules.selection.objects), "class_property": rules.selection.class_property}
     return {
@@ -174,7 +176,7 @@ def _identity(wanted: Wanted, rules: Rules, sources: Sequence[Source]) -> dict[s
     } | {key: value for key, value in later.items() if value}
 
 
-def _positions(plan: Plan, sources: Sequence[Source], rules: Rules) -> str:
+def _positions(plan: CutPlan, sources: Sequence[AnnotatedSlide], rules: Rules) -> str:
     """Return the CSV of tiles: place in pixels of level 0 as QuPath counts them, um/px, shares seen on a lattice."""
     split_of = {i: part for part, at in zip(SPLITS, plan.splits, strict=True) for i in at}
     text = io.StringIO()
@@ -195,7 +197,7 @@ def _most_bytes(tile_px: int) -> int:
     return 3 * tile_px**2 + tile_px**2 // 8  # PNG of tissue is hardly smaller than its pixels; masks are small
 
 
-def _forecast(plan: Plan, sources: Sequence[Source], cells: int, annotated: int, wanted: Wanted) -> str:
+def _forecast(plan: CutPlan, sources: Sequence[AnnotatedSlide], cells: int, annotated: int, wanted: CutRequest) -> str:
     counted = Counter(spot.source for spot in plan.spots)
     most = len(plan.spots) * _most_bytes(wanted.tile_px)
     lines = [
@@ -208,7 +210,9 @@ def _forecast(plan: Plan, sources: Sequence[Source], cells: int, annotated: int,
     return "\n".join(lines)
 
 
-def _write(into: Path, name: str, plan: Plan, sources: Sequence[Source], rules: Rules) -> tuple[list[TileEntry], float]:
+def _write(
+    into: Path, name: str, plan: CutPlan, sources: Sequence[AnnotatedSlide], rules: Rules
+) -> tuple[list[TileEntry], float]:
     """Write masks, and the images that are not there, each file whole; return entries and the share under two labels.
 
     Slides are opened one after the other, each once: every open slide holds a cache of its own.
@@ -223,7 +227,7 @@ def _write(into: Path, name: str, plan: Plan, sources: Sequence[Source], rules: 
                     tile = tile_id(spot, sources)
                     image, mask = f"images/{tile}.png", f"masks/{tile}.png"
                     if not (into / image).exists():
-                        pixels = read_tile(handle, source.slide, source.grid, spot.column, spot.row)
+                        pixels = read_slide_tile(handle, source.slide, source.grid, spot.column, spot.row)
                         _save(into / image, Image.fromarray(pixels))
                     drawn = source.regions.mask(source.grid, spot.column, spot.row)
                     overlap += drawn.overlap / len(plan.spots)
@@ -248,7 +252,7 @@ def _save(path: Path, picture: Image.Image) -> None:
         picture.save(file, format="PNG")
 
 
-def _shares(plan: Plan, rules: Rules) -> Iterator[str]:
+def _shares(plan: CutPlan, rules: Rules) -> Iterator[str]:
     """Yield a line on each split."""
     for part, at in zip(SPLITS, plan.splits, strict=True):
         shares = np.sum([label_shares(plan.spots[i], rules) for i in at], axis=0)

@@ -21,14 +21,14 @@ from fmcache.identity import sha256_file
 from fmcache.manifest import IGNORE, SPLITS
 from fmcache.runtime.progress import progress
 from fmcache.slides.regions import Regions, Rules
-from fmcache.slides.slide import Grid, Slide, describe, plan_grid
+from fmcache.slides.slide import Slide, SlideGrid, describe, plan_grid
 from fmcache.tiles.annotation_notes import refuse_unknown_classes, told, unused_classes
 from fmcache.tiles.annotations import Annotation, read_annotations
 
 EDGE_PX = 2  # hands and rounding reach this far beyond an edge
 
 
-class Wanted(NamedTuple):
+class CutRequest(NamedTuple):
     """What the user asks for; um/px as `mpp`, names and rules as `fmcache data cut --help` has them."""
 
     slides: Sequence[Path]
@@ -52,18 +52,18 @@ class Wanted(NamedTuple):
     class_property: str = ""
 
 
-class Source(NamedTuple):
+class AnnotatedSlide(NamedTuple):
     """A slide with its patient (or itself), grid and regions."""
 
     name: str
     slide: Slide
     group: str
-    grid: Grid
+    grid: SlideGrid
     regions: Regions
     annotations_sha256: str
 
 
-class Spot(NamedTuple):
+class TileSite(NamedTuple):
     """A tile of a grid: its slide's number, its place, and the shares of its pixels (labels, unannotated, ignored)."""
 
     source: int
@@ -72,16 +72,16 @@ class Spot(NamedTuple):
     shares: npt.NDArray[np.float64]
 
 
-class Plan(NamedTuple):
+class CutPlan(NamedTuple):
     """The tiles to cut, and which of them (by position) are in train, val and test."""
 
-    spots: list[Spot]
+    spots: list[TileSite]
     splits: list[list[int]]
 
 
-def find_sources(wanted: Wanted, rules: Rules, say: Callable[[str], None]) -> list[Source]:
+def find_sources(wanted: CutRequest, rules: Rules, say: Callable[[str], None]) -> list[AnnotatedSlide]:
     """Return every slide with its annotations; complain of all unknown classes at once."""
-    sources: list[Source] = []
+    sources: list[AnnotatedSlide] = []
     found: Counter[tuple[str, str]] = Counter()
     all_notes: Counter[str] = Counter()
     pairs, patients = pair_slides(wanted.slides, wanted.annotations)
@@ -109,7 +109,9 @@ def find_sources(wanted: Wanted, rules: Rules, say: Callable[[str], None]) -> li
         all_notes += notes
         _check_place(drawn, annotations, slide, say)
         found.update((annotation.name, annotation.kind) for annotation in annotations)
-        sources.append(Source(name, slide, group or name, grid, Regions(annotations, rules), sha256_file(drawn)))
+        sources.append(
+            AnnotatedSlide(name, slide, group or name, grid, Regions(annotations, rules), sha256_file(drawn))
+        )
     refuse_unknown_classes(found, rules.ids, "", [pair.mask for pair in pairs], rules.selection)
     named = {"--labels or --ignore": rules.ids, "--skip": rules.selection.skip}
     for line in unused_classes(named, {name for name, _ in found}, all_notes):
@@ -151,7 +153,7 @@ def _check_place(path: Path, annotations: Sequence[Annotation], slide: Slide, sa
         say(f"note: {path}: {beyond.sum()} of {len(annotations)} regions reach beyond the slide ({size})")
 
 
-def find_annotated(sources: Sequence[Source], rules: Rules, min_share: float) -> tuple[list[Spot], int]:
+def find_annotated(sources: Sequence[AnnotatedSlide], rules: Rules, min_share: float) -> tuple[list[TileSite], int]:
     """Return the tiles of which at least `min_share` carries a label, and how many tiles the grids have."""
     spots, cells, bare = [], 0, len(rules.labels)
     with progress("looking for annotated tiles", sum(s.grid.rows for s in sources), "rows") as tick:
@@ -160,13 +162,13 @@ def find_annotated(sources: Sequence[Source], rules: Rules, min_share: float) ->
             cells += shares.shape[0] * shares.shape[1]
             enough = shares[..., :bare].sum(axis=-1) >= max(min_share, 1e-9)
             for row, column in np.argwhere(enough).tolist():
-                spots.append(Spot(i, column, row, shares[row, column]))
+                spots.append(TileSite(i, column, row, shares[row, column]))
     return spots, cells
 
 
 def choose_tiles(
-    spots: list[Spot], sources: Sequence[Source], rules: Rules, wanted: Wanted, sizes: list[int] | None
-) -> Plan:
+    spots: list[TileSite], sources: Sequence[AnnotatedSlide], rules: Rules, wanted: CutRequest, sizes: list[int] | None
+) -> CutPlan:
     """Choose tiles and deal them to splits; without `sizes` 15/5/10, scaled when fewer tiles are annotated."""
     slides = np.array([spot.source for spot in spots], dtype=np.int64)
     if not sizes:
@@ -183,11 +185,13 @@ def choose_tiles(
         ids = [tile_id(spot, sources) for spot in chosen]
         pixels = np.rint(shares[at] * wanted.tile_px**2).astype(np.int64)
         found = balanced_split(ids, [""] * len(ids), pixels, sizes, wanted.seed)
-        return Plan(chosen, [list(part) for part in found.members])
+        return CutPlan(chosen, [list(part) for part in found.members])
     return _by_group(spots, sources, shares, slides, total, sizes, wanted)
 
 
-def _too_few(found: int, total: int, groups: npt.NDArray[np.int64], wanted: Wanted, sizes: Sequence[int]) -> SpecError:
+def _too_few(
+    found: int, total: int, groups: npt.NDArray[np.int64], wanted: CutRequest, sizes: Sequence[int]
+) -> SpecError:
     fit = scaled(sizes, found) if found >= len(SPLITS) else None
     if wanted.group_by == "slide":
         fit = largest_sizes(groups, sizes, wanted.seed)
@@ -200,31 +204,31 @@ def _too_few(found: int, total: int, groups: npt.NDArray[np.int64], wanted: Want
     )
 
 
-def _way(wanted: Wanted) -> str:
+def _way(wanted: CutRequest) -> str:
     return "pass --split {} without --tiles" if wanted.tiles else "pass --split {}"
 
 
-def _groups(sources: Sequence[Source]) -> npt.NDArray[np.int64]:
+def _groups(sources: Sequence[AnnotatedSlide]) -> npt.NDArray[np.int64]:
     """Return the number of the patient (or slide) of each slide."""
     names = sorted({source.group for source in sources})
     return np.array([names.index(source.group) for source in sources])
 
 
 def _by_group(
-    spots: list[Spot],
-    sources: Sequence[Source],
+    spots: list[TileSite],
+    sources: Sequence[AnnotatedSlide],
     shares: npt.NDArray[np.float64],
     slides: npt.NDArray[np.int64],
     total: int,
     sizes: list[int],
-    wanted: Wanted,
-) -> Plan:
+    wanted: CutRequest,
+) -> CutPlan:
     """Deal whole slides (or patients) to splits, then choose the tiles of each split; what is beyond it is spare."""
     groups = _groups(sources)[slides]
     spare = total - sum(sizes)
     quotas = [size + spare * size // sum(sizes) for size in sizes]
     quotas[0] += total - sum(quotas)
-    chosen: list[Spot] = []
+    chosen: list[TileSite] = []
     splits = []
     dealt = deal_groups(shares, groups, quotas, wanted.seed, _way(wanted))
     for members, quota, size in zip(dealt, quotas, sizes, strict=True):
@@ -232,10 +236,10 @@ def _by_group(
         # the first tiles chosen are the best balanced: they make the split
         splits.append(list(range(len(chosen), len(chosen) + size)))
         chosen += [spots[at[i]] for i in choose_even(shares[at], slides[at], quota)]
-    return Plan(chosen, splits)
+    return CutPlan(chosen, splits)
 
 
-def label_shares(spot: Spot, rules: Rules) -> npt.NDArray[np.float64]:
+def label_shares(spot: TileSite, rules: Rules) -> npt.NDArray[np.float64]:
     """Return the share of each label in a tile, unannotated pixels counted as the fill label if there is one."""
     shares = spot.shares[: len(rules.labels)].copy()
     if rules.fill != IGNORE:
@@ -243,7 +247,7 @@ def label_shares(spot: Spot, rules: Rules) -> npt.NDArray[np.float64]:
     return shares
 
 
-def tile_id(spot: Spot, sources: Sequence[Source]) -> str:
+def tile_id(spot: TileSite, sources: Sequence[AnnotatedSlide]) -> str:
     """Return the id of a tile: its slide, and its upper left corner in pixels of level 0."""
     source = sources[spot.source]
     x, y = source.grid.corner(spot.column, spot.row)

@@ -34,7 +34,7 @@ class Rank(NamedTuple):
     off: Floats
 
 
-class Task(NamedTuple):
+class DealRequest(NamedTuple):
     """What is dealt, to how many parts, and how deals are ranked.
 
     Attributes
@@ -58,7 +58,7 @@ class Task(NamedTuple):
     rank: Callable[[Floats, Numbers], Rank]
 
 
-def best_deal(task: Task, rng: np.random.Generator) -> Numbers:
+def best_deal(task: DealRequest, rng: np.random.Generator) -> Numbers:
     """Return the best deal there is, where few enough are possible, else the best that is found.
 
     The generator alone decides what is tried.
@@ -82,20 +82,20 @@ def best_deal(task: Task, rng: np.random.Generator) -> Numbers:
     return np.asarray(_best(task, np.stack([_improved(task, deal, rng) for deal in starts]), 1)[0])
 
 
-def sizes_drawn(task: Task, rng: np.random.Generator) -> list[list[int]]:
+def sizes_drawn(task: DealRequest, rng: np.random.Generator) -> list[list[int]]:
     """Return sizes below those of the task that whole groups add up to, nearest first, as random deals find them."""
     tiles = _tally(task, _drawn_deals(task, LEAST_DRAWS, rng))[1][:, :-1]
     found = np.unique(tiles[(tiles > 0).all(axis=1)], axis=0)
     return [[int(size) for size in sizes] for sizes in found[np.argsort(-found.sum(axis=1), kind="stable")]]
 
 
-def _best(task: Task, deals: Numbers, wanted: int) -> Numbers:
+def _best(task: DealRequest, deals: Numbers, wanted: int) -> Numbers:
     if not len(deals):
         raise LookupError("no deal of these sizes was found")
     return np.asarray(deals[_order(_ranked(task, deals))[:wanted]])
 
 
-def _drawn_deals(task: Task, draws: int, rng: np.random.Generator) -> Numbers:
+def _drawn_deals(task: DealRequest, draws: int, rng: np.random.Generator) -> Numbers:
     """Return random deals, some with sizes short: groups come in random order, in half of them larger ones first."""
     orders = rng.permuted(np.tile(np.arange(len(task.tiles)), (draws, 1)), axis=1)
     larger = np.argsort(-task.tiles[orders[draws // 2 :]], axis=1, kind="stable")
@@ -115,20 +115,20 @@ def _drawn_deals(task: Task, draws: int, rng: np.random.Generator) -> Numbers:
     return deals
 
 
-def _valid(task: Task, deals: Numbers) -> Numbers:
+def _valid(task: DealRequest, deals: Numbers) -> Numbers:
     tiles = np.stack([(deals == part) @ task.tiles for part in range(task.parts)], axis=1)
     fit = tiles > 0 if task.sizes is None else tiles[:, :-1] == task.sizes
     return np.asarray(deals[fit.all(axis=1)])
 
 
-def _tally(task: Task, deals: Numbers) -> tuple[Floats, Numbers]:
+def _tally(task: DealRequest, deals: Numbers) -> tuple[Floats, Numbers]:
     """Return pixels (deal, part, label) and tiles (deal, part)."""
     members = [(deals == part).astype(np.float64) for part in range(task.parts)]
     pixels = np.stack([member @ task.pixels for member in members], axis=1)
     return pixels, np.stack([member @ task.tiles for member in members], axis=1).astype(np.int64)
 
 
-def _ranked(task: Task, deals: Numbers) -> Rank:
+def _ranked(task: DealRequest, deals: Numbers) -> Rank:
     return task.rank(*_tally(task, deals))
 
 
@@ -145,7 +145,7 @@ class _Bundles(NamedTuple):
     pixels: Floats
 
 
-def _improved(task: Task, deal: Numbers, rng: np.random.Generator) -> Numbers:
+def _improved(task: DealRequest, deal: Numbers, rng: np.random.Generator) -> Numbers:
     """Return what swaps make of a deal: each step the best of many, until several steps in a row find none better."""
     deal = deal.copy()
     rank = _ranked(task, deal[None])
@@ -166,7 +166,7 @@ def _improved(task: Task, deal: Numbers, rng: np.random.Generator) -> Numbers:
     return deal
 
 
-def _bundles(task: Task, deal: Numbers, rng: np.random.Generator) -> _Bundles:
+def _bundles(task: DealRequest, deal: Numbers, rng: np.random.Generator) -> _Bundles:
     alone = np.stack([np.arange(len(deal)), np.full(len(deal), -1)], axis=1)
     pairs = rng.integers(len(deal), size=(PAIRS, 2))
     pairs = pairs[(pairs[:, 0] != pairs[:, 1]) & (deal[pairs[:, 0]] == deal[pairs[:, 1]])]
@@ -179,7 +179,7 @@ def _bundles(task: Task, deal: Numbers, rng: np.random.Generator) -> _Bundles:
     return _Bundles(groups, part, tiles[groups].sum(axis=1), pixels[groups].sum(axis=1))
 
 
-def _swaps(task: Task, bundles: _Bundles, rng: np.random.Generator) -> tuple[Numbers, Numbers]:
+def _swaps(task: DealRequest, bundles: _Bundles, rng: np.random.Generator) -> tuple[Numbers, Numbers]:
     """Return pairs of bundles of different parts, of as many tiles where sizes are set; many random ones.
 
     Small parts are drawn from as often as large ones, and groups with a rare label as often as those with a common one.
@@ -213,7 +213,9 @@ def _drawn(weights: Floats, times: int, rng: np.random.Generator) -> Numbers:
     return found
 
 
-def _swapped(task: Task, deal: Numbers, bundles: _Bundles, one: Numbers, other: Numbers) -> tuple[Floats, Numbers]:
+def _swapped(
+    task: DealRequest, deal: Numbers, bundles: _Bundles, one: Numbers, other: Numbers
+) -> tuple[Floats, Numbers]:
     """Return pixels (swap, part, label) and tiles (swap, part) after each of the swaps."""
     now_pixels, now_tiles = _tally(task, deal[None])
     pixels, tiles = np.repeat(now_pixels, len(one), axis=0), np.repeat(now_tiles, len(one), axis=0)

@@ -35,7 +35,7 @@ class Recorded(Frozen, frozen=True):
     url: str = ""
 
 
-def download(url: str, path: Path) -> None:
+def download_file(url: str, path: Path) -> None:
     """Fetch `url` into `path`, which appears when it is whole; what broke off is kept as ``NAME.partial`` and resumed.
 
     Raises
@@ -67,7 +67,7 @@ def download(url: str, path: Path) -> None:
     )
 
 
-def check(path: Path, archive: Archive, url: str, fresh: bool) -> str:
+def check_file(path: Path, archive: Archive, url: str, fresh: bool) -> str:
     """Hold a file to the manifest's checksum and to what was recorded of it; return its sha256.
 
     `fresh` tells that it was fetched just now.

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
-Hashes = npt.NDArray[np.uint64]
+PerceptualHashes = npt.NDArray[np.uint64]
 
 BITS = 64
 ALIKE = 8
@@ -30,7 +30,7 @@ class Alike(NamedTuple):
     bits: int
 
 
-def look_hashes(image: Pixels) -> Hashes:
+def look_hashes(image: Pixels) -> PerceptualHashes:
     """Return the hashes (8,) of an RGB image (y, x, colour): as it is, and of its other 7 turns and reflections.
 
     References
@@ -43,7 +43,7 @@ def look_hashes(image: Pixels) -> Hashes:
     return np.array([int(str(imagehash.phash(Image.fromarray(way))), 16) for way in ways], dtype=np.uint64)
 
 
-def pairs_alike(hashes: Hashes, most: int = ALIKE) -> Iterator[Alike]:
+def pairs_alike(hashes: PerceptualHashes, most: int = ALIKE) -> Iterator[Alike]:
     """Yield all pairs of tiles whose hashes differ in at most `most` bits, in any turn or reflection.
 
     hashes: (tile, 8), as of `look_hashes`.

@@ -113,8 +113,8 @@ def _bring(dataset: FolderDataset | GeojsonDataset, how: Fetch, root: Path, sour
                 path, url = root / archive.file, _url(source or how.url, archive)
                 fresh = not path.exists()
                 if fresh:
-                    download.download(url, path)
-                sha256 = download.check(path, archive, url, fresh)
+                    download.download_file(url, path)
+                sha256 = download.check_file(path, archive, url, fresh)
                 regions = archive.holds == "masks" and isinstance(dataset, GeojsonDataset)
                 unpack(path, root / getattr(how, archive.holds), REGIONS if regions else MASK_SUFFIXES)
                 # recorded only now: a file that cannot be unpacked is not one to be held to

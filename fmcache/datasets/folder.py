@@ -25,7 +25,7 @@ class Pair(NamedTuple):
     mask: Path
 
 
-class Found(NamedTuple):
+class FolderPairs(NamedTuple):
     """Pairs sorted by id; the split and group of each that its folders say ('' where they say none); whether masks are
     annotated regions; the folder that holds all of it; what is worth knowing, one line each."""
 
@@ -37,7 +37,7 @@ class Found(NamedTuple):
     notes: list[str]
 
 
-def find_tiles(images: Path, masks: Path, skip_lone: bool = False, other: Collection[Path] = ()) -> Found:
+def find_tiles(images: Path, masks: Path, skip_lone: bool = False, other: Collection[Path] = ()) -> FolderPairs:
     """Return images and their masks, paired by name (`fmcache.datasets.matching`).
 
     Parameters
@@ -78,7 +78,7 @@ def find_tiles(images: Path, masks: Path, skip_lone: bool = False, other: Collec
     splits = [place[0] if place and place[0] in SPLITS else "" for place in places]
     splits = splits if all(splits) else [""] * len(pairs)
     root = _common(of_images.base, of_masks.base)
-    return Found(pairs, splits, _groups(places, splits, notes), by_regions, root, notes)
+    return FolderPairs(pairs, splits, _groups(places, splits, notes), by_regions, root, notes)
 
 
 def find_pairs(images: Path, masks: Path) -> list[Pair]:

@@ -18,7 +18,7 @@ from fmcache.identity import whole_file
 from fmcache.manifest import SPLITS, Manifest, TileEntry
 from fmcache.specs import Recipe
 from fmcache.tiles.images import read_tile, resize_tile
-from fmcache.tiles.sheet import Entry, Section, contact_sheet, entry, lettering
+from fmcache.tiles.sheet import Section, SheetPicture, contact_sheet, entry, lettering
 from fmcache.tiles.views import render_mask, render_view, view_params
 
 MOST_TILES, MOST_PER_SPLIT, VIEWS = 120, 16, 12
@@ -91,7 +91,7 @@ def show_views(manifest: Manifest, name: str, recipe: Recipe, tile_id: str, out:
 
 def _entries(
     manifest: Manifest, name: str, tiles: Sequence[TileEntry], captions: dict[str, str], otherwise: str
-) -> list[Entry]:
+) -> list[SheetPicture]:
     mpp = manifest.dataset(name).mpp
     shown = []
     small = survey(manifest, name, f"drawing {name}", lambda tile: entry(tile.image, tile.mask, tile.id, mpp), tiles)

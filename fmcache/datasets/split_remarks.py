@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy.typing as npt
 
-from fmcache.datasets.balance import Split
+from fmcache.datasets.balance import BalancedSplit
 from fmcache.datasets.split_sizes import USUAL, shown
 from fmcache.manifest import SPLITS
 
 
-def split_line(split: Split, n_tiles: int, asked: Sequence[int] | None) -> str:
+def split_line(split: BalancedSplit, n_tiles: int, asked: Sequence[int] | None) -> str:
     """Return the sizes of a split, as `sizes_line`, and how far it is off."""
     sizes = sizes_line(split.members, n_tiles, asked)
     return f"{sizes}; label shares of a split are at most {100 * split.off:.1f} points off those of all tiles"

@@ -45,7 +45,7 @@ class Squares(NamedTuple):
     table: str
 
 
-class Wish(NamedTuple):
+class SquareRequest(NamedTuple):
     """What is asked for: the way (``crop``, ``tile``, ``pad``), the edge for ``tile``, where to, and whether squares
     made otherwise may be replaced."""
 
@@ -72,7 +72,7 @@ def check_square(way: str, tile_px: int, into: Path | None) -> None:
 
 
 def make_squares(
-    dataset: FolderDataset | GeojsonDataset, pairs: Sequence[Pair], wish: Wish, say: Callable[[str], None]
+    dataset: FolderDataset | GeojsonDataset, pairs: Sequence[Pair], wish: SquareRequest, say: Callable[[str], None]
 ) -> Squares:
     """Write the squares of all images and masks; tell what was dropped or padded.
 
@@ -140,7 +140,7 @@ def make_squares(
     return Squares(made, sources, rim.dataset if hidden else reader, _table(rows))
 
 
-def seal(wish: Wish, squares: Squares) -> None:
+def seal(wish: SquareRequest, squares: Squares) -> None:
     """Write the table of where each square is from: what has one is not replaced unless that is asked for."""
     with whole_file(wish.into / TABLE) as file:
         file.write(squares.table.encode())
@@ -162,7 +162,7 @@ def _raw_mask(pair: Pair, dataset: FolderDataset | GeojsonDataset, image: Pixels
     return raw
 
 
-def _square_of(pair: Pair, box: Box, wish: Wish) -> Pair:
+def _square_of(pair: Pair, box: Box, wish: SquareRequest) -> Pair:
     place = f"_x{max(0, box.x):06d}_y{max(0, box.y):06d}" if wish.way == "tile" else ""
     name = to_id(f"{pair.id}{place}")
     return Pair(name, wish.into / "images" / f"{name}.png", wish.into / "masks" / f"{name}.png")
@@ -194,7 +194,7 @@ def _save(path: Path, picture: Image.Image) -> None:
         picture.save(file, format="PNG")
 
 
-def _identity(dataset: FolderDataset | GeojsonDataset, pairs: Sequence[Pair], wish: Wish) -> dict[str, Any]:
+def _identity(dataset: FolderDataset | GeojsonDataset, pairs: Sequence[Pair], wish: SquareRequest) -> dict[str, Any]:
     """Return everything that can change a pixel of a square or mask."""
     rule = {key: value for key, value in builtins(dataset).items() if key not in ("root", "mpp", "tiles", "splits")}
     return {
@@ -205,7 +205,7 @@ def _identity(dataset: FolderDataset | GeojsonDataset, pairs: Sequence[Pair], wi
     }
 
 
-def _prepare(wish: Wish, identity: dict[str, Any]) -> None:
+def _prepare(wish: SquareRequest, identity: dict[str, Any]) -> None:
     """Make the folder ready: refuse files of others, drop squares that were made otherwise, write what these are.
 
     Squares without a table were never listed: labels were corrected since, as happens at a first try.
@@ -243,7 +243,7 @@ def _table(rows: Sequence[tuple[object, ...]]) -> str:
     return text.getvalue()
 
 
-def _summary(wish: Wish, made: int, images: int, dropped: float, padded: int, bare: int) -> str:
+def _summary(wish: SquareRequest, made: int, images: int, dropped: float, padded: int, bare: int) -> str:
     parts = [f"{wish.into}: {made} squares of {images} images ({wish.way})"]
     if dropped:
         parts.append(f"{100 * dropped:.1f} % of an image, on average, lies in no square")

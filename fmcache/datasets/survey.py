@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from fmcache.errors import FmcacheError
 from fmcache.manifest import IGNORE, Manifest, TileEntry
-from fmcache.runtime.prefetch import ahead
+from fmcache.runtime.prefetch import prefetch
 from fmcache.runtime.progress import progress
 from fmcache.tiles.images import Tile, read_tile
 
@@ -37,7 +37,7 @@ def survey(
             return error
 
     with progress(title, len(entries), "tiles") as tick, ThreadPoolExecutor(THREADS) as pool:
-        for entry, seen in zip(entries, ahead(pool, read, entries, 2 * THREADS), strict=True):
+        for entry, seen in zip(entries, prefetch(pool, read, entries, 2 * THREADS), strict=True):
             tick(1)
             yield entry, seen
 

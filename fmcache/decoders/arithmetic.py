@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from fmcache.cache.encoding import store_of
-from fmcache.grid import Grid
+from fmcache.grid import GridGeometry
 from fmcache.manifest import Splits
 from fmcache.specs import Recipe
 
 
-def multiply_adds(grid: Grid, channels: int, width: int, labels: int) -> int:
+def multiply_adds(grid: GridGeometry, channels: int, width: int, labels: int) -> int:
     """Return the multiply-adds of one image forward through the decoder's convolutions.
 
     d*D at h x h, then 9*D*D at every block's doubled size, then D*C at the last. A faster form of the same decoder does
@@ -28,7 +28,7 @@ def views_in_fit(recipe: Recipe, splits: Splits) -> int:
     return len(splits.train) * recipe.views.count + len(splits.val) + len(splits.test)
 
 
-def grids_bytes(recipe: Recipe, splits: Splits, width: int, grid: Grid) -> int:
+def grids_bytes(recipe: Recipe, splits: Splits, width: int, grid: GridGeometry) -> int:
     """Return the bytes of the grids (`width` channels, as stored) and masks that stage two holds at once."""
     a_view = width * grid.side**2 * store_of(recipe.store).itemsize + recipe.tile_px**2
     return views_in_fit(recipe, splits) * a_view

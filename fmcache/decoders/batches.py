@@ -32,7 +32,7 @@ PIECE_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
-class Grids(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+class TokenGrids(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Token grids and masks of some tiles and views, in memory: a torch Dataset whose items are views, tile by tile.
 
     tokens: (tile, view, channel, row, col), as stored. masks: (tile, view, y, x) uint8, 255 = ignore.
@@ -61,9 +61,9 @@ class Grids(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return tokens, self.masks[tile, view].to(device)
 
 
-def load_grids(
-    tokens: Cache, bank: Cache, tiles: Sequence[str], views: range, device: torch.device, spill: Path
-) -> Grids:
+def load_token_grids(
+    tokens: Cache, mask_cache: Cache, tiles: Sequence[str], views: range, device: torch.device, spill: Path
+) -> TokenGrids:
     """Return grids and masks of tiles and views, read once; on `device` if they take at most half its free memory.
 
     What would take more than `MEMORY_SHARE` of the free main memory goes into an unnamed file in the folder `spill`,
@@ -74,7 +74,7 @@ def load_grids(
     NoRoom
         When they fit neither into memory nor onto the disk of `spill`.
     """
-    sources = (tokens, bank)
+    sources = (tokens, mask_cache)
     shapes = [(len(tiles), len(views), *source.item) for source in sources]
     size = sum(math.prod(shape) * source.dtype.itemsize for shape, source in zip(shapes, sources, strict=True))
     free = psutil.virtual_memory().available
@@ -88,7 +88,7 @@ def load_grids(
         held.append(torch.from_numpy(array))
     if device.type == "cuda" and size <= torch.cuda.mem_get_info(device)[0] / 2:
         held = [values.to(device) for values in held]
-    return Grids(tuple(tiles), views, held[0], held[1], spilled)
+    return TokenGrids(tuple(tiles), views, held[0], held[1], spilled)
 
 
 def _fill(array: npt.NDArray[Any], source: Cache, tiles: Sequence[str], views: range) -> None:

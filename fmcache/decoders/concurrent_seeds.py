@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from fmcache.decoders.batches import Step
-from fmcache.decoders.train import Fitted, Source, Training, train
+from fmcache.decoders.train import BatchSource, TrainedRun, Training, train
 
 LANE_MULTIPLY_ADDS = 4e9
 """Seeds run in lanes on a CPU while the forward pass of one takes no more than this.
@@ -24,7 +24,7 @@ LOOK_S = 0.2
 """No wait is longer: Polars lets the system resume a wait that Ctrl-C interrupts, before Python hears of it."""
 
 
-def seeds_at_once(multiply_adds: int, seeds: int, device: torch.device, threads: int) -> int:
+def concurrent_seed_count(multiply_adds: int, seeds: int, device: torch.device, threads: int) -> int:
     """Return how many of `seeds` are trained at once, by the multiply-adds of one seed's forward pass over a batch.
 
     CPU: one per thread when one seed stays below `LANE_MULTIPLY_ADDS`, else one after another, each on all threads.
@@ -44,9 +44,9 @@ def threads_of_a_seed(multiply_adds: int, device: torch.device, threads: int) ->
     return 1 if small else threads
 
 
-def train_together(
+def train_concurrently(
     training: Training, seeds: Sequence[int], tick: Callable[[int], None] = lambda _: None, threads: int = 1
-) -> Iterator[tuple[int, Fitted]]:
+) -> Iterator[tuple[int, TrainedRun]]:
     """Train `seeds` at once, each in a lane of its own; yield (seed, outcome) as each ends.
 
     Every seed runs on `threads` threads of the CPU (`threads_of_a_seed`), alone or in a lane: its numbers are the same,
@@ -70,7 +70,7 @@ def train_together(
         with turn:
             tick(n)
 
-    def lane(seed: int) -> Fitted:
+    def lane(seed: int) -> TrainedRun:
         torch.set_num_threads(threads)  # that of this thread alone
         own = replace(
             training,
@@ -97,7 +97,7 @@ class _Until(NamedTuple):
     """A source that ends the lane which asks it for a batch once `stop` is set."""
 
     stop: threading.Event
-    source: Source
+    source: BatchSource
 
     @property
     def tiles(self) -> tuple[str, ...]:

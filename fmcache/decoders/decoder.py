@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.nn.utils import skip_init
 
 from fmcache.decoders import upsampled
-from fmcache.grid import Grid
+from fmcache.grid import GridGeometry
 from fmcache.identity import random_key
 
 Form = Literal["fast", "direct"]
@@ -71,7 +71,7 @@ class Decoder(nn.Module):
     Vitoria et al., A Benchmark of Foundation Model Encoders for Histopathological Image Segmentation, eqs. 4 and 5.
     """
 
-    def __init__(self, channels: int, width: int, labels: int, grid: Grid, form: Form = "fast") -> None:
+    def __init__(self, channels: int, width: int, labels: int, grid: GridGeometry, form: Form = "fast") -> None:
         super().__init__()
         self.grid = grid
         self.project = _conv(channels, width, 1)

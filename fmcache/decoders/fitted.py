@@ -10,7 +10,7 @@ from torch import nn
 
 from fmcache.decoders.decoder import Decoder, form_for
 from fmcache.errors import ResultsCorrupt
-from fmcache.grid import Grid
+from fmcache.grid import GridGeometry
 from fmcache.scores.records import RunRecord
 
 SCALE = ("mean", "std")
@@ -54,7 +54,7 @@ def load_decoder(file: Path, record: RunRecord) -> FittedDecoder:
         When the file does not hold such a decoder.
     """
     recipe, labels = record.recipe, tuple(name for name, _ in record.labels)
-    grid = Grid(recipe["tile_px"], record.encoder.patch, recipe["grid"])
+    grid = GridGeometry(recipe["tile_px"], record.encoder.patch, recipe["grid"])
     weights = load_file(file)
     scale = (weights.pop("mean"), weights.pop("std")) if set(SCALE) <= weights.keys() else None
     decoder = Decoder(

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fmcache.decoders.batches import Grids, Step, epoch_steps, in_order
+from fmcache.decoders.batches import Step, TokenGrids, epoch_steps, in_order
 from fmcache.decoders.decoder import Decoder, initialise
 from fmcache.decoders.losses import segmentation_loss
 from fmcache.scores.counts import count
@@ -21,7 +21,7 @@ from fmcache.scores.dice import Reduction, dice_per_label, mean_of_defined
 from fmcache.specs import FitSpec
 
 Counts = npt.NDArray[np.int64]
-Weights = dict[str, torch.Tensor]
+StateDict = dict[str, torch.Tensor]
 STILL_FALLING = 0.02
 """A run's loss counts as still falling when the mean of its last restart cycle is this share below the one before."""
 
@@ -29,8 +29,8 @@ NOISE = 2.0
 """The fall must also be this many of its own standard errors."""
 
 
-class Source(Protocol):
-    """Where batches come from: the cache (`Grids`), or, to prove the cache right, an encoder in the loop."""
+class BatchSource(Protocol):
+    """Where batches come from: the cache (`TokenGrids`), or, to prove the cache right, an encoder in the loop."""
 
     @property
     def tiles(self) -> tuple[str, ...]: ...
@@ -50,10 +50,10 @@ class Epoch(NamedTuple):
     val_dice: float | None
 
 
-class Fitted(NamedTuple):
+class TrainedRun(NamedTuple):
     """The outcome of a run. `weights` are those after `best_epoch`; counts are (tile, label, 3): tp, fp, fn."""
 
-    weights: Weights
+    weights: StateDict
     curve: list[Epoch]
     best_epoch: int
     val_dice: float
@@ -72,7 +72,7 @@ class Scale(NamedTuple):
         return (tokens - self.mean.to(tokens.device)) / self.std.to(tokens.device)
 
 
-def channel_scale(grids: Grids) -> Scale:
+def channel_scale(grids: TokenGrids) -> Scale:
     """Return the mean and standard deviation of each channel over all training grids (constant channels: std 1)."""
     total = torch.zeros(grids.tokens.shape[2], dtype=torch.float64)
     squares = torch.zeros_like(total)
@@ -97,16 +97,16 @@ class Training:
     """
 
     decoder: Decoder
-    train: Source
-    val: Source
-    test: Source
+    train: BatchSource
+    val: BatchSource
+    test: BatchSource
     spec: FitSpec
     reduction: Reduction
     device: torch.device
     scale: Scale | None = None
 
 
-def train(training: Training, seed: int, tick: Callable[[int], None] = lambda _: None) -> Fitted:
+def train(training: Training, seed: int, tick: Callable[[int], None] = lambda _: None) -> TrainedRun:
     """Train the decoder from the initial weights of `seed`; return the best weights and their counts.
 
     The decoder of `training` is trained in place, on its device; its values are undefined afterwards. `tick` is called
@@ -134,7 +134,7 @@ class _Run:
     def __init__(self) -> None:
         self.curve: list[Epoch] = []
         self.best_epoch, self.val_dice = 0, -math.inf
-        self.weights: Weights = {}
+        self.weights: StateDict = {}
         self.val: Counts
 
     def validate(self, epoch: int, decoder: Decoder, counts: Counts, reduction: Reduction) -> float:
@@ -146,8 +146,8 @@ class _Run:
             self.weights = {name: value.detach().cpu().clone() for name, value in decoder.named_parameters()}
         return dice
 
-    def fitted(self, test: Counts) -> Fitted:
-        return Fitted(self.weights, self.curve, self.best_epoch, self.val_dice, self.val, test)
+    def fitted(self, test: Counts) -> TrainedRun:
+        return TrainedRun(self.weights, self.curve, self.best_epoch, self.val_dice, self.val, test)
 
 
 def learning_rate(spec: FitSpec, progress: float) -> float:
@@ -161,7 +161,7 @@ def learning_rate(spec: FitSpec, progress: float) -> float:
     return spec.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def predict_counts(training: Training, source: Source) -> Counts:
+def predict_counts(training: Training, source: BatchSource) -> Counts:
     """Return tp, fp and fn per tile and label, (tile, label, 3), of the first view of each tile of `source`."""
     decoder, scale = training.decoder, training.scale
     covered = decoder.grid.covered_px

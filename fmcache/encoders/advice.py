@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from fmcache.encoders.cards import TIMM, Card, Weights, names
+from fmcache.encoders.cards import TIMM, Card, Weights, card_names
 from fmcache.encoders.peeling import State, head_of, unchunked
 from fmcache.encoders.state_shapes import Shapes, px_of_table, shapes_of
 from fmcache.encoders.weight_layouts import LAYOUTS, published
@@ -47,9 +47,9 @@ def advice(path: Path, card: Card, state: State, wanted: Shapes) -> str:
 
 def _which_card(card: Card) -> str:
     weights = card.weights or Weights()
-    if weights.file and card.name not in names():
+    if weights.file and card.name not in card_names():
         return "the card"
-    name = card.name if card.name in names() else TIMM + card.architecture
+    name = card.name if card.name in card_names() else TIMM + card.architecture
     return f"a card of your own (`fmcache encoders show {name} > mine.yaml`) and pass mine.yaml as the encoder"
 
 

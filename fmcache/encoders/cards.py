@@ -182,7 +182,7 @@ class Card(Frozen, frozen=True, kw_only=True):
             raise ValueError(f"width {self.width}: expected {width} for kind {self.kind} and patch {self.patch}")
 
 
-def names() -> list[str]:
+def card_names() -> list[str]:
     """Return the names of the cards that come with fmcache, sorted."""
     return sorted(path.stem for path in BUILT_IN.iterdir() if path.suffix in SUFFIXES)
 
@@ -199,10 +199,10 @@ def read_card(name: str) -> Card:
     """
     if Path(name).suffix in SUFFIXES:
         return _anchored(Document(Path(name), SpecError).convert(Card), Path(name).parent)
-    if name not in names():
+    if name not in card_names():
         raise EncoderUnavailable(
             f"no encoder is called {name!r}",
-            expected=", ".join(names()),
+            expected=", ".join(card_names()),
             next_step="choose one of these, or pass a card file (mine.yaml) or timm:NAME with --weights FILE",
         )
     built_in: Card = Document(BUILT_IN / f"{name}.yaml", SpecError).convert(Card)

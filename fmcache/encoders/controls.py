@@ -15,7 +15,7 @@ LUMINANCE = (0.299, 0.587, 0.114)
 """Weights of red, green and blue (ITU-R BT.601)."""
 
 
-class Pixels(nn.Module):
+class RawPixels(nn.Module):
     """The control without a network: a token is the normalised pixels of its patch."""
 
     def __init__(self, patch: int) -> None:

@@ -15,7 +15,7 @@ import msgspec
 
 from fmcache.encoders.cards import Card, Weights
 from fmcache.encoders.hub_words import in_plain_words
-from fmcache.encoders.index import is_index, listed
+from fmcache.encoders.index import is_index, listed_files
 from fmcache.errors import EncoderUnavailable, HubUnreachable, WeightsMismatch
 
 PATIENCE_S = 5
@@ -24,7 +24,7 @@ PATIENCE_S = 5
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def download(card: Card, weights: Weights, offline: bool) -> Path:
+def download_weights(card: Card, weights: Weights, offline: bool) -> Path:
     """Return the path of the card's weights file in the hub's local cache, after fetching it if it is not there.
 
     Of an index, the files it lists are fetched too. `offline` never asks the hub; a hub that does not answer is given
@@ -42,7 +42,7 @@ def download(card: Card, weights: Weights, offline: bool) -> Path:
     path = _download(card, weights, offline)
     if is_index(path):
         weights = msgspec.structs.replace(weights, revision=weights.revision or commit_of(path))
-        for name in listed(path):
+        for name in listed_files(path):
             _download(card, _beside(weights, name), offline)
     return path
 
@@ -88,7 +88,7 @@ def local_file(weights: Weights) -> Path | None:
     path = _local(weights)
     if path and is_index(path):
         try:
-            names = listed(path)
+            names = listed_files(path)
         except WeightsMismatch:
             return path  # reading it says what is wrong with it
         revision = weights.revision or commit_of(path)
@@ -116,7 +116,7 @@ def must_not_ask(offline: bool) -> bool:
 
 
 def check_access(card: Card, weights: Weights) -> None:
-    """Ask the hub whether this account may have the card's file, without fetching it; raises as `download`."""
+    """Ask the hub whether this account may have the card's file, without fetching it; raises as `download_weights`."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     with in_plain_words(card, weights, offline=False, fetching=False), _quietly():

@@ -19,7 +19,7 @@ def is_index(path: Path) -> bool:
     return path.name.endswith(SUFFIX)
 
 
-def listed(index: Path) -> dict[str, set[str]]:
+def listed_files(index: Path) -> dict[str, set[str]]:
     """Return the names of the files that an index lists, all beside it, and the names of the tensors in each.
 
     Raises
@@ -54,14 +54,14 @@ def listed(index: Path) -> dict[str, set[str]]:
 
 
 def parts_of(index: Path) -> dict[Path, set[str]]:
-    """Return the files that an index lists, and the names of the tensors in each; raises as `listed`.
+    """Return the files that an index lists, and the names of the tensors in each; raises as `listed_files`.
 
     Raises
     ------
     WeightsMismatch
         When one of the files is not there.
     """
-    parts = {index.with_name(name): tensors for name, tensors in listed(index).items()}
+    parts = {index.with_name(name): tensors for name, tensors in listed_files(index).items()}
     missing = sorted(part.name for part in parts if not part.is_file())
     if missing:
         raise WeightsMismatch(

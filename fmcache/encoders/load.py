@@ -17,9 +17,9 @@ import torch
 from fmcache.encoders.advice import COUNTER
 from fmcache.encoders.building import CPU, META, build, create, gelu_note
 from fmcache.encoders.cards import TIMM, Card, Weights, read_card
-from fmcache.encoders.controls import ColourTexture, Pixels
+from fmcache.encoders.controls import ColourTexture, RawPixels
 from fmcache.encoders.fitting import fit_weights
-from fmcache.encoders.outlines import CARD_FIELDS, REFUSALS, Axes, Outline, Tap, check_card, count, outline
+from fmcache.encoders.outlines import CARD_FIELDS, REFUSALS, Axes, Outline, Tap, check_card, count_params, outline
 from fmcache.encoders.peeling import State, head_of
 from fmcache.encoders.reading import read_weights
 from fmcache.encoders.state_shapes import table_px
@@ -94,7 +94,7 @@ def load_encoder(
         logging.getLogger("fmcache").warning("note: %s", note)
     module = trained.module.eval().requires_grad_(False).to(device)
     return Encoder(
-        card, module, device, trained.sha256, random_weights, count(module), outlined.axes, outlined.taps,
+        card, module, device, trained.sha256, random_weights, count_params(module), outlined.axes, outlined.taps,
         trained.file, trained.notes,
     )  # fmt: skip
 
@@ -113,7 +113,7 @@ def compile_blocks(encoder: Encoder) -> None:
 def _control(card: Card, choice: EncoderChoice, device: torch.device) -> Encoder:
     if choice.weights or choice.random_weights:
         raise SpecError(f"{card.name!r} has no weights", next_step="leave out --weights and --random-weights")
-    module = Pixels(card.patch) if card.kind == "pixels" else ColourTexture(card.patch)
+    module = RawPixels(card.patch) if card.kind == "pixels" else ColourTexture(card.patch)
     return Encoder(card, module.eval().to(device), device, "", False, 0)
 
 

@@ -82,7 +82,7 @@ def check_card(card: Card, model: Any) -> Outline:
     return outlined
 
 
-def count(module: nn.Module) -> int:
+def count_params(module: nn.Module) -> int:
     """Return the number of weights of a module (running statistics are none)."""
     return sum(parameter.numel() for parameter in module.parameters())
 
@@ -134,7 +134,7 @@ def _of_tokens(model: Any) -> Outline | None:
         return None
     depth = len(getattr(model, "blocks", ()))
     tap = Tap(patch[0], found[-1])
-    return Outline(*tap, prefix, depth, count(model), "tokens", (tap,) * depth, size[0])
+    return Outline(*tap, prefix, depth, count_params(model), "tokens", (tap,) * depth, size[0])
 
 
 def _of_map(name: str, model: Any) -> Outline:
@@ -161,7 +161,7 @@ def _of_map(name: str, model: Any) -> Outline:
         what = f"{side} x {side} at {square} px, where a stride of {stride} px makes {square // stride} x "
         raise _no_grid(name, model, f"{what}{square // stride}: its map does not lie on the pixels")
     taps = stages if _taps_fit(model, stages, square) else ()
-    return Outline(stride, width, 0, 0, count(model), axes, taps, native)
+    return Outline(stride, width, 0, 0, count_params(model), axes, taps, native)
 
 
 def _axes(square: tuple[int, ...], wider: tuple[int, ...], model: Any) -> Axes | None:

@@ -11,15 +11,15 @@ from fmcache.encoders.building import ANY_SIZE, META, build
 from fmcache.encoders.load import Encoder
 from fmcache.encoders.outlines import REFUSALS, wrong_size
 from fmcache.errors import SpecError
-from fmcache.grid import Grid
+from fmcache.grid import GridGeometry
 from fmcache.identity import canonical_json
 
 LAST, NORM = "last", "+norm"
 
-_CHECKED: set[tuple[str, bytes, tuple[str, ...], Grid]] = set()
+_CHECKED: set[tuple[str, bytes, tuple[str, ...], GridGeometry]] = set()
 
 
-def grid_at(encoder: Encoder, tap: str, grid: Grid) -> Grid:
+def grid_at(encoder: Encoder, tap: str, grid: GridGeometry) -> GridGeometry:
     """Return the grid at a tap, where `grid` is that of the encoder: a stage may have patches (a stride) of its own."""
     return grid if tap == LAST else grid._replace(patch=encoder.taps[_block(tap) - 1].patch)
 
@@ -29,7 +29,7 @@ def width_at(encoder: Encoder, tap: str) -> int:
     return encoder.card.width if tap == LAST else encoder.taps[_block(tap) - 1].width
 
 
-def check_taps(encoder: Encoder, taps: Sequence[str], grid: Grid) -> None:
+def check_taps(encoder: Encoder, taps: Sequence[str], grid: GridGeometry) -> None:
     """Check that the encoder has the blocks or stages that are to be tapped, and takes views that lie under the grid.
 
     Raises
@@ -52,7 +52,7 @@ def check_taps(encoder: Encoder, taps: Sequence[str], grid: Grid) -> None:
     _check_size(encoder, taps, grid)
 
 
-def _check_size(encoder: Encoder, taps: Sequence[str], grid: Grid) -> None:
+def _check_size(encoder: Encoder, taps: Sequence[str], grid: GridGeometry) -> None:
     """Run views through the model's twin on the meta device, where that could fail; once in a process."""
     card = encoder.card
     if card.kind != "timm" or (encoder.axes == "tokens" and getattr(encoder.module, ANY_SIZE, False)):
@@ -73,9 +73,9 @@ def _check_size(encoder: Encoder, taps: Sequence[str], grid: Grid) -> None:
     _CHECKED.add(key)
 
 
-def by_input(encoder: Encoder, taps: Sequence[str], grid: Grid) -> dict[Grid, list[str]]:
+def by_input(encoder: Encoder, taps: Sequence[str], grid: GridGeometry) -> dict[GridGeometry, list[str]]:
     """Return the taps that share what the encoder sees, under a grid that tells what that is."""
-    together: dict[int, tuple[Grid, list[str]]] = {}
+    together: dict[int, tuple[GridGeometry, list[str]]] = {}
     for tap in taps:
         at = grid_at(encoder, tap, grid)
         together.setdefault(at.input_px, (at, []))[1].append(tap)
@@ -112,7 +112,7 @@ def _without_prefix(encoder: Encoder, features: torch.Tensor) -> torch.Tensor:
     return features if encoder.axes == "channels first" else features.permute(0, 3, 1, 2)
 
 
-def on_rows(encoder: Encoder, tap: str, features: torch.Tensor, grid: Grid) -> torch.Tensor:
+def on_rows(encoder: Encoder, tap: str, features: torch.Tensor, grid: GridGeometry) -> torch.Tensor:
     """Return (view, channel, row, col) of patch tokens (view, token, channel) or of a map."""
     side, width, card = grid_at(encoder, tap, grid).side, width_at(encoder, tap), encoder.card
     tokens = encoder.axes == "tokens"

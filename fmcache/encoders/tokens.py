@@ -14,7 +14,7 @@ from torch.nn import functional
 from fmcache.encoders.load import Encoder
 from fmcache.encoders.taps import LAST, by_input, check_taps, features_at, on_rows
 from fmcache.errors import NoMemory, SpecError
-from fmcache.grid import Grid
+from fmcache.grid import GridGeometry
 from fmcache.shortage import lacks_memory
 from fmcache.specs import Precision
 
@@ -26,7 +26,7 @@ AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float1
 
 
 def token_grids(
-    encoder: Encoder, images: NDArray[np.uint8] | torch.Tensor, grid: Grid, precision: Precision = "float32"
+    encoder: Encoder, images: NDArray[np.uint8] | torch.Tensor, grid: GridGeometry, precision: Precision = "float32"
 ) -> torch.Tensor:
     """Return the token grids (view, channel, row, col) after the final norm; as `tapped_grids`."""
     return tapped_grids(encoder, images, grid, precision, (LAST,))[0]
@@ -35,7 +35,7 @@ def token_grids(
 def tapped_grids(
     encoder: Encoder,
     images: NDArray[np.uint8] | torch.Tensor,
-    grid: Grid,
+    grid: GridGeometry,
     precision: Precision,
     taps: Sequence[str],
 ) -> list[torch.Tensor]:
@@ -62,7 +62,7 @@ def tapped_grids(
 
 
 def grids_of_views(
-    encoder: Encoder, views: Iterable[NDArray[np.uint8]], grid: Grid, precision: Precision, taps: Sequence[str]
+    encoder: Encoder, views: Iterable[NDArray[np.uint8]], grid: GridGeometry, precision: Precision, taps: Sequence[str]
 ) -> Iterator[list[torch.Tensor]]:
     """Yield `tapped_grids` of views (y, x, colour), in batches as large as the device's memory allows.
 
@@ -113,7 +113,7 @@ def batch_size(device: torch.device) -> int:
 
 
 def input_pixels(
-    encoder: Encoder, images: NDArray[np.uint8] | torch.Tensor, grid: Grid, of_tap: Grid | None = None
+    encoder: Encoder, images: NDArray[np.uint8] | torch.Tensor, grid: GridGeometry, of_tap: GridGeometry | None = None
 ) -> torch.Tensor:
     """Return what the encoder sees: (view, colour, y, x) float32, normalised, a whole number of patches each way.
 
@@ -140,7 +140,7 @@ def input_pixels(
     return (_on_grid(scaled, of_tap or grid) - mean) / std
 
 
-def _on_grid(pixels: torch.Tensor, grid: Grid) -> torch.Tensor:
+def _on_grid(pixels: torch.Tensor, grid: GridGeometry) -> torch.Tensor:
     """Return 0..1 pixels (view, colour, y, x) resized, reflected or cropped from tile size to input size."""
     if grid.tile_px == grid.input_px:
         return pixels

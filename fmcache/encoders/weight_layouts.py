@@ -23,7 +23,7 @@ _STORED = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.in
 _NEVER = re.compile(r"(?!)")
 
 
-class Layout(NamedTuple):
+class WeightLayout(NamedTuple):
     """A published naming of keys: how it is told from others (a key that no other layout has), how it is renamed.
 
     `unused` matches keys of the layout that no token depends on.
@@ -34,29 +34,33 @@ class Layout(NamedTuple):
     unused: re.Pattern[str] = _NEVER
 
 
-LAYOUTS: dict[LayoutName, Layout] = {
-    "hf-dinov3": Layout(
+LAYOUTS: dict[LayoutName, WeightLayout] = {
+    "hf-dinov3": WeightLayout(
         re.compile(r"embeddings\.patch_embeddings\.weight$|(?:model\.)?layer\.\d+\.layer_scale1\."),
         hf_names.from_dinov3,
         hf_names.MASK_TOKEN,
     ),
-    "hf-dinov2-registers": Layout(re.compile(r"embeddings\.register_tokens$"), hf_names.from_vit, hf_names.MASK_TOKEN),
-    "hf-dinov2": Layout(re.compile(r"encoder\.layers?\.\d+\.layer_scale1\."), hf_names.from_vit, hf_names.MASK_TOKEN),
-    "hf-vit": Layout(
+    "hf-dinov2-registers": WeightLayout(
+        re.compile(r"embeddings\.register_tokens$"), hf_names.from_vit, hf_names.MASK_TOKEN
+    ),
+    "hf-dinov2": WeightLayout(
+        re.compile(r"encoder\.layers?\.\d+\.layer_scale1\."), hf_names.from_vit, hf_names.MASK_TOKEN
+    ),
+    "hf-vit": WeightLayout(
         re.compile(r"(?:encoder\.)?layers?\.\d+\.layernorm_before\."), hf_names.from_vit, hf_names.MASK_TOKEN
     ),
-    "hf-clip": Layout(
+    "hf-clip": WeightLayout(
         re.compile(r"(?:vision_model\.)?embeddings\.class_embedding$"),
         hf_names.from_clip,
         re.compile(r"(?:vision_model\.)?embeddings\.position_ids$"),
     ),
-    "conch": Layout(re.compile(r"visual\.trunk\."), publisher_names.below("visual.trunk.")),
-    "conchv1.5": Layout(re.compile(r"trunk\."), publisher_names.below("trunk.")),
-    "open-clip": Layout(re.compile(r"(?:visual\.)?class_embedding$"), publisher_names.from_open_clip),
-    "torchvision": Layout(re.compile(r"encoder\.layers\.encoder_layer_\d+\."), publisher_names.from_torchvision),
-    "mmpretrain": Layout(re.compile(r"layers\.\d+\.ffn\.layers\."), publisher_names.from_mmpretrain),
-    "dinov3": Layout(re.compile(r"storage_tokens$"), publisher_names.from_dinov3, publisher_names.CONSTANTS),
-    "dinov2": Layout(
+    "conch": WeightLayout(re.compile(r"visual\.trunk\."), publisher_names.below("visual.trunk.")),
+    "conchv1.5": WeightLayout(re.compile(r"trunk\."), publisher_names.below("trunk.")),
+    "open-clip": WeightLayout(re.compile(r"(?:visual\.)?class_embedding$"), publisher_names.from_open_clip),
+    "torchvision": WeightLayout(re.compile(r"encoder\.layers\.encoder_layer_\d+\."), publisher_names.from_torchvision),
+    "mmpretrain": WeightLayout(re.compile(r"layers\.\d+\.ffn\.layers\."), publisher_names.from_mmpretrain),
+    "dinov3": WeightLayout(re.compile(r"storage_tokens$"), publisher_names.from_dinov3, publisher_names.CONSTANTS),
+    "dinov2": WeightLayout(
         re.compile(r"(register_tokens|mask_token)$"), publisher_names.from_dinov2, re.compile(r"mask_token$")
     ),
 }

@@ -10,7 +10,7 @@ import msgspec
 import yaml
 
 from fmcache.encoders.cards import Card, Weights
-from fmcache.encoders.hub import commit_of, download
+from fmcache.encoders.hub import commit_of, download_weights
 from fmcache.encoders.index import is_index, sha256_weights
 from fmcache.errors import EncoderUnavailable, SpecError, WeightsMismatch, some
 from fmcache.identity import whole_file
@@ -22,21 +22,21 @@ USUAL = ("model.safetensors", "pytorch_model.bin")
 """What transformers calls the weights in a folder."""
 
 
-class Found(NamedTuple):
+class WeightsFile(NamedTuple):
     """A weights file on this machine, and its sha256."""
 
     path: Path
     sha256: str
 
 
-class Held(Frozen, frozen=True):
+class PinnedWeights(Frozen, frozen=True):
     """What a hub file was when it was first fetched: all later runs ask for, and check for, the same."""
 
     revision: str
     sha256: str
 
 
-def find_weights(card: Card, chosen: str, offline: bool, lock: Path | None) -> Found:
+def find_weights(card: Card, chosen: str, offline: bool, lock: Path | None) -> WeightsFile:
     """Return an encoder's weights file, after checking its sha256 where one is known.
 
     `chosen` (a file, or a folder that holds the card's file, an index, or one of the `USUAL` names) goes before the
@@ -54,7 +54,7 @@ def find_weights(card: Card, chosen: str, offline: bool, lock: Path | None) -> F
     if weights.repo and not chosen:
         return _from_hub(card, weights, offline, lock)
     path = local_weights(card, chosen)
-    return Found(path, check_sha256(path, weights.sha256, "the card"))
+    return WeightsFile(path, check_sha256(path, weights.sha256, "the card"))
 
 
 def local_weights(card: Card, chosen: str) -> Path:
@@ -83,17 +83,17 @@ def local_weights(card: Card, chosen: str) -> Path:
     return Path(weights.file)
 
 
-def _from_hub(card: Card, weights: Weights, offline: bool, lock: Path | None) -> Found:
+def _from_hub(card: Card, weights: Weights, offline: bool, lock: Path | None) -> WeightsFile:
     held = read_lock(lock).get(hub_name(weights))
     revision = weights.revision or (held.revision if held else "")
-    path = download(card, msgspec.structs.replace(weights, revision=revision), offline)
+    path = download_weights(card, msgspec.structs.replace(weights, revision=revision), offline)
     if weights.sha256:
-        return Found(path, check_sha256(path, weights.sha256, "the card"))
+        return WeightsFile(path, check_sha256(path, weights.sha256, "the card"))
     if held and held.revision == revision:
-        return Found(path, check_sha256(path, held.sha256, str(lock)))
-    found = Found(path, sha256_weights(path))
+        return WeightsFile(path, check_sha256(path, held.sha256, str(lock)))
+    found = WeightsFile(path, sha256_weights(path))
     if lock:
-        _record(lock, hub_name(weights), Held(revision or commit_of(path), found.sha256))
+        _record(lock, hub_name(weights), PinnedWeights(revision or commit_of(path), found.sha256))
     return found
 
 
@@ -102,7 +102,7 @@ def hub_name(weights: Weights) -> str:
     return f"{weights.repo}/{weights.file}"
 
 
-def read_lock(lock: Path | None) -> dict[str, Held]:
+def read_lock(lock: Path | None) -> dict[str, PinnedWeights]:
     """Return what is held of each hub file (``repo/file``) in a lock file; nothing when there is none.
 
     Raises
@@ -112,11 +112,11 @@ def read_lock(lock: Path | None) -> dict[str, Held]:
     """
     if lock is None or not lock.is_file():
         return {}
-    held: dict[str, Held] = Document(lock, SpecError).convert(dict[str, Held])
+    held: dict[str, PinnedWeights] = Document(lock, SpecError).convert(dict[str, PinnedWeights])
     return held
 
 
-def _record(lock: Path, key: str, held: Held) -> None:
+def _record(lock: Path, key: str, held: PinnedWeights) -> None:
     lock.parent.mkdir(parents=True, exist_ok=True)
     with locked(lock, WAIT_S):
         entries = read_lock(lock) | {key: held}

@@ -9,7 +9,7 @@ from fmcache.decoders.arithmetic import grids_bytes, multiply_adds
 from fmcache.demand import Demand
 from fmcache.encoders.cards import Card
 from fmcache.errors import SpecError
-from fmcache.grid import Grid
+from fmcache.grid import GridGeometry
 from fmcache.manifest import Splits
 from fmcache.specs import FitSpec, Recipe, variants
 
@@ -40,7 +40,7 @@ def cost_of(recipe: Recipe, demand: Demand, card: Card) -> Cost:
     SpecError
         When an encoder that is no vision transformer cannot be run so (timm is asked for its shapes).
     """
-    grid, store = Grid(recipe.tile_px, card.patch, recipe.grid), store_of(recipe.store)
+    grid, store = GridGeometry(recipe.tile_px, card.patch, recipe.grid), store_of(recipe.store)
     taps = _at_taps(recipe, card, grid)
     passes = forward_passes(demand)
     values = sum(width * at.side**2 for at, width in taps)
@@ -71,7 +71,7 @@ def images_through_decoder(fit: FitSpec, splits: Splits) -> tuple[int, int]:
     return trained, validations * len(splits.val) + len(splits.test)
 
 
-def encoder_flop(card: Card, grid: Grid) -> int:
+def encoder_flop(card: Card, grid: GridGeometry) -> int:
     """Return the operations of one view forward through an encoder; 0 for encoders without a network.
 
     Of a vision transformer, every parameter meets every token once, and in each block attention compares all tokens
@@ -89,7 +89,7 @@ def encoder_flop(card: Card, grid: Grid) -> int:
     return 2 * params * tokens + 4 * card.depth * tokens**2 * card.width
 
 
-def _at_taps(recipe: Recipe, card: Card, grid: Grid) -> list[tuple[Grid, int]]:
+def _at_taps(recipe: Recipe, card: Card, grid: GridGeometry) -> list[tuple[GridGeometry, int]]:
     """Return grid and channels at each tap: all alike in a transformer, the stages' own in any other encoder."""
     if card.kind != "timm" or card.depth or recipe.taps == (LAST,):
         return [(grid, card.width)] * len(recipe.taps)

@@ -10,7 +10,7 @@ import msgspec
 from fmcache.cache.encoding import COMPACT, store_of
 from fmcache.demand import Demand, demands
 from fmcache.encoders.cards import TIMM, Card, precision_of, read_card, study_encoders
-from fmcache.grid import Grid
+from fmcache.grid import GridGeometry
 from fmcache.manifest import AnyDataset, Manifest
 from fmcache.planning.costs import Cost, cost_of
 from fmcache.specs import Precision, Recipe
@@ -30,7 +30,7 @@ class Item(NamedTuple):
     dataset: str
     encoder: str
     card: Card
-    grid: Grid
+    grid: GridGeometry
     precision: Precision
     cost: Cost
 
@@ -102,7 +102,7 @@ def _items(recipe: Recipe, asked: Sequence[Demand], on_gpu: bool) -> tuple[Item,
     for choice in recipe.encoder_choices:
         card = _card(choice.name)
         precision = precision_of(recipe.precision, card, on_gpu)
-        grid = Grid(recipe.tile_px, card.patch, recipe.grid)
+        grid = GridGeometry(recipe.tile_px, card.patch, recipe.grid)
         for demand in asked:
             cost = cost_of(recipe, demand, card)
             items.append(Item(demand.name, places.encoder_key(choice), card, grid, precision, cost))

@@ -15,7 +15,7 @@ from fmcache.decoders.decoder import Decoder, form_for, initialise
 from fmcache.decoders.losses import segmentation_loss
 from fmcache.encoders.cards import Card
 from fmcache.encoders.tokens import AUTOCAST
-from fmcache.grid import Grid
+from fmcache.grid import GridGeometry
 from fmcache.runtime.devices import device_name
 from fmcache.specs import Precision, Recipe
 
@@ -69,9 +69,9 @@ def _block_speed(precision: Precision, device: torch.device) -> float:
 
 def _decoder_speed(recipe: Recipe, card: Card, labels: int, device: torch.device) -> float:
     """Return the speed of whole training steps of the recipe's decoder."""
-    side = Grid(recipe.tile_px, card.patch, recipe.grid).side
+    side = GridGeometry(recipe.tile_px, card.patch, recipe.grid).side
     tile_px = recipe.tile_px if side <= SMALL_SIDE[device.type] else SMALL_SIDE[device.type] * card.patch
-    grid = Grid(tile_px, card.patch, recipe.grid)
+    grid = GridGeometry(tile_px, card.patch, recipe.grid)
     flop = 3 * 2 * multiply_adds(grid, card.width, recipe.decoder.width, labels)
     batch = max(1, min(recipe.fit.batch, FLOP_PER_TRY[device.type] // flop))
     decoder = Decoder(card.width, recipe.decoder.width, labels, grid, form_for(device)).to(device)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fmcache.scores.missed import AS_GOOD_AS_NEVER, missed
-from fmcache.scores.records import Part
+from fmcache.scores.records import RunResults
 
 RISING = 0.01
 """Validation Dice rises when its last part is this far above all parts before."""
@@ -62,7 +62,7 @@ TOLD = {
 }
 
 
-def ending(part: Part) -> Ending:
+def ending(part: RunResults) -> Ending:
     """Return how a run ended."""
     if missed(part):
         return Ending.COLLAPSED

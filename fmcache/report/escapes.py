@@ -26,7 +26,7 @@ _LATIN_END = 0x17F
 """What pdfLaTeX can write of Unicode without more packages ends about here."""
 
 
-def markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Return a line of text that Markdown (CommonMark with GitHub's tables) shows as it is, in a cell or out of it."""
 
     def escaped(found: re.Match[str]) -> str:
@@ -38,7 +38,7 @@ def markdown(text: str) -> str:
     return _MARKDOWN.sub(escaped, _CONTROL.sub(" ", text))
 
 
-def latex(text: str) -> str:
+def escape_latex(text: str) -> str:
     """Return text that LaTeX sets as it is, also at the start of a table's row."""
     text = _CONTROL.sub(" ", text)
     broken = _LIGATURE.sub(lambda found: f"\0{found[0]}", text)  # -- is not a dash, '' no quotation mark

@@ -37,11 +37,11 @@ def figures(summary: Summary) -> dict[str, bytes]:
     """Return the files of all figures by name: ``size``, ``labels`` and ``curves``, each as ``.png`` and ``.svg``."""
     files: dict[str, bytes] = {}
     for name, draw in (("size", dice_by_size), ("labels", dice_by_label), ("curves", training_curves)):
-        files |= rendered(name, functools.partial(draw, summary), names(summary))
+        files |= rendered(name, functools.partial(draw, summary), names_shown(summary))
     return files
 
 
-def names(summary: Summary) -> list[str]:
+def names_shown(summary: Summary) -> list[str]:
     """Return the names that the figures of a summary show."""
     return [*summary.columns, *(row.encoder.display for row in summary.rows)]
 

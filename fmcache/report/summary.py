@@ -19,7 +19,7 @@ from fmcache.manifest import SPLITS, Split
 from fmcache.report.endings import Ending, ending
 from fmcache.scores.dice import Reduction, dice_per_label, mean_of_defined
 from fmcache.scores.missed import missed
-from fmcache.scores.records import EncoderInfo, Part, RunRecord
+from fmcache.scores.records import EncoderInfo, RunRecord, RunResults
 
 MEAN = "mean"
 SHOWN_AS_ZERO = 0.00005
@@ -127,7 +127,7 @@ class Summary(NamedTuple):
         return 1 + sum(bool(other.mean[column] > value) for other in self.ranked)
 
 
-def summarise(parts: Sequence[Part]) -> Summary:
+def summarise(parts: Sequence[RunResults]) -> Summary:
     """Return the summary of all parts of one study and dataset.
 
     Raises
@@ -155,7 +155,7 @@ def summarise(parts: Sequence[Part]) -> Summary:
     return Summary(first, (*labels, MEAN), tuple(rows), reduction, _lacking(parts, labels))
 
 
-def _row(parts: list[Part], labels: tuple[str, ...], reduction: Reduction) -> Row:
+def _row(parts: list[RunResults], labels: tuple[str, ...], reduction: Reduction) -> Row:
     dice = []
     for part in parts:
         _check_alike(parts[0].record, part.record, encoder=True)
@@ -173,7 +173,7 @@ def _row(parts: list[Part], labels: tuple[str, ...], reduction: Reduction) -> Ro
     )
 
 
-def _lacking(parts: Sequence[Part], labels: tuple[str, ...]) -> dict[tuple[int | None, Split], tuple[str, ...]]:
+def _lacking(parts: Sequence[RunResults], labels: tuple[str, ...]) -> dict[tuple[int | None, Split], tuple[str, ...]]:
     """Labels without a pixel by fold and split: of validation and test by the truth that runs saw, of training by
     their record."""
     there: dict[tuple[int | None, Split], set[str]] = {}

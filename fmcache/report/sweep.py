@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from fmcache.report.endings import TOLD, Told
-from fmcache.report.escapes import markdown
-from fmcache.report.figures import COLOURS, CONTROL, Write, names, rendered
+from fmcache.report.escapes import escape_markdown
+from fmcache.report.figures import COLOURS, CONTROL, Write, names_shown, rendered
 from fmcache.report.notes import lacking, marks
 from fmcache.report.summary import Row, Summary
 from fmcache.report.tables import markdown_head
@@ -22,7 +22,7 @@ from fmcache.report.tables import markdown_head
 TITLES = {"views": "views of each training tile", "passes_per_epoch": "passes over the training tiles in an epoch"}
 
 
-class Sweep(NamedTuple):
+class SweepTable(NamedTuple):
     """The studies of one sweep on one dataset: `field` is what was swept, `summaries` are by its value, rising."""
 
     field: str
@@ -40,10 +40,10 @@ class Sweep(NamedTuple):
     def markdown(self) -> str:
         """Return the section of a report: table, notes, figure."""
         record = self.last.record
-        lines = [f"## {markdown(f'{record.dataset_title} ({record.dataset})')}", ""]
+        lines = [f"## {escape_markdown(f'{record.dataset_title} ({record.dataset})')}", ""]
         lines += [f"Test Dice by {TITLES[self.field]}:", "", markdown_head(["encoder", *map(str, self.summaries)])]
-        lines += ["| " + " | ".join(map(markdown, texts)) + " |" for texts in self._texts()]
-        lines += ["", *(f"- {markdown(note)}" for note in self.notes()), ""]
+        lines += ["| " + " | ".join(map(escape_markdown, texts)) + " |" for texts in self._texts()]
+        lines += ["", *(f"- {escape_markdown(note)}" for note in self.notes()), ""]
         return "\n".join([*lines, f"![Test Dice by {TITLES[self.field]}]({record.dataset}/sweep.png)", ""])
 
     def terminal(self) -> Table:
@@ -70,7 +70,7 @@ class Sweep(NamedTuple):
 
     def files(self) -> dict[str, bytes]:
         """Return the files beside the report: ``sweep.csv``, ``sweep.png`` and ``sweep.svg``."""
-        drawn = rendered("sweep", functools.partial(dice_by_value, self), names(self.last))
+        drawn = rendered("sweep", functools.partial(dice_by_value, self), names_shown(self.last))
         return drawn | {"sweep.csv": self._csv().encode()}
 
     def _marked(self) -> list[Told]:
@@ -95,12 +95,12 @@ class Sweep(NamedTuple):
         for value, summary in self.summaries.items():
             for row in summary.rows:
                 for column, mean, std in zip(summary.columns, 100 * row.mean, 100 * row.std, strict=True):
-                    names = [row.encoder.name, row.encoder.display, column]
-                    writer.writerow([value, *names, len(row.seeds), f"{mean:.4f}", f"{std:.4f}"])
+                    described = [row.encoder.name, row.encoder.display, column]
+                    writer.writerow([value, *described, len(row.seeds), f"{mean:.4f}", f"{std:.4f}"])
         return file.getvalue()
 
 
-def dice_by_value(sweep: Sweep, write: Write) -> Figure:
+def dice_by_value(sweep: SweepTable, write: Write) -> Figure:
     """Return mean Dice against the swept value (log scale): a line per encoder, bars are deviations over runs."""
     figure = Figure(figsize=(6.5, 3.2), layout="constrained")
     axes = figure.add_subplot()

@@ -13,9 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fmcache.report.endings import Ending
-from fmcache.report.escapes import beyond_latex, latex_comment
-from fmcache.report.escapes import latex as tex
-from fmcache.report.escapes import markdown as md
+from fmcache.report.escapes import beyond_latex, escape_latex, escape_markdown, latex_comment
 from fmcache.report.notes import marks, notes
 from fmcache.report.summary import Row, Summary
 
@@ -54,30 +52,32 @@ def markdown(summary: Summary) -> str:
         if row.is_control and not controls_begun:
             controls_begun = True
             lines.append("| *controls* |" + " |" * len(summary.columns))
-        lines.append("| " + " | ".join([md(name(row)), *(show(cell) for cell in cells(summary, row))]) + " |")
+        lines.append(
+            "| " + " | ".join([escape_markdown(name(row)), *(show(cell) for cell in cells(summary, row))]) + " |"
+        )
     return "\n".join(lines) + "\n"
 
 
 def markdown_head(columns: Sequence[str]) -> str:
     """Return the head of a Markdown table, two lines; names of columns are taken as they are."""
-    return "| " + " | ".join(map(md, columns)) + " |\n" + "|---" * len(columns) + "|"
+    return "| " + " | ".join(map(escape_markdown, columns)) + " |\n" + "|---" * len(columns) + "|"
 
 
 def latex(summary: Summary) -> str:
     """Return the table as LaTeX (packages booktabs; ± needs no package)."""
 
     def show(cell: Cell) -> str:
-        text = tex(cell.text)
+        text = escape_latex(cell.text)
         text = rf"\underline{{{text}}}" if cell.place == 1 else text
         return rf"\textbf{{{text}}}" if 1 <= cell.place <= 3 else text
 
     def line(row: Row) -> str:
-        return " & ".join([tex(name(row)), *(show(cell) for cell in cells(summary, row))]) + r" \\"
+        return " & ".join([escape_latex(name(row)), *(show(cell) for cell in cells(summary, row))]) + r" \\"
 
     ranked = [line(row) for row in summary.ranked]
     controls = [line(row) for row in summary.rows if row.is_control]
     rule = [r"\midrule"] if ranked and controls else []
-    head = " & ".join(["Encoder", *(tex(column) for column in summary.columns)]) + r" \\"
+    head = " & ".join(["Encoder", *(escape_latex(column) for column in summary.columns)]) + r" \\"
     lines = notes(summary)
     if signs := beyond_latex("".join([*summary.columns, *map(name, summary.rows)])):
         lines.append(f"Compile with XeLaTeX or LuaLaTeX and a font that has {signs}")

@@ -22,7 +22,7 @@ def pool_of(threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def ahead(pool: Executor, function: Callable[[T], R], items: Iterable[T], window: int) -> Iterator[R]:
+def prefetch(pool: Executor, function: Callable[[T], R], items: Iterable[T], window: int) -> Iterator[R]:
     """Yield ``function(item)`` of every item in order; at most `window` of them are begun and not yet taken.
 
     An error is raised when its result would have been yielded.
@@ -36,7 +36,7 @@ def ahead(pool: Executor, function: Callable[[T], R], items: Iterable[T], window
         yield begun.popleft().result()
 
 
-class Behind:
+class WriteBehind:
     """Calls handed over to a pool; at most `window` of them are pending, or handing over waits."""
 
     def __init__(self, pool: Executor, window: int) -> None:

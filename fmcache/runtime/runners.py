@@ -63,7 +63,7 @@ class Setup(Protocol[H]):
 Function = Callable[[H, T, Tick], Iterable[R]]
 
 
-class Opened(Generic[H]):
+class OpenSetup(Generic[H]):
     """The setup that is open in a process: never more than one."""
 
     def __init__(self) -> None:
@@ -117,7 +117,7 @@ def run(
 def _run_here(
     function: Function[H, T, R], units: Sequence[tuple[Setup[H], T]], tick: Tick
 ) -> Generator[tuple[T, R], None, None]:
-    opened: Opened[H] = Opened()
+    opened: OpenSetup[H] = OpenSetup()
     with closing(opened):
         for setup, task in units:
             with shortage_told(task.title, task.relief):
@@ -205,7 +205,7 @@ def _in_worker(function: Function[H, T, R], setup: Setup[H], task: T, number: in
     silence()
     worker, told = get_worker(), []
     # a worker runs one task at a time, and what is open ends with it
-    opened: Opened[H] = vars(worker).setdefault(OPENED, Opened())
+    opened: OpenSetup[H] = vars(worker).setdefault(OPENED, OpenSetup())
     with shortage_told(task.title, task.relief):
         for result in function(opened.of(setup), task, lambda steps: worker.log_event(TOPIC, (number, steps, ()))):
             worker.log_event(TOPIC, (number, 0, (result,)))

@@ -6,13 +6,13 @@ import numpy as np
 import polars as pl
 
 from fmcache.scores.dice import dice
-from fmcache.scores.records import Part
+from fmcache.scores.records import RunResults
 
 AS_GOOD_AS_NEVER = 0.05
 """A label of the test tiles with a Dice below this counts as never predicted."""
 
 
-def missed(part: Part) -> tuple[str, ...]:
+def missed(part: RunResults) -> tuple[str, ...]:
     """Return the labels of the test tiles that a run never predicted, or as good as never.
 
     A label known to be in no training tile is left out: nothing could have learnt it.

@@ -1,6 +1,6 @@
 """The results table: what is recorded of a run, (study, dataset, encoder, fold, seed), and the columns of its tables.
 
-`fmcache.scores.parts` keeps it on disk. Stage two writes it, the report reads it; neither knows more of the other.
+`fmcache.scores.run_files` keeps it on disk. Stage two writes it, the report reads it; neither knows more of the other.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
         return fingerprint(self.identity)
 
 
-class Part(msgspec.Struct, frozen=True):
+class RunResults(msgspec.Struct, frozen=True):
     """A run's record with its counts and curve."""
 
     record: RunRecord

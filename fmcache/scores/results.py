@@ -8,10 +8,10 @@ import numpy as np
 import polars as pl
 
 from fmcache.scores.dice import Reduction, dice_per_label
-from fmcache.scores.records import Part
+from fmcache.scores.records import RunResults
 
 
-def results_table(parts: Sequence[Part]) -> pl.DataFrame:
+def results_table(parts: Sequence[RunResults]) -> pl.DataFrame:
     """Return the counts of runs as one table: dataset, encoder, fold, seed, split, tile, label, tp, fp, fn."""
     frames = [
         part.counts.select(

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import shapely
 
 from fmcache.manifest import IGNORE, Label
-from fmcache.slides.slide import Grid
+from fmcache.slides.slide import SlideGrid
 from fmcache.tiles.annotations import Annotation, Mask, class_counts, rasterise
 from fmcache.tiles.classes import Selection
 
@@ -38,11 +38,11 @@ class Regions:
         self._annotations = annotations
         self._tree = shapely.STRtree([a.geometry for a in self._annotations])
 
-    def mask(self, grid: Grid, column: int, row: int) -> Mask:
+    def mask(self, grid: SlideGrid, column: int, row: int) -> Mask:
         """Return the mask of a tile, (y, x) uint8 label ids, and the share of pixels that several labels cover."""
         return self._drawn(grid.corner(column, row), (grid.tile_px, grid.tile_px), grid.scale, self._rules.fill)
 
-    def counts(self, grid: Grid, tick: Callable[[int], None]) -> npt.NDArray[np.float64]:
+    def counts(self, grid: SlideGrid, tick: Callable[[int], None]) -> npt.NDArray[np.float64]:
         """Return (row, column, label + 2) shares of each tile: every label, unannotated, ignored.
 
         One row of tiles is drawn at a time; `tick` is called with 1 for each.

@@ -25,7 +25,7 @@ STRIP_PX = 1 << 22  # pixels of a level held at a time (16 MiB as RGBA)
 PLAUSIBLE_MPP = (0.05, 20.0)  # beyond: 72 dots per inch (353 um/px) and the like, written by software, not by a scanner
 
 
-class Grid(NamedTuple):
+class SlideGrid(NamedTuple):
     """Tiles of one slide, side by side from its upper left corner, all of them inside the slide.
 
     `level` is the level they are read from, `window_px` the edge of a tile there, read in `strips` of equal height;
@@ -164,7 +164,9 @@ def stated_mpp(path: Path, properties: dict[str, str]) -> float:
     return (x + y) / 2
 
 
-def plan_grid(size: tuple[int, int], slide_mpp: float, downsamples: Sequence[float], mpp: float, tile_px: int) -> Grid:
+def plan_grid(
+    size: tuple[int, int], slide_mpp: float, downsamples: Sequence[float], mpp: float, tile_px: int
+) -> SlideGrid:
     """Return the grid of whole tiles over a slide of `size` (width, height) px: integer arithmetic, no reading.
 
     The level is the coarsest that is still as fine as wanted. A tile covers a whole number of its pixels, so that
@@ -186,7 +188,7 @@ def plan_grid(size: tuple[int, int], slide_mpp: float, downsamples: Sequence[flo
     step = window * downsamples[level]
     # a hair's breadth of tolerance: a level's downsample is a quotient of rounded sizes
     columns, rows = (int(edge / step + 1e-6) for edge in size)
-    return Grid(columns, rows, level, window, parts, step, tile_px, slide_mpp * step / tile_px)
+    return SlideGrid(columns, rows, level, window, parts, step, tile_px, slide_mpp * step / tile_px)
 
 
 def _strips(tile_px: int, window_px: int) -> int:
@@ -195,7 +197,7 @@ def _strips(tile_px: int, window_px: int) -> int:
     return next((n for n in divisors if window_px * window_px <= n * STRIP_PX), tile_px)
 
 
-def read_tile(handle: openslide.OpenSlide, slide: Slide, grid: Grid, column: int, row: int) -> Pixels:
+def read_slide_tile(handle: openslide.OpenSlide, slide: Slide, grid: SlideGrid, column: int, row: int) -> Pixels:
     """Return a tile as (y, x, colour) uint8 RGB: area means when it is coarser than the level, else interpolated.
 
     Where a scanner took no picture the slide is white.

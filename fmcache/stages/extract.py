@@ -29,9 +29,9 @@ from fmcache.manifest import Manifest
 from fmcache.remembered import Remembered
 from fmcache.specs import EncoderChoice, Recipe, variants
 from fmcache.stages import places
-from fmcache.stages.asked import Asked
+from fmcache.stages.extract_request import ExtractRequest
 from fmcache.stages.flags import Failure, Flags
-from fmcache.stages.identities import Hashes, bank_identity, tokens_identity
+from fmcache.stages.identities import Hashes, mask_identity, tokens_identity
 from fmcache.stages.labelled import check_labelled, label_pixels
 from fmcache.stages.origins import check_origin, encoder_info
 from fmcache.stages.scale import is_recorded
@@ -40,14 +40,14 @@ from fmcache.tiles.images import read_tile
 
 
 def extract(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], None] = print) -> list[Failure]:
-    """Make the view bank of each dataset of `recipe` and the cache of each of its encoders; return those that failed.
+    """Make the mask cache of each dataset of `recipe` and the cache of each of its encoders; return those that failed.
 
     What is there is kept; only missing shards are written. `say` gets one line on each cache.
 
     Raises
     ------
     FmcacheError
-        For anything that would spoil all encoders: manifest, tiles, disk space, a view bank of other views, a split
+        For anything that would spoil all encoders: manifest, tiles, disk space, a mask cache of other views, a split
         without a labelled pixel. What concerns one encoder (its weights, its cache, another process at it, memory) is
         returned.
     """
@@ -58,7 +58,7 @@ def extract(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str
     for demand in demands(recipe, manifest):
         check_sources(demand, manifest.folder, remembered)
         hashes = content_hashes(demand, manifest.folder)
-        failures += _extract_dataset(Asked(recipe, demand, hashes, manifest.folder, flags, say), remembered)
+        failures += _extract_dataset(ExtractRequest(recipe, demand, hashes, manifest.folder, flags, say), remembered)
     return failures
 
 
@@ -70,20 +70,20 @@ def content_hashes(demand: Demand, folder: Path) -> Hashes:
     return {tile.id: (tile.image_sha256, tile.mask_sha256) for tile in tiles}
 
 
-def _extract_dataset(asked: Asked, remembered: Remembered) -> list[Failure]:
-    bank, failures = _Bank(asked), []
+def _extract_dataset(asked: ExtractRequest, remembered: Remembered) -> list[Failure]:
+    mask_cache, failures = _MaskCache(asked), []
     choices, name = asked.recipe.encoder_choices, asked.demand.name
     complete = {choice: _complete(asked, choice, remembered) for choice in choices}
     remembered.keep()
     for i, choice in enumerate(choices, start=1):
         try:
             if title := complete[choice]:
-                bank.make()
+                mask_cache.make()
                 asked.say(f"{name} · {title}: complete, {sum(asked.demand.views.values())} views")
             else:
                 from fmcache.stages.filling import fill_encoder  # torch
 
-                fill_encoder(asked, choice, bank.make)
+                fill_encoder(asked, choice, mask_cache.make)
         except (
             EncoderUnavailable,
             SpecError,
@@ -95,8 +95,8 @@ def _extract_dataset(asked: Asked, remembered: Remembered) -> list[Failure]:
             NoMemory,
             WorkerDied,
         ) as error:
-            if not bank.made and isinstance(error, CacheMismatch | CacheCorrupt | WorkerDied):
-                raise  # the view bank is everybody's
+            if not mask_cache.made and isinstance(error, CacheMismatch | CacheCorrupt | WorkerDied):
+                raise  # the mask cache is everybody's
             # with its traceback an error would keep what filled the memory
             failures.append(Failure(name, places.encoder_key(choice), error.bare()))
             more = "; going on with the next encoder" if i < len(choices) else ""
@@ -104,10 +104,10 @@ def _extract_dataset(asked: Asked, remembered: Remembered) -> list[Failure]:
     return failures
 
 
-class _Bank:
-    """The view bank of a dataset, made once for all encoders, and not before one of them is ready to run."""
+class _MaskCache:
+    """The mask cache of a dataset, made once for all encoders, and not before one of them is ready to run."""
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: ExtractRequest) -> None:
         self._asked, self.made = asked, False
 
     def make(self) -> None:
@@ -116,32 +116,32 @@ class _Bank:
             return
         asked, demand = self._asked, self._asked.demand
         if self._is_complete():
-            asked.say(f"{demand.name} · view bank: complete, {sum(demand.views.values())} views")
+            asked.say(f"{demand.name} · mask cache: complete, {sum(demand.views.values())} views")
         else:
-            from fmcache.stages.filling import fill_bank  # torch
+            from fmcache.stages.filling import fill_masks  # torch
 
-            fill_bank(asked)
+            fill_masks(asked)
         self._check()
         self.made = True
 
     def _is_complete(self) -> bool:
         asked, demand = self._asked, self._asked.demand
-        identity = bank_identity(asked.recipe, demand.name, demand.dataset, asked.hashes)
+        identity = mask_identity(asked.recipe, demand.name, demand.dataset, asked.hashes)
         return (
             not asked.flags.recompute
-            and is_complete(asked.bank_path, "view_bank", identity, demand.views)
-            and is_recorded(asked.bank_path, demand.dataset)
+            and is_complete(asked.mask_cache_path, "view_bank", identity, demand.views)
+            and is_recorded(asked.mask_cache_path, demand.dataset)
         )
 
     def _check(self) -> None:
         demand, side = self._asked.demand, self._asked.recipe.tile_px
-        bank = open_cache(self._asked.bank_path, "view_bank", {})
-        pixels = label_pixels(bank, all_tiles(demand.splits.values()), len(demand.dataset.labels), (side,))[side]
+        mask_cache = open_cache(self._asked.mask_cache_path, "view_bank", {})
+        pixels = label_pixels(mask_cache, all_tiles(demand.splits.values()), len(demand.dataset.labels), (side,))[side]
         for fold, splits in demand.splits.items():
             check_labelled(demand.name, fold, splits, pixels)
 
 
-def _complete(asked: Asked, choice: EncoderChoice, remembered: Remembered) -> str:
+def _complete(asked: ExtractRequest, choice: EncoderChoice, remembered: Remembered) -> str:
     """Return how an encoder is called if all of its caches are complete and all facts of it could be compared.
 
     Else nothing: then it is loaded, which finds out what is the matter.

@@ -1,4 +1,4 @@
-"""Filling view banks and token caches: what is missing is found, forecast, written in shards, sealed."""
+"""Filling mask caches and token caches: what is missing is found, forecast, written in shards, sealed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fmcache.encoders.cards import precision_of
 from fmcache.encoders.load import Encoder
 from fmcache.encoders.taps import LAST, check_taps, grid_at, width_at
 from fmcache.errors import Busy, NoRoom
-from fmcache.grid import Grid
+from fmcache.grid import GridGeometry
 from fmcache.manifest import AnyDataset
 from fmcache.runtime import runners
 from fmcache.runtime.devices import device_name, pick_device, using_threads, versions
@@ -30,19 +30,19 @@ from fmcache.scores.records import EncoderInfo
 from fmcache.shortage import shortage_told
 from fmcache.specs import EncoderChoice
 from fmcache.stages import places
-from fmcache.stages.asked import Asked
-from fmcache.stages.identities import bank_identity, tokens_identity, with_encoder
+from fmcache.stages.extract_request import ExtractRequest
+from fmcache.stages.identities import mask_identity, tokens_identity, with_encoder
 from fmcache.stages.origins import origin_of, weights_name
 from fmcache.stages.scale import is_recorded, scale_of
 from fmcache.stages.shards import (
     LESS_MEMORY,
     EncoderSetup,
-    Encoding,
+    LoadedEncoder,
     ShardTask,
-    Source,
     Target,
+    ViewSource,
     load,
-    write_bank_shards,
+    write_mask_shards,
     write_token_shards,
 )
 from fmcache.strict import builtins
@@ -51,28 +51,28 @@ H = TypeVar("H")
 WAIT_S = 0.5
 
 
-def fill_bank(asked: Asked) -> None:
-    """Write what is missing in the view bank of a dataset; raises as `fmcache.stages.extract.extract`."""
+def fill_masks(asked: ExtractRequest) -> None:
+    """Write what is missing in the mask cache of a dataset; raises as `fmcache.stages.extract.extract`."""
     with using_threads(asked.flags.threads):
-        _fill_bank(asked)
+        _fill_masks(asked)
 
 
-def fill_encoder(asked: Asked, choice: EncoderChoice, make_bank: Callable[[], None]) -> None:
+def fill_encoder(asked: ExtractRequest, choice: EncoderChoice, make_mask_cache: Callable[[], None]) -> None:
     """Load an encoder and write what is missing in its caches of a dataset; it is freed when this returns.
 
-    `make_bank` is called in between: who may not have the weights is told before all masks are rendered.
+    `make_mask_cache` is called in between: who may not have the weights is told before all masks are rendered.
     """
     with using_threads(asked.flags.threads):
-        _fill_encoder(asked, choice, make_bank)
+        _fill_encoder(asked, choice, make_mask_cache)
 
 
-def _fill_bank(asked: Asked) -> None:
-    recipe, demand, path = asked.recipe, asked.demand, asked.bank_path
+def _fill_masks(asked: ExtractRequest) -> None:
+    recipe, demand, path = asked.recipe, asked.demand, asked.mask_cache_path
     name, dataset, source = demand.name, demand.dataset, _source(asked)
-    identity = bank_identity(recipe, name, dataset, asked.hashes)
+    identity = mask_identity(recipe, name, dataset, asked.hashes)
     scale = scale_of(dataset)
     about = {"versions": versions("fmcache", "opencv-python-headless", "pillow")} | scale
-    item, title = (recipe.tile_px, recipe.tile_px), f"{name} · view bank"
+    item, title = (recipe.tile_px, recipe.tile_px), f"{name} · mask cache"
     # shards that are there were made, and checked, under what the manifest stated then
     if scale["view_mpp"] and not asked.flags.recompute and not is_recorded(path, dataset):
         for entry in demand.entries:
@@ -83,20 +83,20 @@ def _fill_bank(asked: Asked) -> None:
         return open_writer(path, "view_bank", identity, item, "uint8", demand.views, about, recompute)
 
     with _when_free(opened, title, asked.say) as writer:
-        work = _Work(title, title, source, source, write_bank_shards)
+        work = _Work(title, title, source, source, write_mask_shards)
         _fill(asked, [writer], (), work)
         writer.record(scale)
 
 
-def _fill_encoder(asked: Asked, choice: EncoderChoice, make_bank: Callable[[], None]) -> None:
+def _fill_encoder(asked: ExtractRequest, choice: EncoderChoice, make_mask_cache: Callable[[], None]) -> None:
     recipe, flags, name = asked.recipe, asked.flags, asked.demand.name
     device, lock = pick_device(flags.device), places.weights_lock(flags.work)
     with shortage_told(f"{name} · {choice.name}", LESS_MEMORY):
         encoder = load(choice, device, flags.offline, lock, flags.compiled)
         card = encoder.card
-        grid = Grid(recipe.tile_px, card.patch, recipe.grid)
+        grid = GridGeometry(recipe.tile_px, card.patch, recipe.grid)
         check_taps(encoder, recipe.taps, grid)
-        make_bank()
+        make_mask_cache()
         setup = EncoderSetup(
             _source(asked), choice, grid, precision_of(recipe.precision, card, device.type == "cuda"), recipe.store,
             str(device), torch.get_num_threads(), flags.offline, lock, flags.compiled,
@@ -105,15 +105,15 @@ def _fill_encoder(asked: Asked, choice: EncoderChoice, make_bank: Callable[[], N
         with ExitStack() as stack:
             writers = [stack.enter_context(_token_writer(asked, setup, encoder, tap)) for tap in recipe.taps]
             # processes of a cluster load their own
-            encoding = None if flags.workers else Encoding(setup, encoder)
+            encoding = None if flags.workers else LoadedEncoder(setup, encoder)
             del encoder
             work = _Work(title, f"{name} · {choice.name}", setup, encoding, write_token_shards)
             _fill(asked, writers, recipe.taps, work)
 
 
-def _source(asked: Asked) -> Source:
+def _source(asked: ExtractRequest) -> ViewSource:
     bare: AnyDataset = msgspec.structs.replace(asked.demand.dataset, tiles=())
-    return Source(asked.folder, asked.demand.name, bare, asked.recipe.tile_px, asked.recipe.views)
+    return ViewSource(asked.folder, asked.demand.name, bare, asked.recipe.tile_px, asked.recipe.views)
 
 
 @contextmanager
@@ -134,7 +134,9 @@ def _when_free(
         yield writer
 
 
-def _token_writer(asked: Asked, setup: EncoderSetup, encoder: Encoder, tap: str) -> AbstractContextManager[Writer]:
+def _token_writer(
+    asked: ExtractRequest, setup: EncoderSetup, encoder: Encoder, tap: str
+) -> AbstractContextManager[Writer]:
     recipe, flags, demand, choice = asked.recipe, asked.flags, asked.demand, setup.choice
     path = places.tokens_path(flags.work, demand.name, places.encoder_key(choice), recipe, tap)
     identity = with_encoder(
@@ -177,7 +179,7 @@ class _Work(NamedTuple):
     write: Callable[[Any, Sequence[ShardTask], runners.Tick], None]
 
 
-def _fill(asked: Asked, writers: Sequence[Writer], taps: Sequence[str], work: _Work) -> None:
+def _fill(asked: ExtractRequest, writers: Sequence[Writer], taps: Sequence[str], work: _Work) -> None:
     """Write what is missing in caches of the same views; one task for the same views in all of them.
 
     Views of taps whose shards hold different numbers of them go through the encoder once for each such number. Here,

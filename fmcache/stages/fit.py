@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 
 from fmcache.cache.reader import Cache, open_cache
 from fmcache.decoders.arithmetic import grids_bytes, multiply_adds
-from fmcache.decoders.batches import Grids, load_grids, steps_per_epoch
-from fmcache.decoders.concurrent_seeds import seeds_at_once, threads_of_a_seed, train_together
+from fmcache.decoders.batches import TokenGrids, load_token_grids, steps_per_epoch
+from fmcache.decoders.concurrent_seeds import concurrent_seed_count, threads_of_a_seed, train_concurrently
 from fmcache.decoders.decoder import Decoder, form_for
-from fmcache.decoders.train import Counts, Fitted, Training, channel_scale, collapsed, mean_dice, still_falling
+from fmcache.decoders.train import Counts, TrainedRun, Training, channel_scale, collapsed, mean_dice, still_falling
 from fmcache.demand import Demand, all_tiles, demands, tiles_of
 from fmcache.errors import (
     Busy,
@@ -31,7 +31,7 @@ from fmcache.errors import (
     SpecError,
     WeightsMismatch,
 )
-from fmcache.grid import Grid
+from fmcache.grid import GridGeometry
 from fmcache.identity import canonical_json, remove_folder, sweep
 from fmcache.locks import locked
 from fmcache.manifest import SPLITS, Manifest, Split, Splits
@@ -42,12 +42,12 @@ from fmcache.runtime.progress import progress
 from fmcache.runtime.sizes import size_text
 from fmcache.scores.dice import check_reduction
 from fmcache.scores.missed import missed
-from fmcache.scores.parts import WEIGHTS, check_same_run, part_folder, whole_folder, write_part
-from fmcache.scores.records import COUNTS_SCHEMA, CURVE_SCHEMA, EncoderInfo, Part, RunRecord
+from fmcache.scores.records import COUNTS_SCHEMA, CURVE_SCHEMA, EncoderInfo, RunRecord, RunResults
+from fmcache.scores.run_files import WEIGHTS, check_same_run, run_folder, whole_folder, write_run
 from fmcache.specs import Recipe, variants
 from fmcache.stages import places
 from fmcache.stages.flags import Failure, Flags
-from fmcache.stages.identities import bank_identity, only_tiles, tokens_identity
+from fmcache.stages.identities import mask_identity, only_tiles, tokens_identity
 from fmcache.stages.labelled import check_labelled, label_notes, label_pixels, place, split_pixels
 from fmcache.stages.origins import check_origin, encoder_info, renamed
 from fmcache.stages.scale import check_scale
@@ -59,7 +59,7 @@ LESS_MEMORY = (
 )
 
 
-class Job(NamedTuple):
+class EncoderRuns(NamedTuple):
     """All runs of one encoder on one dataset and fold (None: its fixed split); picklable.
 
     `identity` (JSON) is that of its runs, but for the seed.
@@ -73,7 +73,7 @@ class Job(NamedTuple):
     labels: tuple[tuple[str, str], ...]
     mpp: float | None
     tokens: Path
-    bank: Path
+    mask_cache: Path
     identity: bytes
     encoder: EncoderInfo
     results: Path
@@ -85,7 +85,7 @@ class Job(NamedTuple):
     @property
     def at_once(self) -> int:
         """How many seeds are trained at once."""
-        return seeds_at_once(self._step, self.recipe.fit.seeds, torch.device(self.device), self.threads)
+        return concurrent_seed_count(self._step, self.recipe.fit.seeds, torch.device(self.device), self.threads)
 
     @property
     def seed_threads(self) -> int:
@@ -99,14 +99,14 @@ class Job(NamedTuple):
         return recipe.fit.batch * image
 
     @property
-    def grid(self) -> Grid:
+    def grid(self) -> GridGeometry:
         """How the tile's pixels lie under the token grid."""
-        return Grid(self.recipe.tile_px, self.encoder.patch, self.recipe.grid)
+        return GridGeometry(self.recipe.tile_px, self.encoder.patch, self.recipe.grid)
 
     @contextlib.contextmanager
-    def open(self) -> Iterator[Loaded]:
+    def open(self) -> Iterator[LoadedRuns]:
         """Load the grids, read once for all seeds; they are freed when this is left."""
-        yield Loaded(self, _load(self))
+        yield LoadedRuns(self, _load(self))
 
     @property
     def title_of_runs(self) -> str:
@@ -119,13 +119,13 @@ class Job(NamedTuple):
 
     def folder(self, seed: int) -> Path:
         """Return where the part of a run lies."""
-        return part_folder(self.results, self.recipe.name, self.dataset, self.encoder.name, seed, self.fold)
+        return run_folder(self.results, self.recipe.name, self.dataset, self.encoder.name, seed, self.fold)
 
 
-class Loaded(NamedTuple):
+class LoadedRuns(NamedTuple):
     """A job with all that its runs share: grids in memory, and an untrained decoder."""
 
-    job: Job
+    job: EncoderRuns
     training: Training
 
 
@@ -203,7 +203,7 @@ def _fit(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], 
     return failures + busy
 
 
-def _fit_jobs(jobs: Sequence[Job], seeds: int, flags: Flags, say: Callable[[str], None]) -> None:
+def _fit_jobs(jobs: Sequence[EncoderRuns], seeds: int, flags: Flags, say: Callable[[str], None]) -> None:
     if flags.recompute:
         for job in jobs:
             for seed in range(seeds):
@@ -224,13 +224,13 @@ def _fit_jobs(jobs: Sequence[Job], seeds: int, flags: Flags, say: Callable[[str]
             say(f"{task.of} · seed {seed}: {line}")
 
 
-def _tasks(job: Job, seeds: int, say: Callable[[str], None]) -> list[RunTask]:
+def _tasks(job: EncoderRuns, seeds: int, say: Callable[[str], None]) -> list[RunTask]:
     missing = [seed for seed in range(seeds) if not _is_done(job, seed, say)]
     groups = [tuple(missing[i : i + job.at_once]) for i in range(0, len(missing), job.at_once)]
     return [RunTask(job.title_of_runs, group, job.recipe.fit.epochs) for group in groups]
 
 
-def _is_done(job: Job, seed: int, say: Callable[[str], None]) -> bool:
+def _is_done(job: EncoderRuns, seed: int, say: Callable[[str], None]) -> bool:
     try:
         return check_same_run(job.folder(seed), job.run_identity(seed), {"mpp": job.mpp})
     except ResultsCorrupt as damage:
@@ -238,43 +238,43 @@ def _is_done(job: Job, seed: int, say: Callable[[str], None]) -> bool:
         return False
 
 
-def fit_runs(loaded: Loaded, task: RunTask, tick: runners.Tick) -> Iterator[tuple[int, str]]:
+def fit_runs(loaded: LoadedRuns, task: RunTask, tick: runners.Tick) -> Iterator[tuple[int, str]]:
     """Train the seeds of a task at once; write the part of each as it ends, and then yield it with a line on it."""
     start = time.monotonic()
     torch.set_num_threads(loaded.job.threads)
-    for seed, fitted in train_together(loaded.training, task.seeds, tick, loaded.job.seed_threads):
+    for seed, fitted in train_concurrently(loaded.training, task.seeds, tick, loaded.job.seed_threads):
         wall_s = (time.monotonic() - start) / len(task.seeds)
         yield seed, _write(loaded, seed, fitted, len(task.seeds), wall_s)
 
 
-def _write(loaded: Loaded, seed: int, fitted: Fitted, together: int, wall_s: float) -> str:
+def _write(loaded: LoadedRuns, seed: int, fitted: TrainedRun, together: int, wall_s: float) -> str:
     job, scale = loaded.job, loaded.training.scale
     parameters = sum(p.numel() for p in loaded.training.decoder.parameters())
     record = _record(job, seed, fitted, parameters, together, wall_s)
-    part = Part(record, _counts_table(job, fitted), _curve_table(fitted))
+    part = RunResults(record, _counts_table(job, fitted), _curve_table(fitted))
     weights = fitted.weights | (dict(scale._asdict()) if scale else {})
     with whole_folder(job.folder(seed)) as folder:
         save_file({name: value.contiguous() for name, value in weights.items()}, folder / WEIGHTS)
-        write_part(folder, part)
+        write_run(folder, part)
     line = f"test Dice {mean_dice(fitted.test, job.recipe.dice):.1%}, best validation {fitted.val_dice:.1%}"
     line += f" after {fitted.best_epoch} epochs"
     if labels := missed(part):
         line += f" · COLLAPSED: never predicts, or hardly ever, {', '.join(labels)}"
     if record.still_falling:
         line += " · loss still falling at the end"
-    spilled = isinstance(loaded.training.train, Grids) and loaded.training.train.spilled
+    spilled = isinstance(loaded.training.train, TokenGrids) and loaded.training.train.spilled
     return line + (" · grids did not fit into memory: read from disk" if spilled else "")
 
 
 def _jobs(
     recipe: Recipe, demand: Demand, device: torch.device, flags: Flags, say: Callable[[str], None] = print
-) -> tuple[list[Job], list[Failure]]:
+) -> tuple[list[EncoderRuns], list[Failure]]:
     name, dataset = demand.name, demand.dataset
     check_reduction(recipe.dice, dataset.label_names)
-    bank_path = places.bank_path(flags.work, name, recipe)
-    bank = open_cache(bank_path, "view_bank", bank_identity(recipe, name, dataset, demand.listed_hashes))
-    check_scale(bank_path, bank.header, dataset)
-    hashes = only_tiles(bank.header.identity, demand.views)["tiles"]
+    mask_cache_path = places.mask_cache_path(flags.work, name, recipe)
+    mask_cache = open_cache(mask_cache_path, "view_bank", mask_identity(recipe, name, dataset, demand.listed_hashes))
+    check_scale(mask_cache_path, mask_cache.header, dataset)
+    hashes = only_tiles(mask_cache.header.identity, demand.views)["tiles"]
     listed = places.encoder_keys(recipe)
     wanted = [
         (key, tap) for tap in recipe.taps for key in listed or places.cached_encoders(flags.work, name, recipe, tap)
@@ -292,7 +292,7 @@ def _jobs(
             tokens = open_cache(path, "tokens", tokens_identity(recipe, name, hashes, tap))
             for line in check_origin(tokens, key, listed.get(key), recipe, lock, remembered.sha256):
                 say(f"{name} · {key}: {line}")
-            jobs += [_job(recipe, demand, fold, tokens, bank, device, flags) for fold in demand.splits]
+            jobs += [_job(recipe, demand, fold, tokens, mask_cache, device, flags) for fold in demand.splits]
         except CacheNotFound as error:
             failures.append(Failure(name, key, renamed(path, listed.get(key)) or error))
         except (CacheUnsealed, CacheMismatch, CacheCorrupt, SpecError, WeightsMismatch) as error:
@@ -306,15 +306,15 @@ def _job(
     demand: Demand,
     fold: int | None,
     tokens: Cache,
-    bank: Cache,
+    mask_cache: Cache,
     device: torch.device,
     flags: Flags,
-) -> Job:
+) -> EncoderRuns:
     fields, dataset, splits = builtins(recipe), demand.dataset, demand.splits[fold]
     tiles = tiles_of(splits)
     identity = {
         "tokens": only_tiles(tokens.header.identity, tiles),
-        "view_bank": only_tiles(bank.header.identity, tiles),
+        "view_bank": only_tiles(mask_cache.header.identity, tiles),
         "views": recipe.views.count,
         "splits": {split: list(splits.of(split)) for split in SPLITS},
         "decoder": fields["decoder"],
@@ -325,21 +325,21 @@ def _job(
     labels = tuple((label.name, label.colour) for label in dataset.labels)
     # processes share the cores, unless the user says how many threads each may use
     threads = thread_count(flags.threads) // (1 if flags.threads else max(flags.workers, 1))
-    return Job(
-        recipe, demand.name, dataset.title or demand.name, fold, splits, labels, dataset.mpp, tokens.path, bank.path,
-        canonical_json(identity), info, places.results(flags.work), str(device), max(threads, 1),
+    return EncoderRuns(
+        recipe, demand.name, dataset.title or demand.name, fold, splits, labels, dataset.mpp, tokens.path,
+        mask_cache.path, canonical_json(identity), info, places.results(flags.work), str(device), max(threads, 1),
     )  # fmt: skip
 
 
-def _with_label_pixels(jobs: Sequence[Job], say: Callable[[str], None]) -> list[Job]:
+def _with_label_pixels(jobs: Sequence[EncoderRuns], say: Callable[[str], None]) -> list[EncoderRuns]:
     """Return the jobs of a dataset with their label pixels; tell what splits lack, refuse one without any label."""
     if not jobs:
         return []
-    bank, labels = jobs[0].bank, [name for name, _ in jobs[0].labels]
+    mask_cache, labels = jobs[0].mask_cache, [name for name, _ in jobs[0].labels]
     tiles = all_tiles(job.splits for job in jobs)
     sides = {job.grid.covered_px for job in jobs}
     expected = msgspec.json.decode(jobs[0].identity)["view_bank"]
-    counts = label_pixels(open_cache(bank, "view_bank", expected), tiles, len(labels), sides)
+    counts = label_pixels(open_cache(mask_cache, "view_bank", expected), tiles, len(labels), sides)
     counted = []
     for job in jobs:
         side, tile_px = job.grid.covered_px, job.recipe.tile_px
@@ -353,13 +353,13 @@ def _with_label_pixels(jobs: Sequence[Job], say: Callable[[str], None]) -> list[
     return counted
 
 
-def _load(job: Job) -> Training:
+def _load(job: EncoderRuns) -> Training:
     expected = msgspec.json.decode(job.identity)
     tokens = open_cache(job.tokens, "tokens", expected["tokens"])
-    bank = open_cache(job.bank, "view_bank", expected["view_bank"])
+    mask_cache = open_cache(job.mask_cache, "view_bank", expected["view_bank"])
     device, recipe = torch.device(job.device), job.recipe
     torch.set_num_threads(job.threads)
-    load = functools.partial(load_grids, tokens, bank, device=device, spill=job.results)
+    load = functools.partial(load_token_grids, tokens, mask_cache, device=device, spill=job.results)
     grids = load(job.splits.train, range(1, recipe.views.count + 1))
     val, test = (load(tiles, range(1)) for tiles in (job.splits.val, job.splits.test))
     scale = channel_scale(grids) if recipe.fit.standardise == "channel" else None
@@ -367,7 +367,9 @@ def _load(job: Job) -> Training:
     return Training(decoder, grids, val, test, recipe.fit, recipe.dice, device, scale)
 
 
-def _record(job: Job, seed: int, fitted: Fitted, parameters: int, together: int, wall_s: float) -> RunRecord:
+def _record(
+    job: EncoderRuns, seed: int, fitted: TrainedRun, parameters: int, together: int, wall_s: float
+) -> RunRecord:
     spec = job.recipe.fit
     losses = [epoch.loss for epoch in fitted.curve]
     return RunRecord(
@@ -396,7 +398,7 @@ def _record(job: Job, seed: int, fitted: Fitted, parameters: int, together: int,
     )
 
 
-def _counts_table(job: Job, fitted: Fitted) -> pl.DataFrame:
+def _counts_table(job: EncoderRuns, fitted: TrainedRun) -> pl.DataFrame:
     def rows(split: str, tiles: Sequence[str], counts: Counts) -> list[tuple[object, ...]]:
         return [
             (split, tile, label, *counts[i, j].tolist())
@@ -408,11 +410,11 @@ def _counts_table(job: Job, fitted: Fitted) -> pl.DataFrame:
     return pl.DataFrame(both, schema=COUNTS_SCHEMA, orient="row")
 
 
-def _curve_table(fitted: Fitted) -> pl.DataFrame:
+def _curve_table(fitted: TrainedRun) -> pl.DataFrame:
     return pl.DataFrame([epoch._asdict() for epoch in fitted.curve], schema=CURVE_SCHEMA)
 
 
-def _forecast(jobs: Sequence[Job], seeds: int, todo: int) -> str:
+def _forecast(jobs: Sequence[EncoderRuns], seeds: int, todo: int) -> str:
     job = jobs[0]
     steps = steps_per_epoch(len(job.splits.train), job.recipe.fit) * job.recipe.fit.epochs
     largest = max(grids_bytes(job.recipe, job.splits, job.encoder.width, job.grid) for job in jobs)

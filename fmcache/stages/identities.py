@@ -14,12 +14,12 @@ Hashes = Mapping[str, tuple[str, str]]
 """(image, mask) sha256 by tile id."""
 
 
-def bank_identity(recipe: Recipe, name: str, dataset: AnyDataset, hashes: Hashes) -> dict[str, Any]:
-    """Return the identity of a view bank that holds the tiles of `hashes`."""
+def mask_identity(recipe: Recipe, name: str, dataset: AnyDataset, hashes: Hashes) -> dict[str, Any]:
+    """Return the identity of a mask cache that holds the tiles of `hashes`."""
     ignored = dataset.ignore_values if isinstance(dataset, FileDataset) else ()
     drawn: dict[str, Any] = {}
     if isinstance(dataset, GeojsonDataset):
-        # what is not given is left out, so that banks of before it could be are still the same
+        # what is not given is left out, so that mask caches of before it could be given are still the same
         later = {
             "skip": sorted(dataset.skip),
             "objects": sorted(dataset.objects),

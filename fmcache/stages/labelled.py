@@ -1,4 +1,4 @@
-"""Which labels the untouched tiles of each split hold, counted in the view bank: told, or refused, before training."""
+"""Which labels the untouched tiles of each split hold, counted in the mask cache: told, or refused, before training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TilePixels = Mapping[str, npt.NDArray[np.int64]]
 SHOWN = 8
 
 
-def label_pixels(bank: Cache, tiles: Iterable[str], n_labels: int, sides: Collection[int]) -> Mapping[int, TilePixels]:
+def label_pixels(masks: Cache, tiles: Iterable[str], n_labels: int, sides: Collection[int]) -> Mapping[int, TilePixels]:
     """Return the pixels of each label in view 0 of tiles, for each of `sides`: of the top left square of that side.
 
     A grid that crops covers less than the tile, and only what it covers is trained on and scored. Each tile is read
@@ -26,11 +26,11 @@ def label_pixels(bank: Cache, tiles: Iterable[str], n_labels: int, sides: Collec
     Raises
     ------
     CacheMismatch, CacheCorrupt
-        When the bank lacks a tile, or it cannot be read.
+        When the mask cache lacks a tile, or it cannot be read.
     """
     counts: dict[int, dict[str, npt.NDArray[np.int64]]] = {side: {} for side in sides}
     for tile in tiles:
-        mask = bank.read(tile, 0, 1)[0]
+        mask = masks.read(tile, 0, 1)[0]
         for side, found in counts.items():
             found[tile] = np.bincount(mask[:side, :side].ravel(), minlength=IGNORE + 1)[:n_labels]
     return counts

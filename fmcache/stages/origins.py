@@ -14,8 +14,8 @@ import msgspec
 
 from fmcache.cache.header import Header, read_header
 from fmcache.cache.reader import Cache
-from fmcache.encoders.cards import SUFFIXES, TIMM, Card, Weights, names, precision_of, read_card
-from fmcache.encoders.index import is_index, listed, sha256_weights
+from fmcache.encoders.cards import SUFFIXES, TIMM, Card, Weights, card_names, precision_of, read_card
+from fmcache.encoders.index import is_index, listed_files, sha256_weights
 from fmcache.encoders.weights import hub_name, local_weights, read_lock
 from fmcache.errors import CacheCorrupt, CacheMismatch, EncoderUnavailable, FmcacheError
 from fmcache.identity import differences
@@ -123,7 +123,7 @@ def check_origin(
     then = stored if isinstance(stored, dict) else {}
     origin = _recorded(cache.header, key)
     name = _card_name(asked, origin)
-    if not (name.startswith(TIMM) or name in names() or (name.endswith(SUFFIXES) and Path(name).exists())):
+    if not (name.startswith(TIMM) or name in card_names() or (name.endswith(SUFFIXES) and Path(name).exists())):
         card, told = None, [f"its card {name or 'was not recorded, and'} is not here: it was not compared"]
     else:
         card, told = _compare_card(cache, name, asked, origin, recipe, then)
@@ -138,13 +138,13 @@ def _recorded(header: Header, key: str) -> Origin:
         return msgspec.convert(header.about["origin"], Origin)
     except (KeyError, msgspec.ValidationError):
         bare = key.removesuffix(RANDOM)
-        return Origin(card=bare if bare in names() else "", random_weights=bare != key)
+        return Origin(card=bare if bare in card_names() else "", random_weights=bare != key)
 
 
 def _card_name(asked: str | EncoderChoice | None, origin: Origin) -> str:
     name = asked.name if isinstance(asked, EncoderChoice) else asked or ""
     # `--encoder` may also be given the name of a cache: then the card is the recorded one
-    return name if name.endswith(SUFFIXES) or name.startswith(TIMM) or name in names() else origin.card
+    return name if name.endswith(SUFFIXES) or name.startswith(TIMM) or name in card_names() else origin.card
 
 
 def _compare_card(
@@ -258,7 +258,7 @@ def _file_of(card: Card | None, chosen: str, origin: Origin) -> Path | None:
 
 
 def _is_here(file: Path) -> bool:
-    return file.is_file() and (not is_index(file) or all(file.with_name(part).is_file() for part in listed(file)))
+    return file.is_file() and (not is_index(file) or all(file.with_name(part).is_file() for part in listed_files(file)))
 
 
 def _other_weights(cache: Cache, whose: str, now: str, then: str) -> CacheMismatch:

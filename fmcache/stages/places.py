@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fmcache.encoders.cards import SUFFIXES, TIMM, names, read_card
+from fmcache.encoders.cards import SUFFIXES, TIMM, card_names, read_card
 from fmcache.errors import SpecError
 from fmcache.identity import fingerprint
 from fmcache.specs import NAME_ONE, EncoderChoice, Recipe
@@ -38,7 +38,7 @@ def encoder_key(choice: EncoderChoice) -> str:
         name = "timm-" + choice.name.removeprefix(TIMM)
     else:
         name = read_card(choice.name).name if choice.name.endswith(SUFFIXES) else choice.name
-    if choice.alias and choice.alias != name and choice.alias in names():
+    if choice.alias and choice.alias != name and choice.alias in card_names():
         raise SpecError(
             f"{choice.name!r} cannot be called {choice.alias!r}: that is another encoder",
             next_step="choose another name for `as` (--as)",
@@ -64,8 +64,8 @@ def encoder_keys(recipe: Recipe) -> dict[str, str | EncoderChoice]:
     return keys
 
 
-def bank_path(work: Path, dataset: str, recipe: Recipe) -> Path:
-    """Return the path of the view bank of a dataset under a recipe."""
+def mask_cache_path(work: Path, dataset: str, recipe: Recipe) -> Path:
+    """Return the path of the mask cache of a dataset under a recipe."""
     views = fingerprint(view_identity(recipe.views, masks=True))[:6]
     return caches(work) / dataset / "view-bank" / f"{recipe.tile_px}px-views-{views}.zarr"
 

@@ -18,13 +18,13 @@ from fmcache.errors import Busy, FmcacheError, ResultsCorrupt, ResultsMismatch, 
 from fmcache.identity import whole_file
 from fmcache.manifest import SPLITS
 from fmcache.report import tables
-from fmcache.report.escapes import markdown
-from fmcache.report.figures import cover, figures, names
+from fmcache.report.escapes import escape_markdown
+from fmcache.report.figures import cover, figures, names_shown
 from fmcache.report.notes import notes
 from fmcache.report.summary import Summary, summarise
-from fmcache.report.sweep import Sweep
-from fmcache.scores.parts import find_parts, read_part, studies
-from fmcache.scores.records import EncoderInfo, Part
+from fmcache.report.sweep import SweepTable
+from fmcache.scores.records import EncoderInfo, RunResults
+from fmcache.scores.run_files import find_runs, read_run, studies
 from fmcache.specs import variant_of
 
 WAIT_S = 120
@@ -112,8 +112,8 @@ def _report_sweep(results: Path, folder: Path, name: str, known: Sequence[str]) 
         lost += damaged
         for summary in summaries:
             by_dataset.setdefault(summary.record.dataset, {})[value] = summary
-    sweeps = [Sweep(field, dict(sorted(by_value.items()))) for by_value in by_dataset.values()]
-    text = f"# {markdown(name)}\n\n" + _left_out(lost)
+    sweeps = [SweepTable(field, dict(sorted(by_value.items()))) for by_value in by_dataset.values()]
+    text = f"# {escape_markdown(name)}\n\n" + _left_out(lost)
     for sweep in sweeps:
         for file_name, content in sweep.files().items():
             with whole_file(folder / sweep.last.record.dataset / file_name) as file:
@@ -121,7 +121,7 @@ def _report_sweep(results: Path, folder: Path, name: str, known: Sequence[str]) 
         text += sweep.markdown() + "\n"
     with whole_file(folder / "report.md") as file:
         file.write(text.encode())
-    unreadable = cover([text for sweep in sweeps for text in names(sweep.last)]).lacking
+    unreadable = cover([text for sweep in sweeps for text in names_shown(sweep.last)]).lacking
     # that runs are damaged is said by the reports of the studies
     return StudyReport(folder / "report.md", tuple(sweep.terminal() for sweep in sweeps), unreadable)
 
@@ -134,11 +134,11 @@ def _summaries(results: Path, study: str) -> tuple[list[Summary], list[FmcacheEr
     ResultsCorrupt, ResultsMismatch
         When no run is left.
     """
-    parts: list[Part] = []
+    parts: list[RunResults] = []
     damaged: list[FmcacheError] = []
-    for path in find_parts(results, study):
+    for path in find_runs(results, study):
         try:
-            parts.append(read_part(path))
+            parts.append(read_run(path))
         except (ResultsCorrupt, ResultsMismatch) as error:
             damaged.append(error)
     if not parts:
@@ -150,7 +150,7 @@ def _left_out(damaged: Sequence[FmcacheError]) -> str:
     """Return the paragraph of a page that says which runs it lacks; nothing when it lacks none."""
     if not damaged:
         return ""
-    lines = "\n".join(f"- {markdown(error.problem)}" for error in damaged)
+    lines = "\n".join(f"- {escape_markdown(error.problem)}" for error in damaged)
     return f"**{len(damaged)} runs are left out, since their results are damaged:**\n\n{lines}\n\n"
 
 
@@ -171,15 +171,15 @@ def _report_study(results: Path, folder: Path, study: str) -> StudyReport:
         file.write((_head(summaries[0]) + _left_out(damaged) + "\n".join(sections) + _tail(summaries[0])).encode())
     # the studies of a sweep are shown by the sweep's own table
     shown = () if _sweep_of(study) else tuple(tables.terminal(summary) for summary in summaries)
-    unreadable = cover([text for summary in summaries for text in names(summary)]).lacking
+    unreadable = cover([text for summary in summaries for text in names_shown(summary)]).lacking
     return StudyReport(folder / "report.md", shown, unreadable, tuple(damaged))
 
 
 def _head(summary: Summary) -> str:
     recipe = summary.record.recipe
     texts = [recipe["question"], f"Expected: {recipe['expect']}" if recipe["expect"] else ""]
-    lines = [[markdown(line.strip()) for line in text.splitlines()] for text in texts if text]
-    return f"# {markdown(summary.record.study)}\n\n" + "".join("\n".join(one) + "\n\n" for one in lines)
+    lines = [[escape_markdown(line.strip()) for line in text.splitlines()] for text in texts if text]
+    return f"# {escape_markdown(summary.record.study)}\n\n" + "".join("\n".join(one) + "\n\n" for one in lines)
 
 
 def _section(summary: Summary) -> str:
@@ -199,15 +199,15 @@ def _section(summary: Summary) -> str:
         "device": f"{record.device}, {record.threads} threads",
         "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
     }
-    lines = [f"## {markdown(f'{record.dataset_title} ({record.dataset})')}", "", tables.markdown(summary)]
-    lines += [f"- {markdown(note)}" for note in notes(summary)]
+    lines = [f"## {escape_markdown(f'{record.dataset_title} ({record.dataset})')}", "", tables.markdown(summary)]
+    lines += [f"- {escape_markdown(note)}" for note in notes(summary)]
     lines += ["", tables.markdown_head(["what", "value"])]
-    lines += [f"| {key} | {markdown(value)} |" for key, value in facts.items()] + [""]
+    lines += [f"| {key} | {escape_markdown(value)} |" for key, value in facts.items()] + [""]
     for name, text in FIGURES.items():
         caption = text.format(runs="runs (fold, seed)" if summary.folds else "seeds")
         lines += [f"![{caption}]({record.dataset}/{name}.png)", "", f"*{caption}*", ""]
     lines += ["Encoders:", ""]
-    lines += [f"- {markdown(_encoder(row.encoder))}" for row in rows]
+    lines += [f"- {escape_markdown(_encoder(row.encoder))}" for row in rows]
     return "\n".join(lines) + "\n"
 
 

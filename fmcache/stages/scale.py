@@ -17,7 +17,7 @@ def scale_of(dataset: AnyDataset) -> dict[str, Any]:
 
 
 def is_recorded(path: Path, dataset: AnyDataset) -> bool:
-    """Return whether the view bank at `path` says what the dataset states; True when there is none yet."""
+    """Return whether the mask cache at `path` says what the dataset states; True when there is none yet."""
     try:
         return differences(scale_of(dataset), _recorded(read_header(path), dataset)) == []
     except CacheNotFound:
@@ -25,9 +25,9 @@ def is_recorded(path: Path, dataset: AnyDataset) -> bool:
 
 
 def check_scale(path: Path, header: Header, dataset: AnyDataset) -> None:
-    """Check that a dataset states the um/px that it did when its view bank was made, or last gone through by extract.
+    """Check that a dataset states the um/px that it did when its mask cache was made, or last gone through by extract.
 
-    A bank that says nothing of it (of fmcache 0.1.0) is taken as it is.
+    A mask cache that says nothing of it (of fmcache 0.1.0) is taken as it is.
 
     Raises
     ------

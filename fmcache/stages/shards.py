@@ -25,10 +25,10 @@ from fmcache.cache.layout import Shard
 from fmcache.cache.writer import write_shard
 from fmcache.encoders.load import Encoder, compile_blocks, load_encoder
 from fmcache.encoders.tokens import grids_of_views
-from fmcache.grid import Grid
+from fmcache.grid import GridGeometry
 from fmcache.manifest import AnyDataset, TileEntry
 from fmcache.runtime import runners
-from fmcache.runtime.prefetch import Behind, ahead, pool_of
+from fmcache.runtime.prefetch import WriteBehind, pool_of, prefetch
 from fmcache.specs import EncoderChoice, Precision, ViewSpec
 from fmcache.tiles.images import Pixels, Tile, check_view_mpp, read_tile, resize_tile
 from fmcache.tiles.views import opencv_on_one_thread, render_mask, render_view
@@ -41,7 +41,7 @@ LEAST_VIEWS, MOST_VIEWS, PENDING = 4, 128, 2
 LESS_MEMORY = "use fewer --workers, another --device, or a smaller tile_px in a recipe of another name"
 
 
-class Source(NamedTuple):
+class ViewSource(NamedTuple):
     """How a process finds the views of a tile. `dataset` carries no tile list: entries travel with the tasks."""
 
     folder: Path
@@ -57,17 +57,17 @@ class Source(NamedTuple):
         return resize_tile(tile, self.tile_px)
 
     @contextmanager
-    def open(self) -> Iterator[Source]:
-        """Give itself: view banks need nothing else."""
+    def open(self) -> Iterator[ViewSource]:
+        """Give itself: mask caches need nothing else."""
         yield self
 
 
 class EncoderSetup(NamedTuple):
     """What is constant for an encoder on a dataset: how a process loads it, and what it does with views."""
 
-    source: Source
+    source: ViewSource
     choice: EncoderChoice
-    grid: Grid
+    grid: GridGeometry
     precision: Precision
     store: str
     device: str
@@ -77,13 +77,13 @@ class EncoderSetup(NamedTuple):
     compiled: bool
 
     @contextmanager
-    def open(self) -> Iterator[Encoding]:
+    def open(self) -> Iterator[LoadedEncoder]:
         """Load the encoder; it is freed when this is left."""
         torch.set_num_threads(self.threads)
-        yield Encoding(self, load(self.choice, torch.device(self.device), self.offline, self.lock, self.compiled))
+        yield LoadedEncoder(self, load(self.choice, torch.device(self.device), self.offline, self.lock, self.compiled))
 
 
-class Encoding(NamedTuple):
+class LoadedEncoder(NamedTuple):
     """An encoder's setup with the encoder."""
 
     setup: EncoderSetup
@@ -98,7 +98,7 @@ class Target(NamedTuple):
 
 
 class ShardTask(NamedTuple):
-    """The same views of a tile in one cache or several: one target for each of `taps`; a view bank has none."""
+    """The same views of a tile in one cache or several: one target for each of `taps`; a mask cache has none."""
 
     of: str
     targets: tuple[Target, ...]
@@ -123,15 +123,15 @@ def load(choice: EncoderChoice, device: torch.device, offline: bool, lock: Path,
     return encoder
 
 
-def write_bank_shards(source: Source, tasks: Sequence[ShardTask], tick: runners.Tick) -> None:
-    """Render the masks of shards of the view bank and write them, several at a time."""
+def write_mask_shards(source: ViewSource, tasks: Sequence[ShardTask], tick: runners.Tick) -> None:
+    """Render the masks of shards of the mask cache and write them, several at a time."""
     threads = max(2, torch.get_num_threads())
-    with opencv_on_one_thread(), pool_of(threads, "bank") as pool:
-        for weight in ahead(pool, functools.partial(_write_bank_shard, source), tasks, 2 * threads):
+    with opencv_on_one_thread(), pool_of(threads, "masks") as pool:
+        for weight in prefetch(pool, functools.partial(_write_mask_shard, source), tasks, 2 * threads):
             tick(weight)
 
 
-def _write_bank_shard(source: Source, task: ShardTask) -> int:
+def _write_mask_shard(source: ViewSource, task: ShardTask) -> int:
     mask = source.tile(task.entry).mask
     (target,) = task.targets
     views = range(target.shard.first, target.shard.stop)
@@ -140,7 +140,7 @@ def _write_bank_shard(source: Source, task: ShardTask) -> int:
     return task.weight
 
 
-def write_token_shards(encoding: Encoding, tasks: Sequence[ShardTask], tick: runners.Tick) -> None:
+def write_token_shards(encoding: LoadedEncoder, tasks: Sequence[ShardTask], tick: runners.Tick) -> None:
     """Run the encoder over the views of all tasks and write their shards.
 
     When this is interrupted or fails, shards that were finished are still written.
@@ -153,14 +153,14 @@ def write_token_shards(encoding: Encoding, tasks: Sequence[ShardTask], tick: run
         ThreadPoolExecutor(1, "write") as writer,
         pool_of(max(2, setup.threads), "views") as pool,
     ):
-        behind = Behind(writer, PENDING)
+        behind = WriteBehind(writer, PENDING)
         views = _views_ahead(pool, setup.source, tasks)
         for task in tasks:
             behind.hand_over(_write_taps, store, task, _encode(encoding, task, islice(views, task.weight), tick))
         behind.finish()
 
 
-def _views_ahead(pool: ThreadPoolExecutor, source: Source, tasks: Sequence[ShardTask]) -> Iterator[Pixels]:
+def _views_ahead(pool: ThreadPoolExecutor, source: ViewSource, tasks: Sequence[ShardTask]) -> Iterator[Pixels]:
     """Yield the pixels of the views of all tasks in order, rendered ahead across the borders of tasks."""
     window = min(max(VIEWS_BYTES // (3 * source.tile_px**2), LEAST_VIEWS), MOST_VIEWS)
 
@@ -178,17 +178,17 @@ def _views_ahead(pool: ThreadPoolExecutor, source: Source, tasks: Sequence[Shard
             shard = task.targets[0].shard
             yield from ((task.entry, view, pixels) for view in range(shard.first, shard.stop))
 
-    return ahead(pool, render, wanted(), window)
+    return prefetch(pool, render, wanted(), window)
 
 
 def _encode(
-    encoding: Encoding, task: ShardTask, views: Iterator[Pixels], tick: runners.Tick
+    encoding: LoadedEncoder, task: ShardTask, views: Iterator[Pixels], tick: runners.Tick
 ) -> list[list[npt.NDArray[Any]]]:
     """Return for each tap the token grids of a shard, in batches (view, channel, row, col)."""
     setup = encoding.setup
     parts: list[list[npt.NDArray[Any]]] = [[] for _ in task.taps]
     dtype = STORE[store_of(setup.store).dtype]
-    under_way: deque[list[OnItsWay]] = deque()
+    under_way: deque[list[HostCopy]] = deque()
 
     def arrive() -> None:
         for part, grids in zip(parts, under_way.popleft(), strict=True):
@@ -196,7 +196,7 @@ def _encode(
         tick(len(parts[0][-1]))
 
     for batch in grids_of_views(encoding.encoder, views, setup.grid, setup.precision, task.taps):
-        under_way.append([OnItsWay(grids.to(dtype)) for grids in batch])
+        under_way.append([HostCopy(grids.to(dtype)) for grids in batch])
         if len(under_way) > 1:  # a GPU works on the next batch while this one is waited for
             arrive()
     while under_way:
@@ -204,7 +204,7 @@ def _encode(
     return parts
 
 
-class OnItsWay:
+class HostCopy:
     """Values of a GPU being copied to the host's memory while both go on; on a CPU they are there already."""
 
     def __init__(self, values: torch.Tensor) -> None:

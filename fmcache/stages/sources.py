@@ -9,7 +9,7 @@ from fmcache.demand import Demand
 from fmcache.errors import ManifestError, some
 from fmcache.manifest import FileDataset
 from fmcache.remembered import Remembered
-from fmcache.runtime.prefetch import ahead, pool_of
+from fmcache.runtime.prefetch import pool_of, prefetch
 from fmcache.runtime.progress import progress
 
 MANY = 200
@@ -45,7 +45,7 @@ def check_sources(demand: Demand, folder: Path, remembered: Remembered) -> None:
 
     threads = min(8, os.cpu_count() or 1)
     with pool_of(threads, "hash") as pool:
-        states = ahead(pool, state, listed, 4 * threads)
+        states = prefetch(pool, state, listed, 4 * threads)
         if len(listed) < MANY:
             found = list(states)
         else:

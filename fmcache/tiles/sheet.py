@@ -20,7 +20,7 @@ BARS_UM = (10, 20, 50, 100, 200, 500)
 IGNORED = "#808080"
 
 
-class Entry(NamedTuple):
+class SheetPicture(NamedTuple):
     """One picture on a sheet and its mask, already small: (y, x, colour) and (y, x) uint8, with a caption.
 
     `mpp` is um per pixel of the small picture, for its scale bar; None draws no bar.
@@ -36,15 +36,15 @@ class Section(NamedTuple):
     """Entries under a heading. `shares` (one per label, shares of 1) are drawn as a bar in label colours beside it."""
 
     heading: str
-    entries: Sequence[Entry]
+    entries: Sequence[SheetPicture]
     shares: Sequence[float] = ()
 
 
-def entry(image: Pixels, mask: Pixels, caption: str, mpp: float | None, tile_px: int = 192) -> Entry:
+def entry(image: Pixels, mask: Pixels, caption: str, mpp: float | None, tile_px: int = 192) -> SheetPicture:
     """Return a tile (y, x, colour) and its mask (y, x), at `mpp` um per pixel, made small for a sheet."""
     scale = max(mask.shape) / tile_px
     shown, labels = (_fitted(a, tile_px, how) for a, how in ((image, cv2.INTER_AREA), (mask, cv2.INTER_NEAREST_EXACT)))
-    return Entry(shown, labels, caption, mpp * scale if mpp else None)
+    return SheetPicture(shown, labels, caption, mpp * scale if mpp else None)
 
 
 def overlay(image: Pixels, mask: Pixels, labels: Sequence[Label]) -> Pixels:

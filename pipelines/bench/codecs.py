@@ -36,7 +36,7 @@ from fmcache.cache.verify import disk_bytes
 from fmcache.cache.writer import open_writer, write_shard
 from fmcache.encoders.load import load_encoder
 from fmcache.encoders.tokens import token_grids
-from fmcache.grid import Grid
+from fmcache.grid import GridGeometry
 from fmcache.manifest import TileEntry
 from fmcache.specs import EncoderChoice, ViewSpec
 from fmcache.tiles.demo import draw_tile
@@ -108,7 +108,7 @@ def tokens_of(options: argparse.Namespace) -> tuple[Values, str]:
     else:
         names = [f"d{i:02}" for i in range(options.count)]
         images = {name: draw_tile(7, TileEntry(id=name), options.tile_px)[0] for name in names}
-    grid = Grid(options.tile_px, encoder.card.patch)
+    grid = GridGeometry(options.tile_px, encoder.card.patch)
     parts = []
     for name, image in images.items():
         sized = cv2.resize(image, (options.tile_px, options.tile_px), interpolation=cv2.INTER_AREA)

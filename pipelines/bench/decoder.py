@@ -25,7 +25,7 @@ import torch
 
 from fmcache.decoders.decoder import Decoder, Form, initialise
 from fmcache.decoders.losses import segmentation_loss
-from fmcache.grid import Grid
+from fmcache.grid import GridGeometry
 from fmcache.specs import FitSpec
 
 LABELS = 3
@@ -123,7 +123,7 @@ def device_name(args: argparse.Namespace) -> str:
 def _inputs(
     args: argparse.Namespace, patch: int, form: Form, dtype: torch.dtype = torch.float32
 ) -> tuple[Decoder, torch.Tensor, torch.Tensor]:
-    grid = Grid(args.tile_px, patch)
+    grid = GridGeometry(args.tile_px, patch)
     decoder = Decoder(CHANNELS.get(patch, 1024), args.width, LABELS, grid, form)
     initialise(decoder, 0)
     decoder.to(args.device, dtype, memory_format=torch.channels_last)

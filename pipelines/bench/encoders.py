@@ -23,10 +23,10 @@ import numpy as np
 import timm
 import torch
 
-from fmcache.encoders.cards import names, read_card
+from fmcache.encoders.cards import card_names, read_card
 from fmcache.encoders.load import load_encoder
 from fmcache.encoders.tokens import AUTOCAST, grids_of_views, input_pixels
-from fmcache.grid import Grid
+from fmcache.grid import GridGeometry
 from fmcache.specs import EncoderChoice, Precision
 
 QUICK = ("lunit-vits8", "random-vits16", "phikon")
@@ -47,7 +47,7 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 def measure(name: str, device: torch.device, tile_px: int, views: int, repeats: int) -> str:
     """Check one encoder, time it, print its line and return its row of the table."""
     encoder = load_encoder(EncoderChoice(name, random_weights=not read_card(name).random_weights), device)
-    card, grid = encoder.card, Grid(tile_px, encoder.card.patch)
+    card, grid = encoder.card, GridGeometry(tile_px, encoder.card.patch)
     precision: Precision = card.precision if device.type == "cuda" else "float32"
     images = np.random.default_rng(0).integers(0, 256, (views, tile_px, tile_px, 3), dtype=np.uint8)
 
@@ -93,7 +93,7 @@ def main() -> None:
     device = torch.device(arguments.device)
     what = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     print(f"{what}; torch {torch.__version__}, timm {timm.__version__}, python {platform.python_version()}")
-    study = [name for name in names() if not read_card(name).control]
+    study = [name for name in card_names() if not read_card(name).control]
     rows = [
         measure(name, device, 224, 4, 3) if arguments.quick else measure(name, device, 512, arguments.views, 5)
         for name in (QUICK if arguments.quick else study)

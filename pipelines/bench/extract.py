@@ -27,7 +27,7 @@ import torch
 from fmcache.cache.reader import open_cache
 from fmcache.encoders.load import Encoder, load_encoder
 from fmcache.encoders.tokens import AUTOCAST, batch_size, input_pixels
-from fmcache.grid import Grid
+from fmcache.grid import GridGeometry
 from fmcache.manifest import Manifest
 from fmcache.runtime.devices import device_name, versions
 from fmcache.specs import EncoderChoice, Recipe, ViewSpec
@@ -74,7 +74,7 @@ def measure(name: str, device: torch.device, threads: int, tiles: int, tile_px: 
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         flags = Flags(Path(folder), device=str(device), threads=threads)
-        extract(recipe, listed, flags, lambda _: None)  # view bank, drawn tiles and weights are there from here on
+        extract(recipe, listed, flags, lambda _: None)  # mask cache, drawn tiles and weights are there from here on
         path = places.tokens_path(flags.work, "demo", places.encoder_key(recipe.encoder_choices[0]), recipe, "last")
         encoder = load_encoder(recipe.encoder_choices[0], device, lock=places.weights_lock(flags.work))
         batches = ready_batches(recipe, listed, encoder)
@@ -98,7 +98,7 @@ def measure(name: str, device: torch.device, threads: int, tiles: int, tile_px: 
 def ready_batches(recipe: Recipe, listed: Manifest, encoder: Encoder) -> list[tuple[str, torch.Tensor]]:
     """Return the input tensors of the extraction's batches, on the device, with their tile."""
     dataset = listed.datasets["demo"]
-    grid = Grid(recipe.tile_px, encoder.card.patch, recipe.grid)
+    grid = GridGeometry(recipe.tile_px, encoder.card.patch, recipe.grid)
     batches = []
     for entry in dataset.tiles:
         if not any(entry.id in dataset.splits.of(split) for split in ("train", "val", "test")):

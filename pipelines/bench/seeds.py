@@ -4,7 +4,7 @@
 
 `seeds-demo`: time of 10 seeds one after another over their time at once, as fmcache would train them here.
 `seeds-large`: time of a sweep over that of as many seeds alone, where seeds go one after another. `read-decode` and
-`read-copy`: bytes per second of `load_grids` over those of the codec alone on all cores, into memory used before, and
+`read-copy`: bytes per second of `load_token_grids` over those of the codec alone on all cores, into used memory, and
 over a memory copy; `read-decode-fresh`: the codec gets new memory from the system too, as whoever loads grids once
 must. All times are wall times, interleaved; medians of the repeats.
 """
@@ -28,11 +28,11 @@ from numcodecs import Blosc
 from fmcache.cache.reader import open_cache
 from fmcache.cache.writer import open_writer, write_shard
 from fmcache.decoders.arithmetic import multiply_adds
-from fmcache.decoders.batches import Grids, load_grids
-from fmcache.decoders.concurrent_seeds import seeds_at_once, threads_of_a_seed, train_together
+from fmcache.decoders.batches import TokenGrids, load_token_grids
+from fmcache.decoders.concurrent_seeds import concurrent_seed_count, threads_of_a_seed, train_concurrently
 from fmcache.decoders.decoder import Decoder
-from fmcache.decoders.train import Fitted, Training, train
-from fmcache.grid import Grid
+from fmcache.decoders.train import TrainedRun, Training, train
+from fmcache.grid import GridGeometry
 from fmcache.runtime.devices import device_name, pick_device, thread_count, versions
 from fmcache.specs import FitSpec
 
@@ -43,7 +43,7 @@ class Case:
     def __init__(
         self, tile_px: int, width: int, channels: int, device: torch.device, threads: int, epochs: int
     ) -> None:
-        self.grid, self.width, self.channels = Grid(tile_px, 16), width, channels
+        self.grid, self.width, self.channels = GridGeometry(tile_px, 16), width, channels
         self.device, self.threads = device, threads
         self.spec = FitSpec(epochs=epochs, validate_epochs=epochs, learning_rate=1e-3)
         self.size = self.spec.batch * multiply_adds(self.grid, channels, width, 3)
@@ -51,25 +51,25 @@ class Case:
         shape = (8, 2, channels, self.grid.side, self.grid.side)
         tokens = torch.from_numpy(rng.normal(size=shape).astype(np.float16)).to(device)
         masks = torch.from_numpy(rng.integers(0, 3, (8, 2, tile_px, tile_px), np.uint8)).to(device)
-        self.train = Grids(tuple(f"t{i}" for i in range(8)), range(2), tokens, masks)
-        self.rest = Grids(("v",), range(1), tokens[:1, :1], masks[:1, :1])
+        self.train = TokenGrids(tuple(f"t{i}" for i in range(8)), range(2), tokens, masks)
+        self.rest = TokenGrids(("v",), range(1), tokens[:1, :1], masks[:1, :1])
 
     def training(self) -> Training:
         decoder = Decoder(self.channels, self.width, 3, self.grid)
         return Training(decoder, self.train, self.rest, self.rest, self.spec, "pooled", self.device)
 
-    def alone(self, seed: int) -> Fitted:
+    def alone(self, seed: int) -> TrainedRun:
         torch.set_num_threads(self.threads)
         return train(self.training(), seed)
 
-    def sweep(self, seeds: range) -> list[Fitted]:
+    def sweep(self, seeds: range) -> list[TrainedRun]:
         """Train as the fit stage does: in groups of the size that the rule gives."""
-        at_once = seeds_at_once(self.size, len(seeds), self.device, self.threads)
+        at_once = concurrent_seed_count(self.size, len(seeds), self.device, self.threads)
         fitted = []
         for first in range(0, len(seeds), at_once):
             group = seeds[first : first + at_once]
             threads = threads_of_a_seed(self.size, self.device, self.threads)
-            ended = dict(train_together(self.training(), group, threads=threads))
+            ended = dict(train_concurrently(self.training(), group, threads=threads))
             fitted += [ended[seed] for seed in group]
         return fitted
 
@@ -164,7 +164,7 @@ def read_times(tiles: int, repeats: int, threads: int) -> dict[str, float]:
         cpu = torch.device("cpu")
         return interleaved(
             repeats,
-            read=lambda: load_grids(*caches, [f"t{i}" for i in range(tiles)], range(views), cpu, Path(folder)),
+            read=lambda: load_token_grids(*caches, [f"t{i}" for i in range(tiles)], range(views), cpu, Path(folder)),
             decode=lambda: decode(out),
             decode_fresh=lambda: decode(np.empty_like(out)),
             copy=lambda: np.copyto(out, source),

@@ -33,16 +33,16 @@ from PIL import Image
 
 from fmcache.cache.reader import open_cache
 from fmcache.datasets.add import add
-from fmcache.decoders.batches import Grids, Step, epoch_steps, load_grids, steps_per_epoch
+from fmcache.decoders.batches import Step, TokenGrids, epoch_steps, load_token_grids, steps_per_epoch
 from fmcache.decoders.decoder import Decoder, form_for
 from fmcache.decoders.train import Training, train
 from fmcache.encoders.load import Encoder, load_encoder
 from fmcache.encoders.tokens import token_grids
-from fmcache.grid import Grid
+from fmcache.grid import GridGeometry
 from fmcache.manifest import Manifest, TileEntry
 from fmcache.runtime.devices import device_name, pick_device, thread_count, versions
-from fmcache.runtime.prefetch import ahead
-from fmcache.scores.parts import part_folder, read_part
+from fmcache.runtime.prefetch import prefetch
+from fmcache.scores.run_files import read_run, run_folder
 from fmcache.specs import DecoderSpec, EncoderChoice, FitSpec, Precision, Recipe, ViewSpec
 from fmcache.stages import places
 from fmcache.stages.extract import extract
@@ -72,14 +72,20 @@ class InTheLoop:
     """The source of a seed's batches in the usual way: rendered ahead in threads, encoded when they are used."""
 
     def __init__(
-        self, recipe: Recipe, tiles: dict[str, Tile], names: tuple[str, ...], encoder: Encoder, grid: Grid, seed: int
+        self,
+        recipe: Recipe,
+        tiles: dict[str, Tile],
+        names: tuple[str, ...],
+        encoder: Encoder,
+        grid: GridGeometry,
+        seed: int,
     ) -> None:
         self.tiles, self.views = names, range(1, recipe.views.count + 1)
         self.seconds = 0.0
         self._recipe, self._held, self._encoder, self._grid = recipe, tiles, encoder, grid
         self._precision: Precision = encoder.card.precision if encoder.device.type == "cuda" else "float32"
         self._pool = ThreadPoolExecutor(max(1, min(8, (os.cpu_count() or 2) - 1)))
-        self._batches = ahead(self._pool, self._render, self._steps(seed), 4)
+        self._batches = prefetch(self._pool, self._render, self._steps(seed), 4)
 
     def _steps(self, seed: int) -> Iterator[Step]:
         for epoch in range(self._recipe.fit.epochs):
@@ -158,7 +164,7 @@ def in_the_loop(
     choice, dataset = recipe.encoder_choices[0], manifest.dataset(DATASET)
     encode, rest = [], []
     encoder = load_encoder(choice, device)
-    grid = Grid(recipe.tile_px, encoder.card.patch, recipe.grid)
+    grid = GridGeometry(recipe.tile_px, encoder.card.patch, recipe.grid)
     val, test = (stored(recipe, manifest, flags, split, device) for split in ("val", "test"))
     tiles = {
         entry.id: resize_tile(read_tile(dataset, entry, manifest.folder), recipe.tile_px)
@@ -177,7 +183,7 @@ def in_the_loop(
         encode.append(source.seconds)
         rest.append(time.perf_counter() - start - source.seconds)
         key = places.encoder_key(choice)
-        part = read_part(part_folder(places.results(flags.work), recipe.name, DATASET, key, seed))
+        part = read_run(run_folder(places.results(flags.work), recipe.name, DATASET, key, seed))
         off = max(abs(ours.loss - theirs) for ours, theirs in zip(fitted.curve, part.curve["loss"], strict=True))
         if off > LOSS_TOLERANCE:
             sys.exit(f"seed {seed}: losses of both ways differ by {off:.3g}, more than {LOSS_TOLERANCE}")
@@ -185,12 +191,14 @@ def in_the_loop(
     return statistics.mean(encode), statistics.mean(rest)
 
 
-def stored(recipe: Recipe, manifest: Manifest, flags: Flags, split: str, device: torch.device) -> Grids:
+def stored(recipe: Recipe, manifest: Manifest, flags: Flags, split: str, device: torch.device) -> TokenGrids:
     """Return the grids of the untouched tiles of a split, from the cache."""
     key = places.encoder_key(recipe.encoder_choices[0])
     tokens = open_cache(places.tokens_path(flags.work, DATASET, key, recipe, "last"), "tokens", {})
-    bank = open_cache(places.bank_path(flags.work, DATASET, recipe), "view_bank", {})
-    return load_grids(tokens, bank, manifest.dataset(DATASET).splits.of(split), range(1), device, flags.work)
+    mask_cache = open_cache(places.mask_cache_path(flags.work, DATASET, recipe), "view_bank", {})
+    return load_token_grids(
+        tokens, mask_cache, manifest.dataset(DATASET).splits.of(split), range(1), device, flags.work
+    )
 
 
 def tell(name: str, recipe: Recipe, arguments: Any, seconds: Seconds, device: torch.device) -> None:

@@ -128,7 +128,7 @@ class Study:
         put_back(self.folder, self.at(name))
 
     def cache(self, kind: str) -> str:
-        """Return where the cache of an encoder, or the view bank, of the folder of tiles lies."""
+        """Return where the cache of an encoder, or the mask cache, of the folder of tiles lies."""
         return next(
             name.partition(".zarr")[0] + ".zarr" for name in self.at("mine.extracted") if f"mine/{kind}/" in name
         )

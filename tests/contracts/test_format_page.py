@@ -81,16 +81,16 @@ def test_masks_and_tokens_of_every_view_are_those_of_the_page(tmp_path, rule, mo
     )  # fmt: skip
     manifest = Manifest(tmp_path / "data_manifest.yaml")
     assert extract(recipe, manifest, Flags(tmp_path, device="cpu", threads=1), lambda _: None) == []
-    bank = open_cache(places.bank_path(tmp_path, "toy", recipe), "view_bank", {})
+    mask_cache = open_cache(places.mask_cache_path(tmp_path, "toy", recipe), "view_bank", {})
     vit, pixels = (
         open_cache(places.tokens_path(tmp_path, "toy", name, recipe, "last"), "tokens", {})
         for name in ("vit", "pixels")
     )
-    for tile_id, n_views in zip(bank.header.tiles, bank.header.stored, strict=True):
+    for tile_id, n_views in zip(mask_cache.header.tiles, mask_cache.header.stored, strict=True):
         at_size = rule["tile"](*tiles[tile_id], TILE_PX)
         for number in range(n_views):
-            image, mask = rule["view"](*at_size, bank.header.identity["views"], "toy", tile_id, number)
-            assert np.array_equal(bank.read(tile_id, number, number + 1)[0], mask)
+            image, mask = rule["view"](*at_size, mask_cache.header.identity["views"], "toy", tile_id, number)
+            assert np.array_equal(mask_cache.read(tile_id, number, number + 1)[0], mask)
             seen = rule["encoder_input"](image, PATCH, policy, **NORM)
             # a token of the control is its patch of the input: row, column, colour
             patches = pixels.read(tile_id, number, number + 1)[0]

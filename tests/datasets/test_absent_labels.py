@@ -12,7 +12,7 @@ from fmcache.commands.data import data_add
 from fmcache.datasets.add import add
 from fmcache.datasets.check import check
 from fmcache.datasets.cut import cut
-from fmcache.datasets.cut_search import Wanted
+from fmcache.datasets.cut_search import CutRequest
 from fmcache.errors import TileError
 from fmcache.manifest import Manifest
 
@@ -134,7 +134,7 @@ def test_a_class_that_no_chosen_tile_of_a_slide_holds_is_refused_before_anything
     drawn = [square("Tumor", 0, 0, 256, 128), square("Stroma", 0, 128, 256, 256)]
     (tmp_path / "s.geojson").write_text(json.dumps(drawn))
     labels = "tumour=Tumor,stroma=Stroma,necrosis=Necrosis"
-    wanted = Wanted(
+    wanted = CutRequest(
         [tmp_path / "s.tif"], tmp_path / "s.geojson", tmp_path / "tiles", 0.5, 64, labels, split="2/1/1",
         group_by="tile",
     )  # fmt: skip

@@ -18,7 +18,7 @@ from fmcache.datasets.check import check
 from fmcache.errors import ManifestError, SpecError, TileError
 from fmcache.manifest import FolderDataset, Label, Manifest
 from fmcache.specs import Recipe
-from fmcache.stages.identities import bank_identity
+from fmcache.stages.identities import mask_identity
 from fmcache.tiles.images import Tile, check_view_mpp, read_tile
 
 SIDE = 32
@@ -74,16 +74,16 @@ def test_geojson_beside_the_images_is_drawn_in_file_order_and_the_rest_ignored(f
 
 def test_an_order_of_labels_and_a_fill_change_the_mask_and_the_identity_of_its_bank(folder):
     listed, dataset = add_to(folder)
-    before = bank_identity(Recipe(), "mine", dataset, {})
+    before = mask_identity(Recipe(), "mine", dataset, {})
     listed, dataset = add_to(folder, order="tumour,stroma,rest", fill="stroma")
     assert dataset.order == ("Tumor", "Tumor: invasive", "Stroma", "Necrosis")
     mask = mask_of(listed, dataset)
     assert (mask[:4] == 1).all()
     assert (mask[24:] == 2).all()
-    after = bank_identity(Recipe(), "mine", dataset, {})
+    after = mask_identity(Recipe(), "mine", dataset, {})
     assert {key for key in after if after[key] != before[key]} == {"order", "fill"}
     regrouped = add_to(folder, labels="tumour=Tumor,stroma=Stroma|Tumor: invasive,rest=Necrosis")[1]
-    assert bank_identity(Recipe(), "mine", regrouped, {})["labels"] != before["labels"]
+    assert mask_identity(Recipe(), "mine", regrouped, {})["labels"] != before["labels"]
 
 
 def test_ignored_classes_are_drawn_as_no_truth(folder):
@@ -182,7 +182,7 @@ def with_cells(folder, *kinds):
 
 def test_cells_and_unclassified_regions_over_tissue_can_be_as_if_not_drawn(folder):
     listed, dataset = add_to(folder)
-    plain, before = mask_of(listed, dataset), bank_identity(Recipe(), "mine", dataset, {})
+    plain, before = mask_of(listed, dataset), mask_identity(Recipe(), "mine", dataset, {})
     assert not before.keys() & {"skip", "objects", "class_property"}  # identities of before these flags stay
     assert not {"skip", "objects", "class_property"} & set((folder / "data_manifest.yaml").read_text().split())
     with_cells(folder, "cell", "detection")
@@ -192,7 +192,7 @@ def test_cells_and_unclassified_regions_over_tissue_can_be_as_if_not_drawn(folde
     for flags in ({"skip": "Positive|(no class)"}, {"skip": "(no class)", "objects": "annotation"}):
         listed, dataset = add_to(folder, **flags)
         np.testing.assert_array_equal(mask_of(listed, dataset), plain)
-        after = bank_identity(Recipe(), "mine", dataset, {})
+        after = mask_identity(Recipe(), "mine", dataset, {})
         assert {key for key in after if after[key] != before.get(key)} == flags.keys()
         notes = " ".join(check(listed, "mine").notes)
         assert "skipped, as if not drawn: " in notes

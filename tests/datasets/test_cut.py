@@ -8,7 +8,7 @@ from PIL import Image
 from fmcache.datasets import cut as stage
 from fmcache.datasets.check import check
 from fmcache.datasets.cut import cut
-from fmcache.datasets.cut_search import Wanted
+from fmcache.datasets.cut_search import CutRequest
 from fmcache.datasets.show import show
 from fmcache.errors import ManifestError, NoRoom, SpecError, TileError
 from fmcache.manifest import Manifest
@@ -51,7 +51,7 @@ def slides(tmp_path):
 
 def wanted(made, **changes):
     folder = made[0].parent
-    plain = Wanted(made, folder / "geojson", folder / "tiles", 0.5, 64, "tumour=Tumor,stroma=Stroma", split="4/2/2")
+    plain = CutRequest(made, folder / "geojson", folder / "tiles", 0.5, 64, "tumour=Tumor,stroma=Stroma", split="4/2/2")
     return plain._replace(**changes)
 
 
@@ -114,7 +114,7 @@ def test_an_interrupted_cut_leaves_whole_files_and_goes_on(slides, monkeypatch):
         return stage_read(*arguments)
 
     stage_read = stage.read_tile
-    monkeypatch.setattr(stage, "read_tile", stopping)
+    monkeypatch.setattr(stage, "read_slide_tile", stopping)
     with pytest.raises(KeyboardInterrupt):
         do(slides)
     tiles = slides[0].parent / "tiles"

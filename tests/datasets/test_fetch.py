@@ -15,7 +15,7 @@ from PIL import Image
 
 from fmcache.datasets import download
 from fmcache.datasets import fetch as fetched
-from fmcache.datasets.balance import Split
+from fmcache.datasets.balance import BalancedSplit
 from fmcache.datasets.check import check
 from fmcache.datasets.fetch import fetch
 from fmcache.datasets.split import split as write_splits
@@ -390,7 +390,7 @@ def test_the_private_dataset_says_what_to_place_where_and_is_then_listed_by_slid
 
 def test_a_lock_that_would_not_be_read_again_is_never_written(manifest, server, monkeypatch):
     def one_tile_in_two_splits(ids, *_, **__):
-        return Split((tuple(range(len(ids))), (0,), (1,)), 0.0)
+        return BalancedSplit((tuple(range(len(ids))), (0,), (1,)), 0.0)
 
     before = manifest.read_bytes()
     with monkeypatch.context() as patched, pytest.raises(ManifestError, match=r"puma\.lock\.yaml:\d+: .*again in"):

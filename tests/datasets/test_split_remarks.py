@@ -1,6 +1,6 @@
 import numpy as np
 
-from fmcache.datasets.balance import Split
+from fmcache.datasets.balance import BalancedSplit
 from fmcache.datasets.split_remarks import labels_rarer_than_folds, lacking_labels, sizes_line, split_line
 
 MEMBERS = ((0, 1, 2), (3,), (4, 5))
@@ -47,4 +47,6 @@ def test_sizes_are_told_and_whether_they_were_scaled():
     assert sizes_line(MEMBERS, 60, None) == "split 3/1/2, 15/5/10 scaled to whole groups (54 in no split)"
     usual = (range(15), range(5), range(10))
     assert sizes_line(usual, 30, None) == "split 15/5/10"
-    assert split_line(Split(MEMBERS, 0.252), 6, [3, 1, 2]).endswith("are at most 25.2 points off those of all tiles")
+    assert split_line(BalancedSplit(MEMBERS, 0.252), 6, [3, 1, 2]).endswith(
+        "are at most 25.2 points off those of all tiles"
+    )

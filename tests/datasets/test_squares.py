@@ -6,7 +6,7 @@ import tifffile
 from PIL import Image
 
 from fmcache.datasets.folder import Pair
-from fmcache.datasets.squares import Wish, make_squares, seal
+from fmcache.datasets.squares import SquareRequest, make_squares, seal
 from fmcache.errors import TileError
 from fmcache.manifest import FolderDataset, Label
 from fmcache.tiles.images import read_mask
@@ -71,7 +71,7 @@ def of(values, ignored):
 
 
 def cut(dataset, pairs, into, way="pad", tile_px=0):
-    return make_squares(dataset, pairs, Wish(way, tile_px, into, False), lambda line: None)
+    return make_squares(dataset, pairs, SquareRequest(way, tile_px, into, False), lambda line: None)
 
 
 @pytest.mark.parametrize("kind", kinds())
@@ -153,6 +153,6 @@ def test_squares_of_a_first_try_are_replaced_without_a_flag_and_listed_ones_are_
     pair = written(tmp_path, "png", Image.fromarray(IDS))
     cut(of((0, 2, 1), 255), [pair], tmp_path / "made")
     made = cut(of(NUMBERS, 255), [pair], tmp_path / "made")
-    seal(Wish("pad", 0, tmp_path / "made", False), made)
+    seal(SquareRequest("pad", 0, tmp_path / "made", False), made)
     with pytest.raises(Exception, match="by other rules"):
         cut(of((2, 1, 0), 255), [pair], tmp_path / "made")

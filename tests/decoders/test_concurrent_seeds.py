@@ -7,15 +7,15 @@ import torch
 
 from fmcache.decoders import concurrent_seeds
 from fmcache.decoders.arithmetic import multiply_adds
-from fmcache.decoders.concurrent_seeds import seeds_at_once, threads_of_a_seed, train_together
+from fmcache.decoders.concurrent_seeds import concurrent_seed_count, threads_of_a_seed, train_concurrently
 from fmcache.decoders.decoder import Decoder
 from fmcache.decoders.train import Training
-from fmcache.grid import Grid
+from fmcache.grid import GridGeometry
 from fmcache.specs import FitSpec
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-DEMO = 8 * multiply_adds(Grid(128, 16), 384, 32, 3)
-PAPER = 8 * multiply_adds(Grid(512, 16), 1024, 256, 3)
+DEMO = 8 * multiply_adds(GridGeometry(128, 16), 384, 32, 3)
+PAPER = 8 * multiply_adds(GridGeometry(512, 16), 1024, 256, 3)
 
 
 def test_the_arithmetic_of_the_papers_step_is_the_protocols():
@@ -27,7 +27,7 @@ def test_the_arithmetic_of_the_papers_step_is_the_protocols():
     (DEMO, GPU, 8, 1), (PAPER, GPU, 64, 1),
 ])  # fmt: skip
 def test_small_steps_go_together_and_large_ones_one_after_another(size, device, threads, wanted):
-    assert seeds_at_once(size, 10, device, threads) == wanted
+    assert concurrent_seed_count(size, 10, device, threads) == wanted
 
 
 def test_a_seed_runs_on_as_many_threads_alone_as_in_a_sweep():
@@ -37,12 +37,12 @@ def test_a_seed_runs_on_as_many_threads_alone_as_in_a_sweep():
 
 
 def training(source=None):
-    return Training(Decoder(2, 2, 2, Grid(8, 4)), source, source, source, FitSpec(), "pooled", CPU)
+    return Training(Decoder(2, 2, 2, GridGeometry(8, 4)), source, source, source, FitSpec(), "pooled", CPU)
 
 
 def lanes(monkeypatch, train, tick=lambda _: None):
     monkeypatch.setattr(concurrent_seeds, "train", train)
-    return dict(train_together(training(), (4, 5), tick))
+    return dict(train_concurrently(training(), (4, 5), tick))
 
 
 def test_lanes_return_what_each_seed_gave_and_each_has_a_decoder_and_threads_of_its_own(monkeypatch):
@@ -87,7 +87,7 @@ def test_lanes_nobody_waits_for_end_with_their_step_however_long_their_epoch(mon
     asked = []
     for at in ("train", "val", "test"):
         asked.append(at)
-        lanes = train_together(training(Endless()), (4, 5))
+        lanes = train_concurrently(training(Endless()), (4, 5))
         assert next(lanes) == (4, "fitted")
         lanes.close()  # returns, as seed 5 has ended
 
@@ -104,7 +104,7 @@ def test_a_seed_that_has_ended_is_handed_over_though_a_later_one_fails(monkeypat
     monkeypatch.setattr(concurrent_seeds, "train", train)
     got = []
     with pytest.raises(ZeroDivisionError):
-        for one in train_together(training(), (4, 5)):
+        for one in train_concurrently(training(), (4, 5)):
             got.append(one)
             ended.set()
     assert got == [(4, "fitted")]

@@ -8,7 +8,7 @@ import torch
 from fmcache.decoders import upsampled
 from fmcache.decoders.decoder import Block, Decoder, FastBlock, initialise
 from fmcache.decoders.losses import segmentation_loss
-from fmcache.grid import Grid
+from fmcache.grid import GridGeometry
 from fmcache.specs import FitSpec
 
 SHAPES = [(1, 4, 37, 37), (2, 3, 5, 5), (3, 8, 1, 1), (2, 5, 2, 3), (1, 6, 7, 1), (5, 4, 4, 6)]
@@ -93,7 +93,7 @@ def test_pieces_cover_every_row_of_every_sample_once(piece_bytes):
     (64, 4, "fit"), (32, 1, "fit"),
 ])  # fmt: skip
 def test_logits_and_gradients_are_equal_for_every_number_of_blocks(tile_px, patch, policy):
-    grid = Grid(tile_px, patch, policy)
+    grid = GridGeometry(tile_px, patch, policy)
     direct, fast = (Decoder(5, 4, 3, grid, form).double() for form in ("direct", "fast"))
     initialise(direct, 1)
     fast.load_state_dict(direct.state_dict())
@@ -107,7 +107,7 @@ def test_logits_and_gradients_are_equal_for_every_number_of_blocks(tile_px, patc
 
 
 def test_a_state_dict_moves_between_the_forms_and_initial_values_are_the_same():
-    grid = Grid(32, 8)
+    grid = GridGeometry(32, 8)
     direct, fast = Decoder(5, 4, 3, grid, "direct"), Decoder(5, 4, 3, grid, "fast")
     initialise(direct, 3)
     initialise(fast, 3)
@@ -120,7 +120,7 @@ def test_a_state_dict_moves_between_the_forms_and_initial_values_are_the_same():
 
 
 def losses_of_training(form, dtype):
-    grid = Grid(37, 5)
+    grid = GridGeometry(37, 5)
     decoder = Decoder(6, 8, 3, grid, form)
     initialise(decoder, 0)
     decoder.to(dtype)
@@ -150,7 +150,7 @@ def test_the_fast_form_is_deterministic():
 
 @pytest.mark.parametrize("form", ["direct", "fast"])
 def test_inference_mode_and_a_copy_of_the_decoder_give_the_same_logits(form):
-    grid = Grid(32, 8)
+    grid = GridGeometry(32, 8)
     decoder = Decoder(5, 4, 3, grid, form)
     initialise(decoder, 0)
     tokens = values(2, 5, 4, 4, dtype=torch.float32)

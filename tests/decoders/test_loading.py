@@ -10,7 +10,7 @@ import torch
 
 from fmcache.cache.reader import open_cache
 from fmcache.cache.writer import open_writer, write_shard
-from fmcache.decoders.batches import load_grids
+from fmcache.decoders.batches import load_token_grids
 from fmcache.errors import CacheCorrupt, NoRoom
 
 TILES = {"a": 4, "b": 4, "c": 1}
@@ -45,10 +45,10 @@ def is_right(grids, tiles, views):
 
 
 def test_grids_come_in_the_order_asked_for(caches, tmp_path):
-    grids = load_grids(*caches, ("b", "a"), range(1, 4), CPU, tmp_path)
+    grids = load_token_grids(*caches, ("b", "a"), range(1, 4), CPU, tmp_path)
     is_right(grids, "ba", range(1, 4))
     assert not grids.spilled
-    is_right(load_grids(*caches, ("c",), range(1), CPU, tmp_path), "c", range(1))
+    is_right(load_token_grids(*caches, ("c",), range(1), CPU, tmp_path), "c", range(1))
 
 
 def short_of_memory(monkeypatch, free):
@@ -59,7 +59,7 @@ def short_of_memory(monkeypatch, free):
 def test_grids_that_do_not_fit_into_memory_are_mapped_from_a_file_that_leaves_no_trace(caches, tmp_path, monkeypatch):
     short_of_memory(monkeypatch, 100)
     spill = tmp_path / "spill"
-    grids = load_grids(*caches, ("a", "b"), range(1, 4), CPU, spill)
+    grids = load_token_grids(*caches, ("a", "b"), range(1, 4), CPU, spill)
     assert grids.spilled
     assert list(spill.iterdir()) == []
     is_right(grids, "ab", range(1, 4))
@@ -73,10 +73,10 @@ def test_neither_memory_nor_disk_is_an_error_that_says_so(caches, tmp_path, monk
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
     with pytest.raises(NoRoom, match="neither into memory nor onto the disk"):
-        load_grids(*caches, ("a", "b"), range(1, 4), CPU, tmp_path / "not" / "yet")
+        load_token_grids(*caches, ("a", "b"), range(1, 4), CPU, tmp_path / "not" / "yet")
 
 
 def test_a_lost_shard_is_noticed_while_several_tiles_are_read(caches, tmp_path):
     shutil.rmtree(tmp_path / "enc" / "tokens.zarr" / "tokens" / "c" / "1")
     with pytest.raises(CacheCorrupt, match="'b'"):
-        load_grids(*caches, ("a", "b"), range(1, 4), CPU, tmp_path)
+        load_token_grids(*caches, ("a", "b"), range(1, 4), CPU, tmp_path)

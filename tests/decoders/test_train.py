@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from fmcache.decoders.batches import Grids
+from fmcache.decoders.batches import TokenGrids
 from fmcache.decoders.decoder import Decoder, initialise
 from fmcache.decoders.losses import segmentation_loss
 from fmcache.decoders.train import Training, channel_scale, train
-from fmcache.grid import Grid
+from fmcache.grid import GridGeometry
 from fmcache.specs import FitSpec
 
 CPU = torch.device("cpu")
 CHANNELS, WIDTH, LABELS = 5, 6, 3
-GRID = Grid(32, 8)
+GRID = GridGeometry(32, 8)
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def toy(tiles, views, grid, seed):
     masks = patches[..., at[:, None], at].astype(np.uint8)
     masks[..., :3, :] = 255
     names = tuple(f"{seed}-{i}" for i in range(tiles))
-    return Grids(names, range(views), torch.from_numpy(tokens).float(), torch.from_numpy(masks))
+    return TokenGrids(names, range(views), torch.from_numpy(tokens).float(), torch.from_numpy(masks))
 
 
 class Noting:

@@ -2,23 +2,23 @@ import re
 
 import pytest
 
-from fmcache.encoders.cards import GROUPS, STUDY, names, read_card
+from fmcache.encoders.cards import GROUPS, STUDY, card_names, read_card
 from fmcache.errors import EncoderUnavailable, SpecError
 
 
 def test_every_built_in_card_is_called_as_its_file():
-    assert {"virchow2", "raw-pixels", "random-vits16"} <= set(names())
-    assert all(read_card(name).name == name for name in names())
+    assert {"virchow2", "raw-pixels", "random-vits16"} <= set(card_names())
+    assert all(read_card(name).name == name for name in card_names())
 
 
 def test_every_gated_card_tells_whose_licence_to_accept():
-    gated = [card for card in map(read_card, names()) if card.gated]
+    gated = [card for card in map(read_card, card_names()) if card.gated]
     assert gated
     assert all(card.licence and card.licence_page.startswith("https://") and card.weights.repo for card in gated)
 
 
 def test_the_study_keeps_its_15_encoders_whatever_cards_are_added():
-    groups = {group: {card.name for card in map(read_card, names()) if card.group == group} for group in GROUPS}
+    groups = {group: {card.name for card in map(read_card, card_names()) if card.group == group} for group in GROUPS}
     assert groups["study"] == set(STUDY)
     assert len(STUDY) == 15
     assert {"h0-mini", "midnight-12k", "gpfm", "mstar", "kaiko-vits16"} <= groups["newer"]
@@ -27,7 +27,7 @@ def test_the_study_keeps_its_15_encoders_whatever_cards_are_added():
 
 
 def test_every_encoder_that_was_published_has_a_citation():
-    assert all(card.citation for card in map(read_card, names()) if not card.control)
+    assert all(card.citation for card in map(read_card, card_names()) if not card.control)
 
 
 def test_an_unknown_name_lists_those_there_are():

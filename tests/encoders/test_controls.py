@@ -5,10 +5,10 @@ import torch
 from fmcache.encoders.controls import ORIENTATIONS, WAVELENGTHS_PX, gabor_kernels
 from fmcache.encoders.load import load_encoder
 from fmcache.encoders.tokens import token_grids
-from fmcache.grid import Grid
+from fmcache.grid import GridGeometry
 from fmcache.specs import EncoderChoice
 
-GRID = Grid(96, 16)
+GRID = GridGeometry(96, 16)
 
 
 @pytest.fixture(scope="module")

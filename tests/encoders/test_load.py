@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from fmcache.encoders.building import META, build
-from fmcache.encoders.cards import names, read_card
+from fmcache.encoders.cards import card_names, read_card
 from fmcache.encoders.load import card_for_timm, load_encoder, sha256_state
 from fmcache.encoders.outlines import check_card
 from fmcache.errors import EncoderUnavailable, SpecError
@@ -20,7 +20,7 @@ def load(name, weights="", random_weights=False):
     return load_encoder(EncoderChoice(str(name), str(weights), random_weights), CPU, offline=True)
 
 
-@pytest.mark.parametrize("name", [name for name in names() if read_card(name).kind == "timm"])
+@pytest.mark.parametrize("name", [name for name in card_names() if read_card(name).kind == "timm"])
 def test_every_built_in_card_is_what_timm_builds_from_it(name):
     card = read_card(name)
     assert card.params > 0

@@ -16,7 +16,7 @@ from fmcache.encoders.load import card_for_timm, compile_blocks, load_encoder, s
 from fmcache.encoders.outlines import forward_flop, outline
 from fmcache.encoders.tokens import tapped_grids, token_grids
 from fmcache.errors import SpecError, WeightsMismatch
-from fmcache.grid import Grid
+from fmcache.grid import GridGeometry
 from fmcache.specs import EncoderChoice
 
 CPU = torch.device("cpu")
@@ -90,7 +90,7 @@ def saved(tmp_path, map_card):
 def test_tokens_are_timms_features_each_on_its_own_row_and_column(saved, name, side):
     (model, encoder), images = saved(name), noise(2, side)
     h = side // 32
-    grids = token_grids(encoder, images, Grid(side, 32))
+    grids = token_grids(encoder, images, GridGeometry(side, 32))
     assert grids.shape == (2, SMALL[name][0], h, h)
     with torch.no_grad():
         features = model.forward_features(normalised(images, encoder))
@@ -104,7 +104,7 @@ def test_tokens_are_timms_features_each_on_its_own_row_and_column(saved, name, s
 @pytest.mark.parametrize(("policy", "side", "sees"), [("fit", 3, 96), ("pad", 4, 128), ("crop", 3, 96)])
 def test_strides_take_the_size_policies_of_patches(saved, policy, side, sees):
     (model, encoder), images = saved("resnet10t"), noise(1, 100)
-    grid = Grid(100, 32, policy)
+    grid = GridGeometry(100, 32, policy)
     grids = token_grids(encoder, images, grid)
     assert grids.shape == (1, 512, side, side)
     assert grid.input_px == sees
@@ -125,18 +125,18 @@ def test_a_tap_is_a_stage_of_timms_features_only_with_a_stride_of_its_own(saved,
     taps = tuple(str(i + 1) for i in range(len(encoder.taps)))
     with torch.no_grad():
         outputs = stages(normalised(images, encoder))
-    grids = tapped_grids(encoder, images, Grid(96, 32), "float32", (*taps, "last"))
+    grids = tapped_grids(encoder, images, GridGeometry(96, 32), "float32", (*taps, "last"))
     assert [96 // grid.shape[-1] for grid in grids[:-1]] == stages.feature_info.reduction()
     for grid, output, channels in zip(grids[:-1], outputs, stages.feature_info.channels(), strict=True):
         expected = output.permute(0, 3, 1, 2) if name == SWIN else output
         assert expected.shape[1] == channels
         assert torch.allclose(grid, expected, **CLOSE)
-    assert torch.allclose(grids[-1], token_grids(encoder, images, Grid(96, 32)), **CLOSE)
+    assert torch.allclose(grids[-1], token_grids(encoder, images, GridGeometry(96, 32)), **CLOSE)
 
 
 def test_taps_whose_strides_fit_the_tile_in_another_way_see_it_in_their_own(saved):
     (model, encoder), images = saved("resnet10t"), noise(1, 100)
-    third, last = tapped_grids(encoder, images, Grid(100, 32, "pad"), "float32", ("3", "last"))
+    third, last = tapped_grids(encoder, images, GridGeometry(100, 32, "pad"), "float32", ("3", "last"))
     assert (third.shape, last.shape) == ((1, 128, 13, 13), (1, 512, 4, 4))  # of 104 px, and of 128 px
     padded = np.pad(images, ((0, 0), (0, 4), (0, 4), (0, 0)), mode="reflect")
     with torch.no_grad():
@@ -150,16 +150,18 @@ def test_taps_whose_strides_fit_the_tile_in_another_way_see_it_in_their_own(save
 def test_a_stage_that_is_not_there_or_has_no_norm_is_refused(tap):
     encoder = load("timm:resnet10t", random_weights=True)
     with pytest.raises(SpecError, match=f"'timm-resnet10t' has no stage {re.escape(tap)}") as caught:
-        tapped_grids(encoder, noise(1, 64), Grid(64, 32), "float32", (tap,))
+        tapped_grids(encoder, noise(1, 64), GridGeometry(64, 32), "float32", (tap,))
     assert "a stage from 1 to 5, 2, 4, 8, 16, 32 px a token" in caught.value.expected
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_the_tokens_of_a_view_do_not_depend_on_the_batch_it_is_in(saved, name):
     (_, encoder), images = saved(name), noise(3, 64)
-    together = token_grids(encoder, images, Grid(64, 32))
+    together = token_grids(encoder, images, GridGeometry(64, 32))
     for i in range(3):
-        assert torch.allclose(token_grids(encoder, images[i : i + 1], Grid(64, 32)), together[i : i + 1], **CLOSE)
+        assert torch.allclose(
+            token_grids(encoder, images[i : i + 1], GridGeometry(64, 32)), together[i : i + 1], **CLOSE
+        )
 
 
 def test_running_statistics_come_from_the_file_and_are_no_parameters(saved, tmp_path):
@@ -184,7 +186,7 @@ def test_the_classifier_of_a_file_is_left_out(tmp_path):
     encoder, images = load("timm:resnet10t", tmp_path / "whole.safetensors"), noise(1, 64)
     with torch.no_grad():
         features = whole.forward_features(normalised(images, encoder))
-    assert torch.allclose(token_grids(encoder, images, Grid(64, 32)), features, **CLOSE)
+    assert torch.allclose(token_grids(encoder, images, GridGeometry(64, 32)), features, **CLOSE)
 
 
 def as_facebook_names(key):
@@ -248,16 +250,16 @@ def test_a_map_that_does_not_lie_on_the_pixels_is_refused_with_the_reason(name, 
 
 def test_a_model_of_one_size_runs_at_that_size_and_is_refused_at_others_before_anything_runs():
     encoder = load("timm:test_maxvit", random_weights=True)
-    assert token_grids(encoder, noise(1, 160), Grid(160, 32)).shape == (1, 128, 5, 5)
+    assert token_grids(encoder, noise(1, 160), GridGeometry(160, 32)).shape == (1, 128, 5, 5)
     with pytest.raises(SpecError, match="'timm-test_maxvit' does not take views of 128 px") as caught:
-        token_grids(encoder, noise(1, 128), Grid(128, 32))
+        token_grids(encoder, noise(1, 128), GridGeometry(128, 32))
     assert "`tile_px: 160`" in caught.value.next_step
     assert "must be divisible by window" in caught.value.found
 
 
 def test_a_model_of_one_size_can_be_built_for_another_by_a_card(map_card):
     encoder = load(map_card("test_maxvit", 32, 128, img_size=128), random_weights=True)
-    assert token_grids(encoder, noise(1, 128), Grid(128, 32)).shape == (1, 128, 4, 4)
+    assert token_grids(encoder, noise(1, 128), GridGeometry(128, 32)).shape == (1, 128, 4, 4)
 
 
 class Fixed(torch.nn.Module):
@@ -293,7 +295,7 @@ def test_operations_of_a_map_are_counted_from_its_layers():
     assert forward_flop(vit, 224) == pytest.approx(2 * 4.6e9, rel=0.01)
 
 
-def test_parts_of_a_map_are_handed_to_torch_compile():
+def test_run_files_of_a_map_are_handed_to_torch_compile():
     encoder = load("timm:resnet10t", random_weights=True)
     compile_blocks(encoder)
     assert encoder.module.layer4._compiled_call_impl is not None
@@ -311,6 +313,6 @@ def test_a_transformer_with_rotary_positions_gives_timms_tokens_at_any_size(tmp_
     with torch.no_grad():
         tokens = model.forward_features(normalised(images, encoder))[:, 5:]
     h = side // 16
-    grids = token_grids(encoder, images, Grid(side, 16))
+    grids = token_grids(encoder, images, GridGeometry(side, 16))
     assert torch.allclose(grids, tokens.transpose(1, 2).reshape(1, 48, h, h), atol=1e-5)
-    assert token_grids(encoder, noise(1, 518), Grid(518, 16)).shape == (1, 48, 32, 32)
+    assert token_grids(encoder, noise(1, 518), GridGeometry(518, 16)).shape == (1, 48, 32, 32)

@@ -20,7 +20,7 @@ from fmcache.encoders.reading import read_weights
 from fmcache.encoders.tokens import input_pixels, token_grids
 from fmcache.encoders.weight_layouts import published
 from fmcache.errors import WeightsMismatch
-from fmcache.grid import Grid
+from fmcache.grid import GridGeometry
 from fmcache.specs import EncoderChoice
 
 WIDTH, DEPTH, HEADS, PATCH, SIDE = 48, 3, 3, 8, 32
@@ -104,7 +104,7 @@ def noise(side):
 
 def assert_same_tokens(encoder, reference, sides):
     for side in sides:
-        grid = Grid(side, PATCH)
+        grid = GridGeometry(side, PATCH)
         with torch.no_grad():
             expected = reference(input_pixels(encoder, noise(side), grid))[:, encoder.card.prefix_tokens :]
         found = token_grids(encoder, noise(side), grid)

@@ -72,7 +72,7 @@ def test_what_is_no_index_is_called_so(tmp_path, text):
         read_weights(tmp_path / "model.safetensors.index.json")
 
 
-def test_parts_that_are_missing_or_hold_other_keys_than_listed_are_refused(write_card, tiny_model, tmp_path):
+def test_run_files_that_are_missing_or_hold_other_keys_than_listed_are_refused(write_card, tiny_model, tmp_path):
     state = tiny_model().state_dict()
     index = in_parts(tmp_path / "parts", state)
     part = index.parent / "model-00002-of-00002.safetensors"

@@ -9,7 +9,7 @@ import yaml
 from fmcache.encoders.cards import STUDY, read_card
 from fmcache.encoders.load import load_encoder
 from fmcache.encoders.tokens import token_grids
-from fmcache.grid import Grid
+from fmcache.grid import GridGeometry
 from fmcache.specs import EncoderChoice
 
 SIDES = {16: {"fit": 32}, 8: {"fit": 64}, 14: {"fit": 37, "pad": 37, "crop": 36}}
@@ -39,7 +39,7 @@ def test_an_encoder_cut_to_one_block_gives_its_grid_at_512_px_under_every_policy
     encoder = load_encoder(cut(name), torch.device("cpu"))
     card = read_card(name)
     for policy, side in SIDES[card.patch].items():
-        grids = token_grids(encoder, tile(), Grid(512, card.patch, policy))
+        grids = token_grids(encoder, tile(), GridGeometry(512, card.patch, policy))
         assert grids.shape == (1, card.width, side, side)
         assert bool(grids.isfinite().all())
 
@@ -49,7 +49,7 @@ def test_an_encoder_cut_to_one_block_gives_its_grid_at_512_px_under_every_policy
 def test_an_encoder_at_full_size_gives_finite_tokens(name):
     encoder = load_encoder(EncoderChoice(name, random_weights=True), torch.device("cpu"))
     assert encoder.params == encoder.card.params
-    grid = Grid(512, encoder.card.patch)
+    grid = GridGeometry(512, encoder.card.patch)
     grids = token_grids(encoder, tile(), grid)
     assert grids.shape == (1, encoder.card.width, grid.side, grid.side)
     assert bool(grids.isfinite().all())

@@ -8,11 +8,11 @@ from fmcache.encoders import tokens
 from fmcache.encoders.load import compile_blocks, load_encoder
 from fmcache.encoders.tokens import batch_size, grids_of_views, tapped_grids, token_grids
 from fmcache.errors import NoRoom, SpecError
-from fmcache.grid import Grid
+from fmcache.grid import GridGeometry
 from fmcache.specs import EncoderChoice
 
 CPU = torch.device("cpu")
-GRID = Grid(64, 16)
+GRID = GridGeometry(64, 16)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from fmcache.encoders.load import META, build, load_encoder
 from fmcache.encoders.tokens import input_pixels, token_grids
 from fmcache.encoders.weight_layouts import published, to_timm
 from fmcache.errors import WeightsMismatch
-from fmcache.grid import Grid
+from fmcache.grid import GridGeometry
 from fmcache.specs import EncoderChoice
 
 WIDTH, DEPTH, HEADS, PATCH, SIDE = 48, 3, 3, 8, 32
@@ -79,7 +79,7 @@ def test_weights_as_transformers_writes_them_give_the_tokens_of_transformers(wri
     assert published(load_file(tmp_path / "model.safetensors")) == layout
     encoder = load_encoder(EncoderChoice(card_with(write_card, layout, prefix, **arguments)), torch.device("cpu"))
     for side in sides:
-        grid = Grid(side, PATCH)
+        grid = GridGeometry(side, PATCH)
         with torch.no_grad():
             expected = model(input_pixels(encoder, noise(side), grid)).last_hidden_state[:, prefix:]
         found = token_grids(encoder, noise(side), grid)
@@ -142,7 +142,7 @@ def test_the_trunk_of_conch_is_taken_and_its_pooler_and_text_tower_are_left(
     text = write_card(arguments=ARGUMENTS, patch=PATCH, width=WIDTH, prefix_tokens=1, depth=DEPTH, weights=weights)
     assert str(text) == card
     encoder = load_encoder(EncoderChoice(card), torch.device("cpu"))
-    image, grid = noise(SIDE), Grid(SIDE, PATCH)
+    image, grid = noise(SIDE), GridGeometry(SIDE, PATCH)
     with torch.no_grad():
         expected = model.forward_features(input_pixels(encoder, image, grid))[:, 1:]
     assert torch.allclose(token_grids(encoder, image, grid).flatten(2).transpose(1, 2), expected, atol=1e-5)

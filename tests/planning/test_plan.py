@@ -12,7 +12,7 @@ from fmcache.decoders.decoder import Decoder
 from fmcache.demand import demand_of
 from fmcache.encoders.cards import Card, read_card
 from fmcache.errors import EncoderUnavailable, ManifestError
-from fmcache.grid import Grid
+from fmcache.grid import GridGeometry
 from fmcache.manifest import Manifest, Splits
 from fmcache.planning.costs import cost_of, encoder_flop, images_through_decoder
 from fmcache.planning.plan import cheaper, plan, total_of
@@ -114,7 +114,7 @@ def test_taps_share_forward_passes_but_each_has_a_cache_and_its_decoders(manifes
 def test_decoder_arithmetic_is_what_torch_counts(tile_px, patch):
     from torch.utils.flop_counter import FlopCounterMode
 
-    grid = Grid(tile_px, patch)
+    grid = GridGeometry(tile_px, patch)
     decoder = Decoder(10, 6, 2, grid, form="direct").requires_grad_(False)
     with FlopCounterMode(display=False) as counter:
         decoder(torch.zeros(1, 10, grid.side, grid.side))
@@ -122,16 +122,18 @@ def test_decoder_arithmetic_is_what_torch_counts(tile_px, patch):
 
 
 def test_the_papers_decoder_and_sweep_have_the_known_arithmetic():
-    assert multiply_adds(Grid(512, 16), 1024, 256, 3) == pytest.approx(0.21e12, rel=0.03)  # multiply-adds
-    assert multiply_adds(Grid(512, 14), 1024, 256, 3) == pytest.approx(0.27e12, rel=0.03)
-    assert encoder_flop(read_card("uni"), Grid(512, 16)) == pytest.approx(0.73e12, rel=0.01)
-    assert encoder_flop(read_card("raw-pixels"), Grid(512, 16)) == 0
+    assert multiply_adds(GridGeometry(512, 16), 1024, 256, 3) == pytest.approx(0.21e12, rel=0.03)  # multiply-adds
+    assert multiply_adds(GridGeometry(512, 14), 1024, 256, 3) == pytest.approx(0.27e12, rel=0.03)
+    assert encoder_flop(read_card("uni"), GridGeometry(512, 16)) == pytest.approx(0.73e12, rel=0.01)
+    assert encoder_flop(read_card("raw-pixels"), GridGeometry(512, 16)) == 0
 
 
 def test_an_untold_number_of_parameters_is_estimated_from_depth_and_width():
     card = read_card("random-vits16")
     untold = msgspec.structs.replace(card, params=0)
-    assert encoder_flop(untold, Grid(512, 16)) == pytest.approx(encoder_flop(card, Grid(512, 16)), rel=0.03)
+    assert encoder_flop(untold, GridGeometry(512, 16)) == pytest.approx(
+        encoder_flop(card, GridGeometry(512, 16)), rel=0.03
+    )
 
 
 def test_images_and_views_are_those_training_walks(manifest):

@@ -4,8 +4,8 @@ import msgspec
 import polars as pl
 import pytest
 
-from fmcache.scores.parts import part_folder, whole_folder, write_part
-from fmcache.scores.records import EncoderInfo, Part, RunRecord
+from fmcache.scores.records import EncoderInfo, RunRecord, RunResults
+from fmcache.scores.run_files import run_folder, whole_folder, write_run
 from fmcache.specs import Recipe
 
 LABELS = (("a", "#ff0000"), ("b", "#0000ff"))
@@ -33,7 +33,7 @@ def a_part(
     epochs = list(range(1, len(curve) + 1))
     table = {key: [1.0 / epoch for epoch in epochs] for key in ("learning_rate", "loss", "cross_entropy", "dice_loss")}
     columns = {"epoch": epochs} | table | {"val_dice": list(curve)}
-    return Part(
+    return RunResults(
         record,
         pl.DataFrame(rows, schema=COUNTS, orient="row"),
         pl.DataFrame(columns, schema_overrides={"val_dice": pl.Float64}),
@@ -43,9 +43,9 @@ def a_part(
 def write_parts(results, parts):
     for one in parts:
         at = one.record
-        with whole_folder(part_folder(results, at.study, at.dataset, at.encoder.name, at.seed, at.fold)) as folder:
+        with whole_folder(run_folder(results, at.study, at.dataset, at.encoder.name, at.seed, at.fold)) as folder:
             (folder / "decoder.safetensors").write_bytes(b"weights")
-            write_part(folder, one)
+            write_run(folder, one)
 
 
 @pytest.fixture(scope="session")

@@ -125,15 +125,15 @@ def test_endings_of_runs_on_folds_name_fold_and_seed(in_folds):
 
 
 def test_an_old_result_without_pixels_of_labels_is_told_too(part, write, tmp_path):
-    from fmcache.scores.parts import part_folder, read_part
+    from fmcache.scores.run_files import read_run, run_folder
 
     write(tmp_path, [part("x", 0, (8, 2, 2), (0, 0, 9))])
-    file = part_folder(tmp_path, "toy", "d", "x", 0) / "run.json"
+    file = run_folder(tmp_path, "toy", "d", "x", 0) / "run.json"
     said = json.loads(file.read_text())
     for later in ("label_pixels", "files", "sha256"):
         del said[later]
     file.write_text(json.dumps(said | {"format": 1}))
-    old = read_part(file.parent)
+    old = read_run(file.parent)
     assert old.record.label_pixels == {}
     assert ending(old) is Ending.COLLAPSED
     assert not any("training tiles: no decoder" in line for line in notes(summarise([old])))

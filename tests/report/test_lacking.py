@@ -5,7 +5,7 @@ import functools
 import pytest
 
 from fmcache.report import tables
-from fmcache.report.figures import dice_by_size, names, rendered
+from fmcache.report.figures import dice_by_size, names_shown, rendered
 from fmcache.report.notes import notes
 from fmcache.report.summary import summarise
 
@@ -114,7 +114,7 @@ def test_tiles_where_everything_is_ignored_give_no_dice_and_above_all_not_100(th
 @pytest.mark.filterwarnings("error")
 def test_where_nothing_has_a_dice_figures_are_drawn_all_the_same(three):
     summary = summarise([three(name, 0, ABSENT, ABSENT, ABSENT) for name in "xy"])
-    assert rendered("size", functools.partial(dice_by_size, summary), names(summary))["size.png"]
+    assert rendered("size", functools.partial(dice_by_size, summary), names_shown(summary))["size.png"]
 
 
 def test_with_a_single_label_in_the_test_tiles_nothing_is_ranked(three):

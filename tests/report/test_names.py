@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from fmcache.report import tables
-from fmcache.report.escapes import latex, markdown
-from fmcache.report.figures import dice_by_label, names, rendered
+from fmcache.report.escapes import escape_latex, escape_markdown
+from fmcache.report.figures import dice_by_label, names_shown, rendered
 from fmcache.report.summary import summarise
-from fmcache.report.sweep import Sweep
+from fmcache.report.sweep import SweepTable
 from fmcache.stages.report import report
 
 NASTY = [
@@ -94,7 +94,7 @@ def test_markdown_and_csv_hold_names_as_they_are(part, label, other, title):
 @given(NAMES)
 def test_a_line_of_markdown_is_its_text_at_the_start_of_a_list_item_and_in_a_heading_too(name):
     for prefix in ("", "- ", "## "):
-        tokens = PARSER.parse(prefix + markdown(name))
+        tokens = PARSER.parse(prefix + escape_markdown(name))
         (inline,) = (token for token in tokens if token.type == "inline")
         assert text_of(inline) == name
         assert {token.tag for token in tokens} <= {"", "p", "ul", "li", "h2"}
@@ -104,11 +104,11 @@ def test_a_line_of_markdown_is_its_text_at_the_start_of_a_list_item_and_in_a_hea
 @given(NAMES)
 def test_latex_sets_names_as_they_are(name):
     if name.isascii():
-        assert set_by_latex(latex(name)) == name
+        assert set_by_latex(escape_latex(name)) == name
 
 
 def test_latex_writes_greek_and_raised_signs_and_names_what_it_takes_for_the_rest(part):
-    assert latex("β-CD8⁺ Ω₂ ≥50 µm") == r"$\beta$-CD8$^{+}$ $\Omega$$_{2}$ $\geq$50 $\mu$m"
+    assert escape_latex("β-CD8⁺ Ω₂ ≥50 µm") == r"$\beta$-CD8$^{+}$ $\Omega$$_{2}$ $\geq$50 $\mu$m"
     assert "% Compile with XeLaTeX or LuaLaTeX and a font that has 质间\n" in tables.latex(
         study_of(part, ["β-间质", "b"], ["x"])
     )
@@ -119,7 +119,7 @@ def test_latex_writes_greek_and_raised_signs_and_names_what_it_takes_for_the_res
 def test_figures_hold_names_as_they_are_and_draw_none_as_a_formula(part):
     label_names, titles = ["$x^2$", "_a_", "<b>x</b>"], NASTY
     summary = study_of(part, label_names, titles)
-    files = rendered("labels", lambda write: dice_by_label(summary, write), names(summary))
+    files = rendered("labels", lambda write: dice_by_label(summary, write), names_shown(summary))
     shown = {element.text for element in ET.fromstring(files["labels.svg"]).iter("{http://www.w3.org/2000/svg}text")}  # noqa: S314
     assert {*label_names, *titles} <= shown
     assert files["labels.png"].startswith(b"\x89PNG")
@@ -128,7 +128,7 @@ def test_figures_hold_names_as_they_are_and_draw_none_as_a_formula(part):
 @pytest.mark.filterwarnings("error")
 def test_a_sweep_lists_every_encoder_in_its_legend_also_one_with_an_underscore_in_front(part):
     titles = ["_hidden", "$x$", "a|b", "_"]
-    sweep = Sweep("views", {n: study_of(part, ["a", "b"], titles, study=f"toy.views-{n}") for n in (2, 4)})
+    sweep = SweepTable("views", {n: study_of(part, ["a", "b"], titles, study=f"toy.views-{n}") for n in (2, 4)})
     svg = ET.fromstring(sweep.files()["sweep.svg"])  # noqa: S314
     assert set(titles) <= {element.text for element in svg.iter("{http://www.w3.org/2000/svg}text")}
     assert {row[0] for row in rows_of(sweep.markdown())[1:]} == set(titles)
@@ -156,7 +156,7 @@ def test_a_whole_report_holds_titles_questions_and_recipes_as_they_are(part, wri
 def test_a_name_is_drawn_in_an_installed_font_that_has_its_characters_else_as_code_points(part, installed):
     def drawn(name):
         summary = study_of(part, [name, "b"], ["x"])
-        return rendered("labels", lambda write: dice_by_label(summary, write), names(summary))
+        return rendered("labels", lambda write: dice_by_label(summary, write), names_shown(summary))
 
     without, spelt = drawn("\ue0f7"), drawn("[U+E0F7]")
     installed("Drawn", "\ue0f7")

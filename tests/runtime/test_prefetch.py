@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from fmcache.runtime.prefetch import Behind, ahead
+from fmcache.runtime.prefetch import WriteBehind, prefetch
 
 
 @pytest.fixture
@@ -15,12 +15,12 @@ def pool():
 
 def test_results_come_in_order_whatever_takes_longest(pool):
     waits = [0.03, 0.0, 0.02, 0.0, 0.01]
-    assert list(ahead(pool, lambda i: (time.sleep(waits[i]), i)[1], range(5), 4)) == [0, 1, 2, 3, 4]
+    assert list(prefetch(pool, lambda i: (time.sleep(waits[i]), i)[1], range(5), 4)) == [0, 1, 2, 3, 4]
 
 
 def test_no_more_than_the_window_is_begun_and_not_taken(pool):
     begun = []
-    results = ahead(pool, begun.append, range(100), 4)
+    results = prefetch(pool, begun.append, range(100), 4)
     for taken in range(1, 20):
         next(results)
         assert len(begun) <= taken + 4
@@ -33,7 +33,7 @@ def test_an_error_is_raised_where_its_result_would_have_been(pool):
             raise ValueError("three")
         return i
 
-    results = ahead(pool, half, range(6), 6)
+    results = prefetch(pool, half, range(6), 6)
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError, match="three"):
         next(results)
@@ -41,7 +41,7 @@ def test_an_error_is_raised_where_its_result_would_have_been(pool):
 
 def test_handing_over_waits_when_the_window_is_full(pool):
     gate, done = threading.Event(), []
-    behind = Behind(pool, 2)
+    behind = WriteBehind(pool, 2)
     for _ in range(2):
         behind.hand_over(gate.wait)
     third = threading.Thread(target=lambda: (behind.hand_over(int), done.append(True)))
@@ -55,7 +55,7 @@ def test_handing_over_waits_when_the_window_is_full(pool):
 
 
 def test_an_error_behind_is_raised_at_the_next_call_or_at_the_end(pool):
-    behind = Behind(pool, 5)
+    behind = WriteBehind(pool, 5)
     behind.hand_over(int, "no number")
     time.sleep(0.05)
     with pytest.raises(ValueError, match="no number"):

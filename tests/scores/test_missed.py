@@ -5,7 +5,7 @@ import polars as pl
 
 from fmcache.report.endings import Ending, ending
 from fmcache.scores.missed import missed
-from fmcache.scores.records import COUNTS_SCHEMA, CURVE_SCHEMA, EncoderInfo, Part, RunRecord
+from fmcache.scores.records import COUNTS_SCHEMA, CURVE_SCHEMA, EncoderInfo, RunRecord, RunResults
 
 
 def run(*tested, collapsed=()):
@@ -18,7 +18,7 @@ def run(*tested, collapsed=()):
     )  # fmt: skip
     rows = [("test", "t", label, *counts) for (label, _), counts in zip(labels, tested, strict=True)]
     counts = pl.DataFrame(rows, schema=COUNTS_SCHEMA, orient="row")
-    return Part(record, counts, pl.DataFrame(schema=CURVE_SCHEMA))
+    return RunResults(record, counts, pl.DataFrame(schema=CURVE_SCHEMA))
 
 
 def test_labels_never_or_hardly_ever_predicted_are_missed_and_the_run_has_collapsed():

@@ -9,7 +9,7 @@ from PIL import Image
 
 from fmcache.errors import ExtraMissing, SpecError, TileError
 from fmcache.slides import slide as slides
-from fmcache.slides.slide import describe, opened, picture_frame, plan_grid, read_tile, stated_mpp
+from fmcache.slides.slide import describe, opened, picture_frame, plan_grid, read_slide_tile, stated_mpp
 
 
 def write_slide(path, pixels, mpp=0.5, levels=(1, 4)):
@@ -35,7 +35,7 @@ def tile_of(path, mpp, tile_px, column, row):
     slide = describe(path)
     grid = plan_grid(slide.size, slide.mpp, slide.downsamples, mpp, tile_px)
     with opened(path) as handle:
-        return grid, read_tile(handle, slide, grid, column, row)
+        return grid, read_slide_tile(handle, slide, grid, column, row)
 
 
 def test_a_slide_says_size_levels_and_um_per_pixel(tmp_path, noise):
@@ -128,7 +128,7 @@ def test_what_was_not_scanned_is_white(tmp_path, noise):
 
     slide = describe(write_slide(tmp_path / "a.tif", noise))
     grid = plan_grid(slide.size, slide.mpp, slide.downsamples, 0.5, 64)
-    assert (read_tile(Handle(), slide, grid, 0, 0) == 255).all()
+    assert (read_slide_tile(Handle(), slide, grid, 0, 0) == 255).all()
 
 
 def test_reading_starts_at_the_origin_of_the_scanned_part():
@@ -142,7 +142,7 @@ def test_the_origin_is_added_to_the_place_that_is_read(tmp_path, noise):
     slide = describe(write_slide(tmp_path / "a.tif", noise))._replace(origin=(30, 40), size=(700, 400))
     grid = plan_grid(slide.size, slide.mpp, slide.downsamples, 0.5, 64)
     with opened(slide.path) as handle:
-        assert np.array_equal(read_tile(handle, slide, grid, 1, 2), noise[168:232, 94:158])
+        assert np.array_equal(read_slide_tile(handle, slide, grid, 1, 2), noise[168:232, 94:158])
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ class Commands:
 def study(tmp_path_factory, make_study):
     """Two manifests of other tiles under the same names: all of the second is extracted, and two starts of the first.
 
-    One was killed when the view bank had all its shards and was not sealed, one when the tokens had.
+    One was killed when the mask cache had all its shards and was not sealed, one when the tokens had.
     """
     folder = tmp_path_factory.mktemp("killed")
     (folder / "r.yaml").write_text(yaml.safe_dump(RECIPE))

@@ -15,7 +15,7 @@ from fmcache.cli import app
 from fmcache.datasets.add import add
 from fmcache.errors import ManifestError
 from fmcache.manifest import Manifest, Splits
-from fmcache.scores.parts import find_parts, read_part
+from fmcache.scores.run_files import find_runs, read_run
 from fmcache.specs import DecoderSpec, FitSpec, Recipe, Sweep, ViewSpec
 from fmcache.stages import places
 from fmcache.stages.extract import extract
@@ -90,7 +90,7 @@ def test_views_that_turn_every_label_out_of_sight_are_stored_and_trained_on(tmp_
     manifest = listed([sparse, BOTH, BOTH, BOTH])
     recipe = change(RECIPE, views=ViewSpec(count=10))
     assert extract(recipe, manifest, flags(tmp_path), quiet) == fit(recipe, manifest, flags(tmp_path), quiet) == []
-    path = places.bank_path(tmp_path, "toy", recipe)
+    path = places.mask_cache_path(tmp_path, "toy", recipe)
     views = open_cache(path, "view_bank", {}).read("t0", 0, 11)
     assert (views == 255).all(axis=(1, 2)).any()
     assert verify_cache(path, lambda _: None).problems == []
@@ -101,7 +101,7 @@ def test_a_training_tile_that_is_all_ignored_trains_and_is_told(tmp_path, listed
     assert extract(RECIPE, manifest, flags(tmp_path), quiet) == []
     assert fit(RECIPE, manifest, flags(tmp_path), lines.append) == []
     assert lines[0] == "toy: tiles without a labelled pixel, which neither teach nor test: t0 (train)"
-    assert len(find_parts(places.results(tmp_path), "toy")) == 1
+    assert len(find_runs(places.results(tmp_path), "toy")) == 1
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
@@ -120,7 +120,7 @@ def test_a_split_without_a_labelled_pixel_is_refused_before_anything_is_trained(
     changed = resplit(manifest.path, {"train": ["t1"], "val": ["t2"], "test": ["t3"]} | {split: ["t0"]})
     with pytest.raises(ManifestError, match=f"toy: {split} has not one labelled pixel"):
         fit(RECIPE, changed, flags(tmp_path), quiet)
-    assert find_parts(places.results(tmp_path), "toy") == []
+    assert find_runs(places.results(tmp_path), "toy") == []
 
 
 def test_the_way_out_of_a_split_without_a_label_works_when_typed(tmp_path, listed, monkeypatch):
@@ -145,8 +145,8 @@ def test_a_fold_without_a_labelled_pixel_is_named(tmp_path, listed):
 
 
 def only_part(work, study="toy"):
-    (folder,) = find_parts(places.results(work), study)
-    return folder, read_part(folder).record
+    (folder,) = find_runs(places.results(work), study)
+    return folder, read_run(folder).record
 
 
 def test_labels_that_splits_lack_are_told_in_one_line_and_pixels_are_recorded(tmp_path, listed):
@@ -200,7 +200,7 @@ def test_a_grid_that_crops_counts_what_it_covers(tmp_path, listed):
     assert lines[0].startswith("toy, in the 32 of 40 px that Raw pixels covers: test lacks 'b'")
     _, record = only_part(tmp_path)
     assert record.label_pixels["test"] == (24 * 32, 8 * 32, 0)
-    counts = read_part(only_part(tmp_path)[0]).counts.filter(split="test")
+    counts = read_run(only_part(tmp_path)[0]).counts.filter(split="test")
     assert (counts["tp"] + counts["fn"]).to_list() == [24 * 32, 8 * 32, 0]  # what is recorded is what was scored
 
 

@@ -12,7 +12,7 @@ from fmcache.demand import demand_of
 from fmcache.encoders.load import load_encoder
 from fmcache.encoders.tokens import tapped_grids
 from fmcache.errors import SpecError
-from fmcache.grid import Grid
+from fmcache.grid import GridGeometry
 from fmcache.planning.costs import cost_of
 from fmcache.planning.plan import plan
 from fmcache.specs import DecoderSpec, EncoderChoice, FitSpec, Recipe, ViewSpec
@@ -71,7 +71,7 @@ def test_an_extraction_that_was_stopped_ends_with_the_tokens_of_the_encoder_itse
             image = resize_tile(read_tile(dataset, entry, manifest.folder), 64).image
             views = range(3 if entry.id in dataset.splits.train else 1)
             rendered = np.stack([render_view(RECIPE.views, "toy", entry.id, view, image) for view in views])
-            direct = tapped_grids(encoder, rendered, Grid(64, 32), "float32", tuple(SHAPES))[i]
+            direct = tapped_grids(encoder, rendered, GridGeometry(64, 32), "float32", tuple(SHAPES))[i]
             assert np.allclose(cache.read(entry.id, 0, len(views)), direct.numpy(), atol=1e-5)
 
 

@@ -14,7 +14,7 @@ from fmcache.cli import app
 from fmcache.encoders.load import load_encoder
 from fmcache.errors import CacheMismatch, SpecError
 from fmcache.identity import sha256_file
-from fmcache.scores.parts import find_parts, read_part
+from fmcache.scores.run_files import find_runs, read_run
 from fmcache.specs import EncoderChoice, Recipe, read_recipe
 from fmcache.stages import places
 from fmcache.stages.extract import extract
@@ -72,7 +72,7 @@ class Place:
         return self.run("fit", *arguments)
 
     def rows(self):
-        parts = [read_part(path) for path in find_parts(places.results(self.work), "toy")]
+        parts = [read_run(path) for path in find_runs(places.results(self.work), "toy")]
         return {part.record.encoder.name: part.record.encoder for part in parts}
 
 
@@ -333,7 +333,7 @@ def test_a_recorded_file_of_the_hub_is_compared_itself(hub, monkeypatch):
     fetched = place.folder / "snapshots" / ("a" * 40) / "w.safetensors"
     fetched.parent.mkdir(parents=True)
     shutil.copy(place.folder / "w.safetensors", fetched)
-    monkeypatch.setattr("fmcache.encoders.weights.download", lambda *_: fetched)
+    monkeypatch.setattr("fmcache.encoders.weights.download_weights", lambda *_: fetched)
     own = place.study({"name": "hub.yaml", "as": "again"})
     assert place.run("extract", *own).exit_code == 0
     done = place.fit(*own)

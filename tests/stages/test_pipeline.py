@@ -36,11 +36,11 @@ from fmcache.errors import (
     SpecError,
     TileError,
 )
-from fmcache.grid import Grid
+from fmcache.grid import GridGeometry
 from fmcache.locks import locked
 from fmcache.manifest import Manifest
 from fmcache.report.summary import summarise
-from fmcache.scores.parts import find_parts, read_part
+from fmcache.scores.run_files import find_runs, read_run
 from fmcache.specs import DecoderSpec, EncoderChoice, FitSpec, Recipe, Sweep, ViewSpec
 from fmcache.stages import fit as fit_stage
 from fmcache.stages import places, shards
@@ -126,7 +126,7 @@ def contents(root):
 def runs(work, study="toy"):
     return {
         (part.record.encoder.name, part.record.seed): part
-        for part in map(read_part, find_parts(places.results(work), study))
+        for part in map(read_run, find_runs(places.results(work), study))
     }
 
 
@@ -162,7 +162,7 @@ def test_training_from_the_cache_equals_training_with_the_encoder_in_the_loop(
     (job,) = jobs(recipe, manifest, tmp_path)
     cached = fit_stage._load(job)
     encoder = load_encoder(EncoderChoice(str(folder / "tiny.yaml")), torch.device("cpu"))
-    grid = Grid(64, 16)
+    grid = GridGeometry(64, 16)
     curves = []
     for source in (cached.train, InTheLoop(recipe, manifest, encoder, grid)):
         fitted = train(replace(cached, train=source, decoder=Decoder(24, 6, 3, grid)), 0)
@@ -227,7 +227,7 @@ def test_no_more_than_one_encoder_and_one_set_of_grids_is_alive_at_a_time(tmp_pa
     """Weak references to all that is loaded; when the next is asked for, the one before must be gone."""
     recipe = change(recipe, encoders=("raw-pixels", "random-vits16", "colour-texture"))
     loaded, alive = [], []
-    load_module, load_tokens = shards.load_encoder, fit_stage.load_grids
+    load_module, load_tokens = shards.load_encoder, fit_stage.load_token_grids
 
     def count():
         alive.append(sum(one() is not None for one in loaded))
@@ -246,7 +246,7 @@ def test_no_more_than_one_encoder_and_one_set_of_grids_is_alive_at_a_time(tmp_pa
         return grids
 
     monkeypatch.setattr(shards, "load_encoder", load_encoder)
-    monkeypatch.setattr(fit_stage, "load_grids", load_grids)
+    monkeypatch.setattr(fit_stage, "load_token_grids", load_grids)
     assert extract(recipe, manifest, flags(tmp_path), quiet) == []
     assert alive == [0, 0, 0]
     count()
@@ -327,7 +327,7 @@ def test_working_ahead_gives_the_tokens_of_one_tile_after_another(tmp_path, fold
         image = resize_tile(read_tile(dataset, entry, manifest.folder), recipe.tile_px).image
         views = range(recipe.views.count + 1 if entry.id in dataset.splits.train else 1)
         rendered = [render_view(recipe.views, "toy", entry.id, view, image) for view in views]
-        slow = [part for (part,) in grids_of_views(encoder, rendered, Grid(64, 16), "float32", ("last",))]
+        slow = [part for (part,) in grids_of_views(encoder, rendered, GridGeometry(64, 16), "float32", ("last",))]
         expected = torch.cat(slow).half().numpy()
         assert cache.read(entry.id, 0, len(views)).tobytes() == expected.tobytes()
 
@@ -336,14 +336,14 @@ def test_working_ahead_gives_the_tokens_of_one_tile_after_another(tmp_path, fold
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_batches_on_their_way_from_a_gpu_arrive_whole_and_in_order():
     batches = [torch.full((4, 8, 256, 256), i, device="cuda") * torch.ones((), device="cuda") for i in range(8)]
-    under_way = [shards.OnItsWay(batch.half()) for batch in batches]
+    under_way = [shards.HostCopy(batch.half()) for batch in batches]
     for i, one in enumerate(under_way):
         assert (one.arrived() == i).all()
 
 
 def test_a_tile_that_fails_stops_the_work_and_what_was_encoded_before_is_kept(tmp_path, manifest, recipe, monkeypatch):
     recipe = change(recipe, encoders=("raw-pixels",))
-    extract(change(recipe, encoders=("colour-texture",)), manifest, flags(tmp_path), quiet)  # makes the view bank
+    extract(change(recipe, encoders=("colour-texture",)), manifest, flags(tmp_path), quiet)  # makes the mask cache
 
     def failing(dataset, entry, folder):
         if entry.id == "t3":
@@ -366,7 +366,7 @@ def test_a_shard_that_cannot_be_written_stops_the_work(tmp_path, manifest, recip
         raise OSError(28, "No space left on device")
 
     recipe = change(recipe, encoders=("raw-pixels",))
-    extract(change(recipe, encoders=("colour-texture",)), manifest, flags(tmp_path), quiet)  # makes the view bank
+    extract(change(recipe, encoders=("colour-texture",)), manifest, flags(tmp_path), quiet)  # makes the mask cache
     with monkeypatch.context() as patch:
         patch.setattr(shards, "write_shard", full)
         with pytest.raises(OSError, match="No space left"):
@@ -425,7 +425,7 @@ def test_folds_use_the_cache_of_the_fixed_split_and_give_a_part_per_fold_and_see
     # t0, t1 and t2 train already; the others become training tiles of some fold and need all five views
     assert [line.split(": ")[1].split(",")[0].split(" views")[0] for line in lines] == ["15 of 30", "15 of 30"]
     assert fit(rotating, listed, flags(tmp_path), quiet) == []
-    parts = [read_part(path) for path in find_parts(places.results(tmp_path), "folds")]
+    parts = [read_run(path) for path in find_runs(places.results(tmp_path), "folds")]
     assert [(p.record.fold, p.record.seed) for p in parts] == [(f, s) for f in range(3) for s in range(2)]
     tested = [set(p.counts.filter(pl.col("split") == "test")["tile"]) for p in parts]
     assert tested == [set(listed.dataset().folds[p.record.fold].test) for p in parts]
@@ -434,14 +434,14 @@ def test_folds_use_the_cache_of_the_fixed_split_and_give_a_part_per_fold_and_see
     again, *_ = jobs(rotating, listed, tmp_path)
     shutil.rmtree(again.folder(1))
     fit(rotating, listed, flags(tmp_path), quiet)
-    assert read_part(again.folder(1)).counts.equals(parts[1].counts)
+    assert read_run(again.folder(1)).counts.equals(parts[1].counts)
     # a subset needs nothing from the encoder, and trains on its tiles alone
     lines.clear()
     small = change(rotating, name="small", subset=1)
     assert extract(small, listed, flags(tmp_path), lines.append) == []
     assert all("complete" in line for line in lines)
     assert fit(small, listed, flags(tmp_path), quiet) == []
-    record = read_part(find_parts(places.results(tmp_path), "small")[0]).record
+    record = read_run(find_runs(places.results(tmp_path), "small")[0]).record
     assert (record.tiles["train"], record.identity["splits"]["train"]) == (
         1,
         list(listed.dataset().folds[0].subsets[0]),

@@ -6,7 +6,7 @@ import zarr
 
 from fmcache.cache.header import read_header
 from fmcache.errors import CacheMismatch, ResultsMismatch, TileError
-from fmcache.scores.parts import find_parts, read_part
+from fmcache.scores.run_files import find_runs, read_run
 from fmcache.stages import places
 from fmcache.stages.report import report
 
@@ -29,15 +29,15 @@ def test_a_changed_um_per_px_is_refused_by_fit_until_extract_has_recorded_it_and
     assert "extract again: it encodes nothing anew" in refused.value.next_step
     assert all("complete" in line for line in study.extract())
     assert files(study) == shards
-    assert read_header(places.bank_path(study.work, "toy", study.recipe)).about["mpp"] == 0.25
+    assert read_header(places.mask_cache_path(study.work, "toy", study.recipe)).about["mpp"] == 0.25
     with pytest.raises(ResultsMismatch, match=r"mpp: expected 0\.25, found 0\.5") as refused:
         study.fit()
     assert "`name:`" in refused.value.next_step
     assert "--recompute" in refused.value.next_step
     study.fit(recompute=True)
     assert all("0 of 1 runs" in line for line in study.fit())
-    (place,) = find_parts(places.results(study.work), "toy")
-    assert read_part(place).record.mpp == 0.25
+    (place,) = find_runs(places.results(study.work), "toy")
+    assert read_run(place).record.mpp == 0.25
 
 
 def test_an_um_per_px_that_is_restored_is_as_if_nothing_had_been(study):
@@ -52,7 +52,7 @@ def test_an_um_per_px_that_is_restored_is_as_if_nothing_had_been(study):
 
 def test_a_view_bank_that_says_nothing_of_um_per_px_is_taken_as_it_is(study):
     study.extract()
-    path = places.bank_path(study.work, "toy", study.recipe)
+    path = places.mask_cache_path(study.work, "toy", study.recipe)
     header = read_header(path)
     older = msgspec.structs.replace(header, about={"versions": header.about["versions"]})
     zarr.open_group(path, mode="r+").attrs.put(older.attributes())

@@ -23,7 +23,7 @@ from fmcache.demand import Demand
 from fmcache.encoders.cards import read_card
 from fmcache.errors import CacheMismatch, CacheNotFound, ManifestError, ResultsMismatch
 from fmcache.manifest import AnyDataset, Manifest, TileEntry
-from fmcache.scores.parts import find_parts, read_record
+from fmcache.scores.run_files import find_runs, read_record
 from fmcache.specs import DecoderSpec, FitSpec, Recipe, ViewSpec
 from fmcache.stages import identities, places
 from fmcache.stages.extract import extract
@@ -53,7 +53,7 @@ class Inputs(NamedTuple):
     def identity(self, kind):
         hashes = Demand(self.name, self.dataset, {}, dict.fromkeys(TILES, 1)).listed_hashes
         if kind == "view_bank":
-            return identities.bank_identity(self.recipe, self.name, self.dataset, hashes)
+            return identities.mask_identity(self.recipe, self.name, self.dataset, hashes)
         known = identities.tokens_identity(self.recipe, self.name, hashes, self.tap)
         return identities.with_encoder(known, self.card, self.weights_sha256, self.random_weights, self.precision)
 
@@ -71,7 +71,7 @@ class Extracted(NamedTuple):
     def path(self, kind):
         recipe = self.inputs.recipe
         if kind == "view_bank":
-            return places.bank_path(self.work, "toy", recipe)
+            return places.mask_cache_path(self.work, "toy", recipe)
         return places.tokens_path(self.work, "toy", "raw-pixels", recipe, "last")
 
     def run(self, stage, inputs):
@@ -85,7 +85,7 @@ class Extracted(NamedTuple):
     def on_disk(self):
         """The identities that are there, by kind; of the run, what it does not share with the caches."""
         found = {kind: read_header(self.path(kind)).identity for kind in ("view_bank", "tokens")}
-        (place,) = find_parts(places.results(self.work), "toy")
+        (place,) = find_runs(places.results(self.work), "toy")
         run = read_record(place).identity
         for kind, identity in found.items():
             assert run[kind] == identity
@@ -339,7 +339,7 @@ def test_the_number_of_views_and_the_seed_of_a_run_are_named(made, tmp_path):
     fewer = replaced(inputs.recipe, views=replaced(inputs.recipe.views, count=2))
     with pytest.raises(ResultsMismatch, match="views: expected 2, found 1"):
         study.run(fit, inputs._replace(recipe=fewer))
-    (place,) = find_parts(places.results(study.work), "toy")
+    (place,) = find_runs(places.results(study.work), "toy")
     shutil.copytree(place, place.with_name("seed-001"))
     two = replaced(inputs.recipe, fit=replaced(inputs.recipe.fit, seeds=2))
     with pytest.raises(ResultsMismatch, match="seed: expected 1, found 0"):
@@ -376,7 +376,7 @@ def test_what_is_in_no_identity_stops_nothing_and_results_keep_what_they_recorde
         inputs = change(study.inputs)
         for kind in ("view_bank", "tokens"):
             assert inputs.identity(kind) == study.inputs.identity(kind)
-        (place,) = find_parts(places.results(study.work), "toy")
+        (place,) = find_runs(places.results(study.work), "toy")
         before = read_record(place)
         study.run(fit, inputs)
         assert read_record(place) == before

@@ -14,7 +14,7 @@ import yaml
 from tblib import pickling_support
 
 from fmcache.errors import Busy, NoMemory, NoRoom
-from fmcache.scores.parts import find_parts, read_part
+from fmcache.scores.run_files import find_runs, read_run
 from fmcache.specs import DecoderSpec, FitSpec, Recipe, Sweep, ViewSpec
 from fmcache.stages import fit as fit_stage
 from fmcache.stages import places, shards
@@ -137,12 +137,12 @@ def test_a_fit_that_is_stopped_when_one_of_two_lanes_has_ended_keeps_that_seed_a
         assert process.returncode == 128 + getattr(signal, f"SIG{how}")
         told = [line for line in errors.splitlines() if line and "epochs/s" not in line]
         assert told == ["interrupted: what was finished is kept; the same command goes on from there"]
-    (part,) = find_parts(places.results(tmp_path), "toy")
+    (part,) = find_runs(places.results(tmp_path), "toy")
     before, lines = contents(part), []
     assert fit(recipe, manifest, flags(tmp_path), lines.append) == []
     assert any("1 of 2 runs to do" in line for line in lines)
     assert contents(part) == before
-    assert [read_part(path).record.seed for path in find_parts(places.results(tmp_path), "toy")] == [0, 1]
+    assert [read_run(path).record.seed for path in find_runs(places.results(tmp_path), "toy")] == [0, 1]
 
 
 def test_a_second_request_to_end_is_answered_at_once(tmp_path):
@@ -173,7 +173,7 @@ def test_an_encoder_whose_cache_is_busy_is_left_out_and_told_at_the_end(tmp_path
 
 def test_a_view_bank_that_another_process_makes_is_waited_for(tmp_path, manifest, recipe):
     lines = []
-    with held(places.bank_path(tmp_path, "toy", recipe)) as other:
+    with held(places.mask_cache_path(tmp_path, "toy", recipe)) as other:
 
         def say(line):
             lines.append(line)
@@ -181,7 +181,7 @@ def test_a_view_bank_that_another_process_makes_is_waited_for(tmp_path, manifest
                 other.kill()  # its lock is freed with it
 
         assert extract(recipe, manifest, flags(tmp_path), say) == []
-    assert "view bank: another process is making it; waiting until it ends" in lines[0]
+    assert "mask cache: another process is making it; waiting until it ends" in lines[0]
     assert sum("waiting" in line for line in lines) == 1
 
 
@@ -194,7 +194,7 @@ def test_a_busy_variant_of_a_sweep_is_left_out_and_told_at_the_end_and_a_busy_st
     with held(places.results(tmp_path) / "toy.views-1"):
         failures = fit(sweep, manifest, flags(tmp_path), lines.append)
         assert [(failure.dataset, type(failure.error)) for failure in failures] == [("toy.views-1", Busy)]
-        assert len(find_parts(places.results(tmp_path), "toy.views-2")) == 2
+        assert len(find_runs(places.results(tmp_path), "toy.views-2")) == 2
         assert "toy.views-1: another process is fitting it; left out" in lines
     assert fit(sweep, manifest, flags(tmp_path), quiet) == []
     with held(places.results(tmp_path) / "toy"), pytest.raises(Busy):
@@ -221,7 +221,7 @@ def test_a_full_disk_is_told_with_what_was_being_written_and_the_same_command_go
     recipe = alone(recipe)
     with monkeypatch.context() as patch:
         full_after(patch, writes)
-        with pytest.raises(NoRoom, match=r"the disk is full: toy · (view bank|raw-pixels|Raw pixels)") as error:
+        with pytest.raises(NoRoom, match=r"the disk is full: toy · (mask cache|raw-pixels|Raw pixels)") as error:
             extract(recipe, manifest, flags(tmp_path / "full"), quiet)
         assert "No space left on device" in error.value.found
         assert "the same command goes on from there" in error.value.next_step
@@ -237,7 +237,7 @@ def test_a_disk_that_is_full_when_a_seed_ends_keeps_the_seeds_before(tmp_path, m
         full_after(patch, 4)  # a part is four files
         with pytest.raises(NoRoom, match="the disk is full: toy · Raw pixels · seed 1"):
             fit(recipe, manifest, flags(tmp_path), quiet)
-    assert [path.name for path in find_parts(places.results(tmp_path), "toy")] == ["seed-000"]
+    assert [path.name for path in find_runs(places.results(tmp_path), "toy")] == ["seed-000"]
     assert fit(recipe, manifest, flags(tmp_path), quiet) == []
 
 

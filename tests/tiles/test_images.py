@@ -108,11 +108,11 @@ def test_values_that_overlap_are_refused_by_the_manifest(tmp_path, one, other):
 
 def test_a_range_is_part_of_a_label_and_so_of_the_identity_of_masks():
     from fmcache.specs import Recipe
-    from fmcache.stages.identities import bank_identity
+    from fmcache.stages.identities import mask_identity
 
     def identity(values):
         labels = (Label("a", "#000000", (0,)), Label("b", "#ffffff", values))
-        return bank_identity(Recipe(), "d", FolderDataset(labels=labels, root="."), {})
+        return mask_identity(Recipe(), "d", FolderDataset(labels=labels, root="."), {})
 
     assert identity(("1-",)) != identity(("1-9",))
 

@@ -13,7 +13,7 @@ from fmcache.stages.flags import Flags
 from fmcache.stages.identities import Hashes
 
 
-class Asked(NamedTuple):
+class ExtractRequest(NamedTuple):
     """A recipe's demand of a dataset, the content hashes of its tiles, and the manifest's folder; `say` takes lines."""
 
     recipe: Recipe
@@ -24,6 +24,6 @@ class Asked(NamedTuple):
     say: Callable[[str], None]
 
     @property
-    def bank_path(self) -> Path:
-        """Where the view bank lies."""
-        return places.bank_path(self.flags.work, self.demand.name, self.recipe)
+    def mask_cache_path(self) -> Path:
+        """Where the mask cache lies."""
+        return places.mask_cache_path(self.flags.work, self.demand.name, self.recipe)

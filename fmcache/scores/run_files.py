@@ -32,7 +32,7 @@ import polars as pl
 
 from fmcache.errors import ResultsCorrupt, ResultsMismatch, ResultsNotFound
 from fmcache.identity import differences, fingerprint, remove_folder, sha256_file
-from fmcache.scores.records import COUNTS_SCHEMA, CURVE_SCHEMA, Part, RunRecord
+from fmcache.scores.records import COUNTS_SCHEMA, CURVE_SCHEMA, RunRecord, RunResults
 from fmcache.scores.unchecked import ends_its_reader
 from fmcache.specs import Recipe
 
@@ -46,7 +46,7 @@ _PARTS = ("*/*/seed-*", "*/*/fold-*/seed-*")
 _REDO = "fmcache fit, with the same recipe: it trains this run again, and no other"
 
 
-def part_folder(results: Path, study: str, dataset: str, encoder: str, seed: int, fold: int | None = None) -> Path:
+def run_folder(results: Path, study: str, dataset: str, encoder: str, seed: int, fold: int | None = None) -> Path:
     """Return where a run's part lies; `fold` None is the dataset's fixed split."""
     runs = results / study / dataset / encoder
     return (runs if fold is None else runs / f"fold-{fold}") / f"seed-{seed:03d}"
@@ -69,7 +69,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def write_part(folder: Path, part: Part) -> None:
+def write_run(folder: Path, part: RunResults) -> None:
     """Write counts, curve and, last, the record of a part into an (unfinished) folder that holds the weights."""
     for name, table, schema in ((COUNTS, part.counts, COUNTS_SCHEMA), (CURVE, part.curve, CURVE_SCHEMA)):
         table.select(pl.col(column).cast(kind) for column, kind in schema.items()).write_parquet(folder / name)
@@ -110,7 +110,7 @@ def _checked(folder: Path, said: dict[str, Any]) -> RunRecord:
         raise ResultsCorrupt(f"{folder / RECORD} is no record of a run", found=str(reason), next_step=_REDO) from None
 
 
-def read_part(folder: Path) -> Part:
+def read_run(folder: Path) -> RunResults:
     """Return a part; raises as `read_record`."""
     said = _said(folder)
     record = _checked(folder, said)
@@ -138,10 +138,10 @@ def read_part(folder: Path) -> Part:
             found=", ".join(sorted(listed)),
             next_step=_REDO,
         )
-    return Part(record, *tables)
+    return RunResults(record, *tables)
 
 
-def find_parts(results: Path, study: str) -> list[Path]:
+def find_runs(results: Path, study: str) -> list[Path]:
     """Return the folders of all parts of a study, whole or not, sorted by dataset, encoder, fold and seed."""
     return sorted(path for pattern in _PARTS for path in (results / study).glob(pattern) if path.is_dir())
 

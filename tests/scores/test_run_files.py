@@ -10,8 +10,8 @@ import pytest
 
 from fmcache.errors import FmcacheError, ResultsCorrupt, ResultsMismatch, ResultsNotFound
 from fmcache.identity import remove_folder, sweep
-from fmcache.scores.parts import FILES, check_same_run, find_parts, read_part, studies, whole_folder, write_part
-from fmcache.scores.records import COUNTS_SCHEMA, CURVE_SCHEMA, EncoderInfo, Part, RunRecord
+from fmcache.scores.records import COUNTS_SCHEMA, CURVE_SCHEMA, EncoderInfo, RunRecord, RunResults
+from fmcache.scores.run_files import FILES, check_same_run, find_runs, read_run, studies, whole_folder, write_run
 
 IDENTITY = {"recipe": {"epochs": 2}, "seed": 0}
 GOLDEN = Path(__file__).parent / "golden"
@@ -32,7 +32,7 @@ def toy():
     curve = pl.DataFrame(
         [(1, 0.1, 2.0, 1.0, 1.0, None), (2, 0.0, 1.0, 0.5, 0.5, 0.5)], schema=CURVE_SCHEMA, orient="row"
     )
-    return Part(record, counts, curve)
+    return RunResults(record, counts, curve)
 
 
 @pytest.fixture
@@ -40,12 +40,12 @@ def folder(tmp_path):
     place = tmp_path / "results" / "s" / "d" / "toy" / "seed-000"
     with whole_folder(place) as unfinished:
         (unfinished / "decoder.safetensors").write_bytes(b"weights of the decoder")
-        write_part(unfinished, toy())
+        write_run(unfinished, toy())
     return place
 
 
 def test_a_part_reads_as_it_was_written(folder):
-    part = read_part(folder)
+    part = read_run(folder)
     assert part.record == toy().record
     assert part.counts.equals(toy().counts)
     assert part.curve.equals(toy().curve)
@@ -61,7 +61,7 @@ def test_no_flipped_bit_of_any_file_is_taken_for_a_result(folder, name):
         bad[at] ^= 1 << at % 8
         file.write_bytes(bad)
         try:
-            again = read_part(folder)
+            again = read_run(folder)
         except FmcacheError:
             continue
         # white space of run.json is nobody's fact
@@ -79,18 +79,18 @@ def test_a_missing_or_cut_file_is_named_with_what_mends_it(folder, name, damage)
         file.mkdir()
     elif damage != "missing":
         file.write_bytes(b"" if damage == "empty" else content[: len(content) // 2])
-    for ask in (read_part, lambda place: check_same_run(place, IDENTITY)):
+    for ask in (read_run, lambda place: check_same_run(place, IDENTITY)):
         with pytest.raises(ResultsCorrupt, match=re.escape(name)) as raised:
             ask(folder)
         assert "fmcache fit" in raised.value.next_step
-    assert find_parts(folder.parents[3], "s") == [folder]  # it is there, and is not passed over in silence
+    assert find_runs(folder.parents[3], "s") == [folder]  # it is there, and is not passed over in silence
 
 
 def test_a_part_of_a_later_format_is_refused_by_name(folder):
     text = (folder / "run.json").read_text()
     (folder / "run.json").write_text(text.replace('"format": 2', '"format": 3'))
     with pytest.raises(ResultsMismatch, match="later fmcache"):
-        read_part(folder)
+        read_run(folder)
 
 
 def test_another_run_of_the_same_name_is_refused_and_none_is_not_there(folder, tmp_path):
@@ -98,15 +98,15 @@ def test_another_run_of_the_same_name_is_refused_and_none_is_not_there(folder, t
         check_same_run(folder, {"recipe": {"epochs": 3}, "seed": 0})
     assert not check_same_run(tmp_path / "nowhere", IDENTITY)
     with pytest.raises(ResultsNotFound):
-        read_part(tmp_path / "nowhere")
+        read_run(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_results_of_every_format_so_far_still_read(version):
     results = GOLDEN / f"results-{version}"
     assert studies(results) == ["s"]
-    (place,) = find_parts(results, "s")
-    part = read_part(place)
+    (place,) = find_runs(results, "s")
+    part = read_run(place)
     assert part.record == toy().record
     assert part.counts.equals(toy().counts)
     assert check_same_run(place, IDENTITY)
@@ -114,7 +114,7 @@ def test_results_of_every_format_so_far_still_read(version):
 
 def test_a_part_of_the_first_format_is_not_done_when_a_file_is_missing(tmp_path):
     shutil.copytree(GOLDEN / "results-v1", tmp_path / "results")
-    (place,) = find_parts(tmp_path / "results", "s")
+    (place,) = find_runs(tmp_path / "results", "s")
     (place / "counts.parquet").unlink()
     with pytest.raises(ResultsCorrupt, match=r"counts\.parquet is missing"):
         check_same_run(place, IDENTITY)
@@ -133,37 +133,37 @@ def test_a_part_of_the_first_format_is_not_done_when_a_file_is_missing(tmp_path)
 )
 def test_damage_that_shows_in_a_part_without_checksums_is_named(tmp_path, name, was, is_now):
     shutil.copytree(GOLDEN / "results-v1", tmp_path / "results")
-    (place,) = find_parts(tmp_path / "results", "s")
+    (place,) = find_runs(tmp_path / "results", "s")
     content = (place / name).read_bytes()
     assert was in content
     (place / name).write_bytes(content.replace(was, is_now))
     with pytest.raises(ResultsCorrupt, match=re.escape(name)):
-        read_part(place)
+        read_run(place)
 
 
 def test_a_reader_that_panics_on_damage_is_damage_that_is_named(tmp_path, monkeypatch):
     shutil.copytree(GOLDEN / "results-v1", tmp_path / "results")
-    (place,) = find_parts(tmp_path / "results", "s")
+    (place,) = find_runs(tmp_path / "results", "s")
 
     def panic(_):  # a real damaged page may also end the process: the library believes the sizes it finds
         raise pl.exceptions.PanicException("assertion failed: offset + length <= self.length")
 
     monkeypatch.setattr(pl, "read_parquet", panic)
     with pytest.raises(ResultsCorrupt, match=r"counts\.parquet cannot be read"):
-        read_part(place)
+        read_run(place)
 
 
 @pytest.mark.parametrize(("at", "byte"), [(704, 123), (164, 17), (404, 1), (42, 5)])
 def test_one_byte_that_ends_every_process_that_reads_it_does_not_end_this_one(tmp_path, at, byte):
     shutil.copytree(GOLDEN / "results-v1", tmp_path / "results")
-    (place,) = find_parts(tmp_path / "results", "s")
+    (place,) = find_runs(tmp_path / "results", "s")
     content = bytearray((place / "counts.parquet").read_bytes())
     content[at] = byte
     (place / "counts.parquet").write_bytes(content)
     with pytest.raises(ResultsCorrupt, match=r"counts\.parquet (is damaged|cannot be read)"):
-        read_part(place)
+        read_run(place)
     shutil.copytree(GOLDEN / "results-v1", tmp_path / "sound")
-    assert read_part(*find_parts(tmp_path / "sound", "s")).counts.equals(toy().counts)
+    assert read_run(*find_runs(tmp_path / "sound", "s")).counts.equals(toy().counts)
 
 
 def test_a_folder_is_removed_whole_and_what_was_left_by_a_kill_is_swept(tmp_path):
