@@ -11,7 +11,7 @@ import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -32,17 +32,14 @@ from fmcache.commands.options import (
     Work,
     Workers,
     choices_of,
-    flags_of,
-    read_listed,
     recipe_of,
     say,
     show,
 )
 from fmcache.errors import FmcacheError
+from fmcache.manifest import Manifest
 from fmcache.shortage import KEPT
-
-if TYPE_CHECKING:
-    from fmcache.stages.flags import Failure
+from fmcache.stages.flags import Failure, Flags
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -80,11 +77,11 @@ def run_command(
     from fmcache.errors import SpecError
     from fmcache.specs import read_recipe
 
-    study, listed = read_recipe(recipe), read_listed(manifest)
+    study, listed = read_recipe(recipe), Manifest(manifest)
     if not study.encoders:
         step = f"list some below `encoders:` in {recipe}; fmcache encoders list shows the names"
         raise SpecError(f"recipe {study.name!r} names no encoder", next_step=step)
-    flags = flags_of(work, device, threads, workers, recompute, offline)
+    flags = Flags(work, device, threads, workers, recompute=recompute, offline=offline)
     from fmcache.stages.extract import extract
     from fmcache.stages.fit import fit
 
@@ -109,11 +106,11 @@ def plan_command(
 
     Example: fmcache plan pipelines/quickstart.yaml
     """
-    study, listed = recipe_of(recipe, None, ""), read_listed(manifest)
+    study, listed = recipe_of(recipe, None, ""), Manifest(manifest)
     from fmcache.commands.plan_table import shown
     from fmcache.planning.plan import plan
 
-    show(shown(plan(study, listed, flags_of(work, device, threads, 0, False, True), measure), work))
+    show(shown(plan(study, listed, Flags(work, device, threads), measure), work))
 
 
 @app.command("extract")
@@ -145,14 +142,17 @@ def extract_command(
 
     from fmcache.errors import SpecError
 
-    study, listed = recipe_of(recipe, dataset, tap), read_listed(manifest)
-    if choices := choices_of(encoder, everything, weights, random_weights, alias):
+    study, listed = recipe_of(recipe, dataset, tap), Manifest(manifest)
+    if choices := choices_of(
+        encoder, everything=everything, weights=weights, random_weights=random_weights, alias=alias
+    ):
         study = msgspec.structs.replace(study, encoders=choices)
     if not study.encoders:
         raise SpecError("no encoder to extract", next_step="pass --encoder NAME; fmcache encoders list shows the names")
     from fmcache.stages.extract import extract
 
-    _end(extract(study, listed, flags_of(work, device, threads, workers, recompute, offline, compiled), say))
+    flags = Flags(work, device, threads, workers, recompute=recompute, offline=offline, compiled=compiled)
+    _end(extract(study, listed, flags, say))
 
 
 @app.command("fit")
@@ -175,14 +175,14 @@ def fit_command(
     """
     import msgspec
 
-    study, listed = recipe_of(recipe, dataset, tap), read_listed(manifest)
+    study, listed = recipe_of(recipe, dataset, tap), Manifest(manifest)
     if seeds:
         study = msgspec.structs.replace(study, fit=msgspec.structs.replace(study.fit, seeds=seeds))
     if encoder:
         study = msgspec.structs.replace(study, encoders=tuple(encoder))
     from fmcache.stages.fit import fit
 
-    _end(fit(study, listed, flags_of(work, device, threads, workers, recompute, False), say))
+    _end(fit(study, listed, Flags(work, device, threads, workers, recompute=recompute), say))
 
 
 @app.command("report")

@@ -178,6 +178,7 @@ def open_writer(
     dtype: str,
     demand: dict[str, int],
     about: dict[str, Any],
+    *,
     recompute: bool = False,
     compressor: Compressor = FAST,
 ) -> Iterator[Writer]:

@@ -13,11 +13,11 @@ from fmcache.commands.options import (
     ManifestFile,
     RecipeFile,
     Work,
-    read_listed,
     recipe_of,
     say,
     show,
 )
+from fmcache.manifest import Manifest
 
 GroupBy = Literal["slide", "tile"]
 Skip = Annotated[str, typer.Option(help="Classes to leave out as if not drawn, joined with '|'; '(no class)' too.")]
@@ -43,7 +43,7 @@ def data_list(manifest: ManifestFile = DEFAULT_MANIFEST) -> None:
     from fmcache.commands.datasets import list_datasets
     from fmcache.commands.whole import show_whole
 
-    show_whole(list_datasets(read_listed(manifest)))
+    show_whole(list_datasets(Manifest(manifest)))
 
 
 @app.command("add")
@@ -113,16 +113,34 @@ def data_add(
         if labels:
             raise SpecError("--masks names the labels here", found=f"--labels {labels}", next_step="leave out --labels")
         check_flags(manifest, name, split, replace)
-        merged = merge_masks(images, masks, merge_into, order, fill, replace, missing == "skip")
+        merged = merge_masks(
+            images, masks, merge_into, order=order, fill=fill, replace=replace, skip_lone=missing == "skip"
+        )
         say(merged.note)
         folder, labels, files = merge_into or folder, merged.labels, files._replace(other=merged.masks)
         ignore, order, fill = "255", "", "ignore"
     say(
         add(
-            manifest, name, images, folder, labels, ignore, mpp, groups, split, seed, replace, order, fill,
-            skip=skip, objects=objects, class_property=class_property, files=files, say=say,
+            manifest,
+            name,
+            images,
+            folder,
+            labels=labels,
+            ignore=ignore,
+            mpp=mpp,
+            groups=groups,
+            split=split,
+            seed=seed,
+            replace=replace,
+            order=order,
+            fill=fill,
+            skip=skip,
+            objects=objects,
+            class_property=class_property,
+            files=files,
+            say=say,
         )
-    )  # fmt: skip
+    )
 
 
 @app.command("cut")
@@ -189,7 +207,7 @@ def data_fetch(
     """
     from fmcache.datasets.fetch import fetch
 
-    say(fetch(read_listed(manifest), name, into, source))
+    say(fetch(Manifest(manifest), name, into, source))
 
 
 @app.command("split")
@@ -225,7 +243,7 @@ def data_check(
     """
     from fmcache.datasets.check import check
 
-    listed = read_listed(manifest)
+    listed = Manifest(manifest)
     problems = 0
     for name in dataset or listed.datasets:
         result = check(listed, name)
@@ -258,7 +276,7 @@ def data_show(
 
     if splits and views:
         raise SpecError("--splits and --views exclude each other", next_step="leave out one of them")
-    listed = read_listed(manifest)
+    listed = Manifest(manifest)
     name = dataset or listed.default
     folder = work / "sheets"
     if views:

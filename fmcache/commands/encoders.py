@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from fmcache.commands.options import DEFAULT_WORK, Device, Offline, Threads, Work, choices_of, flags_of, say
+from fmcache.commands.options import DEFAULT_WORK, Device, Offline, Threads, Work, choices_of, say
 from fmcache.commands.whole import show_whole
+from fmcache.stages.flags import Flags
 
 app = typer.Typer(no_args_is_help=True, help="Encoders that have a card.\n\nExample: fmcache encoders list")
 
@@ -61,12 +62,12 @@ def encoders_check(
     """
     from fmcache.errors import SpecError
 
-    choices = choices_of(name, everything, weights, random_weights)
+    choices = choices_of(name, everything=everything, weights=weights, random_weights=random_weights)
     if not choices:
         raise SpecError("no encoder to check", next_step="pass a name, or --all; fmcache encoders list shows the names")
     from fmcache.commands import encoder_check
 
-    checked = encoder_check.check_encoders(choices, flags_of(work, device, threads, 0, False, offline), fetch, say)
+    checked = encoder_check.check_encoders(choices, Flags(work, device, threads, offline=offline), fetch, say)
     show_whole(encoder_check.table(checked))
     failed: dict[str, list[str]] = {}
     for one in checked:

@@ -14,10 +14,10 @@ from fmcache.commands.options import (
     DatasetNames,
     EncoderNames,
     ManifestFile,
-    read_listed,
     recipe_of,
     say,
 )
+from fmcache.manifest import Manifest
 
 if TYPE_CHECKING:
     from fmcache.specs import Recipe
@@ -80,7 +80,7 @@ def _filled(datasets: list[str], encoders: list[str], manifest: Path, folder: Pa
     from fmcache.errors import SpecError
 
     if datasets:
-        listed = read_listed(manifest)
+        listed = Manifest(manifest)
         for name in datasets:
             if name not in listed.unfetched:
                 listed.dataset(name)  # which raises where there is none

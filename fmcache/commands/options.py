@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from fmcache.manifest import Manifest
     from fmcache.specs import EncoderChoice, Recipe
-    from fmcache.stages.flags import Flags
 
 Work = Annotated[Path, typer.Option("--work", help="Working folder: caches, results and reports.")]
 ManifestFile = Annotated[Path, typer.Option("--manifest", help="The data manifest.")]
@@ -59,7 +57,7 @@ def recipe_of(path: Path | None, datasets: list[str] | None, taps: str) -> Recip
 
 
 def choices_of(
-    encoder: list[str] | None, everything: bool, weights: str, random_weights: bool, alias: str = ""
+    encoder: list[str] | None, *, everything: bool, weights: str, random_weights: bool, alias: str = ""
 ) -> tuple[EncoderChoice, ...]:
     """Return the encoders that flags ask for; none where they ask for none."""
     import msgspec
@@ -82,22 +80,6 @@ def choices_of(
         return tuple(EncoderChoice(name, weights, random_weights, alias or msgspec.UNSET) for name in chosen)
     except ValueError as reason:
         raise SpecError(str(reason), next_step="correct the flag") from reason
-
-
-def read_listed(path: Path) -> Manifest:
-    """Return the manifest in a file."""
-    from fmcache.manifest import Manifest
-
-    return Manifest(path)
-
-
-def flags_of(
-    work: Path, device: str, threads: int, workers: int, recompute: bool, offline: bool, compiled: bool = False
-) -> Flags:
-    """Return the flags that stages share."""
-    from fmcache.stages.flags import Flags
-
-    return Flags(work, device, threads, workers, recompute, offline, compiled)
 
 
 def say(text: str) -> None:

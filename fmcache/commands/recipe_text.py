@@ -6,7 +6,6 @@ without words cannot be written, so a new field cannot be forgotten.
 
 from __future__ import annotations
 
-import functools
 import re
 import textwrap
 from collections.abc import Iterator
@@ -134,10 +133,10 @@ def _commented(start: str, words: str) -> Iterator[str]:
 
 def _yaml(value: Any) -> str:
     """Return a value as YAML on one line, in quotes where it would be read as something else."""
-    dump = functools.partial(yaml.safe_dump, value, default_flow_style=True, width=float("inf"))
-    text: str = dump(allow_unicode=True)
-    if FOLDED & set(text):
-        text = dump(allow_unicode=False)
+    for as_it_is in (True, False):
+        text: str = yaml.safe_dump(value, default_flow_style=True, allow_unicode=as_it_is, width=float("inf"))
+        if not FOLDED & set(text):
+            break
     return text.removesuffix("\n").removesuffix("\n...")
 
 

@@ -57,6 +57,7 @@ def add(
     name: str,
     images: Path,
     masks: Path,
+    *,
     labels: str,
     ignore: str,
     mpp: float | None,
@@ -66,7 +67,6 @@ def add(
     replace: bool,
     order: str = "",
     fill: str = "ignore",
-    *,
     skip: str = "",
     objects: str = "",
     class_property: str = "",
@@ -90,7 +90,16 @@ def add(
     found = _found(images, masks, groups, files, say)
     found = found._replace(splits=_folder_splits(found, split, say))
     rule = _rule(
-        _listed(found.root, manifest), labels, ignore, mpp, found.regions, order, fill, skip, objects, class_property
+        _listed(found.root, manifest),
+        labels=labels,
+        ignore=ignore,
+        mpp=mpp,
+        regions=found.regions,
+        order=order,
+        fill=fill,
+        skip=skip,
+        objects=objects,
+        class_property=class_property,
     )
     check_dataset(name, rule)
     if files.square:
@@ -201,6 +210,7 @@ def check_flags(manifest: Path, name: str, split: str, replace: bool) -> list[in
 
 def _rule(
     root: str,
+    *,
     labels: str,
     ignore: str,
     mpp: float | None,

@@ -68,7 +68,13 @@ def cut(manifest: Path, name: str, wanted: CutRequest, replace: bool, say: Calla
         raise SpecError(problem, expected=f"{least} or more", next_step="pass more --tiles, or a smaller --split")
     check_name(manifest, name, replace)
     rules = parse_rules(
-        wanted.labels, wanted.order, wanted.fill, wanted.ignore, wanted.skip, wanted.objects, wanted.class_property
+        wanted.labels,
+        order=wanted.order,
+        fill=wanted.fill,
+        ignore=wanted.ignore,
+        skip=wanted.skip,
+        objects=wanted.objects,
+        class_property=wanted.class_property,
     )
     rule = FolderDataset(
         labels=rules.labels,

@@ -40,7 +40,7 @@ class Merged(NamedTuple):
 
 
 def merge_masks(
-    images: Path, masks: str, into: Path | None, order: str, fill: str, replace: bool, skip_lone: bool = False
+    images: Path, masks: str, into: Path | None, *, order: str, fill: str, replace: bool, skip_lone: bool = False
 ) -> Merged:
     """Write one label image for each image to `into`; what decides a pixel is then in the hash of a file.
 

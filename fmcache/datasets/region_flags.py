@@ -17,7 +17,7 @@ from fmcache.tiles.classes import Selection, parse_objects, parse_property
 
 
 def parse_rules(
-    labels: str, order: str, fill: str, ignore: str, skip: str, objects: str = "", class_property: str = ""
+    labels: str, *, order: str, fill: str, ignore: str, skip: str, objects: str = "", class_property: str = ""
 ) -> Rules:
     """Return the rules that flags describe.
 

@@ -80,7 +80,7 @@ def _fill_masks(asked: ExtractRequest) -> None:
 
     def opened() -> AbstractContextManager[Writer]:
         recompute = asked.flags.recompute
-        return open_writer(path, "view_bank", identity, item, "uint8", demand.views, about, recompute)
+        return open_writer(path, "view_bank", identity, item, "uint8", demand.views, about, recompute=recompute)
 
     with _when_free(opened, title, asked.say) as writer:
         work = _Work(title, title, source, source, write_mask_shards)
@@ -92,7 +92,7 @@ def _fill_encoder(asked: ExtractRequest, choice: EncoderChoice, make_mask_cache:
     recipe, flags, name = asked.recipe, asked.flags, asked.demand.name
     device, lock = pick_device(flags.device), places.weights_lock(flags.work)
     with shortage_told(f"{name} · {choice.name}", LESS_MEMORY):
-        encoder = load(choice, device, flags.offline, lock, flags.compiled)
+        encoder = load(choice, device, offline=flags.offline, lock=lock, compiled=flags.compiled)
         card = encoder.card
         grid = GridGeometry(recipe.tile_px, card.patch, recipe.grid)
         check_taps(encoder, recipe.taps, grid)
@@ -153,7 +153,15 @@ def _token_writer(
     at, store = grid_at(encoder, tap, setup.grid), store_of(recipe.store)
     item = (width_at(encoder, tap), at.side, at.side)
     return open_writer(
-        path, "tokens", identity, item, store.dtype, demand.views, about, flags.recompute, store.compressor
+        path,
+        "tokens",
+        identity,
+        item,
+        store.dtype,
+        demand.views,
+        about,
+        recompute=flags.recompute,
+        compressor=store.compressor,
     )
 
 

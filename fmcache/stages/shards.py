@@ -80,7 +80,10 @@ class EncoderSetup(NamedTuple):
     def open(self) -> Iterator[LoadedEncoder]:
         """Load the encoder; it is freed when this is left."""
         torch.set_num_threads(self.threads)
-        yield LoadedEncoder(self, load(self.choice, torch.device(self.device), self.offline, self.lock, self.compiled))
+        yield LoadedEncoder(
+            self,
+            load(self.choice, torch.device(self.device), offline=self.offline, lock=self.lock, compiled=self.compiled),
+        )
 
 
 class LoadedEncoder(NamedTuple):
@@ -115,7 +118,7 @@ class ShardTask(NamedTuple):
         return f"{self.of} · tile {self.entry.id}"
 
 
-def load(choice: EncoderChoice, device: torch.device, offline: bool, lock: Path, compiled: bool) -> Encoder:
+def load(choice: EncoderChoice, device: torch.device, *, offline: bool, lock: Path, compiled: bool) -> Encoder:
     """Return an encoder, ready for `write_token_shards`; raises as `load_encoder`."""
     encoder = load_encoder(choice, device, offline=offline, lock=lock)
     if compiled:

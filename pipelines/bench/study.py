@@ -242,9 +242,18 @@ def drawn(folder: Path, tiles: int, tile_px: int) -> Manifest:
         Image.fromarray(mask).save(folder / "masks" / f"t{i:02d}.png")
     path = folder / "data_manifest.yaml"
     add(
-        path, DATASET, folder / "images", folder / "masks", "tumour=0,stroma=1,other=2", "255", None, "",
-        f"{tiles}/2/2", 0, False,
-    )  # fmt: skip
+        path,
+        DATASET,
+        folder / "images",
+        folder / "masks",
+        labels="tumour=0,stroma=1,other=2",
+        ignore="255",
+        mpp=None,
+        groups="",
+        split=f"{tiles}/2/2",
+        seed=0,
+        replace=False,
+    )
     return Manifest(path)
 
 

@@ -39,7 +39,7 @@ def write(path, values, kind="view_bank", dtype="uint8", only=None, seal=True, r
     """Write a cache in which tile `id` has the constant views `values[id]`; return how many shards were missing."""
     demand = {tile: len(views) for tile, views in values.items()}
     identity = {"tiles": dict.fromkeys(values, "")}
-    with open_writer(path, kind, identity, ITEMS[kind], dtype, demand, {}, recompute) as writer:
+    with open_writer(path, kind, identity, ITEMS[kind], dtype, demand, {}, recompute=recompute) as writer:
         shards = writer.missing()
         writer.begin()
         for shard in shards[:only]:

@@ -39,7 +39,7 @@ def values_of(tile, views=range(7), seed=0):
 def write(path, views=VIEWS, seed=0, only=None, recompute=False):
     """Write what is missing of a cache; return the (tile, block) that were written."""
     identity = {"seed": seed, "tiles": dict.fromkeys(views, "hash")}
-    with open_writer(path, "tokens", identity, ITEM, "float16", views, {}, recompute) as writer:
+    with open_writer(path, "tokens", identity, ITEM, "float16", views, {}, recompute=recompute) as writer:
         shards = writer.missing()
         if shards or writer.header.state == "filling":
             writer.begin()
@@ -312,7 +312,7 @@ def masks_of(seed):
 
 def write_bank(path, seed, recompute=False):
     identity = {"seed": seed, "tiles": {"a": "hash", "b": "hash"}}
-    with open_writer(path, "view_bank", identity, (8, 8), "uint8", {"a": 3, "b": 3}, {}, recompute) as writer:
+    with open_writer(path, "view_bank", identity, (8, 8), "uint8", {"a": 3, "b": 3}, {}, recompute=recompute) as writer:
         writer.begin()
         for one in writer.missing():
             write_shard(path, "view_bank", one, masks_of([seed, one.tile])[one.first : one.stop])

@@ -65,7 +65,19 @@ def tiles(tmp_path):
         Image.fromarray(image).save(tmp_path / "images" / f"{name}.png")
         Image.fromarray(mask).save(tmp_path / "masks" / f"{name}.png")
     path = tmp_path / "data_manifest.yaml"
-    add(path, "toy", tmp_path / "images", tmp_path / "masks", "a=0,b=1,c=2", "255", None, "", "2/1/1", 0, False)
+    add(
+        path,
+        "toy",
+        tmp_path / "images",
+        tmp_path / "masks",
+        labels="a=0,b=1,c=2",
+        ignore="255",
+        mpp=None,
+        groups="",
+        split="2/1/1",
+        seed=0,
+        replace=False,
+    )
     document = yaml.safe_load(path.read_text())
     document["datasets"]["toy"]["splits"] = {"train": ["shrunk", "grown"], "val": ["kept"], "test": ["tested"]}
     path.write_text(yaml.safe_dump(document))

@@ -34,7 +34,19 @@ def folder(tmp_path):
 
 def add_to(folder, labels, masks="masks"):
     manifest = folder / "m.yaml"
-    return add(manifest, "mine", folder / "images", folder / masks, labels, "255", 0.5, "", "2/1/1", 0, True)
+    return add(
+        manifest,
+        "mine",
+        folder / "images",
+        folder / masks,
+        labels=labels,
+        ignore="255",
+        mpp=0.5,
+        groups="",
+        split="2/1/1",
+        seed=0,
+        replace=True,
+    )
 
 
 def edited(folder, change):

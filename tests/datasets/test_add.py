@@ -33,7 +33,19 @@ def add_to(
     folder, name="mine", labels="other=0,tumour=1", groups=r"^(p\d)", split="2/2/2", replace=False, ignore="255"
 ):
     manifest = folder / "data_manifest.yaml"
-    return add(manifest, name, folder / "images", folder / "masks", labels, ignore, 0.5, groups, split, 0, replace)
+    return add(
+        manifest,
+        name,
+        folder / "images",
+        folder / "masks",
+        labels=labels,
+        ignore=ignore,
+        mpp=0.5,
+        groups=groups,
+        split=split,
+        seed=0,
+        replace=replace,
+    )
 
 
 def test_a_folder_is_listed_with_hashes_groups_and_a_split_and_reads_back(folders):

@@ -52,7 +52,22 @@ def folder(tmp_path):
 
 def add_to(folder, labels=LABELS, ignore="255", order="", fill="ignore", **flags):
     manifest = folder / "data_manifest.yaml"
-    add(manifest, "mine", folder, folder, labels, ignore, 0.5, "", "2/1/1", 0, True, order, fill, **flags)
+    add(
+        manifest,
+        "mine",
+        folder,
+        folder,
+        labels=labels,
+        ignore=ignore,
+        mpp=0.5,
+        groups="",
+        split="2/1/1",
+        seed=0,
+        replace=True,
+        order=order,
+        fill=fill,
+        **flags,
+    )
     listed = Manifest(manifest)
     return listed, listed.dataset("mine")
 
@@ -126,7 +141,18 @@ def test_order_and_fill_are_for_regions_only(folder):
     for flags in ({"order": "a,b"}, {"skip": "Tumor"}, {"objects": "annotation"}, {"class_property": "type"}):
         with pytest.raises(SpecError, match="annotated regions"):
             add(
-                folder / "m.yaml", "mine", folder, folder / "masks", "a=0,b=1", "", None, "", "2/1/1", 0, False, **flags
+                folder / "m.yaml",
+                "mine",
+                folder,
+                folder / "masks",
+                labels="a=0,b=1",
+                ignore="",
+                mpp=None,
+                groups="",
+                split="2/1/1",
+                seed=0,
+                replace=False,
+                **flags,
             )
 
 

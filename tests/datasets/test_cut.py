@@ -113,7 +113,7 @@ def test_an_interrupted_cut_leaves_whole_files_and_goes_on(slides, monkeypatch):
             raise KeyboardInterrupt
         return stage_read(*arguments)
 
-    stage_read = stage.read_tile
+    stage_read = stage.read_slide_tile
     monkeypatch.setattr(stage, "read_slide_tile", stopping)
     with pytest.raises(KeyboardInterrupt):
         do(slides)

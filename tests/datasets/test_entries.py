@@ -147,8 +147,8 @@ def test_an_entry_that_spoils_the_manifest_can_be_replaced(folder):
 
 
 def add_to(folder, name, replace=False):
-    arguments = (folder / "images", folder / "masks", "a=0,b=1", "255", None, "", "2/2/2", 0)
-    return add(folder / "m.yaml", name, *arguments, replace)
+    facts = {"labels": "a=0,b=1", "ignore": "255", "mpp": None, "groups": "", "split": "2/2/2", "seed": 0}
+    return add(folder / "m.yaml", name, folder / "images", folder / "masks", **facts, replace=replace)
 
 
 def test_names_that_yaml_takes_for_numbers_dates_or_truths_are_kept_as_they_are(folder):

@@ -33,7 +33,9 @@ def sources(folder):
 
 
 def merged(folder, order="", fill="other", masks="", into="merged", replace=False):
-    result = merge_masks(folder / "images", masks or sources(folder), folder / into, order, fill, replace)
+    result = merge_masks(
+        folder / "images", masks or sources(folder), folder / into, order=order, fill=fill, replace=replace
+    )
     return result, np.asarray(Image.open(folder / into / "t1.png"))[0].tolist()
 
 
@@ -124,7 +126,7 @@ def test_flags_that_do_not_fit_are_refused_before_anything_is_written(folder, fl
 
 def test_a_place_for_the_merged_masks_is_asked_for(folder):
     with pytest.raises(SpecError, match="merged into label images") as caught:
-        merge_masks(folder / "images", sources(folder), None, "", "other", False)
+        merge_masks(folder / "images", sources(folder), None, order="", fill="other", replace=False)
     assert "--merge-into" in caught.value.next_step
     with pytest.raises(SpecError, match="names the labels here"):
         data_add("x", folder / "images", sources(folder), labels="a=0,b=1", manifest=folder / "m.yaml")

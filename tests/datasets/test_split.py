@@ -26,8 +26,8 @@ def manifest(tmp_path):
     groups = "tile,group\n" + "".join(f"{name},p{i % 4}\n" for i, name in enumerate(names))
     (tmp_path / "groups.csv").write_text(groups)
     path = tmp_path / "data_manifest.yaml"
-    add(path, "mine", tmp_path / "images", tmp_path / "masks", "other=0,tumour=1", "255", 0.5,
-        str(tmp_path / "groups.csv"), "6/3/3", 0, False)  # fmt: skip
+    add(path, "mine", tmp_path / "images", tmp_path / "masks", labels="other=0,tumour=1", ignore="255", mpp=0.5,
+        groups=str(tmp_path / "groups.csv"), split="6/3/3", seed=0, replace=False)  # fmt: skip
     path.write_text("# ours\n" + path.read_text())
     return path
 

@@ -14,7 +14,7 @@ def box(name, x0, y0, x1, y1):
 
 
 def rules_of(labels="tumour=Tumor,stroma=Stroma|Fibrous", order="", fill="ignore", ignore="", skip=""):
-    return parse_rules(labels, order, fill, ignore, skip)
+    return parse_rules(labels, order=order, fill=fill, ignore=ignore, skip=skip)
 
 
 def test_labels_hold_classes_and_colours_and_ids_follow_their_order():

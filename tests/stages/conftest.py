@@ -50,7 +50,19 @@ class Study(NamedTuple):
     def add(self, replace=False):
         """List what was drawn in the manifest."""
         images, masks = self.folder / "images", self.folder / "masks"
-        add(self.path, "toy", images, masks, "a=0,b=1", "255", 0.5, "", "2/1/1", 0, replace)
+        add(
+            self.path,
+            "toy",
+            images,
+            masks,
+            labels="a=0,b=1",
+            ignore="255",
+            mpp=0.5,
+            groups="",
+            split="2/1/1",
+            seed=0,
+            replace=replace,
+        )
 
     def edit(self, change):
         """Let `change` do what it likes with the dataset's entry in the manifest."""

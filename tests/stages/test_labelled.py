@@ -59,7 +59,10 @@ def listed(tmp_path):
             Image.fromarray(values).save(tmp_path / f"masks/t{i}.png")
         path, sizes = tmp_path / "data_manifest.yaml", "/".join(str(len(tiles)) for tiles in splits.values())
         folders = (tmp_path / "images", tmp_path / "masks")
-        add(path, "toy", *folders, "other=0,a=1,b=2", "255", 0.5, "", sizes, 0, path.exists())
+        add(
+            path, "toy", *folders, labels="other=0,a=1,b=2", ignore="255", mpp=0.5, groups="", split=sizes, seed=0,
+            replace=path.exists(),
+        )  # fmt: skip
         return resplit(path, splits, folds)
 
     return make
