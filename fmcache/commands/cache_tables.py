@@ -45,7 +45,7 @@ def describe_cache(path: Path) -> str:
 
 
 def verify_caches(paths: Sequence[Path], work: Path, say: Callable[[str], None]) -> int:
-    """Verify caches (all below `work` when none is named), tell the outcome of each; return the number of problems."""
+    """Verify caches (all below `work` when none is named), print the outcome of each; return the number of problems."""
     chosen = list(paths) or [entry.path for entry in find_caches(places.caches(work))]
     if not chosen:
         raise CacheNotFound(f"there is no cache in {places.caches(work)}", next_step="fmcache extract makes one")
@@ -62,7 +62,7 @@ def verify_caches(paths: Sequence[Path], work: Path, say: Callable[[str], None])
 
 
 def verify_results(work: Path, say: Callable[[str], None]) -> int:
-    """Check the files of all runs below `work` against their checksums; tell, and return, how many are damaged."""
+    """Check the files of all runs below `work` against their checksums; print and return how many are damaged."""
     results = places.results(work)
     folders = [folder for study in studies(results) for folder in find_runs(results, study)]
     damaged: list[FmcacheError] = []

@@ -45,7 +45,7 @@ def cache_verify(
 ) -> None:
     """Re-read every chunk against its checksum, and without a path the results too; exit code 1 if something is wrong.
 
-    What is damaged is marked: the same extract, or fit, makes just that anew.
+    What is damaged is marked: the same extract, or fit, computes only that again.
 
     Example: fmcache cache verify
     """
@@ -63,7 +63,7 @@ def cache_rm(
     path: Annotated[list[Path], typer.Argument(help="Caches to remove.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Remove caches; one that cannot be removed is told at the end, and the others are.
+    """Remove caches; one that cannot be removed is reported at the end, after the others were removed.
 
     Example: fmcache cache rm work/cache/demo/raw-pixels/128px.zarr
     """

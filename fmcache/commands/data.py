@@ -168,7 +168,9 @@ def data_cut(
     groups: Annotated[
         str, typer.Option(help="Patient of a slide: a regex on its name with one (group), or a CSV tile,group.")
     ] = "",
-    group_by: Annotated[GroupBy, typer.Option(help="What no split parts: slides (or patients), or tiles.")] = "slide",
+    group_by: Annotated[
+        GroupBy, typer.Option(help="What must stay in one split: slides (or patients), or tiles.")
+    ] = "slide",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
     mpp_of_slide: Annotated[float | None, typer.Option(help="um/px of slides that state none, or a wrong one.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace the dataset, and tiles cut otherwise.")] = False,
@@ -177,7 +179,7 @@ def data_cut(
     """Cut annotated tiles out of whole slides and list them; needs pip install 'fmcache[wsi]'.
 
     Tiles lie side by side, none beyond the slide; those annotated enough are chosen so that labels are even, and no
-    slide is in two splits. An interrupted cut goes on where it stopped.
+    slide is in two splits. An interrupted cut resumes where it stopped.
 
     Example: fmcache data cut a.svs b.svs c.svs --annotations geojson --labels tumour=Tumor,stroma=Stroma --into
     tiles --name mine
@@ -201,7 +203,7 @@ def data_fetch(
 ) -> None:
     """Download a public dataset, or list the files of a private one, and write its tiles and splits to a lock file.
 
-    What was fetched is not fetched again; a broken download goes on where it stopped; checksums are held to.
+    What was fetched is not fetched again; a broken download resumes where it stopped; checksums are verified.
 
     Example: fmcache data fetch puma
     """

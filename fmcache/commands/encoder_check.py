@@ -53,7 +53,7 @@ def check_encoders(
 
     Weights that are not on this machine are fetched with `fetch` only; without it the hub is asked for access, and the
     check ends there. A hub that may not be asked, or gives no answer, is not asked again; weights that are here are
-    checked all the same. `say` gets a line before each encoder, since a large one takes a while.
+    checked all the same. `say` gets a line before each encoder, because a large one takes a while.
     """
     device = pick_device(flags.device)
     hub = Hub(must_not_ask(flags.offline))
@@ -115,7 +115,7 @@ def _fill(
 
 
 def _have_file(card: Card, choice: EncoderChoice, flags: Flags, fetch: bool, hub: Hub, row: dict[str, str]) -> bool:
-    """Fill in access and file; return whether to go on to loading."""
+    """Fill in access and file; return whether to continue with loading."""
     if card.kind != "timm" or card.random_weights or choice.random_weights:
         row["access"] = row["file"] = "not needed"
         return True

@@ -1,4 +1,4 @@
-"""What `fmcache encoders list` and `show` tell of the encoders that have a card. No torch here."""
+"""What `fmcache encoders list` and `show` print of the encoders that have a card. No torch here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fmcache.runtime.sizes import size_text
 from fmcache.strict import builtins
 
 TILE_PX = 512
-"""The tile size of the paper, for which token grids and bytes are told."""
+"""The tile size of the paper, for which token grids and bytes are given."""
 
 
 def list_encoders() -> Table:

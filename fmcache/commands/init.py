@@ -54,7 +54,7 @@ def init_command(
     name = shlex.quote(str(recipe))
     first = "" if study.encoders else "name encoders in it (fmcache encoders list shows them), then "
     say(f"{recipe}: every field of a recipe, with its default and what it means")
-    say(f"  next: {first}fmcache plan {name} tells what it costs; fmcache run {name} runs it")
+    say(f"  next: {first}fmcache plan {name} says what it costs; fmcache run {name} runs it")
 
 
 def _check_place(recipe: Path, replace: bool) -> None:

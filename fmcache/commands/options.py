@@ -103,7 +103,7 @@ def show(renderable: object) -> None:
     parts = renderable.renderables if isinstance(renderable, Group) else [renderable]
     tables = [part for part in parts if isinstance(part, Table)]
     for column in (column for table in tables for column in table.columns if not column.no_wrap):
-        column.overflow = "fold"  # a name longer than its column goes on in the next line
+        column.overflow = "fold"  # a name longer than its column continues in the next line
     console = PlainConsole()
     in_pipe = not sys.stdout.isatty() and "COLUMNS" not in os.environ
     if in_pipe:

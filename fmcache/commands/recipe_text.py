@@ -80,7 +80,7 @@ WORDS = {
 HEAD = """\
 # A recipe: everything that can change a number. Every field is here with its default, which is the paper's protocol;
 # a line that you delete keeps its default. Number of workers, folders and device are flags of the commands.
-# fmcache plan RECIPE tells what a recipe costs; fmcache run RECIPE runs it.
+# fmcache plan RECIPE says what a recipe costs; fmcache run RECIPE runs it.
 """
 COLUMN, WIDTH = 30, 118
 _TOGETHER = re.compile(r"`[^`]*`|\{[^}]*\}|\[[^]]*\]|\([^)]*\)")  # what is to stay on one line of a comment

@@ -99,7 +99,7 @@ def _extract_dataset(asked: ExtractRequest, remembered: Remembered) -> list[Fail
                 raise  # the mask cache is everybody's
             # with its traceback an error would keep what filled the memory
             failures.append(Failure(name, places.encoder_key(choice), error.bare()))
-            more = "; going on with the next encoder" if i < len(choices) else ""
+            more = "; continuing with the next encoder" if i < len(choices) else ""
             asked.say(f"{name} · {choice.name}: failed{more}")
     return failures
 

@@ -60,7 +60,7 @@ def fill_masks(asked: ExtractRequest) -> None:
 def fill_encoder(asked: ExtractRequest, choice: EncoderChoice, make_mask_cache: Callable[[], None]) -> None:
     """Load an encoder and write what is missing in its caches of a dataset; it is freed when this returns.
 
-    `make_mask_cache` is called in between: who may not have the weights is told before all masks are rendered.
+    `make_mask_cache` is called in between: a user without access to the weights learns it before masks are rendered.
     """
     with using_threads(asked.flags.threads):
         _fill_encoder(asked, choice, make_mask_cache)

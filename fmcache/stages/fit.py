@@ -84,7 +84,7 @@ class EncoderRuns(NamedTuple):
 
     @property
     def at_once(self) -> int:
-        """How many seeds are trained at once."""
+        """How many seeds are trained concurrently."""
         return concurrent_seed_count(self._step, self.recipe.fit.seeds, torch.device(self.device), self.threads)
 
     @property
@@ -118,19 +118,19 @@ class EncoderRuns(NamedTuple):
         return {**msgspec.json.decode(self.identity), "seed": seed}
 
     def folder(self, seed: int) -> Path:
-        """Return where the part of a run lies."""
+        """Return the folder of a run's results."""
         return run_folder(self.results, self.recipe.name, self.dataset, self.encoder.name, seed, self.fold)
 
 
 class LoadedRuns(NamedTuple):
-    """A job with all that its runs share: grids in memory, and an untrained decoder."""
+    """The runs of an encoder with what they share: grids in memory and an untrained decoder."""
 
-    job: EncoderRuns
+    runs: EncoderRuns
     training: Training
 
 
 class RunTask(NamedTuple):
-    """Runs of one encoder that are trained at once; the part of each appears when it has ended."""
+    """Runs of one encoder that are trained concurrently; the results of each appear when it has ended."""
 
     of: str
     seeds: tuple[int, ...]
@@ -152,7 +152,7 @@ def fit(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], N
     Of a recipe with a sweep, every variant is trained.
 
     Without encoders in the recipe, all that have a cache under it are fitted. Each result appears whole when its run
-    ends, so an interrupted sweep goes on where it stopped.
+    ends, so an interrupted sweep resumes where it stopped.
 
     Raises
     ------
@@ -174,19 +174,19 @@ def _fit(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], 
     device = pick_device(flags.device)
     failures: list[Failure] = []
     busy: list[Failure] = []
-    told: set[str] = set()
+    said: set[str] = set()
 
     def say_once(line: str) -> None:  # variants of one recipe have the same splits
-        if line not in told:
-            told.add(line)
+        if line not in said:
+            said.add(line)
             say(line)
 
     swept = variants(recipe)
     for variant in swept:
-        jobs = []
+        all_runs = []
         for demand in demands(variant, manifest):
-            found, failed = _jobs(variant, demand, device, flags, say_once)
-            jobs += _with_label_pixels(found, say_once)
+            found, failed = _runs_of_dataset(variant, demand, device, flags, say_once)
+            all_runs += _with_label_pixels(found, say_once)
             failures += [failure for failure in failed if failure[:2] not in {known[:2] for known in failures}]
         study = places.results(flags.work) / variant.name
         with contextlib.ExitStack() as held:
@@ -199,22 +199,22 @@ def _fit(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], 
                 say(f"{variant.name}: another process is fitting it; left out")
                 continue
             sweep(study)
-            _fit_jobs(jobs, variant.fit.seeds, flags, say)
+            _train_missing(all_runs, variant.fit.seeds, flags, say)
     return failures + busy
 
 
-def _fit_jobs(jobs: Sequence[EncoderRuns], seeds: int, flags: Flags, say: Callable[[str], None]) -> None:
+def _train_missing(all_runs: Sequence[EncoderRuns], seeds: int, flags: Flags, say: Callable[[str], None]) -> None:
     if flags.recompute:
-        for job in jobs:
+        for runs in all_runs:
             for seed in range(seeds):
-                remove_folder(job.folder(seed))
-    groups = [(job, _tasks(job, seeds, say)) for job in jobs]
+                remove_folder(runs.folder(seed))
+    groups = [(runs, _tasks(runs, seeds, say)) for runs in all_runs]
     todo = [task for _, tasks in groups for task in tasks]
-    if jobs:
-        say(_forecast(jobs, seeds, sum(len(task.seeds) for task in todo)))
+    if all_runs:
+        say(_forecast(all_runs, seeds, sum(len(task.seeds) for task in todo)))
     if not todo:
         return
-    epochs = sum(job.recipe.fit.epochs * seeds for job in jobs)
+    epochs = sum(runs.recipe.fit.epochs * seeds for runs in all_runs)
     done = epochs - sum(task.weight for task in todo)
     with (
         progress("fit", epochs, "epochs", done) as tick,
@@ -224,41 +224,41 @@ def _fit_jobs(jobs: Sequence[EncoderRuns], seeds: int, flags: Flags, say: Callab
             say(f"{task.of} · seed {seed}: {line}")
 
 
-def _tasks(job: EncoderRuns, seeds: int, say: Callable[[str], None]) -> list[RunTask]:
-    missing = [seed for seed in range(seeds) if not _is_done(job, seed, say)]
-    groups = [tuple(missing[i : i + job.at_once]) for i in range(0, len(missing), job.at_once)]
-    return [RunTask(job.title_of_runs, group, job.recipe.fit.epochs) for group in groups]
+def _tasks(runs: EncoderRuns, seeds: int, say: Callable[[str], None]) -> list[RunTask]:
+    missing = [seed for seed in range(seeds) if not _is_done(runs, seed, say)]
+    groups = [tuple(missing[i : i + runs.at_once]) for i in range(0, len(missing), runs.at_once)]
+    return [RunTask(runs.title_of_runs, group, runs.recipe.fit.epochs) for group in groups]
 
 
-def _is_done(job: EncoderRuns, seed: int, say: Callable[[str], None]) -> bool:
+def _is_done(runs: EncoderRuns, seed: int, say: Callable[[str], None]) -> bool:
     try:
-        return check_same_run(job.folder(seed), job.run_identity(seed), {"mpp": job.mpp})
+        return check_same_run(runs.folder(seed), runs.run_identity(seed), {"mpp": runs.mpp})
     except ResultsCorrupt as damage:
         say(f"{damage.problem}; this run is trained again")
         return False
 
 
 def fit_runs(loaded: LoadedRuns, task: RunTask, tick: runners.Tick) -> Iterator[tuple[int, str]]:
-    """Train the seeds of a task at once; write the part of each as it ends, and then yield it with a line on it."""
+    """Train the seeds of a task concurrently; as each ends, write its results and yield the seed with a line on it."""
     start = time.monotonic()
-    torch.set_num_threads(loaded.job.threads)
-    for seed, fitted in train_concurrently(loaded.training, task.seeds, tick, loaded.job.seed_threads):
+    torch.set_num_threads(loaded.runs.threads)
+    for seed, fitted in train_concurrently(loaded.training, task.seeds, tick, loaded.runs.seed_threads):
         wall_s = (time.monotonic() - start) / len(task.seeds)
         yield seed, _write(loaded, seed, fitted, len(task.seeds), wall_s)
 
 
 def _write(loaded: LoadedRuns, seed: int, fitted: TrainedRun, together: int, wall_s: float) -> str:
-    job, scale = loaded.job, loaded.training.scale
+    runs, scale = loaded.runs, loaded.training.scale
     parameters = sum(p.numel() for p in loaded.training.decoder.parameters())
-    record = _record(job, seed, fitted, parameters, together, wall_s)
-    part = RunResults(record, _counts_table(job, fitted), _curve_table(fitted))
+    record = _record(runs, seed, fitted, parameters, together, wall_s)
+    results = RunResults(record, _counts_table(runs, fitted), _curve_table(fitted))
     weights = fitted.weights | (dict(scale._asdict()) if scale else {})
-    with whole_folder(job.folder(seed)) as folder:
+    with whole_folder(runs.folder(seed)) as folder:
         save_file({name: value.contiguous() for name, value in weights.items()}, folder / WEIGHTS)
-        write_run(folder, part)
-    line = f"test Dice {mean_dice(fitted.test, job.recipe.dice):.1%}, best validation {fitted.val_dice:.1%}"
+        write_run(folder, results)
+    line = f"test Dice {mean_dice(fitted.test, runs.recipe.dice):.1%}, best validation {fitted.val_dice:.1%}"
     line += f" after {fitted.best_epoch} epochs"
-    if labels := missed(part):
+    if labels := missed(results):
         line += f" · COLLAPSED: never predicts, or hardly ever, {', '.join(labels)}"
     if record.still_falling:
         line += " · loss still falling at the end"
@@ -266,7 +266,7 @@ def _write(loaded: LoadedRuns, seed: int, fitted: TrainedRun, together: int, wal
     return line + (" · grids did not fit into memory: read from disk" if spilled else "")
 
 
-def _jobs(
+def _runs_of_dataset(
     recipe: Recipe, demand: Demand, device: torch.device, flags: Flags, say: Callable[[str], None] = print
 ) -> tuple[list[EncoderRuns], list[Failure]]:
     name, dataset = demand.name, demand.dataset
@@ -284,7 +284,7 @@ def _jobs(
             f"no encoder has been extracted on {name} for recipe {recipe.name!r}",
             next_step=f"fmcache extract --dataset {name} --encoder NAME, with the same recipe and --work folder",
         )
-    jobs, failures = [], []
+    all_runs, failures = [], []
     remembered, lock = Remembered(places.remembered(flags.work)), places.weights_lock(flags.work)
     for key, tap in wanted:
         path = places.tokens_path(flags.work, name, key, recipe, tap)
@@ -292,16 +292,18 @@ def _jobs(
             tokens = open_cache(path, "tokens", tokens_identity(recipe, name, hashes, tap))
             for line in check_origin(tokens, key, listed.get(key), recipe, lock, remembered.sha256):
                 say(f"{name} · {key}: {line}")
-            jobs += [_job(recipe, demand, fold, tokens, mask_cache, device, flags) for fold in demand.splits]
+            all_runs += [
+                _runs_of_encoder(recipe, demand, fold, tokens, mask_cache, device, flags) for fold in demand.splits
+            ]
         except CacheNotFound as error:
             failures.append(Failure(name, key, renamed(path, listed.get(key)) or error))
         except (CacheUnsealed, CacheMismatch, CacheCorrupt, SpecError, WeightsMismatch) as error:
             failures.append(Failure(name, key, error))
     remembered.keep()
-    return jobs, failures
+    return all_runs, failures
 
 
-def _job(
+def _runs_of_encoder(
     recipe: Recipe,
     demand: Demand,
     fold: int | None,
@@ -331,82 +333,82 @@ def _job(
     )  # fmt: skip
 
 
-def _with_label_pixels(jobs: Sequence[EncoderRuns], say: Callable[[str], None]) -> list[EncoderRuns]:
-    """Return the jobs of a dataset with their label pixels; tell what splits lack, refuse one without any label."""
-    if not jobs:
+def _with_label_pixels(all_runs: Sequence[EncoderRuns], say: Callable[[str], None]) -> list[EncoderRuns]:
+    """Return the runs of a dataset with their label pixels; report what splits lack, refuse one without a label."""
+    if not all_runs:
         return []
-    mask_cache, labels = jobs[0].mask_cache, [name for name, _ in jobs[0].labels]
-    tiles = all_tiles(job.splits for job in jobs)
-    sides = {job.grid.covered_px for job in jobs}
-    expected = msgspec.json.decode(jobs[0].identity)["view_bank"]
+    mask_cache, labels = all_runs[0].mask_cache, [name for name, _ in all_runs[0].labels]
+    tiles = all_tiles(runs.splits for runs in all_runs)
+    sides = {runs.grid.covered_px for runs in all_runs}
+    expected = msgspec.json.decode(all_runs[0].identity)["view_bank"]
     counts = label_pixels(open_cache(mask_cache, "view_bank", expected), tiles, len(labels), sides)
     counted = []
-    for job in jobs:
-        side, tile_px = job.grid.covered_px, job.recipe.tile_px
-        check_labelled(job.dataset, job.fold, job.splits, counts[side])
-        where = place(job.dataset, job.fold)
+    for runs in all_runs:
+        side, tile_px = runs.grid.covered_px, runs.recipe.tile_px
+        check_labelled(runs.dataset, runs.fold, runs.splits, counts[side])
+        where = place(runs.dataset, runs.fold)
         if side < tile_px:
-            where += f", in the {side} of {tile_px} px that {job.encoder.display} covers"
-        for line in label_notes(where, job.splits, counts[side], labels, job.recipe.dice):
+            where += f", in the {side} of {tile_px} px that {runs.encoder.display} covers"
+        for line in label_notes(where, runs.splits, counts[side], labels, runs.recipe.dice):
             say(line)
-        counted.append(job._replace(label_pixels=tuple(split_pixels(job.splits, counts[side]).items())))
+        counted.append(runs._replace(label_pixels=tuple(split_pixels(runs.splits, counts[side]).items())))
     return counted
 
 
-def _load(job: EncoderRuns) -> Training:
-    expected = msgspec.json.decode(job.identity)
-    tokens = open_cache(job.tokens, "tokens", expected["tokens"])
-    mask_cache = open_cache(job.mask_cache, "view_bank", expected["view_bank"])
-    device, recipe = torch.device(job.device), job.recipe
-    torch.set_num_threads(job.threads)
-    load = functools.partial(load_token_grids, tokens, mask_cache, device=device, spill=job.results)
-    grids = load(job.splits.train, range(1, recipe.views.count + 1))
-    val, test = (load(tiles, range(1)) for tiles in (job.splits.val, job.splits.test))
+def _load(runs: EncoderRuns) -> Training:
+    expected = msgspec.json.decode(runs.identity)
+    tokens = open_cache(runs.tokens, "tokens", expected["tokens"])
+    mask_cache = open_cache(runs.mask_cache, "view_bank", expected["view_bank"])
+    device, recipe = torch.device(runs.device), runs.recipe
+    torch.set_num_threads(runs.threads)
+    load = functools.partial(load_token_grids, tokens, mask_cache, device=device, spill=runs.results)
+    grids = load(runs.splits.train, range(1, recipe.views.count + 1))
+    val, test = (load(tiles, range(1)) for tiles in (runs.splits.val, runs.splits.test))
     scale = channel_scale(grids) if recipe.fit.standardise == "channel" else None
-    decoder = Decoder(job.encoder.width, recipe.decoder.width, len(job.labels), job.grid, form_for(device))
+    decoder = Decoder(runs.encoder.width, recipe.decoder.width, len(runs.labels), runs.grid, form_for(device))
     return Training(decoder, grids, val, test, recipe.fit, recipe.dice, device, scale)
 
 
 def _record(
-    job: EncoderRuns, seed: int, fitted: TrainedRun, parameters: int, together: int, wall_s: float
+    runs: EncoderRuns, seed: int, fitted: TrainedRun, parameters: int, together: int, wall_s: float
 ) -> RunRecord:
-    spec = job.recipe.fit
+    spec = runs.recipe.fit
     losses = [epoch.loss for epoch in fitted.curve]
     return RunRecord(
-        study=job.recipe.name,
-        dataset=job.dataset,
-        dataset_title=job.title,
-        encoder=job.encoder,
+        study=runs.recipe.name,
+        dataset=runs.dataset,
+        dataset_title=runs.title,
+        encoder=runs.encoder,
         seed=seed,
-        fold=job.fold,
-        identity=job.run_identity(seed),
-        recipe=builtins(job.recipe),
-        labels=job.labels,
-        mpp=job.mpp,
-        tiles={"train": len(job.splits.train), "val": len(job.splits.val), "test": len(job.splits.test)},
-        label_pixels=dict(job.label_pixels),
+        fold=runs.fold,
+        identity=runs.run_identity(seed),
+        recipe=builtins(runs.recipe),
+        labels=runs.labels,
+        mpp=runs.mpp,
+        tiles={"train": len(runs.splits.train), "val": len(runs.splits.val), "test": len(runs.splits.test)},
+        label_pixels=dict(runs.label_pixels),
         decoder_params=parameters,
         best_epoch=fitted.best_epoch,
         val_dice=fitted.val_dice,
-        collapsed=collapsed(fitted.test, [name for name, _ in job.labels]),
+        collapsed=collapsed(fitted.test, [name for name, _ in runs.labels]),
         still_falling=still_falling(losses, spec.restart_epochs),
-        device=device_name(torch.device(job.device)),
-        threads=job.seed_threads,
+        device=device_name(torch.device(runs.device)),
+        threads=runs.seed_threads,
         together=together,
         versions=versions("fmcache", "torch", "numpy", "zarr", "polars"),
         wall_s=round(wall_s, 3),
     )
 
 
-def _counts_table(job: EncoderRuns, fitted: TrainedRun) -> pl.DataFrame:
+def _counts_table(runs: EncoderRuns, fitted: TrainedRun) -> pl.DataFrame:
     def rows(split: str, tiles: Sequence[str], counts: Counts) -> list[tuple[object, ...]]:
         return [
             (split, tile, label, *counts[i, j].tolist())
             for i, tile in enumerate(tiles)
-            for j, (label, _) in enumerate(job.labels)
+            for j, (label, _) in enumerate(runs.labels)
         ]
 
-    both = rows("val", job.splits.val, fitted.val) + rows("test", job.splits.test, fitted.test)
+    both = rows("val", runs.splits.val, fitted.val) + rows("test", runs.splits.test, fitted.test)
     return pl.DataFrame(both, schema=COUNTS_SCHEMA, orient="row")
 
 
@@ -414,16 +416,16 @@ def _curve_table(fitted: TrainedRun) -> pl.DataFrame:
     return pl.DataFrame([epoch._asdict() for epoch in fitted.curve], schema=CURVE_SCHEMA)
 
 
-def _forecast(jobs: Sequence[EncoderRuns], seeds: int, todo: int) -> str:
-    job = jobs[0]
-    steps = steps_per_epoch(len(job.splits.train), job.recipe.fit) * job.recipe.fit.epochs
-    largest = max(grids_bytes(job.recipe, job.splits, job.encoder.width, job.grid) for job in jobs)
-    n_folds = len({job.fold for job in jobs})
+def _forecast(all_runs: Sequence[EncoderRuns], seeds: int, todo: int) -> str:
+    runs = all_runs[0]
+    steps = steps_per_epoch(len(runs.splits.train), runs.recipe.fit) * runs.recipe.fit.epochs
+    largest = max(grids_bytes(runs.recipe, runs.splits, runs.encoder.width, runs.grid) for runs in all_runs)
+    n_folds = len({runs.fold for runs in all_runs})
     folds = f" x {n_folds} folds" if n_folds > 1 else ""
-    at_once = max(job.at_once for job in jobs)
+    at_once = max(runs.at_once for runs in all_runs)
     how = "one after another" if at_once == 1 else f"up to {at_once} at once"
     return (
-        f"fit: {len({job.tokens for job in jobs})} caches{folds} x {seeds} seeds; "
-        f"{todo} of {len(jobs) * seeds} runs to do, {steps} steps each ({job.dataset}), {how}; "
+        f"fit: {len({runs.tokens for runs in all_runs})} caches{folds} x {seeds} seeds; "
+        f"{todo} of {len(all_runs) * seeds} runs to do, {steps} steps each ({runs.dataset}), {how}; "
         f"grids in memory at most {size_text(largest)}"
     )

@@ -1,4 +1,4 @@
-"""Which labels the untouched tiles of each split hold, counted in the mask cache: told, or refused, before training."""
+"""Which labels the untouched tiles of each split hold, counted in the mask cache before training."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def check_labelled(dataset: str, fold: int | None, splits: Splits, pixels: TileP
             expected=f"a labelled pixel in a tile of {split}",
             found=f"every pixel ignored in {some(splits.of(split), SHOWN)}",
             next_step=f"label one of these tiles, or put others into {split}: edit the manifest, or fmcache data split "
-            f"{dataset} {again}; fmcache data check {dataset} tells whether that helped",
+            f"{dataset} {again}; fmcache data check {dataset} says whether that helped",
         )
 
 

@@ -1,6 +1,6 @@
 """Where the encoder of a cache came from, and whether its card and weights are still those: asked before a fit.
 
-No timm and no hub are asked. What cannot be compared is told; what differs is refused.
+No timm and no hub are asked. What cannot be compared is reported; what differs is refused.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ KNOWN_WITHOUT_TIMM: tuple[str, ...] = ("name", "kind", "architecture", "argument
 RANDOM = "-random"
 """Ends the names of caches of random weights that were asked for with the encoder, not by its card."""
 
-_AGAIN = "or make the cache anew: fmcache extract --recompute, with the same flags"
+_AGAIN = "or compute the cache again: fmcache extract --recompute, with the same flags"
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -110,7 +110,7 @@ def check_origin(
 
     Returns
     -------
-    lines that tell what was not compared.
+    Lines that say what was not compared.
 
     Raises
     ------
@@ -124,16 +124,16 @@ def check_origin(
     origin = _recorded(cache.header, key)
     name = _card_name(asked, origin)
     if not (name.startswith(TIMM) or name in card_names() or (name.endswith(SUFFIXES) and Path(name).exists())):
-        card, told = None, [f"its card {name or 'was not recorded, and'} is not here: it was not compared"]
+        card, notes = None, [f"its card {name or 'was not recorded, and'} is not here: it was not compared"]
     else:
-        card, told = _compare_card(cache, name, asked, origin, recipe, then)
+        card, notes = _compare_card(cache, name, asked, origin, recipe, then)
     if then.get("random_weights") or not then.get("weights_sha256"):
-        return told
-    return [*told, *_compare_weights(cache, card, asked, origin, then["weights_sha256"], lock, sha256_of)]
+        return notes
+    return [*notes, *_compare_weights(cache, card, asked, origin, then["weights_sha256"], lock, sha256_of)]
 
 
 def _recorded(header: Header, key: str) -> Origin:
-    """Return what a cache records; of one that records nothing (fmcache 0.1.0), what its name tells."""
+    """Return what a cache records; for one that records nothing (fmcache 0.1.0), what its name says."""
     try:
         return msgspec.convert(header.about["origin"], Origin)
     except (KeyError, msgspec.ValidationError):
@@ -151,11 +151,11 @@ def _compare_card(
     cache: Cache, name: str, asked: str | EncoderChoice | None, origin: Origin, recipe: Recipe, then: dict[str, Any]
 ) -> tuple[Card | None, list[str]]:
     """Return the card and what of it was not compared; raises as `check_origin`."""
-    told: list[str] = []
+    notes: list[str] = []
     random_weights = asked.random_weights if isinstance(asked, EncoderChoice) else origin.random_weights
     if name.startswith(TIMM):
         card, fields, now = None, KNOWN_WITHOUT_TIMM, _without_timm(name.removeprefix(TIMM))
-        told.append(_not_asked(cache.header))
+        notes.append(_not_asked(cache.header))
     else:
         card, fields = read_card(name), CARD_FIELDS
         now, random_weights = builtins(card), random_weights or card.random_weights
@@ -167,7 +167,7 @@ def _compare_card(
         lines += differences({"precision": precision}, {"precision": cache.header.identity.get("precision")})
     if lines:
         raise _other_card(cache.path, name, lines)
-    return card, told
+    return card, notes
 
 
 def _other_card(path: Path, name: str, lines: list[str]) -> CacheMismatch:
@@ -178,7 +178,7 @@ def _other_card(path: Path, name: str, lines: list[str]) -> CacheMismatch:
 
 
 def renamed(path: Path, asked: str | EncoderChoice | None) -> CacheMismatch | None:
-    """Return the error for a cache that is not at `path` since its card's `name` was another when it was made."""
+    """Return the error for a cache that is not at `path` because its card's `name` was another one when it was made."""
     name = asked.name if isinstance(asked, EncoderChoice) else asked or ""
     if not name.endswith(SUFFIXES):
         return None

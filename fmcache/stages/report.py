@@ -37,7 +37,7 @@ FIGURES = {
 
 
 class StudyReport(NamedTuple):
-    """A written report: its Markdown file, and for the terminal a table per dataset, then what else is to be said."""
+    """A written report: its Markdown file, and for the terminal a table per dataset, then the notes."""
 
     path: Path
     tables: tuple[Table | str, ...]
@@ -134,16 +134,16 @@ def _summaries(results: Path, study: str) -> tuple[list[Summary], list[FmcacheEr
     ResultsCorrupt, ResultsMismatch
         When no run is left.
     """
-    parts: list[RunResults] = []
+    runs: list[RunResults] = []
     damaged: list[FmcacheError] = []
     for path in find_runs(results, study):
         try:
-            parts.append(read_run(path))
+            runs.append(read_run(path))
         except (ResultsCorrupt, ResultsMismatch) as error:
             damaged.append(error)
-    if not parts:
+    if not runs:
         raise damaged[0]
-    return [summarise(list(group)) for _, group in groupby(parts, key=lambda part: part.record.dataset)], damaged
+    return [summarise(list(group)) for _, group in groupby(runs, key=lambda run: run.record.dataset)], damaged
 
 
 def _left_out(damaged: Sequence[FmcacheError]) -> str:

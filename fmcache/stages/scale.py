@@ -1,4 +1,4 @@
-"""The um/px that the manifest states: no pixel depends on it, so it is in no identity, but results are told by it."""
+"""The um/px that the manifest states: no pixel depends on it, so it is in no identity, but results state it."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def check_scale(path: Path, header: Header, dataset: AnyDataset) -> None:
     if lines := differences(stated, recorded):
         raise CacheMismatch(
             f"{path} was made when the manifest stated another um/px:\n    " + "\n    ".join(lines),
-            next_step="restore it in the manifest, or run the same fmcache extract again: it encodes nothing anew, and "
-            "records what the manifest states now",
+            next_step="restore it in the manifest, or run the same fmcache extract again: it runs no encoder, "
+            "and records what the manifest states now",
         )
 
 

@@ -208,7 +208,7 @@ def _encode(
 
 
 class HostCopy:
-    """Values of a GPU being copied to the host's memory while both go on; on a CPU they are there already."""
+    """Values of a GPU that are copied to main memory while both keep working; on a CPU they are there already."""
 
     def __init__(self, values: torch.Tensor) -> None:
         self._host = values

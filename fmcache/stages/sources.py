@@ -61,6 +61,6 @@ def check_sources(demand: Demand, folder: Path, remembered: Remembered) -> None:
             f"{len(odd)} of {len(listed)} files of {name!r} are not those that the manifest lists",
             expected="the files whose sha256 it has",
             found=some(odd),
-            next_step="restore them, or list the new ones with fmcache data add --replace (their caches are then made "
-            "anew with --recompute)",
+            next_step="restore them, or list the new ones with fmcache data add --replace (their caches are then "
+            "computed again with --recompute)",
         )

@@ -108,7 +108,7 @@ def flags(work, **kwargs):
 
 def jobs(recipe, manifest, work):
     (demand,) = demands(recipe, manifest)
-    return fit_stage._jobs(recipe, demand, torch.device("cpu"), flags(work))[0]
+    return fit_stage._runs_of_dataset(recipe, demand, torch.device("cpu"), flags(work))[0]
 
 
 def quiet(_):
@@ -309,7 +309,7 @@ def test_an_extraction_that_is_stopped_goes_on_and_ends_byte_for_byte_the_same(t
     if how == signal.SIGINT:
         assert "the same command goes on from there" in errors
     (demand,) = demands(many, manifest)
-    unsealed, failures = fit_stage._jobs(many, demand, torch.device("cpu"), flags(tmp_path / "stopped"))
+    unsealed, failures = fit_stage._runs_of_dataset(many, demand, torch.device("cpu"), flags(tmp_path / "stopped"))
     assert unsealed == []
     assert isinstance(failures[0].error, CacheUnsealed)
     for name in ("stopped", "whole"):
@@ -548,7 +548,7 @@ def test_all_asks_for_every_encoder_of_the_study_and_goes_on_past_those_that_can
         capture_output=True, text=True, env=os.environ | {"HF_HOME": str(tmp_path / "hub")},
     )  # fmt: skip
     assert done.returncode == 1
-    assert done.stdout.count("failed; going on with the next encoder") == 14
+    assert done.stdout.count("failed; continuing with the next encoder") == 14
     assert done.stderr.count("are not on this machine, and the hub may not be asked") == 15
     assert not list(tmp_path.glob("cache/**/*.zarr"))  # nobody waits for masks that nothing needs
 

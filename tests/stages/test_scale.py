@@ -1,4 +1,4 @@
-"""um/px in the manifest: no identity holds it, and no stage goes on as if it had not changed."""
+"""um/px in the manifest: no identity holds it, and no stage continues as if it had not changed."""
 
 import msgspec
 import pytest
@@ -19,14 +19,14 @@ def files(study):
     }
 
 
-def test_a_changed_um_per_px_is_refused_by_fit_until_extract_has_recorded_it_and_the_runs_are_made_anew(study):
+def test_a_changed_um_per_px_is_refused_by_fit_until_extract_has_recorded_it_and_the_runs_are_trained_again(study):
     study.extract()
     study.fit()
     shards = files(study)
     study.edit(lambda entry: entry.update(mpp=0.25))
     with pytest.raises(CacheMismatch, match=r"mpp: expected 0\.25, found 0\.5") as refused:
         study.fit()
-    assert "extract again: it encodes nothing anew" in refused.value.next_step
+    assert "extract again: it runs no encoder" in refused.value.next_step
     assert all("complete" in line for line in study.extract())
     assert files(study) == shards
     assert read_header(places.mask_cache_path(study.work, "toy", study.recipe)).about["mpp"] == 0.25

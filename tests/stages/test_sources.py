@@ -69,7 +69,7 @@ def test_fit_asks_for_no_image_and_says_nothing_of_them(study):
     assert any("1 of 1 runs" in line for line in study.fit())
 
 
-def test_a_file_that_is_listed_anew_is_refused_by_tile_until_its_caches_are_made_anew(study):
+def test_a_file_that_is_listed_again_is_refused_by_tile_until_its_caches_are_computed_again(study):
     study.extract()
     study.draw("c", seed=1)
     study.add(replace=True)

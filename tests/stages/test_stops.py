@@ -166,7 +166,7 @@ def test_an_encoder_whose_cache_is_busy_is_left_out_and_told_at_the_end(tmp_path
     with held(places.tokens_path(tmp_path, "toy", "raw-pixels", recipe, "last")):
         failures = extract(recipe, manifest, flags(tmp_path), lines.append)
     assert [(failure.encoder, type(failure.error)) for failure in failures] == [("raw-pixels", Busy)]
-    assert "toy · raw-pixels: failed; going on with the next encoder" in lines
+    assert "toy · raw-pixels: failed; continuing with the next encoder" in lines
     assert [failure.encoder for failure in fit(recipe, manifest, flags(tmp_path), quiet)] == ["raw-pixels"]
     assert extract(recipe, manifest, flags(tmp_path), quiet) == []
 
