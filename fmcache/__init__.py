@@ -1,6 +1,6 @@
 """fmcache: cache frozen pathology encoders once, train light decoders cheaply, report with honest spread.
 
-Public names load when they are first used: ``import fmcache`` alone loads neither torch nor zarr.
+Public names are loaded at first use: ``import fmcache`` alone loads neither torch nor zarr.
 """
 
 from importlib import import_module, metadata

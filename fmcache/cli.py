@@ -1,6 +1,6 @@
 """The command line: parse, call one stage, print. Known errors become a few lines of text and exit code 1.
 
-Nothing heavy is imported before a command's body runs, so that ``--help`` is quick.
+Large packages are imported only when a command's body runs, so that ``--help`` is quick.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Which pathology foundation model should I build my segmentation on, and how sure can I be?\n\n"
     "extract runs each frozen encoder once over all views of the tiles; fit trains light decoders from the cached\n"
-    "tokens, many seeds; report compares. run does all three for a recipe.\n\n"
+    "tokens, with many seeds; report compares the results. run does all three for a recipe.\n\n"
     "Example: fmcache run pipelines/quickstart.yaml",
 )
 app.add_typer(data.app, name="data")
@@ -70,7 +70,7 @@ def run_command(
 ) -> None:
     """Extract, fit and report everything in a recipe.
 
-    What is done is not done again: an interrupted run goes on where it stopped.
+    Finished work is not repeated: an interrupted run continues where it stopped.
 
     Example: fmcache run pipelines/quickstart.yaml
     """
@@ -94,15 +94,15 @@ def run_command(
 @app.command("plan")
 def plan_command(
     recipe: Annotated[Path | None, typer.Argument(help="The recipe; without it the paper's protocol.")] = None,
-    measure: Annotated[bool, typer.Option(help="Measure this device for a few seconds, to tell the time.")] = True,
+    measure: Annotated[bool, typer.Option(help="Measure this device for a few seconds to estimate times.")] = True,
     manifest: ManifestFile = DEFAULT_MANIFEST,
     work: Work = DEFAULT_WORK,
     device: Device = "auto",
     threads: Threads = 0,
 ) -> None:
-    """Tell what a recipe costs before anything runs: views, disk, memory, arithmetic, time, and what is cheaper.
+    """Show the cost of a recipe before it runs: views, disk, memory, arithmetic, time, and cheaper alternatives.
 
-    Neither weights nor tiles are needed.
+    It needs neither weights nor tiles.
 
     Example: fmcache plan pipelines/quickstart.yaml
     """
@@ -157,7 +157,7 @@ def extract_command(
 
 @app.command("fit")
 def fit_command(
-    seeds: Annotated[int, typer.Option(min=0, help="Number of seeds; 0: as the recipe says (10 in the paper's).")] = 0,
+    seeds: Annotated[int, typer.Option(min=0, help="Number of seeds; 0: the recipe's (the paper's: 10).")] = 0,
     encoder: EncoderNames = None,
     dataset: DatasetNames = None,
     tap: Taps = "",
@@ -187,10 +187,10 @@ def fit_command(
 
 @app.command("report")
 def report_command(
-    study: Annotated[str, typer.Argument(help="Name of a study (of its recipe); without it, all.")] = "",
+    study: Annotated[str, typer.Argument(help="Name of a study (the name in its recipe); without it: all.")] = "",
     work: Work = DEFAULT_WORK,
 ) -> None:
-    """Stage three: tables and figures from the results, per study and dataset.
+    """Stage three: make tables and figures from the results, for each study and dataset.
 
     Example: fmcache report
     """
@@ -198,14 +198,14 @@ def report_command(
 
 
 class Interrupted(BaseException):
-    """Ctrl-C or a request to end; not KeyboardInterrupt, which the command-line library would answer itself."""
+    """Ctrl-C or a request to end; not a KeyboardInterrupt, because the command-line library would catch that."""
 
 
 def main() -> None:
-    """Run the command line. Known errors are printed without a traceback; FMCACHE_DEBUG=1 brings it back."""
+    """Run the command line. Known errors are printed without a traceback; FMCACHE_DEBUG=1 shows it."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
-    # Python's account of semaphores warns of what a killed worker left, and removes it; workers are killed on purpose
+    # workers are killed on purpose; Python then removes their semaphores and would print a warning
     sys.warnoptions.append("ignore::UserWarning:multiprocessing.resource_tracker")
     try:
         app()
@@ -218,10 +218,10 @@ def main() -> None:
     except Interrupted as request:
         if os.environ.get("FMCACHE_DEBUG"):
             traceback.print_exception(request)
-        print("\ninterrupted: what was finished is kept; the same command goes on from there", file=sys.stderr)
+        print("\ninterrupted: finished work is kept; the same command continues from there", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(128 + request.args[0])  # all is left; to take torch apart would need another second
+        os._exit(128 + request.args[0])  # skips the clean-up of torch, which takes a second
 
 
 def _interrupt(number: int, _frame: object) -> None:
@@ -231,25 +231,25 @@ def _interrupt(number: int, _frame: object) -> None:
 
 
 def _end_at_once(number: int, _frame: object) -> None:
-    """Answer a second request, while the first is still being answered: processes of ours end with this one."""
+    """End at a second request, while the first is still being handled: our worker processes end with this one."""
     if sys.stderr.isatty():
-        os.write(sys.stderr.fileno(), b"\x1b[?25h\n")  # the cursor, which a progress bar hides
+        os.write(sys.stderr.fileno(), b"\x1b[?25h\n")  # shows the cursor, which a progress bar hides
     os._exit(128 + number)
 
 
 _HINTS = {
-    errno.ENOSPC: f"free disk space, or choose another place (--work, --into); {KEPT}",
-    errno.EDQUOT: f"free space within your quota, or choose another place (--work, --into); {KEPT}",
-    errno.EACCES: f"check your rights to it, or choose another place (--work, --manifest); {KEPT}",
-    errno.EPERM: f"check your rights to it, or choose another place (--work, --manifest); {KEPT}",
-    errno.EROFS: f"it cannot be written to: choose another place (--work, --manifest); {KEPT}",
-    errno.ENOENT: "check the path, or the folder you are in",
+    errno.ENOSPC: f"free disk space, or choose another folder (--work, --into); {KEPT}",
+    errno.EDQUOT: f"free space within your quota, or choose another folder (--work, --into); {KEPT}",
+    errno.EACCES: f"check your access rights, or choose another folder (--work, --manifest); {KEPT}",
+    errno.EPERM: f"check your access rights, or choose another folder (--work, --manifest); {KEPT}",
+    errno.EROFS: f"the file system is read-only: choose another folder (--work, --manifest); {KEPT}",
+    errno.ENOENT: "check the path and the current folder",
     errno.ENOTDIR: "a part of this path is a file: check the path",
-    errno.EISDIR: "this is a folder, where a file is needed: check the path",
+    errno.EISDIR: "this is a folder, but a file is needed: check the path",
     errno.ENAMETOOLONG: "choose a shorter name or folder",
     errno.EMFILE: "too many files are open: raise the limit (ulimit -n), or use fewer --workers",
-    errno.EFBIG: f"allow larger files (ulimit -f), or choose another place (--work, --into); {KEPT}",
-    errno.ENOMEM: f"use fewer --workers, or end what else takes memory; {KEPT}",
+    errno.EFBIG: f"allow larger files (ulimit -f), or choose another folder (--work, --into); {KEPT}",
+    errno.ENOMEM: f"use fewer --workers, or close other programs that use memory; {KEPT}",
     errno.EIO: "the disk or the network drive failed: try again, or copy the files elsewhere",
 }
 _DOING = {
@@ -262,11 +262,11 @@ _DOING = {
     **dict.fromkeys(("unlink", "rmdir"), "remove"),
     **dict.fromkeys(("stat", "exists", "is_dir", "is_file"), "look at"),
 }
-"""What a function of the standard library was doing when the system refused; its frames are in the traceback."""
+"""Functions of the standard library, as named in a traceback, and the verb that messages use for each."""
 
 
 def _refused(error: OSError) -> str:
-    """Return what was being done to which file, why the system refused, and what to do."""
+    """Return a message: the failed action, its file, the system's reason, and the next step."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = str(Path(__file__).parent)
     doing = next((_DOING[f.name] for f in frames if f.name in _DOING and not f.filename.startswith(ours)), "")

@@ -1,6 +1,6 @@
-"""What a recipe asks of a manifest: which datasets, which tiles by split and fold, how many views of each, which files.
+"""What a recipe needs from a manifest: datasets, tiles by split and fold, the number of views of each, and files.
 
-Worked out once, here: extract, fit and plan hand it on.
+It is computed only here; extract, fit and plan use it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from fmcache.specs import Recipe, variants
 
 
 class Demand(NamedTuple):
-    """What a recipe asks of one dataset.
+    """What a recipe needs from one dataset.
 
-    `splits` are those that it runs on, by fold (None: the fixed split), training tiles cut to its subset. `views` are
-    the numbers of views by tile id, in the order of the manifest: of a tile that is trained on in any split, the
-    untouched one and the recipe's count (the largest that it sweeps over); of any other, the untouched one.
+    `splits` are the splits that it runs on, by fold (None: the fixed split); training tiles are reduced to the recipe's
+    subset. `views` are the numbers of views by tile id, in the order of the manifest. A tile that any split trains on
+    has the untouched view and as many views as the recipe counts (in a sweep: the largest count). Any other tile has
+    the untouched view only.
     """
 
     name: str
@@ -40,21 +41,21 @@ class Demand(NamedTuple):
 
 
 def demands(recipe: Recipe, manifest: Manifest) -> list[Demand]:
-    """Return what a recipe asks of each of its datasets (the manifest's default where it names none).
+    """Return what a recipe needs from each of its datasets (from the manifest's default if it names none).
 
     Raises
     ------
     ManifestError
         When the manifest has no such dataset.
     SpecError
-        When a dataset lists no folds, or no subset of that many training tiles.
+        When the recipe asks for folds or for a subset of n training tiles, and a dataset lists none.
     """
     return [demand_of(recipe, name, manifest.dataset(name)) for name in recipe.datasets or (manifest.default,)]
 
 
 def demand_of(recipe: Recipe, name: str, dataset: AnyDataset) -> Demand:
-    """Return what a recipe asks of one dataset; raises as `demands`."""
-    # views 1..n do not depend on how many there are: the largest number holds those of all others
+    """Return what a recipe needs from one dataset; raises the errors of `demands`."""
+    # view i does not depend on the number of views: the largest number includes the views of all smaller ones
     count = max(variant.views.count for variant in variants(recipe))
     splits = _splits(recipe, name, dataset)
     used = set().union(*(tiles_of(one) for one in splits.values()))
@@ -64,7 +65,7 @@ def demand_of(recipe: Recipe, name: str, dataset: AnyDataset) -> Demand:
 
 
 def tiles_of(splits: Splits) -> set[str]:
-    """Return the ids of all tiles in a split."""
+    """Return the ids of all tiles of train, val and test."""
     return {tile for split in SPLITS for tile in splits.of(split)}
 
 
@@ -76,7 +77,7 @@ def all_tiles(splits: Iterable[Splits]) -> list[str]:
 def _splits(recipe: Recipe, name: str, dataset: AnyDataset) -> dict[int | None, Splits]:
     if recipe.folds and not dataset.folds:
         raise SpecError(
-            f"recipe {recipe.name!r} asks for folds, and dataset {name!r} lists none",
+            f"recipe {recipe.name!r} asks for folds, but dataset {name!r} lists none",
             next_step=f"fmcache data split {name} --folds 5, or leave `folds` out of the recipe",
         )
     by_fold: dict[int | None, Splits] = dict(enumerate(dataset.folds)) if recipe.folds else {None: dataset.splits}

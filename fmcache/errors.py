@@ -1,30 +1,30 @@
-"""The exceptions fmcache raises on purpose, grouped by what the person at the keyboard would do next.
+"""The exceptions fmcache raises on purpose, grouped by what the user should do next.
 
 ::
 
     FmcacheError
-    ├── ManifestError      (ValueError)          mend data_manifest.yaml
-    ├── SpecError          (ValueError)          mend the recipe, card or flag
-    ├── TileError          (ValueError)          mend an image or a mask
+    ├── ManifestError      (ValueError)          correct data_manifest.yaml
+    ├── SpecError          (ValueError)          correct the recipe, card or flag
+    ├── TileError          (ValueError)          correct an image or a mask
     ├── ExtraMissing       (ImportError)         install an optional extra
     ├── DataUnavailable    (RuntimeError)        try again, or put the file in place yourself
-    ├── EncoderUnavailable (RuntimeError)        get access, pass a file, choose another encoder
-    │   └── HubUnreachable                       mend the network, or pass a file
-    ├── WeightsMismatch    (ValueError)          these weights are not of this encoder
+    ├── EncoderUnavailable (RuntimeError)        get access, pass a file, or choose another encoder
+    │   └── HubUnreachable                       check the network, or pass a file
+    ├── WeightsMismatch    (ValueError)          pass the weights of this encoder
     ├── TokensOverflow     (ArithmeticError)     store tokens in a wider type
     ├── NoRoom             (OSError)             free disk space or move the working folder
-    │   └── NoMemory                             fewer workers, smaller batches or tiles
-    ├── WorkerDied         (RuntimeError)        fewer workers, or none to see why
+    │   └── NoMemory                             use fewer workers, smaller batches or tiles
+    ├── WorkerDied         (RuntimeError)        use fewer workers, or none to see the cause
     ├── CacheNotFound      (FileNotFoundError)   run extract
-    ├── CacheUnsealed      (RuntimeError)        run extract again: it goes on where it stopped
+    ├── CacheUnsealed      (RuntimeError)        run extract again: it continues where it stopped
     ├── CacheMismatch      (ValueError)          recompute, or restore what changed
     ├── CacheCorrupt       (RuntimeError)        remove and recompute
     ├── Busy               (RuntimeError)        wait for the other process
     ├── ResultsNotFound    (FileNotFoundError)   run fit
     ├── ResultsMismatch    (ValueError)          recompute, or give the recipe another name
-    └── ResultsCorrupt     (RuntimeError)        run fit again: it redoes what is damaged
+    └── ResultsCorrupt     (RuntimeError)        run fit again: it repeats the damaged runs
 
-Every message says what was expected, what was found and what to do; ``fmcache.cli`` prints it in place of a traceback.
+Every message says what was expected, what was found and what to do. ``fmcache.cli`` prints it in place of a traceback.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from collections.abc import Iterable
 
 
 def some(items: Iterable[str], shown: int = 5) -> str:
-    """Return the first few items for a message, and how many more there are; empty for none."""
+    """Return the first few items as text for a message, and how many more there are; '' when there are none."""
     listed = list(items)
     more = f" and {len(listed) - shown} more" if len(listed) > shown else ""
     return ", ".join(listed[:shown]) + more
@@ -47,9 +47,9 @@ class FmcacheError(Exception):
     problem
         One sentence: what went wrong, with the name of the file, key or tile.
     expected, found
-        What should have been there and what was.
+        What was expected, and what was there instead.
     next_step
-        What the user can do now, as a command where there is one.
+        What the user can do now; a command if one exists.
     """
 
     def __init__(self, problem: str, *, expected: str = "", found: str = "", next_step: str = "") -> None:
@@ -57,11 +57,11 @@ class FmcacheError(Exception):
         super().__init__(problem, expected, found, next_step)
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Exceptions cross process borders when units of work run on Dask; keyword-only arguments need help there.
+        # Dask pickles exceptions to send them between processes; pickle cannot pass keyword-only arguments by itself.
         return _rebuild, (type(self), self.problem, self.expected, self.found, self.next_step)
 
     def bare(self) -> FmcacheError:
-        """Return the same error without traceback and cause, which would keep alive what was in hand when it arose."""
+        """Return the same error without traceback and cause: these would keep large objects in memory."""
         return _rebuild(type(self), self.problem, self.expected, self.found, self.next_step)
 
     def __str__(self) -> str:
@@ -79,11 +79,11 @@ def _rebuild(kind: type[FmcacheError], problem: str, expected: str, found: str, 
 
 
 class ManifestError(FmcacheError, ValueError):
-    """data_manifest.yaml, or a file it lists, is not as it should be."""
+    """data_manifest.yaml, or a file that it lists, is wrong."""
 
 
 class SpecError(FmcacheError, ValueError):
-    """A recipe, an encoder card or a flag is not as it should be."""
+    """A recipe, an encoder card or a flag is wrong."""
 
 
 class TileError(FmcacheError, ValueError):
@@ -95,15 +95,15 @@ class ExtraMissing(FmcacheError, ImportError):
 
 
 class DataUnavailable(FmcacheError, RuntimeError):
-    """A file of a dataset cannot be had from where it should lie."""
+    """A file of a dataset is unavailable: it could not be downloaded, or is not in its place."""
 
 
 class EncoderUnavailable(FmcacheError, RuntimeError):
-    """The encoder is unknown, or its weights cannot be had."""
+    """The encoder is unknown, or its weights are unavailable."""
 
 
 class HubUnreachable(EncoderUnavailable):
-    """There was no answer from the hub: it need not be asked about the next encoder."""
+    """The hub did not answer: asking it about the next encoder is useless."""
 
 
 class WeightsMismatch(FmcacheError, ValueError):
@@ -115,19 +115,19 @@ class TokensOverflow(FmcacheError, ArithmeticError):
 
 
 class NoRoom(FmcacheError, OSError):
-    """The disk or memory cannot hold what is about to be made."""
+    """The disk or memory is too small for what is about to be written."""
 
 
 class NoMemory(NoRoom):
-    """Main memory, or that of a GPU, ran out."""
+    """Main memory or GPU memory ran out."""
 
 
 class WorkerDied(FmcacheError, RuntimeError):
-    """A process that worked for this one ended before its work did."""
+    """A worker process ended before its work was finished."""
 
 
 class CacheNotFound(FmcacheError, FileNotFoundError):
-    """There is no cache at this place."""
+    """There is no cache at this path."""
 
 
 class CacheUnsealed(FmcacheError, RuntimeError):
@@ -135,11 +135,11 @@ class CacheUnsealed(FmcacheError, RuntimeError):
 
 
 class CacheMismatch(FmcacheError, ValueError):
-    """The cache was made from other inputs than those asked for."""
+    """The cache was made from other inputs than the requested ones."""
 
 
 class CacheCorrupt(FmcacheError, RuntimeError):
-    """The cache breaks its own format."""
+    """The cache violates its own format."""
 
 
 class Busy(FmcacheError, RuntimeError):
@@ -147,7 +147,7 @@ class Busy(FmcacheError, RuntimeError):
 
 
 class ResultsNotFound(FmcacheError, FileNotFoundError):
-    """There are no results at this place."""
+    """There are no results at this path."""
 
 
 class ResultsMismatch(FmcacheError, ValueError):
@@ -155,4 +155,4 @@ class ResultsMismatch(FmcacheError, ValueError):
 
 
 class ResultsCorrupt(FmcacheError, RuntimeError):
-    """A file of a run is missing or is not what was written."""
+    """A file of a run is missing or was changed after it was written."""

@@ -1,6 +1,6 @@
-"""Which installed fonts can draw a name, for every picture that shows one: report figures and contact sheets.
+"""Finds installed fonts that can draw the names in pictures: report figures and contact sheets.
 
-matplotlib, which finds the fonts, is loaded when first asked.
+matplotlib finds the fonts; it is loaded at the first call.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 FIRST = "DejaVu Sans"
-"""Comes with matplotlib: pictures of names that it can write look alike on every machine."""
+"""This font comes with matplotlib: names that it can draw look the same on every machine."""
 
 PLACEHOLDERS = ("Last Resort", ".LastResort", "Adobe Blank")
-"""Beginnings of the names of fonts that hold a box or a blank in place of every character."""
+"""Fonts whose names start so draw a box or a blank for every character."""
 
 UNUSABLE = (OSError, RuntimeError, ValueError, NotImplementedError)
-"""What matplotlib raises for a font file that is gone, broken or made of bitmaps."""
+"""Errors that matplotlib raises for a font file that is missing, broken or made of bitmaps."""
 
 CJK = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "IDEOGRAPHIC", "FULLWIDTH", "HALFWIDTH")
 SHOWN = 6
@@ -37,29 +37,29 @@ class Face(NamedTuple):
 
 
 class Cover(NamedTuple):
-    """The installed fonts of the characters that a base font lacks, and those characters that no font has."""
+    """An installed font for each character that the base font lacks, and the characters that no font has."""
 
     face_of: Mapping[str, Face]
     lacking: frozenset[str]
 
     @property
     def faces(self) -> tuple[Face, ...]:
-        """The fonts, the preferred first."""
+        """The fonts, the preferred one first."""
         return tuple(dict.fromkeys(self.face_of.values()))
 
     def boxed(self, text: str) -> str:
-        """Return the text with its code point, as in ``[U+80BF]``, for each character that no font has."""
+        """Return the text; each character that no font has is replaced by its code point, as in ``[U+80BF]``."""
         return "".join(_box(sign) if sign in self.lacking else sign for sign in text)
 
 
 def cover(texts: Iterable[str], base: str | bytes) -> Cover:
-    """Return which fonts to take besides `base` (a font file, or its bytes) so that all texts can be drawn."""
+    """Return the fonts that are needed besides `base` (a font file, or its bytes) to draw all texts."""
     has = _glyphs(base)
     return _search(frozenset(sign for text in texts for sign in text if not has(sign)))
 
 
 def hint(lacking: Iterable[str]) -> str:
-    """Return a line that names the characters no font has and what to install; empty when there are none."""
+    """Return a line that names the characters that no font has, and what to install; '' when there are none."""
     signs = sorted({sign for sign in lacking if not _is_blank(sign)})
     if not signs:
         return ""
@@ -80,7 +80,7 @@ def _is_blank(sign: str) -> bool:
 
 
 def _package(sign: str) -> str:
-    """The Debian package of fonts with a character; '' for one that is no sign of any script."""
+    """Return the Debian package of fonts that has a character; '' for control and unassigned characters and spaces."""
     if unicodedata.category(sign)[0] in "CZ":
         return ""
     words = unicodedata.name(sign, "").split()
@@ -91,7 +91,7 @@ def _package(sign: str) -> str:
 
 @functools.lru_cache(maxsize=32)
 def _search(wanted: frozenset[str]) -> Cover:
-    """Take what `FIRST` has, then again and again the font that has most of what is left."""
+    """Choose `FIRST` for the characters it has; then repeatedly the font that has most of the remaining ones."""
     face_of: dict[str, Face] = {}
     left = set(wanted)
     faces = _installed() if wanted else []
@@ -99,14 +99,14 @@ def _search(wanted: frozenset[str]) -> Cover:
         has = {face: {sign for sign in left if face.has(sign)} for face in faces}
         faces = [face for face in faces if has[face]]
         if faces:
-            best = max(faces, key=lambda face: (face.family == FIRST, len(has[face])))  # the first of equals
+            best = max(faces, key=lambda face: (face.family == FIRST, len(has[face])))  # of equal ones, the first
             face_of |= dict.fromkeys(sorted(has[best]), best)
             left -= has[best]
     return Cover(face_of, frozenset(left))
 
 
 def _installed() -> list[Face]:
-    """A face of each family, plainest first; fonts installed since matplotlib last looked are among them."""
+    """Return one face of each family, the plainest first; also of fonts that are newer than matplotlib's own list."""
     import matplotlib as mpl
     from matplotlib import font_manager
 
@@ -118,7 +118,7 @@ def _installed() -> list[Face]:
             continue
     faces: dict[str, Face] = {}
     for entry in sorted(manager.ttflist, key=_oddness):
-        first_in_file = getattr(entry, "index", 0) == 0  # PIL, and matplotlib before 3.11, see no other
+        first_in_file = getattr(entry, "index", 0) == 0  # PIL, and matplotlib before 3.11, can use no other
         formulas = Path(entry.fname).is_relative_to(mpl.get_data_path()) and entry.name != FIRST
         if first_in_file and not formulas and not entry.name.startswith(PLACEHOLDERS):
             faces.setdefault(entry.name, Face(entry.fname, entry.name))
@@ -126,14 +126,14 @@ def _installed() -> list[Face]:
 
 
 def _oddness(entry: Any) -> tuple[bool, int, bool, str, str]:
-    """Order of preference: upright, of middle weight, without serifs; then by name, so that every run chooses alike."""
+    """Order of preference: upright, medium weight, without serifs; then by name, so that all runs choose the same."""
     weight = entry.weight if isinstance(entry.weight, int) else 400
     return entry.style != "normal", abs(weight - 400), "Serif" in entry.name, entry.name, entry.fname
 
 
 @functools.lru_cache(maxsize=1024)
 def _glyphs(font: str | bytes) -> Callable[[str], bool]:
-    """Return the function that tells whether a font (its file, or its bytes) has a character."""
+    """Return a function that returns whether a font (its file, or its bytes) has a character."""
     from matplotlib.ft2font import FT2Font
 
     try:

@@ -1,4 +1,4 @@
-"""How a tile's pixels lie under an encoder's token grid. Integers only."""
+"""Geometry: which pixels of a tile belong to which token of an encoder's grid. Integers only."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from fmcache.specs import GridPolicy
 class GridGeometry(NamedTuple):
     """The geometry of a square tile of `tile_px` pixels for patches of `patch` pixels, under a `policy`.
 
-    When the patch size does not divide the tile: ``fit`` resizes the view to the nearest multiple, ``pad`` reflects it
-    at the bottom and right up to the next multiple, ``crop`` drops the rim at the bottom and right (as Hugging Face's
-    Dinov2 does in silence). When it does, all three are the same.
+    When the patch size does not divide the tile side, ``fit`` resizes the view to the nearest multiple; ``pad``
+    reflects it at the bottom and right, up to the next multiple; ``crop`` drops the rim at the bottom and right
+    (Hugging Face's Dinov2 does so without a message). When the patch size divides the side, all three are the same.
     """
 
     tile_px: int
@@ -27,7 +27,7 @@ class GridGeometry(NamedTuple):
         Raises
         ------
         SpecError
-            When ``crop`` leaves nothing.
+            When ``crop`` leaves no patch.
         """
         whole, rest = divmod(self.tile_px, self.patch)
         if self.policy == "crop":
@@ -43,7 +43,7 @@ class GridGeometry(NamedTuple):
 
     @property
     def input_px(self) -> int:
-        """Side of what the encoder sees, in pixels: a multiple of the patch size."""
+        """Side of the encoder's input, in pixels: a multiple of the patch size."""
         return self.side * self.patch
 
     @property
@@ -53,7 +53,7 @@ class GridGeometry(NamedTuple):
 
     @property
     def covered_px(self) -> int:
-        """Side of the tile's region, from the top left, that logits describe: what is trained on and scored."""
+        """Side of the region of the tile, from the top left, that is trained on and scored: logits cover it."""
         return min(self.logits_px, self.tile_px)
 
     @property

@@ -1,7 +1,7 @@
-"""Identities: canonical JSON, sha256 of files and values, named keys for random generators.
+"""Identities: canonical JSON, sha256 of files and values, keys for random generators made from names.
 
 An identity is a plain dictionary of everything that can change a number. Its fingerprint is the sha256 of its canonical
-JSON. Both are stored, so that a mismatch can name the fields that differ.
+JSON. Both are stored, so that an error message can name the fields that differ.
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ def sha256_file(path: Path) -> str:
 def random_key(*names: str | int) -> int:
     """Return a 128-bit key for a counter-based generator, derived from the names alone.
 
-    The same names give the same key in every process and order of calls, and no two lists of names share one.
+    The same names give the same key in every process and in any order of calls. Different lists of names give
+    different keys.
     """
     return int.from_bytes(hashlib.sha256(canonical_json(list(names))).digest()[:16], "big")
 
 
 def differences(expected: Any, found: Any, path: str = "") -> list[str]:
-    """Return one line for each leaf at which two identities differ, named by its dotted path."""
+    """Return one line for each leaf in which two identities differ; the line starts with its dotted path."""
     if isinstance(expected, dict) and isinstance(found, dict):
         lines = []
         for key in sorted(expected.keys() | found.keys()):
@@ -67,9 +68,9 @@ def _short(value: Any) -> str:
 
 @contextlib.contextmanager
 def whole_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a temporary neighbour of `path` for writing; flush it to disk and rename it into place on success.
+    """Open a temporary file beside `path` for writing; on success, flush it to disk and rename it to `path`.
 
-    A reader sees the old file or the new one, never a part. On an exception nothing is left behind.
+    A reader sees the old file or the new one, never an incomplete one. After an exception no temporary file is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -80,14 +81,14 @@ def whole_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # the system does not name the file of a write that it refuses
+        error.filename = error.filename or str(path)  # the system's error of a failed write names no file
         raise
     finally:
         partial.unlink(missing_ok=True)
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder, if it is there: renamed aside first, so that a part of it is never taken for the whole."""
+    """Remove a folder if it exists. It is renamed first, so that a half-removed one is never taken for a whole one."""
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.removed")
     shutil.rmtree(aside, ignore_errors=True)
     with contextlib.suppress(FileNotFoundError):
@@ -96,7 +97,10 @@ def remove_folder(folder: Path) -> None:
 
 
 def sweep_beside(path: Path) -> None:
-    """Remove what killed processes left of a file or folder: unfinished, or renamed aside; for who holds its lock."""
+    """Remove what killed processes left beside a file or folder: unfinished or half-removed copies of it.
+
+    Only the holder of its lock may call this.
+    """
     ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9]+\.(partial|removed)")
     for left in path.parent.iterdir():
         if ours.fullmatch(left.name):
@@ -104,9 +108,9 @@ def sweep_beside(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes left below a folder: unfinished files and folders, half-removed ones.
+    """Remove what killed processes left below a folder: unfinished and half-removed files and folders.
 
-    For who holds the lock of the folder: what another process is writing would be swept too.
+    Only the holder of the folder's lock may call this: files that another process is writing would be removed too.
     """
     for left in sorted([*folder.rglob("*.partial"), *folder.rglob(".*.removed")]):
         _remove(left)

@@ -1,10 +1,10 @@
-"""One writer at a time: a lock beside what is written, for processes of one machine and of several that share a folder.
+"""One writer at a time: a lock beside the file or folder, for processes on one machine or on several that share it.
 
-The operating system's lock ends with its process, however that ends; but on some shared folders (SMB, and several ways
-to mount Lustre or FUSE) it holds on one machine only, and it never says who has it. So its holder writes beside it who
-it is, and renews the time of that file as long as it works. Who gets the lock and finds such a file of another machine
-leaves the place to it, unless the file has not been renewed for `STALE_S`. Ages are told by the clock of the shared
-folder alone, since clocks of machines differ.
+The operating system releases its lock whenever the process ends. But on some shared folders (SMB, and several ways to
+mount Lustre or FUSE) that lock works on one machine only, and it never names its holder. Therefore the holder also
+writes an owner file beside the lock, and renews the time of that file as long as it works. A process that gets the
+system's lock but finds an owner file of another machine does not write, unless that file has not been renewed for
+`STALE_S`. Ages are measured with the clock of the shared folder only, because the clocks of machines differ.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from fmcache.errors import Busy
 from fmcache.identity import sweep_beside
 
 STALE_S = 60.0
-"""Without a sign of life for this long, a holder on another machine is taken to be gone."""
+"""A holder on another machine counts as dead after this time without a sign of life."""
 BEAT_S = 10.0
 POLL_S = 0.2
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Owner(msgspec.Struct, frozen=True):
-    """Who holds a lock; `machine` tells machines (and starts of one) apart that have the same host name."""
+    """The holder of a lock; `machine` differs between machines of the same host name, and between boots of one."""
 
     host: str = "an unknown host"
     machine: str = ""
@@ -58,15 +58,15 @@ class _Seen(NamedTuple):
 def locked(path: Path, wait_s: float = 0.0) -> Iterator[None]:
     """Hold the lock of a file or folder, which lies beside it as ``.NAME.lock``; wait for it up to `wait_s` seconds.
 
-    What a process left that is gone is taken over, and a line on standard error says from whom; what it left unfinished
+    The lock of a dead process is taken over, and a line on standard error names that process. What it left unfinished
     of `path` is removed.
 
     Raises
     ------
     Busy
-        When another process holds it, which is named; or took it over while this one gave no sign of life.
+        When another process holds the lock (the message names it), or took it over while this one gave no sign of life.
     """
-    path = path.resolve()  # a link and what it leads to are one
+    path = path.resolve()  # a link and its target share one lock
     latest = time.monotonic() + wait_s
     while True:
         try:
@@ -91,7 +91,7 @@ def locked(path: Path, wait_s: float = 0.0) -> Iterator[None]:
 
 
 def lock_files(path: Path) -> list[Path]:
-    """Return the files that lie beside `path` as its lock; they may be removed by who holds it."""
+    """Return the lock files beside `path`; only the holder of the lock may remove them."""
     return [_lock(path), _owner(path)]
 
 
@@ -115,7 +115,7 @@ class _Held:
         self._beat.start()
 
     def release(self) -> Owner | None:
-        """Let go; return who took the lock over in the meantime, if anybody did."""
+        """Release the lock; return the process that took it over in the meantime, or None."""
         self._done.set()
         self._beat.join(BEAT_S)
         found = _seen(self._owner)
@@ -126,25 +126,25 @@ class _Held:
 
     def _show_life(self) -> None:
         while not self._done.wait(BEAT_S):
-            with contextlib.suppress(OSError):  # a share that is away for a moment: the next beat may reach it
+            with contextlib.suppress(OSError):  # the shared folder may be away for a moment: try again at the next beat
                 if (found := _seen(self._owner)) and found.owner == self._me:
                     os.utime(self._owner)
 
 
 def _claim(path: Path, file: Path, me: Owner) -> None:
-    """Write down that this process holds the operating system's lock of `path`.
+    """Write the owner file: this process holds the operating system's lock of `path`.
 
     Raises
     ------
     Busy
-        When a process of another machine says the same, and is alive.
+        When a living process of another machine has written the same.
     """
     mine = _beside(file)
     try:
         mine.write_bytes(msgspec.json.encode(me))
         if there := _seen(file):
             age = mine.stat().st_mtime - there.mtime
-            # on one machine the operating system's lock is the proof: whoever had it is gone
+            # on the same machine, having the operating system's lock proves that the former holder is dead
             if there.owner.machine != me.machine and age < STALE_S:
                 raise _busy(path, there, age)
             _take_away(path, file, there)
@@ -158,7 +158,7 @@ def _claim(path: Path, file: Path, me: Owner) -> None:
 
 
 def _take_away(path: Path, file: Path, there: _Seen) -> None:
-    """Remove an owner file, and only if it is still the one that was seen."""
+    """Remove an owner file, but only if it is still the one that was seen."""
     if (found := _seen(file)) != there:
         raise _busy(path, found)
     aside = _beside(file)
@@ -166,7 +166,7 @@ def _take_away(path: Path, file: Path, there: _Seen) -> None:
         file.rename(aside)
     except FileNotFoundError:
         return
-    if (found := _seen(aside)) != there:  # between the two lines above another process came, or that one came to life
+    if (found := _seen(aside)) != there:  # just before the rename, another process came or the owner renewed the file
         with contextlib.suppress(FileExistsError):
             os.link(aside, file)
         aside.unlink(missing_ok=True)
@@ -175,7 +175,7 @@ def _take_away(path: Path, file: Path, there: _Seen) -> None:
 
 
 def _put(path: Path, mine: Path, file: Path) -> None:
-    """Give a finished owner file its name, unless another process was faster: whole, or not at all."""
+    """Rename a finished owner file into place as one whole, unless another process was faster."""
     try:
         try:
             os.link(mine, file)
@@ -185,14 +185,14 @@ def _put(path: Path, mine: Path, file: Path) -> None:
             with file.open("xb") as other:
                 other.write(mine.read_bytes())
     except FileExistsError:
-        if not mine.exists() or not mine.samefile(file):  # NFS may say so of a link that it made a moment ago
+        if not mine.exists() or not mine.samefile(file):  # NFS may report this of the link that it has just made
             raise _busy(path, _seen(file)) from None
 
 
 def _seen(file: Path) -> _Seen | None:
-    """Return what an owner file says and when it was last renewed; None when there is none."""
+    """Return the content of an owner file and when it was last renewed; None when there is none."""
     try:
-        with file.open("rb") as opened:  # opened, so that NFS asks its server for the time
+        with file.open("rb") as opened:  # opening makes NFS ask its server for the time
             content, mtime = opened.read(), os.fstat(opened.fileno()).st_mtime
     except FileNotFoundError:
         return None
@@ -206,10 +206,10 @@ def _busy(path: Path, there: _Seen | None, age: float | None = None) -> Busy:
     next_step = "wait until it ends, then run the same command again"
     if age is not None:
         next_step += (
-            f"; if it no longer runs, its place is free {max(STALE_S - age, 0):.0f} s from now "
+            f"; if it no longer runs, the lock is free {max(STALE_S - age, 0):.0f} s from now "
             f"({STALE_S:g} s after its last sign of life)"
         )
-    found = str(there.owner) if there else "a process that did not say who it is"
+    found = str(there.owner) if there else "a process without an owner file"
     return Busy(f"another process is writing {path}", found=found, next_step=next_step)
 
 
@@ -220,7 +220,7 @@ def _me() -> Owner:
 
 
 def here() -> tuple[str, str]:
-    """Return the name of this host, and what tells this start of this machine from all others."""
+    """Return the name of this host, and an id of this boot of this machine."""
     host = socket.gethostname()
     try:
         return host, BOOT_ID.read_text().strip()

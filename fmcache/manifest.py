@@ -1,8 +1,9 @@
-"""data_manifest.yaml -> Manifest: the one list of inputs. Datasets, tiles, checksums, labels, um/px, groups and splits.
+"""data_manifest.yaml -> Manifest: the only list of inputs. It lists datasets, tiles, checksums, labels, um/px, groups
+and splits.
 
-A dataset that is fetched has its tiles and splits in a lock file of its own, ``NAME.lock.yaml``, beside the manifest.
+The tiles and splits of a dataset that is fetched are in its own lock file beside the manifest, ``NAME.lock.yaml``.
 
-Only the file itself is read here; images and masks are opened (and hash-checked) in `fmcache.tiles`, so that stage two
+This module reads only these files. Images and masks are opened (and hash-checked) in `fmcache.tiles`, so that stage two
 can read the manifest on a machine that has no images.
 """
 
@@ -30,11 +31,11 @@ MASK_MAX = 2**31 - 1
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
-NAME_BYTES = 200  # of UTF-8: with what is put around it, a file name stays below the 255 that systems allow
+NAME_BYTES = 200  # of UTF-8; file names add to a name, and systems allow 255 bytes
 RESERVED_NAMES = frozenset(
     ["con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10))]
 )
-"""Names that Windows keeps for devices, whatever ending they have."""
+"""Names that Windows reserves for devices, with any file ending."""
 
 NAME_RULE = f"letters and digits of any script, '.', '_' and '-', at most {NAME_BYTES} bytes"
 
@@ -44,15 +45,15 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def is_name_character(character: str) -> bool:
-    """Return whether a character may stand in a name: a letter, mark or digit of any script, '.', '_' or '-'."""
+    """Return whether a name may contain a character: a letter, mark or digit of any script, '.', '_' or '-'."""
     return character in "._-" or unicodedata.category(character)[0] in "LMN"
 
 
 def is_name(text: str) -> bool:
-    """Return whether a text may be a dataset or tile id: `NAME_RULE`, and safe as a file name on every system.
+    """Return whether a text may be a dataset or tile id: it follows `NAME_RULE`, and is a safe file name everywhere.
 
     It starts with a letter or digit, does not end with a dot, is in Unicode NFC (so that equal names are equal text)
-    and is no name that Windows reserves.
+    and is not a name that Windows reserves.
     """
     return (
         0 < len(text.encode("utf-8", "surrogatepass")) <= NAME_BYTES
@@ -68,8 +69,8 @@ class Label(Frozen, frozen=True):
     """A label: its name, display colour (``#rrggbb``) and the mask values that mean it.
 
     `values` are grey values or palette indices, ranges of them (``1-``: every instance of an instance mask), or
-    ``#rrggbb`` colours of an RGB mask; for annotated regions they are names of classes, and the label's own name when
-    there are none.
+    ``#rrggbb`` colours of an RGB mask. For annotated regions they are names of classes; without `values` the class has
+    the name of the label.
     """
 
     name: str
@@ -82,7 +83,7 @@ class Label(Frozen, frozen=True):
 
 
 class TileEntry(Frozen, frozen=True):
-    """One tile: its id, group (patient or slide; tiles of a group never part) and, for files, paths and sha256."""
+    """One tile: its id, group (patient or slide; all its tiles are in one split) and, for files, paths and sha256."""
 
     id: str
     group: str = ""
@@ -100,9 +101,9 @@ class TileEntry(Frozen, frozen=True):
 
 
 class Splits(Frozen, frozen=True):
-    """Tile ids to train on, to choose the weights with, and to test on.
+    """Tile ids for training, for choosing the weights, and for testing.
 
-    `subsets` are the steps of a learning curve: parts of `train`, smallest first, each inside the next.
+    `subsets` are the steps of a learning curve: subsets of `train`, smallest first, each contained in the next.
     """
 
     train: tuple[str, ...]
@@ -117,7 +118,7 @@ class Splits(Frozen, frozen=True):
 
 
 class Dataset(Frozen, frozen=True, tag_field="format"):
-    """What every dataset has: labels, tiles, splits, and where its pixels stand in the world."""
+    """What every dataset has: labels, tiles, splits, origin and um/px."""
 
     labels: tuple[Label, ...]
     tiles: tuple[TileEntry, ...] = ()
@@ -126,9 +127,9 @@ class Dataset(Frozen, frozen=True, tag_field="format"):
     source: str = ""
     licence: str = ""
     mpp: float | None = None
-    """um per pixel of the images as they are listed; None when unknown."""
+    """um per pixel of the listed images; None when unknown."""
     folds: tuple[Splits, ...] = ()
-    """Rotating splits beside the fixed one, for recipes with ``folds: true``; each tile is tested in one of them."""
+    """Rotating splits besides the fixed split, for recipes with ``folds: true``; each tile is tested in one of them."""
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -137,14 +138,14 @@ class Dataset(Frozen, frozen=True, tag_field="format"):
 
 
 class DemoDataset(Dataset, frozen=True, tag="demo", kw_only=True):
-    """Tiles drawn procedurally from `seed`, at `size_px`; needs no files."""
+    """Tiles drawn by a program from `seed`, with a side of `size_px`; needs no files."""
 
     seed: int
     size_px: int = 512
 
 
 class Archive(Frozen, frozen=True):
-    """A zip file of images or masks. Checksums that are not known are recorded at the first download."""
+    """A zip file of images or masks. An unknown checksum is recorded at the first download."""
 
     file: str
     holds: Literal["images", "masks"]
@@ -154,9 +155,9 @@ class Archive(Frozen, frozen=True):
 class Fetch(Frozen, frozen=True):
     """How `fmcache data fetch` makes the list of tiles and splits, which is kept in a lock file beside the manifest.
 
-    `url` is where archives lie, with ``{file}`` for their names. Without archives the user puts the files in place, as
-    `place` tells. `images` and `masks` are folders below the dataset's root; `groups`, `split` and `seed` are those of
-    `fmcache data add`.
+    `url` is the address of the archives, with ``{file}`` for the file name. Without archives, the user puts the files
+    in place, as `place` describes. `images` and `masks` are folders below the dataset's root; `groups`, `split` and
+    `seed` are those of `fmcache data add`.
     """
 
     url: str = ""
@@ -173,8 +174,8 @@ class FileDataset(Dataset, frozen=True, kw_only=True):
     """Images and masks in files below `root` (relative to the manifest, or absolute).
 
     `ignore_values` are mask values, written as in `Label.values`, that become the ignore label. `view_mpp` is the um
-    per pixel that encoders must see: a recipe whose tile size gives another is refused. A dataset that has `fetch`
-    lists no tiles of its own.
+    per pixel that encoders must see: a recipe whose tile size gives another value is refused. A dataset that has
+    `fetch` lists no tiles in the manifest.
     """
 
     root: str
@@ -193,11 +194,13 @@ class FolderDataset(FileDataset, frozen=True, tag="folder", kw_only=True):
 class GeojsonDataset(FileDataset, frozen=True, tag="geojson", kw_only=True):
     """Masks that are annotated regions in pixels of the image, as QuPath exports them; values are names of classes.
 
-    `order` lists all classes from lowest to highest: where regions overlap, the higher is seen. Without it the later in
-    the file is. `fill` is the label of pixels in no region, or ``ignore``. Regions without a class have an empty name.
+    `order` lists all classes from lowest to highest: where regions overlap, the pixel gets the higher class. Without
+    `order` it gets the class of the later region in the file. `fill` is the label of pixels in no region, or
+    ``ignore``. Regions without a class have an empty class name.
 
-    Classes in `skip` are as if not drawn, and so is what is of none of the kinds `objects` (QuPath's objectType), if
-    there are any. `class_property` is the property that names the class, where it is not QuPath's ``classification``.
+    Regions whose class is in `skip` are left out. If `objects` lists kinds (QuPath's objectType), regions of other
+    kinds are left out too. `class_property` is the property that names the class, if it is not QuPath's
+    ``classification``.
     """
 
     order: tuple[str, ...] = ()
@@ -224,14 +227,14 @@ class GeojsonDataset(FileDataset, frozen=True, tag="geojson", kw_only=True):
                 f"order: expected each class of the labels once; see {', '.join(map(repr, odd or self.order))}"
             )
         if both := sorted(set(self.skip) & set(self.classes())):
-            raise ValueError(f"skip: {', '.join(map(repr, both))} means a label or is ignored; list it once")
+            raise ValueError(f"skip: {', '.join(map(repr, both))} is also a class of a label or ignored; list it once")
 
 
 AnyDataset = DemoDataset | FolderDataset | GeojsonDataset
 
 
 class Lock(Frozen, frozen=True):
-    """What `fmcache data fetch` found: where the files of a dataset lie, its tiles with their hashes, its splits."""
+    """What `fmcache data fetch` found: the folder of a dataset's files, its tiles with their hashes, its splits."""
 
     format: int
     root: str
@@ -248,26 +251,26 @@ class _Head(Frozen, frozen=True):
 class Manifest:
     """The parsed manifest.
 
-    With `text` (and `locks`, text of lock files by dataset), that is read in place of the files at `path` and beside
-    it: what is about to be written is checked before it is.
+    If `text` (and `locks`, the text of lock files by dataset) is given, it is read instead of the files: so files can be
+    checked before they are written.
 
     Attributes
     ----------
     path
-        The file; `folder` is where relative roots start.
+        The file; relative roots start from its `folder`.
     default
-        Name of the dataset used when none is asked for.
+        Name of the dataset that is used when no name is given.
     datasets
         Dataset by name.
     unfetched
-        Datasets whose tiles are not listed yet, because `fmcache data fetch` has not been here.
+        Datasets whose tiles are not listed yet, because `fmcache data fetch` has not run for them.
 
     Raises
     ------
     ManifestError
         With file, line and key: unknown key, wrong type, repeated id, a tile in two splits, a group in two splits (of
         the fixed split or of any fold), an empty split, a tile tested in two folds, subsets that are not nested, a
-        label that is there twice.
+        repeated label.
     """
 
     def __init__(self, path: Path, text: str | None = None, locks: Mapping[str, str] | None = None) -> None:
@@ -282,10 +285,10 @@ class Manifest:
         head: _Head = self._document.convert(_Head)
         if head.format != FORMAT:
             raise ManifestError(
-                f"{self._document.where('format')}: this manifest has another format",
+                f"{self._document.where('format')}: this manifest has another format version",
                 expected=f"format: {FORMAT}",
                 found=f"format: {head.format}",
-                next_step="install the fmcache release that wrote it, or rewrite the manifest",
+                next_step="install the fmcache release that wrote the manifest, or write it again",
             )
         self.default = head.default
         self.datasets: dict[str, AnyDataset] = {}
@@ -308,7 +311,7 @@ class Manifest:
         return self.path.parent
 
     def dataset(self, name: str = "") -> AnyDataset:
-        """Return a dataset by name; the default one for an empty name.
+        """Return a dataset by name; the default dataset for an empty name.
 
         Raises
         ------
@@ -318,7 +321,7 @@ class Manifest:
         name = name or self.default
         if name in self.unfetched:
             raise ManifestError(
-                f"{self.where(name)}: the tiles of {name!r} are not here yet",
+                f"{self.where(name)}: the tiles of {name!r} are not fetched yet",
                 expected=f"{self.lock_path(name)}, which lists them",
                 next_step=f"fmcache data fetch {name}",
             )
@@ -332,7 +335,7 @@ class Manifest:
             ) from None
 
     def where(self, dataset: str, tile_id: str = "", key: str = "") -> str:
-        """Return ``file:line: key`` of a dataset, of one of its tiles, or of a key there."""
+        """Return ``file:line: key`` of a dataset, of one of its tiles, or of one of their keys."""
         at: list[str | int] = []
         if tile_id:
             ids = [tile.id for tile in self.datasets[dataset].tiles]
@@ -353,7 +356,7 @@ class Manifest:
         if not isinstance(dataset, DemoDataset) and dataset.fetch:
             if dataset.tiles or any(dataset.splits.of(split) for split in SPLITS):
                 raise ManifestError(
-                    f"{self._where(name, 'fetch')}: a dataset that is fetched lists no tiles and splits here",
+                    f"{self._where(name, 'fetch')}: a dataset that is fetched lists no tiles and splits in the manifest",
                     next_step="remove `fetch:`, or `tiles:` and `splits:`",
                 )
             text = self._lock_texts.get(name)
@@ -364,7 +367,7 @@ class Manifest:
             lock: Lock = self._locks[name].convert(Lock)
             if lock.format != FORMAT:
                 raise ManifestError(
-                    f"{self._where(name, 'format')}: this lock file has another format",
+                    f"{self._where(name, 'format')}: this lock file has another format version",
                     expected=f"format: {FORMAT}",
                     found=f"format: {lock.format}",
                     next_step=f"remove it and run fmcache data fetch {name}",
@@ -382,14 +385,14 @@ class Manifest:
 
     @staticmethod
     def check_rules(name: str, dataset: AnyDataset, where: Callable[..., str]) -> None:
-        """Refuse a name, labels, mask values or um/px that no dataset can have, whatever its tiles are.
+        """Check the name, labels, mask values and um/px of a dataset; its tiles are not needed.
 
-        `where` gives the place of a key, for the message.
+        `where` returns the place (file, line) of a key, for the message.
 
         Raises
         ------
         ManifestError
-            Which names that place.
+            With that place, when one of them is not allowed.
         """
 
         def refuse(at: tuple[str | int, ...], problem: str, next_step: str) -> ManifestError:
@@ -404,7 +407,7 @@ class Manifest:
             if (mpp := getattr(dataset, key, None)) is not None and not (math.isfinite(mpp) and mpp > 0):
                 raise refuse((key,), f"{mpp:g} um per pixel", "give um per pixel above 0, such as 0.5, or leave it out")
         if isinstance(dataset, FileDataset) and dataset.view_mpp and not dataset.mpp:
-            raise refuse(("view_mpp",), "needs to know the um/px of the files", "add mpp:")
+            raise refuse(("view_mpp",), "it needs the um/px of the files", "add mpp:")
         values: list[int | str] = [v for label in dataset.labels for v in label.values]
         if isinstance(dataset, GeojsonDataset):
             values += [label.name for label in dataset.labels if not label.values]
@@ -475,7 +478,7 @@ class Manifest:
                         )
         outer = set(splits.train)
         for i, subset in reversed(list(enumerate(splits.subsets))):
-            # what lies inside the training tiles cannot share a group with the tiles tested on
+            # subsets of the training tiles share no group with val or test tiles, because train shares none
             if not subset or not set(subset) <= outer or len(set(subset)) < len(subset):
                 raise ManifestError(
                     f"{self._where(name, *key, 'subsets', i)}: the subset is not part of the next larger one",
@@ -494,13 +497,13 @@ def check_mask_values(values: tuple[int | str, ...]) -> None:
 def mask_span(value: int | str) -> tuple[int, int]:
     """Return the first and last packed value that a mask value means.
 
-    Numbers (0 to 2147483647) are packed as they are; ``5-9`` and ``1-`` (to the end) are ranges, for masks that number
-    instances; ``#rrggbb`` is packed as -1 less its number, so that grey and colour never meet.
+    Numbers (0 to 2147483647) are packed unchanged. ``5-9`` and ``1-`` (to the end) are ranges, for masks that number
+    instances. ``#rrggbb`` is packed as -1 minus its number, so that grey values and colours are never equal.
 
     Raises
     ------
     ValueError
-        When it is none of these.
+        When the value is none of these.
     """
     if isinstance(value, str) and _COLOUR.fullmatch(value):
         return (-1 - int(value[1:], 16),) * 2
@@ -512,7 +515,7 @@ def mask_span(value: int | str) -> tuple[int, int]:
 
 
 def _overlapping(values: list[int | str]) -> str:
-    """Return two mask values that have a pixel value in common, or nothing."""
+    """Return the text of two mask values that have a pixel value in common; '' when there are none."""
     spans = sorted((*mask_span(value), str(value)) for value in values)
     pairs = itertools.pairwise(spans)
     return next((f"{one} and {two}" for (_, last, one), (first, _, two) in pairs if first <= last), "")

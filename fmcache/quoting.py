@@ -1,8 +1,9 @@
-"""How flags write names: what joins them, when they go into quotes, and how messages show them.
+"""How names are written in flags: the signs between them, quotes around them, and how messages show them.
 
-A name is written as it is; one that holds ``, | = " \\`` or begins or ends with a space is put in double quotes, with
-``\\"`` for a quote and ``\\\\`` for a backslash inside (``tumour="Tumor, invasive"``), or each sign gets a backslash
-before it. `quoted` writes names so, and every message uses it: what a message shows can be given back to a flag.
+Most names are written unchanged. A name that holds ``, | = " \\`` or begins or ends with a space is put in double
+quotes; inside them ``\\"`` is a quote and ``\\\\`` a backslash (``tumour="Tumor, invasive"``). Instead of quotes, each
+such sign may have a backslash before it. `quoted` writes names in this form, and every message uses it: names can be
+copied from a message into a flag.
 """
 
 from __future__ import annotations
@@ -15,38 +16,38 @@ from typing import NamedTuple
 from fmcache.errors import SpecError
 
 NO_CLASS = "(no class)"
-"""How the class of regions without one is written; a class that is really called so is written in quotes."""
+"""In flags this means regions without a class; a class that has this text as its name is written in quotes."""
 
 SIGNS = ",|="
-# typed by keyboards of other scripts, or made of plain quotes by word processors: never meant as part of a name
+# keyboards of other scripts type these, and word processors replace plain quotes with them; never part of a name
 FOREIGN = "，、｜＝＂“”„«»"
 _TOKEN = re.compile(
     r'\s*(?:(?P<sign>[,|=])|"(?P<quoted>(?:[^"\\]|""|\\.)*)"(?P<rest>[^,|=]*)|(?P<bare>(?:[^,|=\\]|\\.|\\$)+))',
     re.DOTALL,
 )
 _BARE_ESCAPE = re.compile(rf'\\([{SIGNS}"\\{FOREIGN}])')
-# characters that cannot be seen are written by their number; never a surrogate, which is half a character
+# invisible characters are written by their number; surrogates are excluded, because one is half a character
 _ESCAPE = re.compile(
     rf'""|\\(?:([{SIGNS}"\\])|u((?![dD][89a-fA-F])[0-9a-fA-F]{{4}})|U(00(?:0[0-9a-fA-F]|10)[0-9a-fA-F]{{4}}))'
 )
 COLON = re.compile(r":(?=\S)|:\s*(?:\d[\d\s-]*|#[0-9a-fA-F]*)?$")
-_JOINERS = str.maketrans("", "", "\u200c\u200d")  # unseen, but part of spelling in Persian and the scripts of India
+_JOINERS = str.maketrans("", "", "\u200c\u200d")  # invisible, but part of the spelling in Persian and Indian scripts
 
 
 class Word(NamedTuple):
-    """A name or value of a flag; what was `quoted` is a name as it stands, never a colour or another special word."""
+    """A name or value of a flag; a `quoted` one is always a name, never a colour or another special word."""
 
     text: str
     quoted: bool = False
 
     @property
     def as_class(self) -> str:
-        """The class that is meant; empty for that of regions without one."""
+        """The class that the word means; '' for regions without a class."""
         return "" if self.text == NO_CLASS and not self.quoted else self.text
 
 
 def quoted(name: str) -> str:
-    """Return a name of a label or class as flags take it, in quotes where it must be; `NO_CLASS` for an empty one."""
+    """Return the name of a label or class as flags accept it, in quotes if necessary; `NO_CLASS` for an empty name."""
     if not name:
         return NO_CLASS
     seen = name.translate(_JOINERS).isprintable() and name == unicodedata.normalize("NFC", name)
@@ -62,7 +63,7 @@ def tokens_of(text: str, flag: str) -> list[Word | str]:
     Raises
     ------
     SpecError
-        When quotes do not close, or punctuation of another script stands for a sign.
+        When quotes are not closed, or a sign is written with punctuation of another script.
     """
     tokens: list[Word | str] = []
     at = 0
@@ -72,7 +73,7 @@ def tokens_of(text: str, flag: str) -> list[Word | str]:
         raise SpecError(f"{flag} {text!r} is not UTF-8 text", next_step="type it again") from None
     while text[at:].strip():
         found = _TOKEN.match(text, at)
-        # a quote in the middle, or one that nothing closes
+        # a quote inside a word, or a quote that is not closed
         odd = found is None or (found["rest"] or "").strip() or _bare_quote(found["bare"] or "")
         if found is None or odd:
             raise SpecError(
@@ -92,16 +93,16 @@ def tokens_of(text: str, flag: str) -> list[Word | str]:
 
 
 def alternatives(text: str, flag: str) -> list[Word]:
-    """Return the words of a flag that joins them with ``|``."""
+    """Return the words of a flag in which ``|`` joins them."""
     tokens = tokens_of(text, flag)
     refuse_signs(tokens, text, flag, ",=", "|")
     return [token for token in tokens if isinstance(token, Word)]
 
 
 def with_whole_name(part: Sequence[Word | str], text: str) -> list[Word | str]:
-    """Return the tokens of `part`, from ``name=value|value`` in `text`, with all before the first ``=`` as one word.
+    """Return the tokens of `part`, from ``name=value|value`` in `text`; all before the first ``=`` becomes one word.
 
-    What joins values joins nothing there, so that it is part of the name.
+    ``|`` joins values only. Before the ``=`` it is part of the name.
     """
     end = part.index("=") if "=" in part else 0
     words = [token.text for token in part[:end] if isinstance(token, Word) and not token.quoted]
@@ -112,19 +113,19 @@ def with_whole_name(part: Sequence[Word | str], text: str) -> list[Word | str]:
 
 
 def refuse_signs(tokens: Sequence[Word | str], text: str, flag: str, signs: str, joint: str) -> None:
-    """Raise SpecError when one of `signs` is among the tokens of a flag whose names `joint` joins."""
+    """Raise SpecError when the tokens of a flag contain one of `signs`; its names are joined with `joint` only."""
     if any(token in signs for token in tokens if isinstance(token, str)):
         words = [token.text for token in tokens if isinstance(token, Word)]
         raise SpecError(
             f"{flag} {text!r}: names are joined with {joint!r}",
             expected=joint.join(quoted(word) for word in words),
-            next_step=f"join them so; a name that holds one of {' '.join(signs)} goes into double quotes: "
+            next_step=f"write them as expected; put a name that holds one of {' '.join(signs)} in double quotes: "
             f"{quoted(text.strip())}",
         )
 
 
 def split_at(tokens: Sequence[Word | str], sign: str) -> Iterator[list[Word | str]]:
-    """Yield what lies between the signs of one kind."""
+    """Yield the tokens between the signs of one kind, as lists."""
     part: list[Word | str] = []
     for token in tokens:
         if token == sign and isinstance(token, str):
@@ -143,7 +144,7 @@ def _refuse_foreign(bare: str, text: str, flag: str) -> None:
     if foreign := sorted(set(_BARE_ESCAPE.sub("", bare)) & set(FOREIGN)):
         raise SpecError(
             f'{flag} {text!r}: {" ".join(foreign)} is not one of the signs , | = "',
-            next_step=f'type the plain sign; if it is part of a name, put the name into double quotes: "{bare}"',
+            next_step=f'type the plain sign; if it is part of a name, put the name in double quotes: "{bare}"',
         )
 
 

@@ -1,4 +1,4 @@
-"""Hashes of large files, remembered: a file whose size, time and place are those of last time is not read again."""
+"""Remembered hashes of large files: a file with the same size, times and inode as last time is not read again."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from filelock import FileLock, Timeout
 from fmcache.identity import sha256_file, sweep_beside, whole_file
 
 FRESH_S = 2.0
-"""A file changed this shortly before it was hashed may change again within one tick of its clock: it is not kept."""
+"""Hashes of files changed less than this long ago are not kept: such a file may change again within one clock tick."""
 
 
 WAIT_S = 1.0
-"""How long to wait for another process that is writing the store; after that, what was learned is not kept."""
+"""How long to wait for another process that is writing the store; after that, new hashes are not kept."""
 
 
 class _Seen(msgspec.Struct, frozen=True, array_like=True):
@@ -30,11 +30,11 @@ class _Seen(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Remembered:
-    """sha256 of files, kept in a JSON `store` between commands; without one, in memory alone.
+    """sha256 of files, kept in a JSON `store` between commands; without a store, in memory only.
 
-    What is kept is a shortcut and never a fact: a store that is missing or damaged is a store that knows nothing, and
-    one that cannot be written is not. A file is taken for unchanged when size, inode and both times (that of its
-    content, and that of anything about it) are those of last time.
+    The store only saves time. If it is missing or damaged, files are hashed again; if it cannot be written, it is left
+    as it is. A file counts as unchanged when its size, its inode and both its times (mtime and ctime) are the same as
+    last time.
     """
 
     def __init__(self, store: Path | None = None) -> None:
@@ -59,7 +59,7 @@ class Remembered:
         return digest
 
     def keep(self) -> None:
-        """Write what was learned to the store, beside what others have written there since."""
+        """Write new hashes to the store; what other processes wrote there in the meantime is kept."""
         if not (self._store and self._changed):
             return
         with contextlib.suppress(OSError, Timeout):

@@ -1,7 +1,7 @@
 """Recipes: everything that can change a number, as frozen structs with the protocol's defaults.
 
-What cannot change a number (workers, folders) is a flag. Device, threads and versions move only the last bits; they are
-recorded beside each result.
+Settings that cannot change a number (workers, folders) are flags. Device, threads and versions change only the last
+bits; they are recorded with each result.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _VARIANT = re.compile(r"(.+)\.(views|passes_per_epoch)-([1-9][0-9]*)")
 
 
 def is_name(text: str) -> bool:
-    """Return whether a text can be the name of a folder and of a row: letters and digits of any script, ``._-``."""
+    """Return whether a text can name a folder and a table row: letters and digits of any script, and ``._-``."""
     return bool(text) and all(c.isalnum() or c in "._-" for c in text) and text[0] not in "._-"
 
 
 class ViewSpec(Frozen, frozen=True):
     """How the views of a tile are drawn. View 0 is the untouched tile; 1..count are random.
 
-    Angles are in degrees either way, `translate` and the jitters are shares either way (brightness 0.2: factor 0.8 to
-    1.2; hue 0.05: up to 5 % of the colour circle), `scale` is the largest zoom, as likely in as out. `outside` tells
-    what the mask holds where a view looks beyond the tile: the ignore label, or the reflected label. The image is
-    always reflected there, so that no encoder meets a black wedge.
+    Angles are the largest turn in degrees, to either side. `translate` and the colour changes are the largest share, up
+    or down (brightness 0.2: factor 0.8 to 1.2; hue 0.05: up to 5 % of the colour circle). `scale` is the largest zoom;
+    zooming in and out are equally likely. `outside` is the mask's label where a view extends beyond the tile: the
+    ignore label, or the reflected label. The image is always reflected there, so that it has no black corners.
     """
 
     count: Positive = 50
@@ -59,10 +59,10 @@ class ViewSpec(Frozen, frozen=True):
 
 
 class EncoderChoice(Frozen, frozen=True):
-    """An encoder in a recipe: a card's name, ``timm:NAME`` or a card file; with own weights or random ones.
+    """An encoder in a recipe: a card's name, ``timm:NAME`` or a card file; optionally with other or random weights.
 
-    `alias` (``as:`` in a recipe) is the name that folders, tables and figures show in place of the card's, so that two
-    weights of one encoder can stand side by side. Where none is given it is in no record either.
+    `alias` (``as:`` in a recipe) is the name in folders, tables and figures instead of the card's name, so that one
+    encoder can be used with two weights. If it is not given, no record contains the field.
     """
 
     name: str
@@ -76,7 +76,7 @@ class EncoderChoice(Frozen, frozen=True):
 
 
 class DecoderSpec(Frozen, frozen=True):
-    """The light decoder: `width` is D of the protocol."""
+    """The light decoder: `width` is D in the protocol."""
 
     width: Positive = 256
 
@@ -84,9 +84,9 @@ class DecoderSpec(Frozen, frozen=True):
 class FitSpec(Frozen, frozen=True):
     """How a decoder is trained (protocol, point 6).
 
-    `passes_per_epoch` views of each training tile are used in an epoch; learning rate follows a cosine from
-    `learning_rate` to 0 in every `restart_epochs` epochs, step by step; every `validate_epochs` epochs and after the
-    last one the validation Dice is taken, and the best of these weights are tested.
+    Each epoch uses `passes_per_epoch` views of each training tile. The learning rate follows a cosine from
+    `learning_rate` to 0, step by step, and restarts every `restart_epochs` epochs. The validation Dice is computed every
+    `validate_epochs` epochs and after the last one; the weights with the best one are tested.
     """
 
     seeds: Positive = 10
@@ -102,9 +102,9 @@ class FitSpec(Frozen, frozen=True):
 
 
 class Sweep(Frozen, frozen=True):
-    """Values of one field of a recipe that are tried one after another, all from the same cache.
+    """Several values of one field of a recipe, tried one after another with the same cache.
 
-    Either `views` (how many views of each training tile there are to choose from) or `passes_per_epoch`.
+    The field is either `views` (the number of available views of each training tile) or `passes_per_epoch`.
     """
 
     views: tuple[Positive, ...] = ()
@@ -119,7 +119,7 @@ class Sweep(Frozen, frozen=True):
 
     @property
     def field(self) -> str:
-        """Name of the field that is swept; '' when none is."""
+        """Name of the field that is swept; '' when there is no sweep."""
         return "views" if self.views else "passes_per_epoch" if self.passes_per_epoch else ""
 
     @property
@@ -129,20 +129,21 @@ class Sweep(Frozen, frozen=True):
 
 
 NAME_ONE = "to keep both, name one of them with `as: NAME`, as in {name: uni, weights: FILE, as: uni-mine}"
-"""The way out where two encoders of a recipe would have the same folder."""
+"""The next step when two encoders of a recipe would have the same folder."""
 
 
 class Recipe(Frozen, frozen=True):
-    """One study. Every default is the paper's protocol; `expect` is free text on the figures to expect.
+    """One study. Every default is the paper's protocol; `expect` is free text about the expected results.
 
-    With a `sweep`, it is as many studies as the sweep has values (`variants`), compared in one more report.
+    A recipe with a `sweep` is one study for each value (`variants`); an additional report compares them.
 
-    `taps` tells where tokens are taken: ``last`` (after the final norm), the output of a block counted from 1 (``6``),
-    or that after the final norm (``6+norm``). All of them come from one forward pass, each into its own cache. `store`
-    is the type of cached tokens: ``float16``, ``float32``, or compact with N mantissa bits kept: ``float16-round5``.
+    `taps` says where tokens are taken: ``last`` (after the final norm), the output of a block counted from 1 (``6``),
+    or that output after the final norm (``6+norm``). All taps come from one forward pass; each has its own cache.
+    `store` is the type of cached tokens: ``float16``, ``float32``, or a rounded type with N mantissa bits:
+    ``float16-round5``.
 
-    With `folds`, every seed is trained on each of the dataset's folds instead of on its one fixed split; with `subset`
-    n, on the dataset's listed subset of n training tiles instead of on all of them (``fmcache data split`` lists both).
+    With `folds`, every seed is trained on each of the dataset's folds instead of on its fixed split. With `subset` n,
+    every seed is trained on the dataset's listed subset of n training tiles (``fmcache data split`` writes both lists).
     """
 
     name: str = "paper"
@@ -173,7 +174,7 @@ class Recipe(Frozen, frozen=True):
         if not store or int(store[3] or 1) > _STORE_BITS[store[1]]:
             raise ValueError(
                 f"store {self.store!r}: expected 'float16', 'float32', or one with rounding, such as 'float16-round5' "
-                "(1 to 9 bits kept of float16, 1 to 19 of float32)"
+                "(float16 can keep 1 to 9 bits, float32 1 to 19)"
             )
         if not self.taps:
             raise ValueError("taps: expected at least one, such as 'last'")
@@ -207,13 +208,13 @@ def variants(recipe: Recipe) -> tuple[Recipe, ...]:
 
 
 def variant_of(study: str) -> tuple[str, str, int] | None:
-    """Return (name of the recipe, field, value) of a study that is one value of a sweep; None for any other."""
+    """Return (recipe name, field, value) of a study that belongs to a sweep; None for any other study."""
     found = _VARIANT.fullmatch(study)
     return (found[1], found[2], int(found[3])) if found else None
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Return the recipe in a YAML file; card and weights paths in it are relative to that file.
+    """Return the recipe in a YAML file; paths of cards and weights in it are relative to that file.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""Strict YAML: text -> frozen, typed structs. Every complaint names the file, the line and the key.
+"""Strict YAML: text -> frozen, typed structs. Every error message names the file, the line and the key.
 
-Recipes, the data manifest and encoder cards all come through here. Unknown keys, wrong types and repeated keys are
-refused; nothing is guessed.
+Recipes, the data manifest and encoder cards are all read with this module. Unknown keys, wrong types and repeated keys
+are refused; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of every struct that is read from YAML: immutable, unknown fields refused."""
+    """Base of every struct that is read from YAML: immutable; unknown fields are refused."""
 
 
 class Document:
     """A parsed YAML file: plain values, and the line of every key, for messages.
 
-    With `text`, that is parsed in place of what the file holds: a file about to be written is checked before it is.
+    If `text` is given, it is parsed instead of the file: so a file can be checked before it is written.
 
     Raises
     ------
@@ -40,9 +40,9 @@ class Document:
         self.path, self.error = path, error
         self._lines: dict[Key, int] = {}
         text = self._read() if text is None else text
-        self._room = 1000 + 10 * len(text)  # values; only aliases of aliases can make more of them than there is text
+        self._values_left = 1000 + 10 * len(text)  # only aliases of aliases can give more values than this
         try:
-            loader = _Loader(text)  # which refuses control characters at once
+            loader = _Loader(text)  # raises an error for control characters
             try:
                 node = loader.get_single_node()
                 self.value = None if node is None else self._build(loader, node, ())
@@ -50,33 +50,33 @@ class Document:
                 loader.dispose()
         except yaml.YAMLError as reason:
             found = " ".join(str(reason).split())
-            way = "indent with spaces, not tabs" if "tab character" in found or "'\\t'" in found else "mend it there"
+            way = "indent with spaces, not tabs" if "tab character" in found or "'\\t'" in found else "correct it there"
             raise error(f"{path} is not valid YAML", found=found, next_step=way) from None
         except RecursionError:
-            raise error(f"{path} is nested too deep, or holds itself", next_step="take out what is nested") from None
+            raise error(f"{path} is nested too deeply, or contains itself", next_step="remove levels") from None
 
     def _read(self) -> str:
         try:
             return self.path.read_text(encoding="utf-8")
         except FileNotFoundError:
             problem = f"{self.path} does not exist"
-            raise self.error(problem, next_step="check the path, or the folder you are in") from None
+            raise self.error(problem, next_step="check the path and the current folder") from None
         except (IsADirectoryError, UnicodeDecodeError) as reason:
             problem = f"{self.path} is not a YAML text file"
-            raise self.error(problem, found=str(reason), next_step="pass another, or save it as UTF-8 text") from None
+            raise self.error(problem, found=str(reason), next_step="pass another file, or save it as UTF-8") from None
 
     def _build(self, loader: Any, node: yaml.Node, at: Key) -> Any:
         self._lines.setdefault(at, node.start_mark.line + 1)
-        self._room -= 1
-        if self._room < 0:
-            raise self.error(f"{self.path}: its aliases multiply without end", next_step="write the values out")
+        self._values_left -= 1
+        if self._values_left < 0:
+            raise self.error(f"{self.path}: its aliases give too many values", next_step="write values without aliases")
         if isinstance(node, yaml.MappingNode):
             mapping: dict[Any, Any] = {}
             for key_node, value_node in node.value:
                 key = self._scalar(loader, key_node)
                 if isinstance(key_node, yaml.CollectionNode):
                     line = key_node.start_mark.line + 1
-                    raise self.error(f"{self.path}:{line}: a list or mapping is no key", expected="a name as the key")
+                    raise self.error(f"{self.path}:{line}: a key is a list or a mapping", expected="a name as the key")
                 self._lines[(*at, key)] = line = key_node.start_mark.line + 1
                 if key in mapping:
                     raise self.error(f"{self.path}:{line}: key {key!r} is given twice", next_step="keep one of them")
@@ -90,13 +90,13 @@ class Document:
         try:
             return loader.construct_object(node, deep=True)
         except (ValueError, OverflowError, LookupError, AttributeError) as reason:
-            # text that looks like a date or number and is none: 2024-02-31, 0x_
+            # text that looks like a date or number but is invalid: 2024-02-31, 0x_
             line, text = node.start_mark.line + 1, str(node.value)[:60]
-            problem = f"{self.path}:{line}: {text!r} looks like a date or a number and is none"
-            raise self.error(problem, found=str(reason), next_step="put it in quotes if it is a text") from None
+            problem = f"{self.path}:{line}: {text!r} looks like a date or a number, but is not a valid one"
+            raise self.error(problem, found=str(reason), next_step="put it in quotes if it is text") from None
 
     def where(self, *at: str | int) -> str:
-        """Return ``file:line: key.path`` for a key, or for its nearest parent that is in the file."""
+        """Return ``file:line: key.path`` of a key; the line is that of its nearest parent if the file lacks the key."""
         for length in range(len(at), -1, -1):
             if (line := self._lines.get(at[:length])) is not None:
                 name = "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in at).lstrip(".")

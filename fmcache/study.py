@@ -1,4 +1,4 @@
-"""A study from Python: what the commands do, and what they made, as tables, datasets and modules."""
+"""A study from Python: runs what the commands run, and returns results as tables, datasets and torch modules."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 
 class Study:
-    """A recipe with its manifest and working folder; the same files as those of the command line.
+    """A recipe with its manifest and working folder; reads and writes the same files as the command line.
 
     Parameters
     ----------
     recipe
-        A recipe, or the YAML file that holds one.
+        A recipe, or the path of its YAML file.
     work, manifest
         The working folder, and the file that lists datasets.
     device, threads, workers, offline
         As the flags of the commands: they change no number beyond rounding.
     say
-        Takes each line that the commands would print; None: no line.
+        Called with each line that the commands would print; None: nothing is printed.
     progress
-        Where progress is shown; None: nowhere.
+        The stream on which progress is shown; None: progress is not shown.
 
     Raises
     ------
@@ -66,33 +66,33 @@ class Study:
         return f"Study({self.recipe.name!r}, work={str(self._flags.work)!r})"
 
     def variants(self) -> tuple[Study, ...]:
-        """Return the studies of a sweep, one for each value; itself where the recipe sweeps over nothing."""
+        """Return the studies of a sweep, one for each value; only itself when the recipe has no sweep."""
         return tuple(self._like(msgspec.structs.replace(one, sweep=Sweep())) for one in variants(self.recipe))
 
     def extract(self, *, recompute: bool = False) -> None:
-        """Run the encoders over all views and cache their token grids; what is there is kept.
+        """Run the encoders over all views and cache their token grids; existing views are kept.
 
         Raises
         ------
         FmcacheError
-            When an encoder could not be run; the others were run first.
+            When an encoder failed. It is raised at the end, after all other encoders have run.
         """
         from fmcache.stages.extract import extract
 
-        with self._telling():
+        with self._progress_shown():
             _raise(extract(self.recipe, self.manifest, self._flags._replace(recompute=recompute), self._say))
 
     def fit(self, *, recompute: bool = False) -> None:
-        """Train a decoder for every encoder and seed from the cached grids; runs that are done are kept.
+        """Train a decoder for every encoder and seed from the cached grids; finished runs are kept.
 
         Raises
         ------
         FmcacheError
-            When an encoder could not be fitted; the others were fitted first.
+            When an encoder failed. It is raised at the end, after all other encoders were fitted.
         """
         from fmcache.stages.fit import fit
 
-        with self._telling():
+        with self._progress_shown():
             _raise(fit(self.recipe, self.manifest, self._flags._replace(recompute=recompute), self._say))
 
     def report(self) -> Path:
@@ -103,7 +103,7 @@ class Study:
         ResultsNotFound
             When nothing was fitted.
         FmcacheError
-            When results are damaged; those of the other runs were reported first.
+            When results are damaged. It is raised at the end, after all other runs were reported.
         """
         from fmcache.stages.report import report
 
@@ -123,23 +123,24 @@ class Study:
         ResultsNotFound
             When nothing was fitted.
         ResultsCorrupt, ResultsMismatch
-            When a run's files are not what was written.
+            When files of a run are damaged or come from another recipe.
         """
         from fmcache.scores.results import results_table
         from fmcache.scores.run_files import find_runs, read_run
 
         self._check_one()
-        parts = [read_run(folder) for folder in find_runs(places.results(self._flags.work), self.recipe.name)]
-        if not parts:
+        runs = [read_run(folder) for folder in find_runs(places.results(self._flags.work), self.recipe.name)]
+        if not runs:
             raise ResultsNotFound(
                 f"nothing was fitted for recipe {self.recipe.name!r} in {self._flags.work}", next_step="study.fit()"
             )
-        return results_table(parts)
+        return results_table(runs)
 
     def dice(self, split: Split = "test") -> pl.DataFrame:
         """Return the Dice of each run and label on a split: dataset, encoder, fold, seed, label, dice (0 to 1).
 
-        It is reduced over tiles as the recipe says (`Recipe.dice`); null where a label has none. Raises as `results`.
+        Tiles are combined as the recipe says (`Recipe.dice`). Dice is null for a label that neither truth nor prediction
+        has. Raises the errors of `results`.
         """
         from fmcache.scores.results import dice_table
 
@@ -151,19 +152,19 @@ class Study:
         """Return the cached grids and masks of a split, in memory, as a torch Dataset.
 
         Its items are views, tile by tile: tokens (channel, row, col) float32 and mask (y, x) uint8, 255 where the truth
-        is unknown. Of training tiles there are all views but the untouched one, of others the untouched one only.
+        is unknown. Training tiles have all views except the untouched one; other tiles have the untouched one only.
 
         Parameters
         ----------
         encoder
-            Its name in tables and folders.
+            Name of the encoder in tables and folders.
         fold
             A fold of the dataset; None for its fixed split.
 
         Raises
         ------
         CacheNotFound, CacheUnsealed, CacheMismatch, CacheCorrupt
-            When it was not extracted under this recipe.
+            When there is no complete, sound cache of the encoder for this recipe.
         SpecError, ManifestError
             When there is no such dataset, fold or split.
         """
@@ -191,13 +192,13 @@ class Study:
     def decoder(self, dataset: str, encoder: str, seed: int, *, fold: int | None = None) -> FittedDecoder:
         """Return the decoder of a run with its best weights, in evaluation mode: tokens to logits.
 
-        It takes tokens (view, channel, row, col) float32 as they are cached, and standardises them where the run did;
-        logits are (view, label, y, x). The run's files are checked against their checksums.
+        It takes cached tokens (view, channel, row, col) float32, and standardises them if the run did; logits are
+        (view, label, y, x). The files of the run are checked against their checksums.
 
         Raises
         ------
         ResultsNotFound, ResultsCorrupt, ResultsMismatch
-            When there is no such run, or its files are not what was written.
+            When there is no such run, or its files are damaged or come from another recipe.
         """
         from fmcache.decoders.fitted import load_decoder
         from fmcache.scores.run_files import WEIGHTS, read_record, run_folder
@@ -214,12 +215,12 @@ class Study:
     def _check_one(self) -> None:
         if self.recipe.sweep.field:
             raise SpecError(
-                f"recipe {self.recipe.name!r} is a sweep: it has a study for each value",
-                next_step="take one of study.variants()",
+                f"recipe {self.recipe.name!r} has a sweep: it is one study for each value",
+                next_step="use one of study.variants()",
             )
 
     @contextmanager
-    def _telling(self) -> Iterator[None]:
+    def _progress_shown(self) -> Iterator[None]:
         from fmcache.runtime.progress import SILENT, progress_to
 
         with progress_to(self._progress or SILENT):
@@ -227,7 +228,7 @@ class Study:
 
 
 def _raise(failures: Sequence[Failure]) -> None:
-    """Raise the first failure, with a note on each of the others."""
+    """Raise the error of the first failure, with a note for each failure."""
     if not failures:
         return
     error: FmcacheError = failures[0].error

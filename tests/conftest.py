@@ -1,4 +1,4 @@
-"""Properties are judged by what they find, not by how fast a busy machine draws examples."""
+"""Fixtures for all tests. Hypothesis has no time limit here, because a busy machine draws examples slowly."""
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -32,7 +32,7 @@ def draw_font(path, family, signs):
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """Return the function that draws a font (family, characters) where the system looks for fonts."""
+    """Return a function that installs a drawn font (family, characters) in a folder that matplotlib searches."""
     from matplotlib import font_manager
 
     from fmcache import fonts

@@ -1,4 +1,4 @@
-"""What the system refuses is told with what was being done, to which file, and what helps."""
+"""Errors of the operating system become a message with the failed action, its file, and the next step."""
 
 import errno
 import os
@@ -20,42 +20,42 @@ def refused(monkeypatch, capsys, action):
     return capsys.readouterr().err
 
 
-def test_a_file_that_is_not_there_is_not_a_matter_of_disk_space(monkeypatch, capsys, tmp_path):
+def test_a_missing_file_is_reported_without_a_word_on_disk_space(monkeypatch, capsys, tmp_path):
     said = refused(monkeypatch, capsys, lambda: (tmp_path / "absent" / "x").read_bytes())
     assert f"refused to read {tmp_path}/absent/x: No such file or directory" in said
     assert "check the path" in said
     assert "space" not in said
 
 
-def test_a_folder_that_cannot_be_made_is_told_as_such(monkeypatch, capsys, tmp_path):
+def test_a_folder_that_cannot_be_made_is_reported(monkeypatch, capsys, tmp_path):
     (tmp_path / "file").write_text("")
     said = refused(monkeypatch, capsys, lambda: (tmp_path / "file" / "x").mkdir(parents=True))
     assert "refused to make the folder" in said
     assert "a part of this path is a file" in said
 
 
-def test_a_folder_in_place_of_a_file_is_told_as_such(monkeypatch, capsys, tmp_path):
+def test_a_folder_in_place_of_a_file_is_reported(monkeypatch, capsys, tmp_path):
     assert "this is a folder" in refused(monkeypatch, capsys, lambda: tmp_path.read_text())
 
 
-def test_a_folder_without_rights_is_told_as_such(monkeypatch, capsys, tmp_path):
+def test_a_folder_without_access_rights_is_reported(monkeypatch, capsys, tmp_path):
     tmp_path.chmod(stat.S_IRUSR)
     me = os.geteuid()
-    if me == 0:  # root may write everywhere, nobody may not
+    if me == 0:  # root may write everywhere; the user `nobody` may not
         os.seteuid(NOBODY)
     try:
         said = refused(monkeypatch, capsys, lambda: (tmp_path / "x").write_text(""))
     finally:
         os.seteuid(me)
-    assert "check your rights" in said
+    assert "check your access rights" in said
 
 
 @pytest.mark.parametrize(
     ("number", "says"),
     [
         (errno.ENOSPC, "free disk space"),
-        (errno.EACCES, "your rights"),
-        (errno.EROFS, "be written"),
+        (errno.EACCES, "your access rights"),
+        (errno.EROFS, "read-only"),
         (errno.EIO, "failed"),
     ],
 )
@@ -68,7 +68,7 @@ def test_the_hint_fits_the_reason(monkeypatch, capsys, number, says):
     assert says in said
 
 
-def test_a_reason_without_a_hint_or_a_file_is_still_a_line(monkeypatch, capsys):
+def test_an_error_without_a_hint_or_a_file_is_still_one_line(monkeypatch, capsys):
     def action():
         raise OSError("the wire broke")
 

@@ -5,7 +5,7 @@ from matplotlib import font_manager
 from fmcache import fonts
 
 PRIVATE = "\ue0f7"
-"""A character that no font of this machine has, for it belongs to no script."""
+"""A character that no font of this machine has, because it belongs to no script."""
 
 
 @pytest.fixture
@@ -13,11 +13,11 @@ def base():
     return font_manager.findfont("DejaVu Sans")
 
 
-def test_nothing_is_looked_for_where_the_base_font_has_all(base):
+def test_no_font_is_searched_when_the_base_font_has_all_characters(base):
     assert fonts.cover(["tumour β ⁺ é"], base) == fonts.Cover({}, frozenset())
 
 
-def test_a_font_installed_since_matplotlib_looked_is_found(installed, base):
+def test_a_font_installed_after_matplotlib_made_its_list_is_found(installed, base):
     assert fonts.cover([PRIVATE], base).lacking == {PRIVATE}
     installed("Drawn", PRIVATE)
     found = fonts.cover([f"a{PRIVATE}"], base)
@@ -26,7 +26,7 @@ def test_a_font_installed_since_matplotlib_looked_is_found(installed, base):
     assert found.boxed(f"a{PRIVATE}") == f"a{PRIVATE}"
 
 
-def test_the_font_that_has_most_is_taken_and_others_for_the_rest_only(installed, base):
+def test_the_font_with_most_of_the_characters_is_chosen_and_others_only_for_the_rest(installed, base):
     installed("One", PRIVATE)
     installed("Two", PRIVATE + "\ue0f8")
     installed("Three", "\ue0f9")
@@ -34,19 +34,19 @@ def test_the_font_that_has_most_is_taken_and_others_for_the_rest_only(installed,
     assert [face.family for face in found.faces] == ["Two", "Three"]
 
 
-def test_what_no_font_has_becomes_its_code_point_and_a_wide_blank_a_blank(base):
+def test_a_character_that_no_font_has_becomes_its_code_point_and_a_wide_blank_becomes_a_blank(base):
     found = fonts.cover([f"a{PRIVATE}\u3000b\n"], base)
     assert found.boxed(f"a{PRIVATE}b\n") == "a[U+E0F7]b[U+000A]"
     assert "\u3000" not in found.boxed("a\u3000b")
 
 
-def test_a_broken_font_file_is_passed_over(installed, base, tmp_path):
+def test_a_broken_font_file_is_skipped(installed, base, tmp_path):
     (tmp_path / "broken.ttf").write_bytes(b"no font")
     installed("Drawn", PRIVATE)
     assert not fonts.cover([PRIVATE], base).lacking
 
 
-def test_formulas_placeholders_and_bold_faces_are_no_fonts_for_names():
+def test_fonts_of_formulas_placeholder_fonts_and_bold_faces_are_not_used_for_names():
     families = {face.family for face in fonts._installed()}
     assert "DejaVu Sans" in families
     assert not [name for name in families if name.startswith(("cm", "Last Resort", "STIX"))]

@@ -1,6 +1,6 @@
-"""Manifests, recipes and cards of any content are read or refused: nothing that a user can hand in ends in a traceback.
+"""Manifests, recipes and cards of any content are read or refused: no input of a user ends in a traceback.
 
-The counts here are those of a short run; FMCACHE_FUZZ=N draws N inputs for each test.
+These tests draw few inputs; FMCACHE_FUZZ=N draws N inputs for each test.
 """
 
 import datetime
@@ -75,7 +75,7 @@ SNIPPETS = [
 
 @st.composite
 def changed(draw, tree):
-    """A tree near a valid one: some of its nodes are replaced, left out, doubled or renamed."""
+    """A tree that is nearly valid: some of its nodes are replaced, left out, doubled or renamed."""
     for _ in range(draw(st.integers(1, 3))):
         tree = draw(_changed_once(tree))
     return tree
@@ -101,7 +101,7 @@ def _changed_once(draw, tree):
 
 
 def outcome(kind, path):
-    """Read a file; refused with a message that can be printed is as good as read."""
+    """Read a file; it may also be refused, with a message that can be printed."""
     try:
         READERS[kind][1](path)
     except FmcacheError as error:
@@ -111,7 +111,7 @@ def outcome(kind, path):
 @pytest.mark.parametrize("kind", READERS)
 @SHORT
 @given(data=st.data())
-def test_trees_near_valid_ones_are_read_or_refused(tmp_path, kind, data):
+def test_nearly_valid_trees_are_read_or_refused(tmp_path, kind, data):
     path = tmp_path / "x.yaml"
     tree = data.draw(changed(READERS[kind][0]))
     path.write_text(yaml.safe_dump(tree, allow_unicode=True), encoding="utf-8", errors="surrogatepass")
@@ -121,7 +121,7 @@ def test_trees_near_valid_ones_are_read_or_refused(tmp_path, kind, data):
 @pytest.mark.parametrize("kind", READERS)
 @SHORT
 @given(data=st.data())
-def test_bytes_near_valid_ones_are_read_or_refused(tmp_path, kind, data):
+def test_nearly_valid_bytes_are_read_or_refused(tmp_path, kind, data):
     path = tmp_path / "x.yaml"
     raw = bytearray(
         yaml.safe_dump(READERS[kind][0], default_flow_style=data.draw(st.sampled_from([None, False]))).encode()
@@ -138,7 +138,7 @@ def test_bytes_near_valid_ones_are_read_or_refused(tmp_path, kind, data):
 
 @pytest.mark.parametrize("kind", READERS)
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=range(len(SNIPPETS)))
-def test_what_yaml_can_hold_in_place_of_a_value_is_read_or_refused(tmp_path, kind, snippet):
+def test_odd_yaml_in_place_of_a_value_is_read_or_refused(tmp_path, kind, snippet):
     path = tmp_path / "x.yaml"
     for text in (snippet, f"name: {snippet}", f"datasets: {snippet}", f"a:\n  - {snippet}"):
         path.write_bytes(text.encode("utf-8", "surrogatepass"))
@@ -146,7 +146,7 @@ def test_what_yaml_can_hold_in_place_of_a_value_is_read_or_refused(tmp_path, kin
 
 
 @pytest.mark.parametrize("kind", READERS)
-def test_the_valid_ones_are_read(tmp_path, kind):
+def test_valid_files_are_read(tmp_path, kind):
     path = tmp_path / "x.yaml"
     path.write_text(yaml.safe_dump(READERS[kind][0]))
     READERS[kind][1](path)

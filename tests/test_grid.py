@@ -24,9 +24,9 @@ grids = st.builds(GridGeometry, st.integers(8, 2048), st.integers(1, 64), polici
         (512, 16, "pad", 32, 512, 512, 512, 4),
         (512, 16, "crop", 32, 512, 512, 512, 4),
         (512, 8, "fit", 64, 512, 512, 512, 3),
-        (21, 14, "fit", 2, 28, 21, 21, 4),  # half a patch over: up
-        (20, 14, "fit", 1, 14, 20, 20, 5),  # less than half: down
-        (3, 14, "fit", 1, 14, 3, 3, 2),  # never less than one patch
+        (21, 14, "fit", 2, 28, 21, 21, 4),  # the rest is half a patch: rounded up
+        (20, 14, "fit", 1, 14, 20, 20, 5),  # the rest is less than half: rounded down
+        (3, 14, "fit", 1, 14, 3, 3, 2),  # at least one patch
         (8, 14, "pad", 1, 14, 14, 8, 4),
     ],
 )
@@ -55,7 +55,7 @@ def test_the_input_is_a_whole_number_of_patches_close_to_the_tile(grid):
 
 
 @given(grids)
-def test_no_pixel_is_scored_that_lies_outside_the_tile_or_the_logits(grid):
+def test_no_pixel_outside_the_tile_or_the_logits_is_scored(grid):
     assert 0 < grid.covered_px <= min(grid.tile_px, grid.logits_px)
     assert (grid.covered_px == grid.tile_px) == (grid.policy != "crop" or grid.tile_px % grid.patch == 0)
 

@@ -64,14 +64,14 @@ def test_any_text_is_a_manifest_or_refused_by_name(tmp_path, text):
         Manifest(write(tmp_path, text))
 
 
-def test_a_text_is_read_in_place_of_the_file(tmp_path):
+def test_a_given_text_is_read_instead_of_the_file(tmp_path):
     assert Manifest(tmp_path / "none.yaml", GOOD).dataset().splits.test == ("z",)
     with pytest.raises(ManifestError, match=r"none\.yaml:9: "):
         Manifest(tmp_path / "none.yaml", GOOD.replace("[z]", "[]"))
 
 
 @pytest.mark.parametrize("mpp", ["0", "-1", ".nan", ".inf"])
-def test_um_per_px_are_positive_and_finite(tmp_path, mpp):
+def test_um_per_px_must_be_positive_and_finite(tmp_path, mpp):
     with pytest.raises(ManifestError, match=r"f\.yaml:\d+: datasets\.d\.mpp"):
         Manifest(write(tmp_path, GOOD.replace("seed: 1", f"seed: 1\n    mpp: {mpp}")))
 
@@ -142,7 +142,7 @@ def test_every_fold_and_subset_is_checked_as_the_fixed_split_is(tmp_path, change
     assert says in str(error.value)
 
 
-def test_a_group_may_not_be_parted_in_a_fold_even_if_the_fixed_split_keeps_it_whole(tmp_path):
+def test_a_group_in_two_splits_of_a_fold_is_refused_even_if_the_fixed_split_is_correct(tmp_path):
     text = FOLDED.replace("{id: z}", "{id: z}, {id: w, group: h}").replace(
         "splits: {train: [x], val: [y]", "splits: {train: [x], val: [y, w]"
     )
@@ -153,7 +153,7 @@ def test_a_group_may_not_be_parted_in_a_fold_even_if_the_fixed_split_keeps_it_wh
         )
 
 
-def test_a_recipe_without_a_word_is_the_papers_protocol(tmp_path):
+def test_a_recipe_with_only_a_name_is_the_papers_protocol(tmp_path):
     recipe = read_recipe(write(tmp_path, "name: paper"))
     assert recipe == Recipe()
     fit = recipe.fit
@@ -212,11 +212,11 @@ def test_the_order_of_keys_does_not_change_a_fingerprint(value):
 
 
 @given(values, values)
-def test_two_values_differ_exactly_when_a_difference_is_named(one, other):
+def test_a_difference_is_reported_exactly_when_two_values_differ(one, other):
     assert (canonical_json(one) == canonical_json(other)) == (differences({"v": one}, {"v": other}) == [])
 
 
-def test_names_of_keys_do_not_run_together():
+def test_different_lists_of_names_give_different_keys():
     assert len({random_key("a", "bc"), random_key("ab", "c"), random_key("abc"), random_key("a", "b", "c")}) == 4
     assert random_key("seed", 1) == random_key("seed", 1)
     assert random_key("seed", 1) != random_key("seed", "1")
@@ -241,7 +241,7 @@ def every_error(kind=FmcacheError):
 
 
 @pytest.mark.parametrize("kind", list(every_error()), ids=lambda kind: kind.__name__)
-def test_every_error_is_drawn_in_the_tree_and_survives_the_way_between_processes(kind):
+def test_every_error_is_in_the_tree_of_the_docstring_and_can_be_pickled(kind):
     import fmcache.errors
 
     assert kind.__name__ in fmcache.errors.__doc__
@@ -250,6 +250,6 @@ def test_every_error_is_drawn_in_the_tree_and_survives_the_way_between_processes
     assert str(error) == "what\n  expected: a\n  found: b\n  next: c"
 
 
-def test_no_room_is_an_os_error_with_our_words():
+def test_no_room_is_an_os_error_with_our_message():
     with pytest.raises(OSError, match="disk"):
         raise NoRoom("disk is small")

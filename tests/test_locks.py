@@ -1,4 +1,4 @@
-"""Locks: one writer, on one machine and on two that share a folder whose locks hold on one machine only."""
+"""Locks: one writer at a time, on one machine, and on two that share a folder whose locks work on one machine only."""
 
 import os
 import signal
@@ -38,7 +38,7 @@ except Busy as busy:
 
 
 class Host:
-    """A process on a host of that name; the operating system's lock is its host's own."""
+    """A process that pretends to run on a host of that name; each host has its own lock of the operating system."""
 
     def __init__(self, name, path):
         command = [sys.executable, "-c", HOST, name, str(path)]
@@ -72,10 +72,10 @@ def hosts(path, *names):
             host.process.communicate()
 
 
-def test_of_two_hosts_the_second_is_told_who_writes_since_when_and_gets_the_lock_when_the_first_lets_go(tmp_path):
+def test_a_second_host_is_refused_with_the_name_of_the_holder_and_gets_the_lock_after_its_release(tmp_path):
     with hosts(tmp_path / "x", "alpha", "beta", "gamma") as (alpha, beta, gamma):
         assert alpha.lock() == "held"
-        time.sleep(1.5 * STALE_S)  # it lives longer than a process that is gone is waited for
+        time.sleep(1.5 * STALE_S)  # the holder lives longer than STALE_S and renews its owner file
         refused = beta.lock()
         assert f"process {alpha.process.pid} on alpha, since 20" in refused
         assert "next: wait until it ends" in refused
@@ -85,12 +85,12 @@ def test_of_two_hosts_the_second_is_told_who_writes_since_when_and_gets_the_lock
         assert gamma.process.stderr.read() == ""  # nothing was taken over
 
 
-def test_of_a_host_that_was_killed_the_lock_is_taken_over_after_a_while_and_that_is_told(tmp_path):
+def test_the_lock_of_a_process_killed_on_another_host_is_taken_over_after_a_while_with_a_message(tmp_path):
     with hosts(tmp_path / "x", "alpha", "beta", "gamma") as (alpha, beta, gamma):
         assert alpha.lock() == "held"
         alpha.process.kill()
         alpha.process.wait()
-        assert "on alpha" in beta.lock()  # nobody can know yet that it is gone
+        assert "on alpha" in beta.lock()  # no other host can know yet that it is dead
         time.sleep(1.2 * STALE_S)
         assert gamma.lock() == "held"
         assert gamma.leave() == "left"
@@ -98,7 +98,7 @@ def test_of_a_host_that_was_killed_the_lock_is_taken_over_after_a_while_and_that
     assert [path for path in lock_files(tmp_path / "x") if path.name.endswith("owner") and path.exists()] == []
 
 
-def test_on_one_host_a_killed_process_is_followed_at_once(tmp_path):
+def test_on_one_host_the_lock_of_a_killed_process_is_taken_over_immediately(tmp_path):
     with hosts(tmp_path / "x", "alpha", "alpha") as (first, second):
         assert first.lock() == "held"
         first.process.kill()
@@ -108,7 +108,7 @@ def test_on_one_host_a_killed_process_is_followed_at_once(tmp_path):
         assert f"taken over from process {first.process.pid} on alpha" in second.process.stderr.read()
 
 
-def test_of_hosts_that_come_at_once_one_gets_the_lock_though_a_dead_one_left_it(tmp_path):
+def test_exactly_one_of_several_hosts_takes_over_the_lock_of_a_dead_one(tmp_path):
     with hosts(tmp_path / "x", "dead", "a", "b", "c") as (dead, *living):
         assert dead.lock() == "held"
         dead.process.kill()
@@ -119,7 +119,7 @@ def test_of_hosts_that_come_at_once_one_gets_the_lock_though_a_dead_one_left_it(
         assert sorted(host.says() == "held" for host in living) == [False, False, True]
 
 
-def test_a_process_that_was_asleep_while_another_took_over_says_so_in_the_end(tmp_path):
+def test_a_process_whose_lock_was_taken_over_while_it_slept_reports_that_at_its_end(tmp_path):
     with hosts(tmp_path / "x", "alpha", "beta") as (alpha, beta):
         assert alpha.lock() == "held"
         alpha.process.send_signal(signal.SIGSTOP)
@@ -130,7 +130,7 @@ def test_a_process_that_was_asleep_while_another_took_over_says_so_in_the_end(tm
         assert beta.leave() == "left"
 
 
-def test_the_clock_of_the_shared_folder_counts_and_not_that_of_the_host(tmp_path, monkeypatch):
+def test_ages_are_measured_by_the_clock_of_the_shared_folder_not_of_the_host(tmp_path, monkeypatch):
     path = tmp_path / "x"
     (_, owner) = lock_files(path)
     with locked(path):
@@ -158,7 +158,7 @@ def test_a_folder_without_hard_links_is_locked_as_well(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"null", b"\xff", b"[" * 10**5, b'{"host": 3}'])
-def test_an_owner_file_that_cannot_be_read_is_nobody_who_is_known(tmp_path, content):
+def test_an_unreadable_owner_file_belongs_to_an_unknown_host(tmp_path, content):
     (_, owner) = lock_files(tmp_path / "x")
     owner.write_bytes(content)
     with pytest.raises(Busy, match="an unknown host"), locked(tmp_path / "x"):
@@ -169,10 +169,10 @@ def test_an_owner_file_that_cannot_be_read_is_nobody_who_is_known(tmp_path, cont
         pass
 
 
-def test_who_may_wait_gets_the_lock_when_it_is_free(tmp_path):
+def test_a_waiting_process_gets_the_lock_when_it_is_free(tmp_path):
     with hosts(tmp_path / "x", "alpha") as (alpha,):
         assert alpha.lock() == "held"
-        alpha.begin()  # it lets go at once
+        alpha.begin()  # it releases the lock immediately
         with locked(tmp_path / "x", wait_s=30):
             pass
     left = {path.name for path in tmp_path.iterdir()}

@@ -1,4 +1,4 @@
-"""How flags write names of labels and classes: any name can be written, and what is shown can be given back."""
+"""How names of labels and classes are written in flags: any name can be, and names in messages can be pasted back."""
 
 import pytest
 from hypothesis import example, given
@@ -43,7 +43,7 @@ def test_any_text_is_read_or_refused(text):
             assert refused.expected or refused.next_step or "mask value" in refused.problem
 
 
-def test_plain_names_need_no_quotes_and_others_show_theirs():
+def test_plain_names_are_shown_without_quotes_and_others_in_quotes():
     plain = ["Tumor", "Tumor: invasive", "Ki-67 + (strong)", "肿瘤", "می\u200cخواهم", "Necrosis/Blood", "Ignore*"]
     assert [quoted(name) for name in plain] == plain
     assert quoted("Tumor, invasive") == '"Tumor, invasive"'
@@ -89,14 +89,14 @@ def test_quotes_backslashes_and_spaces(text, classes):
         ("tumour=" + "9" * 5000, "limit"),
     ],
 )
-def test_what_is_no_label_is_refused_with_the_way_to_write_it(text, says):
+def test_wrongly_written_labels_are_refused_with_the_right_form(text, says):
     for regions in (False, True) if "9" not in text else (False,):
         with pytest.raises(SpecError) as refused:
             parse_labels(text, regions)
         assert says in str(refused.value)
 
 
-def test_what_joins_names_in_another_flag_is_refused_with_the_right_sign():
+def test_a_joining_sign_of_another_flag_is_refused_with_the_right_sign():
     with pytest.raises(SpecError, match=r"joined with '\|'") as refused:
         parse_classes("Necrosis,Blood", "--skip")
     assert parse_classes(refused.value.expected) == ("Necrosis", "Blood")
@@ -124,7 +124,7 @@ def test_a_bar_before_the_equals_sign_is_part_of_the_name():
         ("other=-1,tumour=1", "NAME=VALUE"),
     ],
 )
-def test_labels_that_cannot_be_meant_are_refused_with_what_to_type(text, says):
+def test_labels_that_make_no_sense_are_refused_with_what_to_type(text, says):
     with pytest.raises(SpecError, match="--labels") as refused:
         parse_labels(text)
     assert says in refused.value.next_step

@@ -1,4 +1,4 @@
-"""Hashes that are remembered: never of a file that changed."""
+"""Remembered hashes are never those of a file that changed."""
 
 import os
 import time
@@ -13,7 +13,7 @@ from fmcache.remembered import Remembered
 
 @pytest.fixture
 def hashed(monkeypatch):
-    """Count the files that are really read."""
+    """Return the list of files that are really read."""
     read = []
     monkeypatch.setattr(remembered, "sha256_file", lambda path: read.append(path) or sha256_file(path))
     return read
@@ -21,7 +21,7 @@ def hashed(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def later(monkeypatch):
-    """The files of these tests are seconds old."""
+    """Let hashes of new files be kept: the files of these tests are only seconds old."""
     monkeypatch.setattr(remembered, "FRESH_S", -1.0)
     monkeypatch.setattr(remembered, "WAIT_S", 0.05)
 
@@ -33,7 +33,7 @@ def written(path, content, age_s=60.0):
     return path
 
 
-def test_an_unchanged_file_is_read_once_also_by_a_later_command(tmp_path, hashed):
+def test_an_unchanged_file_is_read_once_even_by_several_commands(tmp_path, hashed):
     file, store = written(tmp_path / "weights", b"abc"), tmp_path / "work" / "hashes.json"
     first = Remembered(store)
     assert first.sha256(file) == first.sha256(file) == sha256_file(file)
@@ -70,7 +70,7 @@ def test_a_file_written_just_now_is_not_remembered(tmp_path, hashed, monkeypatch
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"a": 1}', b"\xff", b"[" * 10**5])
-def test_a_damaged_store_knows_nothing_and_harms_nobody(tmp_path, content):
+def test_a_damaged_store_is_ignored_and_replaced(tmp_path, content):
     file, store = written(tmp_path / "weights", b"abc"), tmp_path / "hashes.json"
     store.write_bytes(content)
     seen = Remembered(store)
@@ -90,7 +90,7 @@ def test_two_commands_keep_what_both_have_learned(tmp_path, hashed):
     assert hashed == [one, two]
 
 
-def test_what_a_killed_process_left_of_the_store_is_swept_and_another_s_lock_only_costs_the_shortcut(tmp_path, hashed):
+def test_leftovers_of_a_killed_process_are_removed_and_a_locked_store_is_not_written(tmp_path, hashed):
     file, store = written(tmp_path / "weights", b"abc"), tmp_path / "hashes.json"
     (tmp_path / ".hashes.json.77.partial").write_bytes(b"{")
     first = Remembered(store)

@@ -1,4 +1,4 @@
-"""fmcache from Python: what README shows runs, tables have the columns it says, and nothing global is left changed."""
+"""fmcache from Python: the README's code runs, tables have the documented columns, and no global setting changes."""
 
 import io
 import re
@@ -69,7 +69,7 @@ def test_results_hold_every_run_tile_and_label_and_dice_is_derived_from_them(stu
         assert row["dice"] is None if np.isnan(expected) else row["dice"] == pytest.approx(expected)
 
 
-def test_a_decoder_gives_the_counts_of_its_run_again(study):
+def test_a_loaded_decoder_reproduces_the_counts_of_its_run(study):
     data = study.grids("toy", "raw-pixels", "test")
     assert len(data) == 1
     decoder = study.decoder("toy", "raw-pixels", seed=1)
@@ -84,7 +84,7 @@ def test_a_decoder_gives_the_counts_of_its_run_again(study):
     assert count(predicted, mask.numpy(), 3).tolist() == stored.select("tp", "fp", "fn").to_numpy().tolist()
 
 
-def test_grids_go_through_a_loader_view_by_view(study):
+def test_a_torch_loader_gives_grids_view_by_view(study):
     data = study.grids("toy", "colour-texture", "train")
     assert len(data) == 2 * 2
     tokens, masks = next(iter(DataLoader(data, batch_size=3)))
@@ -103,9 +103,9 @@ def test_a_cache_opens_without_an_identity(study, tmp_path):
         fmcache.open_cache(tmp_path / "none.zarr")
 
 
-def test_nothing_global_is_left_changed_and_nothing_is_printed(tmp_path, capfd):
+def test_no_global_setting_changes_and_nothing_is_printed(tmp_path, capfd):
     torch.manual_seed(3)
-    np.random.seed(3)  # noqa: NPY002 - it is the global one that must not move
+    np.random.seed(3)  # noqa: NPY002 - the global generator must not change
     before = torch.get_num_threads(), cv2.getNumThreads(), list(warnings.filters), torch.get_rng_state()
     drawn = np.random.get_state()[1].copy()  # noqa: NPY002
     made = study_in(tmp_path, threads=1)
@@ -132,7 +132,7 @@ def test_importing_every_public_name_changes_no_setting():
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_lines_and_progress_go_where_they_are_sent(tmp_path, capfd):
+def test_lines_and_progress_go_to_the_given_places_only(tmp_path, capfd):
     lines, stream = [], io.StringIO()
     made = study_in(tmp_path, say=lines.append, progress=stream)
     made.extract()
@@ -150,7 +150,7 @@ def test_an_encoder_that_fails_is_raised_after_the_others_ran(tmp_path):
     assert fmcache.open_cache(next((tmp_path / "work" / "cache" / "toy" / "raw-pixels").glob("*.zarr"))).item
 
 
-def test_what_is_not_there_is_told_with_a_next_step(study, tmp_path):
+def test_missing_results_and_folds_are_reported_with_a_next_step(study, tmp_path):
     with pytest.raises(fmcache.FmcacheError, match="nothing was fitted"):
         study_in(tmp_path).results()
     with pytest.raises(fmcache.FmcacheError, match="no results"):
@@ -172,7 +172,7 @@ def test_a_sweep_gives_a_study_for_each_value(tmp_path):
     assert len(two.grids("toy", "raw-pixels", "train")) == 4
 
 
-def test_what_readme_shows_of_python_runs(tmp_path):
+def test_the_python_code_of_the_readme_runs(tmp_path):
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert "fmcache.Study(" in code
     quick = yaml.safe_load((ROOT / "pipelines" / "quickstart.yaml").read_text())

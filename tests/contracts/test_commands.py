@@ -1,4 +1,4 @@
-"""The command line as its documents show it: commands are those of the app, and documents show them as they are."""
+"""Documents and help texts show only commands and flags that exist, and the README shows every command."""
 
 import re
 import shlex
@@ -21,7 +21,7 @@ UsageError = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ =
 
 
 def walked(command, name=""):
-    """Yield (name, command) of a command and of all below it; the app itself has no name."""
+    """Yield (name, command) of a command and of all commands below it; the app itself has the name ''."""
     yield name, command
     for inner, below in getattr(command, "commands", {}).items():
         yield from walked(below, f"{name} {inner}".strip())
@@ -46,7 +46,7 @@ def split(line):
     found, skip = [[]], False
     for word in words:
         if skip or set(word) <= set("<>"):
-            skip = not skip  # a redirection, and then its file
+            skip = not skip  # skips a redirection and the file after it
         elif set(word) <= set("();&|"):
             found.append([])
         else:
@@ -55,16 +55,16 @@ def split(line):
 
 
 def code(text):
-    """Yield (words, whole) of every fmcache command in a Markdown text; `whole` when it is shown to be typed as it is.
+    """Yield (words, whole) of every fmcache command in a Markdown text; `whole` when it can be typed exactly so.
 
-    In a table, words in backticks after a command of a group are its neighbours: `fmcache cache ls`, `info`.
+    In a table, words in backticks after a command of a group are more commands of it: `fmcache cache ls`, `info`.
     """
     fence = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
     for kind, block in fence.findall(text):
         if kind in ("sh", "bash", "console"):
             for line in block.replace("\\\n", " ").splitlines():
                 yield from ((words[1:], True) for words in split(line) if words[:1] == ["fmcache"])
-        elif kind in ("", "text", "yaml"):  # diagrams and trees; other languages have words of their own
+        elif kind in ("", "text", "yaml"):  # diagrams and trees; code in other languages is ignored
             yield from ((shown.split()[1:], False) for shown in re.findall(r"\bfmcache [a-z][^\n(]*", block))
     prose = fence.sub("", text)
     for span in spans(prose):
@@ -83,7 +83,7 @@ def spans(text):
 
 
 def resolved(words):
-    """Return the name of the command that words begin with, and the words after it."""
+    """Return the name of the command at the start of a list of words, and the words after it."""
     name = ""
     for i, word in enumerate(words):
         if name not in GROUPS or f"{name} {word}".strip() not in COMMANDS:
@@ -93,7 +93,7 @@ def resolved(words):
 
 
 def problem_with(words, whole):
-    """Return what is wrong with a command as it is shown; nothing when it is right. Nothing is run."""
+    """Return what is wrong with a command as shown; '' when it is right. Nothing is run."""
     name, rest = resolved(words)
     if name in GROUPS and rest and not rest[0].startswith("-"):
         return f"fmcache {' '.join(words)}: no command {rest[0]!r}"
@@ -128,7 +128,7 @@ def fmcache(*arguments, cwd=ROOT):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_of_every_command_shows_an_example_that_would_run(command):
+def test_help_of_every_command_shows_a_valid_example(command):
     done = fmcache(*command.split(), "--help")
     assert done.returncode == 0, done.stderr
     assert "Example: fmcache" in " ".join(done.stdout.split())
@@ -170,7 +170,7 @@ def test_the_check_of_documents_can_fail(text, says):
     assert says in problem
 
 
-def test_the_check_of_documents_takes_what_is_right():
+def test_the_check_of_documents_accepts_correct_commands():
     text = """
 | `fmcache cache ls`, `info` | look after caches |
 
@@ -186,7 +186,7 @@ fmcache encoders show uni > mine.yaml
     assert {"report", "data add"} <= missing(text)
 
 
-def test_a_readme_without_a_command_or_with_another_name_for_it_is_noticed():
+def test_a_command_that_the_readme_lacks_or_misspells_is_found():
     readme = (ROOT / "README.md").read_text()
     assert missing(readme.replace("fmcache init", "fmcache innit")) == {"init"}
     assert problems(readme.replace("fmcache init", "fmcache innit"))
@@ -195,7 +195,7 @@ def test_a_readme_without_a_command_or_with_another_name_for_it_is_noticed():
     }
 
 
-def test_all_recipes_and_cards_that_come_along_are_read():
+def test_all_recipes_and_cards_of_the_repository_are_read():
     from fmcache.encoders.cards import card_names, read_card
     from fmcache.manifest import Manifest
     from fmcache.specs import read_recipe

@@ -1,4 +1,4 @@
-"""What those who carry on rely on: the page for them, the workflow, the hooks, and what the package says of itself."""
+"""For contributors: checks of CONTRIBUTING.md, the CI workflow, the hooks, and the package's metadata."""
 
 import os
 import re
@@ -17,7 +17,7 @@ TASKS = ("an encoder", "a dataset format", "a decoder", "a score", "a command", 
 
 
 def paths(text):
-    """Return the files and folders that code in a text names: what has a slash, and files of the top level."""
+    """Return the files and folders that a text names in code marks: words with a slash, and files of the top level."""
     words = re.findall(r"[\w./-]+", " ".join(re.findall(r"`+([^`]+)`+", text)))
     return sorted({word for word in words if "/" in word or word.endswith((".md", ".toml", ".yaml"))})
 
@@ -59,9 +59,9 @@ def test_the_workflow_runs_ci_run_on_every_python_that_the_package_allows():
     allowed = SpecifierSet(PROJECT["requires-python"])
     assert versions == [f"3.{minor}" for minor in range(11, 11 + len(versions))]
     assert all(version in allowed for version in versions)
-    assert "3.10" not in allowed  # the first that is tested is the first that is allowed
-    told = [line.rpartition(" ")[2] for line in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", line)]
-    assert told == versions
+    assert "3.10" not in allowed  # the oldest tested version is the oldest allowed one
+    listed = [line.rpartition(" ")[2] for line in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", line)]
+    assert listed == versions
 
 
 def test_actions_are_pinned_to_a_major_version():
@@ -79,7 +79,7 @@ def test_hooks_run_the_linters_of_ci_run_from_the_dev_extra():
     ]
     dev = {Requirement(line).name for line in PROJECT["optional-dependencies"]["dev"]}
     assert {"ruff", "mypy", "pre-commit"} <= dev
-    # of the environment, not of a release that is written down a second time
+    # hooks use the environment's linters, so that no second place lists their versions
     assert all(hook["language"] == "system" and hook["entry"].split()[0] in dev for hook in hooks)
     ours = {" ".join(hook["entry"].split()[:2]) for hook in hooks}
     assert ours == {"ruff check", "ruff format", "mypy"}
@@ -89,17 +89,17 @@ def test_hooks_run_the_linters_of_ci_run_from_the_dev_extra():
 
 def test_the_citation_and_the_licence_are_those_of_the_package():
     (entry,) = re.findall(r"```bibtex\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    told = dict(re.findall(r"(\w+)\s*=\s*\{+(.*?)\}+,?\n", entry))
-    assert told["version"] == PROJECT["version"]
-    assert told["author"] == PROJECT["authors"][0]["name"]
+    cited = dict(re.findall(r"(\w+)\s*=\s*\{+(.*?)\}+,?\n", entry))
+    assert cited["version"] == PROJECT["version"]
+    assert cited["author"] == PROJECT["authors"][0]["name"]
     licence = (ROOT / "LICENSE").read_text()
-    assert licence.startswith(f"{told['license']} License")
-    assert told["license"] == PROJECT["license"]
-    assert told["year"] in licence
+    assert licence.startswith(f"{cited['license']} License")
+    assert cited["license"] == PROJECT["license"]
+    assert cited["year"] in licence
 
 
 def named_in_tree(tree):
-    """Yield the path of every file and folder that a tree of folders names, each clause below the folder before it."""
+    """Yield the path of every file and folder in a tree of folders; later names of a line lie below its first folder."""
     base, inside = Path(), Path()
     for line in tree.splitlines():
         indent, first, rest = re.fullmatch(r"( *)(\S+)(.*)", line).groups()

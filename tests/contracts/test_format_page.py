@@ -1,4 +1,4 @@
-"""The rule of FORMAT.md, section 6, run as it stands on the page, gives what stage one caches."""
+"""The code in FORMAT.md, section 6, gives exactly what stage one caches; it is run directly from the page."""
 
 import re
 from pathlib import Path
@@ -22,7 +22,7 @@ from fmcache.stages.flags import Flags
 
 PAGE = Path(fmcache.cache.__path__[0]) / "FORMAT.md"
 SIDES = {"shrunk": 50, "grown": 30, "kept": 40, "tested": 40}
-TILE_PX, PATCH = 40, 16  # no whole number of patches
+TILE_PX, PATCH = 40, 16  # the tile is not a whole number of patches
 NORM = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.5]}
 VIT = {"img_size": 64, "embed_dim": 24, "depth": 2, "num_heads": 3, "reg_tokens": 2}
 
@@ -38,7 +38,7 @@ def rule():
 
 @pytest.fixture
 def model(tmp_path):
-    """A small transformer with two registers and weights of its own, and its card in the folder."""
+    """A small transformer with two registers and a weights file, and cards of it and of a pixel control in the folder."""
     model = timm.create_model("vit_tiny_patch16_224", num_classes=0, dynamic_img_size=True, **VIT).eval()
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
     common = NORM | {"patch": PATCH, "licence": "none"}
@@ -54,7 +54,7 @@ def model(tmp_path):
 
 @pytest.fixture
 def tiles(tmp_path):
-    """Image and mask by tile id, listed in a manifest."""
+    """Image and mask by tile id; the tiles are listed in a manifest."""
     rng, drawn = np.random.default_rng(0), {}
     for kind in ("images", "masks"):
         (tmp_path / kind).mkdir()
@@ -85,7 +85,7 @@ def tiles(tmp_path):
 
 
 @pytest.mark.parametrize("policy", ["fit", "pad", "crop"])
-def test_masks_and_tokens_of_every_view_are_those_of_the_page(tmp_path, rule, model, tiles, policy):
+def test_cached_masks_and_tokens_of_every_view_equal_those_of_the_page(tmp_path, rule, model, tiles, policy):
     recipe = Recipe(
         name="toy", encoders=(str(tmp_path / "vit.yaml"), str(tmp_path / "pixels.yaml")), tile_px=TILE_PX,
         views=ViewSpec(count=3, seed=5, outside="reflect" if policy == "pad" else "ignore"), grid=policy,
@@ -104,7 +104,7 @@ def test_masks_and_tokens_of_every_view_are_those_of_the_page(tmp_path, rule, mo
             image, mask = rule["view"](*at_size, mask_cache.header.identity["views"], "toy", tile_id, number)
             assert np.array_equal(mask_cache.read(tile_id, number, number + 1)[0], mask)
             seen = rule["encoder_input"](image, PATCH, policy, **NORM)
-            # a token of the control is its patch of the input: row, column, colour
+            # a token of the pixel control is one patch of the input: row, column, colour
             patches = pixels.read(tile_id, number, number + 1)[0]
             rows = [patches[:, r, c].reshape(PATCH, PATCH, 3) for r, c in np.ndindex(patches.shape[1:])]
             n = patches.shape[1]

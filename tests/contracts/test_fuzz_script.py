@@ -1,4 +1,4 @@
-"""The short form of pipelines/fuzz.py: whatever is handed in, it is read or refused by name."""
+"""A short run of pipelines/fuzz.py: every broken file is read, or refused with a message."""
 
 import re
 import subprocess
@@ -12,7 +12,7 @@ def test_files_of_every_kind_broken_in_many_ways_are_read_or_refused_by_name():
     done = subprocess.run([sys.executable, SCRIPT, "--inputs", "1600"], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1] == "inputs=1600 tracebacks=0", done.stdout
     assert done.returncode == 0
-    # a kind of which none is read, or none refused, is not tested
+    # if no file of a kind is read, or none is refused, that kind is not really tested
     counts = re.findall(r"^(\w+): (\d+) read, (\d+) refused", done.stdout, re.MULTILINE)
     assert len(counts) == 8
     assert all(int(read) and int(refused) for _, read, refused in counts), done.stdout

@@ -1,4 +1,4 @@
-"""Who may import whom, and what a command may load before its body runs (fmcache's rooms; see README)."""
+"""Which modules a room of fmcache may import, and what may be loaded before a command's body runs (see README)."""
 
 import ast
 import subprocess
@@ -14,7 +14,7 @@ GROUND = (
     "errors", "identity", "fonts", "strict", "shortage", "locks", "remembered", "quoting", "specs", "manifest", "grid",
     "demand",
 )  # fmt: skip
-"""The ground floor: every room but runtime may import it, and each of its modules those before it."""
+"""The ground floor: every room but runtime may import it; each of its modules may import the modules before it."""
 BELOW = set(GROUND)
 MAY = {
     "runtime": {"errors", "shortage", "runtime"},
@@ -36,9 +36,9 @@ MAY = {
     "cli": BELOW | {"stages", "planning", "commands"},
     "study": BELOW | {"cache", "decoders", "runtime", "scores", "stages"},
 }
-"""What each room may import besides; a module that has a row of its own may import less than its room."""
+"""What each room may import; a module with its own row may import less than its room."""
 REPEATED = {"report"}
-"""Names of modules that two may have: the stage is called as what it writes."""
+"""Names that two modules may have: the stage has the name of what it writes."""
 
 
 def modules():
@@ -71,7 +71,7 @@ def test_a_module_imports_only_what_its_room_may(name, path):
         assert target in may or target.split(".")[0] in may, f"{name} imports {target}"
 
 
-def test_rooms_say_their_job_and_what_they_may_import():
+def test_rooms_state_their_purpose_and_what_they_may_import():
     for room in sorted(path.parent for path in ROOT.glob("*/__init__.py")):
         text = ast.get_docstring(ast.parse((room / "__init__.py").read_text())) or ""
         assert "Imports " in text, room.name
@@ -83,7 +83,7 @@ def without_a_letter(name):
     return {name[:i] + name[i + 1 :] for i in range(len(name))}
 
 
-def test_no_two_modules_have_one_name_or_names_a_letter_apart():
+def test_no_two_modules_have_the_same_name_or_names_that_differ_by_one_letter():
     names = sorted(name.split(".")[-1] for name, _ in modules())
     assert {name for name in names if names.count(name) > 1} <= REPEATED
     assert [(name, shorter) for name in names for shorter in without_a_letter(name) & set(names)] == []
@@ -130,7 +130,7 @@ def test_the_serial_runner_needs_no_dask():
     assert not {"dask", "distributed"} & loaded_after("import fmcache.stages.extract, fmcache.stages.fit")
 
 
-def test_public_names_are_there_and_importing_fmcache_loads_none_of_their_rooms():
+def test_public_names_exist_and_importing_fmcache_loads_none_of_their_rooms():
     for name in fmcache.__all__:
         assert getattr(fmcache, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

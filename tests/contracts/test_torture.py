@@ -1,4 +1,4 @@
-"""Kills and faults in small: the same script, to be run by the thousand, is pipelines/torture.py."""
+"""A short run of pipelines/torture.py, which can do thousands of kills and faults."""
 
 import re
 import subprocess

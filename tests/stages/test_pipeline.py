@@ -307,7 +307,7 @@ def test_an_extraction_that_is_stopped_goes_on_and_ends_byte_for_byte_the_same(t
         errors = process.communicate()[1]
     assert process.returncode == (-how if how == signal.SIGKILL else 130), errors
     if how == signal.SIGINT:
-        assert "the same command goes on from there" in errors
+        assert "the same command continues from there" in errors
     (demand,) = demands(many, manifest)
     unsealed, failures = fit_stage._runs_of_dataset(many, demand, torch.device("cpu"), flags(tmp_path / "stopped"))
     assert unsealed == []

@@ -136,7 +136,7 @@ def test_a_fit_that_is_stopped_when_one_of_two_lanes_has_ended_keeps_that_seed_a
     if how != "KILL":
         assert process.returncode == 128 + getattr(signal, f"SIG{how}")
         told = [line for line in errors.splitlines() if line and "epochs/s" not in line]
-        assert told == ["interrupted: what was finished is kept; the same command goes on from there"]
+        assert told == ["interrupted: finished work is kept; the same command continues from there"]
     (part,) = find_runs(places.results(tmp_path), "toy")
     before, lines = contents(part), []
     assert fit(recipe, manifest, flags(tmp_path), lines.append) == []
@@ -224,7 +224,7 @@ def test_a_full_disk_is_told_with_what_was_being_written_and_the_same_command_go
         with pytest.raises(NoRoom, match=r"the disk is full: toy · (mask cache|raw-pixels|Raw pixels)") as error:
             extract(recipe, manifest, flags(tmp_path / "full"), quiet)
         assert "No space left on device" in error.value.found
-        assert "the same command goes on from there" in error.value.next_step
+        assert "the same command continues from there" in error.value.next_step
     for work in ("full", "whole"):
         assert extract(recipe, manifest, flags(tmp_path / work), quiet) == []
     assert contents(tmp_path / "full" / "cache") == contents(tmp_path / "whole" / "cache")
