@@ -251,8 +251,8 @@ class _Head(Frozen, frozen=True):
 class Manifest:
     """The parsed manifest.
 
-    If `text` (and `locks`, the text of lock files by dataset) is given, it is read instead of the files: so files can be
-    checked before they are written.
+    If `text` (and `locks`, the text of lock files by dataset) is given, it is read instead of the files: so files can
+    be checked before they are written.
 
     Attributes
     ----------
@@ -356,7 +356,7 @@ class Manifest:
         if not isinstance(dataset, DemoDataset) and dataset.fetch:
             if dataset.tiles or any(dataset.splits.of(split) for split in SPLITS):
                 raise ManifestError(
-                    f"{self._where(name, 'fetch')}: a dataset that is fetched lists no tiles and splits in the manifest",
+                    f"{self._where(name, 'fetch')}: a fetched dataset lists no tiles and splits in the manifest",
                     next_step="remove `fetch:`, or `tiles:` and `splits:`",
                 )
             text = self._lock_texts.get(name)

@@ -85,8 +85,8 @@ class FitSpec(Frozen, frozen=True):
     """How a decoder is trained (protocol, point 6).
 
     Each epoch uses `passes_per_epoch` views of each training tile. The learning rate follows a cosine from
-    `learning_rate` to 0, step by step, and restarts every `restart_epochs` epochs. The validation Dice is computed every
-    `validate_epochs` epochs and after the last one; the weights with the best one are tested.
+    `learning_rate` to 0, step by step, and restarts every `restart_epochs` epochs. The validation Dice is computed
+    every `validate_epochs` epochs and after the last one; the weights with the best Dice are tested.
     """
 
     seeds: Positive = 10

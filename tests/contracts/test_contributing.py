@@ -99,7 +99,7 @@ def test_the_citation_and_the_licence_are_those_of_the_package():
 
 
 def named_in_tree(tree):
-    """Yield the path of every file and folder in a tree of folders; later names of a line lie below its first folder."""
+    """Yield the path of every file and folder in a tree; later names in a line lie below the folder that starts it."""
     base, inside = Path(), Path()
     for line in tree.splitlines():
         indent, first, rest = re.fullmatch(r"( *)(\S+)(.*)", line).groups()

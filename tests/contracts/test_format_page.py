@@ -38,7 +38,7 @@ def rule():
 
 @pytest.fixture
 def model(tmp_path):
-    """A small transformer with two registers and a weights file, and cards of it and of a pixel control in the folder."""
+    """A small transformer with two registers; the folder holds its weights, its card, and a card of a pixel control."""
     model = timm.create_model("vit_tiny_patch16_224", num_classes=0, dynamic_img_size=True, **VIT).eval()
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
     common = NORM | {"patch": PATCH, "licence": "none"}
