@@ -1,11 +1,11 @@
-"""Files that people hand in, broken in thousands of ways: each is read or refused by name, never a traceback.
+"""Breaks users' input files in thousands of ways: fmcache must read or refuse each, and never end in a traceback.
 
     python pipelines/fuzz.py --inputs 100000            # all kinds together; under ten minutes on two cores
     python pipelines/fuzz.py --inputs 2000 --only mask geojson
 
-For each kind it draws good files, then breaks them: bytes flipped, cut, repeated and put in the place of others, values
-of a tree of YAML or JSON replaced by odd ones. An input counts as `read` or `refused`; anything but an error of ours is
-a traceback, is made as small as it can be, and printed. The last line sums up.
+For each kind of file it makes good files, then breaks them: bytes are inserted, replaced, cut or repeated, and values
+in YAML or JSON trees are replaced by odd ones. An input counts as `read` or as `refused` (an FmcacheError). Any other
+error counts as a traceback; its input is made as small as possible and printed. The last line sums up.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ ODD_TEXTS = [
 
 
 class Kind(NamedTuple):
-    """A kind of file: strategy of its broken bytes, file name, and the function that reads it."""
+    """A kind of file: a strategy that draws broken bytes, the file name, and the function that reads it."""
 
     strategy: st.SearchStrategy[bytes]
     name: str
@@ -62,7 +62,7 @@ class Kind(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How many inputs were read, refused by name, took over a second, and what came of the first traceback."""
+    """How many inputs were read, were refused, and took over a second; and the text of the first traceback."""
 
     read: int
     refused: int
@@ -71,9 +71,9 @@ class Outcome(NamedTuple):
 
 
 def main() -> None:
-    """Break files of all kinds; exit with 1 when one ended in a traceback."""
+    """Break files of all kinds; exit with code 1 when one ended in a traceback."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--inputs", type=int, default=100_000, help="in all kinds together")
+    parser.add_argument("--inputs", type=int, default=100_000, help="number of inputs, of all kinds together")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=sorted(KINDS), default=sorted(KINDS))
     arguments = parser.parse_args()
@@ -91,7 +91,7 @@ def main() -> None:
 
 
 def run(kind: Kind, inputs: int, start: int) -> Outcome:
-    """Hand in `inputs` files of a kind; after a traceback the kind is not gone on with."""
+    """Read `inputs` broken files of a kind; stop at the first traceback."""
     counts: Counter[str] = Counter()
 
     @seed(start)
@@ -116,7 +116,7 @@ def run(kind: Kind, inputs: int, start: int) -> Outcome:
         folder = Path(name)
         try:
             hand_in()
-        except Exception as error:  # noqa: BLE001 - what it may be is what is asked
+        except Exception as error:  # noqa: BLE001 - any error but an FmcacheError is a finding
             traceback = f"  TRACEBACK {type(error).__name__}: {str(error)[:300]}\n"
             traceback += "".join(f"    {note}\n" for note in getattr(error, "__notes__", ()))[:3000]
     return Outcome(counts["read"], counts["refused"], counts["slow"], traceback)
@@ -126,7 +126,7 @@ def run(kind: Kind, inputs: int, start: int) -> Outcome:
 
 
 def broken(goods: list[bytes], texts: bool = False) -> st.SearchStrategy[bytes]:
-    """Return good files with up to six edits each: flips, cuts, repeats, bytes put in, a piece of another file."""
+    """Return good files with up to six edits each: bytes inserted, replaced, cut or repeated, or another file's end."""
     pieces = st.sampled_from([text.encode() for text in ODD_TEXTS]) if texts else st.binary(min_size=1, max_size=8)
     edit = st.tuples(st.sampled_from(["put", "over", "cut", "end", "twice", "graft"]), st.floats(0, 1), pieces)
 
@@ -134,7 +134,7 @@ def broken(goods: list[bytes], texts: bool = False) -> st.SearchStrategy[bytes]:
     def files(draw: st.DrawFn) -> bytes:
         data = draw(st.sampled_from(goods))
         for what, place, piece in draw(st.lists(edit, max_size=6)):
-            # half of all edits go into the head, where the facts of a file stand
+            # half of all edits go into the first 200 bytes, because most files have their header there
             at = int(place * len(data)) if place > 0.5 else int(2 * place * min(len(data), 200))
             if what == "put":
                 data = data[:at] + piece + data[at:]
@@ -155,7 +155,7 @@ def broken(goods: list[bytes], texts: bool = False) -> st.SearchStrategy[bytes]:
 
 
 def broken_trees(goods: list[Any], dump: Callable[[Any], bytes]) -> st.SearchStrategy[bytes]:
-    """Return trees of YAML or JSON in which up to four values or keys were replaced, removed, or put elsewhere."""
+    """Return YAML or JSON trees in which up to four values or keys were replaced, removed or moved."""
     edit = st.tuples(st.sampled_from(["odd", "drop", "key", "move"]), st.integers(0, 10**6), st.integers(0, 10**6))
 
     @st.composite
@@ -181,7 +181,7 @@ def broken_trees(goods: list[Any], dump: Callable[[Any], bytes]) -> st.SearchStr
 
 
 def trees_or_texts(goods: list[Any], dump: Callable[[Any], bytes]) -> st.SearchStrategy[bytes]:
-    """Return good trees broken as trees, or as the text that they are written as."""
+    """Return good trees that were broken either as trees or as text."""
     return st.one_of(broken_trees(goods, dump), broken([dump(one) for one in goods], texts=True))
 
 
@@ -196,7 +196,7 @@ def _places(tree: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def good_pictures(colours: bool) -> list[bytes]:
-    """Return small pictures of every mode and container: images with `colours`, else masks of values 0 to 2."""
+    """Return small pictures in every mode and file format: images if `colours`, else masks with values 0 to 2."""
     rng = np.random.Generator(np.random.Philox(key=1))
     grey = rng.integers(0, 3, (SIDE, SIDE), dtype=np.uint8)
     rgb = rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8) if colours else np.repeat(grey[..., None], 3, axis=2)
@@ -205,7 +205,7 @@ def good_pictures(colours: bool) -> list[bytes]:
     files = []
     for picture in pictures:
         for kind in ("PNG", "TIFF", "BMP", "JPEG"):
-            with contextlib.suppress(OSError):  # no such mode in this container
+            with contextlib.suppress(OSError):  # this format has no such mode
                 file = io.BytesIO()
                 picture.save(file, kind)
                 files.append(file.getvalue())
@@ -230,7 +230,7 @@ def good_pictures(colours: bool) -> list[bytes]:
 
 
 def good_regions() -> list[Any]:
-    """Return GeoJSON as QuPath and others write it."""
+    """Return GeoJSON as QuPath and other tools write it."""
     square = [[[1, 1], [9, 1], [9, 9], [1, 9], [1, 1]], [[3, 3], [4, 3], [4, 4], [3, 3]]]
     shapes = [
         {"type": "Polygon", "coordinates": square, "plane": {"c": -1, "z": 0, "t": 0}},
@@ -286,7 +286,7 @@ def good_recipes() -> list[Any]:
 
 
 def good_groups() -> list[bytes]:
-    """Return CSV files of tiles and groups as spreadsheets write them."""
+    """Return CSV files with tiles and groups, as spreadsheets write them."""
     text = "tile,group\nt0,p0\nt1,p1\nt2.png,p1\n"
     quoted = '"Image";"Patient"\r\n"t0";"p;0"\r\n"t1";"p1"\r\n"t2";"p1"\r\n'
     return [text.encode(), b"\xef\xbb\xbf" + text.encode(), quoted.encode("utf-16"), text.replace(",", "\t").encode()]
@@ -300,7 +300,7 @@ def _yaml(tree: Any) -> bytes:
     return yaml.safe_dump(tree, allow_unicode=True).encode()
 
 
-# --- who reads them -------------------------------------------------------------------------------------------------
+# --- their readers ---------------------------------------------------------------------------------------------------
 
 _LABELS = (Label("a", "#d55e00", (0,)), Label("b", "#009e73", (1,)), Label("c", "#0072b2", (2, "#c80000")))
 _PAIRS = [Pair(f"t{i}", Path(f"images/t{i}.png"), Path(f"masks/t{i}.png")) for i in range(3)]

@@ -1,27 +1,27 @@
-"""Torture: commands are killed and files damaged, by the thousand, on a tiny study; what comes of it is counted.
+"""Torture: kills thousands of commands and damages thousands of files of a tiny study, and counts the outcomes.
 
     python pipelines/torture.py --kills 1000
     python pipelines/torture.py --faults 1000
     python pipelines/torture.py --kills 20 --faults 20       # a minute on two cores
 
 A kill starts a command (extract, fit, report, run, cache rm, data add, data split; with and without worker processes),
-ends it at a random moment of its life with SIGKILL, SIGTERM or SIGINT, runs the same command again, and compares every
-file with that of an uninterrupted run. One in ten is a fresh interpreter, the others are forks of a warm one, whose
-life is nearly all work.
+ends it at a random moment with SIGKILL, SIGTERM or SIGINT, runs the same command again, and compares every file with
+that of an uninterrupted run. One command in ten is a fresh interpreter. The others are forks of a process that has
+imported everything, so that nearly all of their time is work.
 
     kills=N resumed=N lost=N orphans=N leftovers=N
 
-resumed: all files are equal, caches are sound; lost: the others. orphans: processes that outlive their command;
-leftovers: kills after which a .partial, .removed, filling or damaged is left.
+resumed: all files are equal and caches are sound; lost: all other kills. orphans: processes that outlive their command;
+leftovers: kills after which a .partial, .removed, filling or damaged file or folder is left.
 
-A fault damages a file (a bit, a stretch, its end, all of it, its place) of a random kind, runs what a user would run
-next, and follows what is printed.
+A fault damages a file of a random kind (a bit, some bytes, its end or all of it; or two files are swapped), runs the
+commands that a user would run next, and does what their messages say.
 
     faults=N detected=N silent=N tracebacks=N repaired=N
 
-detected: a message, or the numbers of before; silent: other numbers or tables without a word; tracebacks: a crash;
-repaired: after what the messages say, all files are as before. Titles and colours in the manifest are the user's words,
-and no damage can be told from a change of mind: there, only numbers count.
+detected: there was a message, or the numbers are the same as before; silent: numbers or tables changed without a
+message; tracebacks: a crash; repaired: after following the messages, all files are the same as before. Users may edit
+titles and colours in the manifest, so damage there cannot be recognised: for the manifest only numbers are compared.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ from torturing.study import HUB, Study
 
 KILLS = ("kills", "resumed", "lost", "orphans", "leftovers")
 FAULTS = ("faults", "detected", "silent", "tracebacks", "repaired")
-TELL_S = 30
+PROGRESS_S = 30
 ROOT = Path(__file__).resolve().parents[1]
-"""What is tortured is the fmcache that lies beside this script."""
+"""The repository of this script; its fmcache is tested."""
 
 
 def main() -> None:
-    """Share the kills and faults among processes; print every bad outcome, progress, and the counts last."""
+    """Distribute kills and faults over processes; print every bad outcome and progress, and the counts at the end."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=0, help="how many commands to kill")
     parser.add_argument("--faults", type=int, default=0, help="how many files to damage")
     parser.add_argument("--seed", type=int, default=0, help="each kill and fault is drawn from this and its number")
-    parser.add_argument("--first", type=int, default=0, help="number of the first: to see one again")
+    parser.add_argument("--first", type=int, default=0, help="number of the first, to repeat one of them")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes, each with its own study")
     parser.add_argument("--share", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -70,14 +70,14 @@ def main() -> None:
         return
     counts = Counter[str]()
     whole = arguments.kills + arguments.faults
-    begun = told = time.monotonic()
-    with contextlib.suppress(KeyboardInterrupt):  # what was done until then is counted
+    begun = printed = time.monotonic()
+    with contextlib.suppress(KeyboardInterrupt):  # all outcomes until then are counted
         for done, (counted, text) in enumerate(outcomes(arguments), start=1):
             counts.update(counted)
             if text:
                 print(text, flush=True)
-            if (now := time.monotonic()) - told > TELL_S:
-                told, each = now, (now - begun) / done
+            if (now := time.monotonic()) - printed > PROGRESS_S:
+                printed, each = now, (now - begun) / done
                 print(f"{done} of {whole}, {each:.2f} s each, {(whole - done) * each:.0f} s left", flush=True)
     for names in (KILLS, FAULTS):
         if counts[names[0]]:
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def outcomes(arguments: argparse.Namespace) -> Iterator[tuple[dict[str, int], str]]:
-    """Yield what each kill and fault counts for, and what is to be said of it, from all shares as they come."""
+    """Yield (counts, text) of the kills and faults of all processes, as they arrive; the text is '' if all is well."""
     lines: SimpleQueue[str] = SimpleQueue()
 
     def pass_on(stream: IO[str]) -> None:
@@ -123,7 +123,7 @@ def outcomes(arguments: argparse.Namespace) -> Iterator[tuple[dict[str, int], st
 
 
 def take_share(arguments: argparse.Namespace) -> None:
-    """Do every n-th kill and fault, and print what came of each as a line of JSON."""
+    """Do every n-th kill and fault, and print each outcome as a line of JSON."""
     warm_up()
     study = Study(arguments.folder)
     for what, n in (("kill", arguments.kills), ("fault", arguments.faults)):
@@ -134,7 +134,7 @@ def take_share(arguments: argparse.Namespace) -> None:
 
 
 def killed(study: Study, random: np.random.Generator) -> tuple[dict[str, int], str]:
-    """Kill once; return what it counts for, and what is to be said of it."""
+    """Kill once; return the counts, and a text if the outcome is bad."""
     outcome = kill(study, random)
     lost, left = bool(outcome.lost), bool(outcome.leftovers)
     numbers = (1, not lost, lost, outcome.orphans, left)
@@ -143,7 +143,7 @@ def killed(study: Study, random: np.random.Generator) -> tuple[dict[str, int], s
 
 
 def damaged(study: Study, random: np.random.Generator) -> tuple[dict[str, int], str]:
-    """Damage a file; return what it counts for, and what is to be said of it."""
+    """Damage a file; return the counts, and a text if the outcome is bad."""
     outcome = fault(study, random)
     counted = {"faults": 1, outcome.verdict: 1, "repaired": int(outcome.repaired)}
     return counted, f"{outcome.verdict}: {outcome.what}: {outcome.why}" if outcome.why else ""

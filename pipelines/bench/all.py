@@ -1,9 +1,9 @@
-"""All benchmarks one after another, and one table of what came of them.
+"""Runs all benchmarks one after another, and prints one table of their results.
 
     python pipelines/bench/all.py --device cuda              # on a GPU, at the paper's size, with random weights
     python pipelines/bench/all.py --quick                    # on a CPU; each script ends within 50 s on two cores
 
-Each script checks that what it times is right before it times it; one that fails is a row of its own here.
+Each script checks for correct results before it measures times. A script that fails has a row with FAILED in the table.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FIGURE = re.compile(r"^(\S+) ratio=(\S+) target=(\S+) device=(.*)$", re.MULTILIN
 
 
 class Row(NamedTuple):
-    """One figure of a script, or that it failed."""
+    """One measurement of a script, or the note that the script failed."""
 
     script: str
     figure: str
@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
 
 def main() -> None:
-    """Run the scripts; exit with 1 when one failed (a target that was missed is a figure, not a failure)."""
+    """Run the scripts; exit with code 1 when one failed (a missed target is a result, not a failure)."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="every script in its quick form")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -47,10 +47,10 @@ def main() -> None:
 
 
 def run(script: str, device: str, quick: bool) -> list[Row]:
-    """Run one script; return its figures, and a row that says so if it failed."""
+    """Run one script; return its measurements, and a row with FAILED if it failed."""
     command = [sys.executable, str(Path(__file__).with_name(f"{script}.py"))]
     command += [] if script in WITHOUT_DEVICE else ["--device", device]
-    # in full, codecs.py asks for a weights file and tiles
+    # without --quick, codecs.py needs a weights file and tiles
     command += ["--quick"] if quick or script in WITHOUT_DEVICE else []
     print(f"\n$ {' '.join(command[1:])}", flush=True)
     start = time.monotonic()
@@ -63,7 +63,7 @@ def run(script: str, device: str, quick: bool) -> list[Row]:
 
 
 def met(ratio: str, target: str) -> str:
-    """Return whether a ratio meets a target such as ``>=2``; '' where the target is none."""
+    """Return whether a ratio meets a target such as ``>=2``; '' when the text is not a target."""
     sign, bound = target[:2], target[2:]
     if sign not in (">=", "<="):
         return ""

@@ -1,10 +1,10 @@
-"""How should token grids lie on disk? Size, speed and error of types, roundings and compressors, on real tokens.
+"""How should token grids be stored? Size, speed and error of types, roundings and compressors, on real tokens.
 
     python pipelines/bench/codecs.py --weights vits14_depth6.safetensors --tiles tiles/images
     python pipelines/bench/codecs.py --quick
 
-Correctness is checked before anything is timed. Ratios and speeds are of the tokens in float32; each time is the median
-of interleaved repeats. fmcache/cache/CODECS.md holds the figures seen and what was decided.
+Correctness is checked before anything is timed. Ratios and speeds refer to the size of the tokens in float32; each time
+is the median of interleaved repeats. fmcache/cache/CODECS.md has results and the decision.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ Values = np.ndarray[Any, Any]
 
 
 class Candidate(NamedTuple):
-    """A way to store tokens: what is compressed, and what a reader gets back (float32)."""
+    """A way to store tokens: the array that is compressed, and the array that a reader gets (float32)."""
 
     stored: Values
     restored: Values
@@ -98,7 +98,7 @@ def parse() -> argparse.Namespace:
 
 
 def tokens_of(options: argparse.Namespace) -> tuple[Values, str]:
-    """Return tokens (view, channel, row, col) float32, and a line on what they are of."""
+    """Return tokens (view, channel, row, col) float32, and a line that describes their source."""
     real = options.weights and options.tiles
     choice = EncoderChoice(str(CARD), weights=str(options.weights)) if real else EncoderChoice("random-vits16")
     encoder = load_encoder(choice, torch.device("cpu"))
@@ -119,41 +119,41 @@ def tokens_of(options: argparse.Namespace) -> tuple[Values, str]:
 
 
 def as_store(tokens: Values, name: str) -> Candidate:
-    """Return tokens as the recipe's `store` has them."""
+    """Return tokens as a recipe with this `store` stores them."""
     store = store_of(name)
     stored = store.rounded(tokens.astype(store.dtype))
     return Candidate(stored, stored.astype(np.float32))
 
 
 def as_int8(tokens: Values) -> Candidate:
-    """Return tokens as int8 with one scale per channel and view (as float32 beside them)."""
+    """Return tokens as int8; each channel of each view has its own scale, stored as float32."""
     scale = np.maximum(np.abs(tokens).max(axis=(2, 3), keepdims=True), np.finfo(np.float32).tiny) / 127
     stored = np.rint(tokens / scale).astype(np.int8)
     return Candidate(stored, stored * scale)
 
 
 def check(tokens: Values, candidates: dict[str, Candidate]) -> None:
-    """Stop unless rounding equals slow arithmetic, errors are in bounds, and every codec gives back what it got."""
+    """Stop unless rounding equals exact float64 arithmetic, and every codec returns the bytes that it was given."""
     for name in STORES:
         store, stored = store_of(name), candidates[name].stored
         if store.keep_bits:
             exact = tokens[:1].astype(store.dtype).astype(np.float64)
-            mantissa, exponent = np.frexp(exact)  # 0.5 <= |mantissa| < 1: the leading bit, then those kept
+            mantissa, exponent = np.frexp(exact)  # 0.5 <= |mantissa| < 1: the leading bit, then the kept bits
             ulp = 2.0 ** (store.keep_bits + 1)
             normal = np.abs(exact) >= float(np.finfo(store.dtype).smallest_normal)
             expected = np.where(normal, np.ldexp(np.rint(mantissa * ulp) / ulp, exponent), stored[:1])
             if not np.array_equal(expected, stored[:1]):
-                raise SystemExit(f"{name}: rounding is not what slow arithmetic gives")
+                raise SystemExit(f"{name}: rounding differs from exact float64 arithmetic")
     for name, candidate in candidates.items():
         for compressor in COMPRESSORS:
             codec = Blosc(*compressor)
             view = np.ascontiguousarray(candidate.stored[0])
             if codec.decode(codec.encode(view)) != view.tobytes():
-                raise SystemExit(f"{name}: {compressor} does not give back what it got")
+                raise SystemExit(f"{name}: {compressor} does not return the bytes that it was given")
 
 
 def codec_table(tokens: Values, candidates: dict[str, Candidate], repeats: int) -> None:
-    """Print error, size, and speed of one thread, of every way to store with every compressor, one view a chunk."""
+    """Print error, size and single-thread speed of every candidate with every compressor; a chunk is one view."""
     blosc.set_nthreads(1)
     found: dict[tuple[str, Compressor], list[tuple[float, float]]] = {}
     size = {}
@@ -165,7 +165,7 @@ def codec_table(tokens: Values, candidates: dict[str, Candidate], repeats: int) 
             scales = 4 * tokens.shape[0] * tokens.shape[1] if setting[0].startswith("int8") else 0
             size[setting] = (sum(map(len, encoded)) + scales) / tokens.nbytes
             found.setdefault(setting, []).append((wrote, read))
-    print("codec alone: ratio, MB/s written / read by one thread (of its CPU time)")
+    print("codec alone: ratio, MB/s written / read by one thread (in its CPU time)")
     print("store | RMS error % |", " | ".join(f"{c} {n} {SHUFFLES[s]}" for c, n, s in COMPRESSORS))
     print("---|" * (1 + len(COMPRESSORS)) + "---")
     rms = float(np.sqrt(np.square(tokens, dtype=np.float64).mean()))
@@ -181,7 +181,7 @@ def codec_table(tokens: Values, candidates: dict[str, Candidate], repeats: int) 
 def cache_table(tokens: Values, repeats: int) -> dict[str, float]:
     """Print size and speed of whole caches, opened each time; return each store's size on disk as a share of float32.
 
-    How fast a study's grids are read is measured by seeds.py.
+    seeds.py measures how fast the grids of a study are read.
     """
     n = len(tokens)
     ways: dict[str, Callable[[Path], tuple[float, float]]] = {
@@ -192,7 +192,7 @@ def cache_table(tokens: Values, repeats: int) -> dict[str, float]:
     ways["float16, Zarr alone, 4 views a chunk"] = lambda path: through_zarr(path, half[: n - n % 4], 4, True)
     ways["float16, Zarr alone, no crc32c"] = lambda path: through_zarr(path, half, 1, False)
     ways["float16, codec only, all cores"] = lambda _: codec_alone(half)
-    if importlib.util.find_spec("zarrs"):  # the Rust codec pipeline, where it is installed
+    if importlib.util.find_spec("zarrs"):  # the Rust codec pipeline, if it is installed
         for name in ("float16", COMPACT):
             ways[f"cache, {name}, zarrs"] = lambda path, name=name: through_zarrs(path, tokens, name)
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
@@ -228,12 +228,12 @@ def through_cache(path: Path, tokens: Values, name: str) -> tuple[float, float]:
         writer.seal()
     back, read = timed(lambda: open_cache(path, "tokens", identity).read("t", 0, len(tokens)))
     if not np.array_equal(back, store.rounded(values)):
-        raise SystemExit(f"{name}: the cache does not give back what it got")
+        raise SystemExit(f"{name}: the cache does not return the tokens that were written")
     return spent, read
 
 
 def through_zarrs(path: Path, tokens: Values, name: str) -> tuple[float, float]:
-    """Return the same seconds with the Rust codec pipeline."""
+    """Return the same times as `through_cache`, with the Rust codec pipeline."""
     import zarrs  # noqa: F401  registers the pipeline
 
     with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
@@ -241,7 +241,7 @@ def through_zarrs(path: Path, tokens: Values, name: str) -> tuple[float, float]:
 
 
 def through_zarr(path: Path, values: Values, views_per_chunk: int, checked: bool) -> tuple[float, float]:
-    """Return the seconds to write and to read one shard, laid out as FORMAT.md says or otherwise; no checks."""
+    """Return the seconds to write and to read one shard, in the layout of FORMAT.md or another one; no checks."""
     compressors = [BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=2), Crc32cCodec()]
     shape = (1, *values.shape)
     array = zarr.create_group(path).create_array(
@@ -253,7 +253,7 @@ def through_zarr(path: Path, values: Values, views_per_chunk: int, checked: bool
 
 
 def codec_alone(values: Values) -> tuple[float, float]:
-    """Return the seconds to encode and decode the views with the codec alone, a thread per core: the floor."""
+    """Return the seconds to encode and decode the views with the codec alone, one thread per core: the lower bound."""
     codec = Blosc("lz4", 5, Blosc.BITSHUFFLE)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         encoded, wrote = timed(lambda: list(pool.map(codec.encode, list(values))))
@@ -261,13 +261,13 @@ def codec_alone(values: Values) -> tuple[float, float]:
 
 
 def speeds(n_bytes: int, times: list[tuple[float, float]]) -> tuple[float, float]:
-    """Return MB/s written and read, of the tokens in float32."""
+    """Return MB/s written and read, for the size of the tokens in float32."""
     wrote, read = (n_bytes / median(column) / 1e6 for column in zip(*times, strict=True))
     return wrote, read
 
 
 def timed(act: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> tuple[Any, float]:
-    """Return what `act` gives and the seconds it took."""
+    """Return the result of `act` and the seconds it took."""
     start = clock()
     value = act()
     return value, clock() - start

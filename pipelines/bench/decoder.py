@@ -1,11 +1,12 @@
-"""One training step of the decoder, fast form against direct form: are they equal, how fast, how much memory?
+"""One training step of the decoder in fast and in direct form: are they equal, how fast are they, how much memory?
 
     python pipelines/bench/decoder.py            the paper's size: 512 px, width 256, batch 8
     python pipelines/bench/decoder.py --quick    small, within 50 s on two cores
 
-The direct form is interpolate + conv3x3 + ReLU in channels-last order. Steps of both forms alternate, after one of each
-as warm-up. Memory is the peak of one step above what was there before it; on a CPU each form has a fresh process.
-Exits with 1 if the forms disagree, before anything is timed; a missed target is printed, not an error.
+The direct form is interpolate + conv3x3 + ReLU in channels-last order. Steps of both forms alternate, after one step of
+each as warm-up. Memory is the peak of one step minus the memory before it; on a CPU each form has a fresh process.
+If the forms disagree, the script exits with code 1 before it measures times. A missed target is printed; it is not an
+error.
 """
 
 from __future__ import annotations
@@ -54,10 +55,10 @@ def main() -> int:
 
 
 def agree(args: argparse.Namespace, patch: int) -> bool:
-    """Print and return whether logits and gradients agree: one item of a quarter of the tile's side.
+    """Print and return whether logits and gradients agree, on one item with a quarter of the tile's side.
 
-    In float32 a sum within rounding of zero may pass ReLU in one form and not in the other, which moves gradients by
-    more than rounding; so the strict test of gradients is the one in float64.
+    In float32 rounding can make a sum near zero positive in one form and negative in the other. Then only one of them
+    passes ReLU, and gradients differ by more than rounding. Therefore the strict test of gradients uses float64.
     """
     small = argparse.Namespace(**{**vars(args), "tile_px": args.tile_px // 4, "batch": 1})
     equal = True
@@ -78,7 +79,7 @@ def agree(args: argparse.Namespace, patch: int) -> bool:
 
 
 def time_ratio(args: argparse.Namespace, patch: int) -> str:
-    """Return the line of figures of direct time / fast time."""
+    """Return the line with the ratio direct time / fast time."""
     steps = {form: _step(args, patch, form) for form in FORMS}
     seconds: dict[Form, list[float]] = {form: [] for form in FORMS}
     for repeat in range(args.repeats + 1):
@@ -97,7 +98,7 @@ def time_ratio(args: argparse.Namespace, patch: int) -> str:
 
 
 def memory_ratio(args: argparse.Namespace, patch: int) -> str:
-    """Return the line of figures of fast memory / direct memory."""
+    """Return the line with the ratio fast memory / direct memory."""
     if args.device == "cuda":
         peaks = {form: _peak_bytes(args, patch, form) for form in FORMS}
     else:
@@ -151,7 +152,7 @@ def _step(args: argparse.Namespace, patch: int, form: Form) -> Callable[[], None
 
 
 def _peak_bytes(args: argparse.Namespace, patch: int, form: Form) -> int:
-    """Return the peak of one step above what was there before; on a CPU in a process that did nothing else before."""
+    """Return the peak memory of one step minus the memory before it; on a CPU this needs a fresh process."""
     step = _step(args, patch, form)
     if args.device == "cuda":
         step()
@@ -166,7 +167,7 @@ def _peak_bytes(args: argparse.Namespace, patch: int, form: Form) -> int:
 
 
 def _peak_rss() -> int:
-    """Return the most memory this process has held; getrusage would count its parent too."""
+    """Return the peak memory of this process; getrusage would include that of its parent."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 

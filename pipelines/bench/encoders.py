@@ -1,14 +1,15 @@
-"""How fast and how large are the encoders of the study on this device, and how much of the time is not the encoder?
+"""Speed and memory of the study's encoders on this device, and the share of time that is spent outside the encoder.
 
-Random weights: speed and memory do not depend on their values. Every encoder runs on tiles of 512 px, ready in memory,
-at its published precision (float32 on a CPU). Before anything is timed, its grid and finiteness are checked.
+Weights are random, because speed and memory do not depend on their values. Every encoder runs on tiles of 512 px that
+are already in memory, at its published precision (float32 on a CPU). Before anything is timed, the shape of its token
+grid is checked, and that all its values are finite.
 
     python pipelines/bench/encoders.py            # all 15; a GPU with 24 GB is enough
     python pipelines/bench/encoders.py --quick    # three small ones at 224 px, within 50 s on two CPU cores
 
-Prints a table and one line per encoder: NAME ratio=… target=… device=…, where the ratio is the time of views -> token
-grids (scaling, laying onto the grid, normalising, forward pass, rows) over that of the forward pass alone on ready
-tensors.
+Prints a table and one line per encoder: NAME ratio=… target=… device=…. The ratio is the time from views to token
+grids (scaling, fitting to the grid, normalising, forward pass, rows) divided by the time of the forward pass alone on
+prepared tensors.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ TARGET = {"cpu": 1.10, "cuda": 1.05}
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Return the wall time of one call, the device's queue drained before and after."""
+    """Return the wall time of one call in seconds; waits for the device before and after it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = time.perf_counter()
@@ -56,7 +57,7 @@ def measure(name: str, device: torch.device, tile_px: int, views: int, repeats: 
 
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    batches = stage()  # also finds the batch size and warms up
+    batches = stage()  # also finds the batch size, and is the warm-up
     sizes = [len(batch) for batch in batches]
     on_grid = batches[0].shape[1:] == (card.width, grid.side, grid.side)
     if not on_grid or not all(bool(batch.isfinite().all()) for batch in batches):

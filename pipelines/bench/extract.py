@@ -1,11 +1,12 @@
-"""Stage one against its floor: the wall time of an extraction over that of the encoder's forward pass alone.
+"""Stage one against its lower bound: the wall time of an extraction divided by that of the forward pass alone.
 
-The floor runs the same views, already decoded, rendered, normalised and on the device, through the same encoder in the
-same batches and precision. Both are measured in turn; the ratio is the median over rounds. It is checked first that the
-cache holds the floor's tokens. Random weights, so no network; one line for each encoder at the end.
+The lower bound runs the same views through the same encoder, in the same batches and precision; the views are already
+decoded, rendered, normalised and on the device. Both are measured in turns; the ratio is the median over rounds. First
+it is checked that the cache holds the tokens of the forward pass. Weights are random, so no network is needed. The end
+has one line for each encoder.
 
-On a busy machine wall times say little: the ratio of processor times beside them is all work (rendering, compressing)
-over that of the forward pass, hidden or not.
+On a busy machine wall times are unreliable. Therefore a ratio of processor times is printed too: all work, including
+rendering and compressing, divided by the work of the forward pass; it also counts work that overlaps the forward pass.
 
     python pipelines/bench/extract.py --quick                     # ViT-S, CPU, within 50 s on two cores
     python pipelines/bench/extract.py --device cuda               # ViT-L and ViT-g on a GPU
@@ -62,7 +63,7 @@ def main() -> None:
 
 
 def measure(name: str, device: torch.device, threads: int, tiles: int, tile_px: int, views: int, rounds: int) -> str:
-    """Return the line of one encoder: median ratio of wall times, and what both took."""
+    """Return the line of one encoder with the median ratio of wall times; print the details."""
     listed = Manifest(MANIFEST)
     dataset = listed.datasets["demo"]
     train, val, test = dataset.splits.train[:tiles], dataset.splits.val[:1], dataset.splits.test[:1]
@@ -74,7 +75,7 @@ def measure(name: str, device: torch.device, threads: int, tiles: int, tile_px: 
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         flags = Flags(Path(folder), device=str(device), threads=threads)
-        extract(recipe, listed, flags, lambda _: None)  # mask cache, drawn tiles and weights are there from here on
+        extract(recipe, listed, flags, lambda _: None)  # from here on, mask cache, drawn tiles and weights exist
         path = places.tokens_path(flags.work, "demo", places.encoder_key(recipe.encoder_choices[0]), recipe, "last")
         encoder = load_encoder(recipe.encoder_choices[0], device, lock=places.weights_lock(flags.work))
         batches = ready_batches(recipe, listed, encoder)
@@ -96,7 +97,7 @@ def measure(name: str, device: torch.device, threads: int, tiles: int, tile_px: 
 
 
 def ready_batches(recipe: Recipe, listed: Manifest, encoder: Encoder) -> list[tuple[str, torch.Tensor]]:
-    """Return the input tensors of the extraction's batches, on the device, with their tile."""
+    """Return (tile id, input tensor on the device) of each batch of the extraction."""
     dataset = listed.datasets["demo"]
     grid = GridGeometry(recipe.tile_px, encoder.card.patch, recipe.grid)
     batches = []
@@ -120,7 +121,7 @@ def forward(encoder: Encoder, batches: list[tuple[str, torch.Tensor]], precision
 
 
 def tokens(encoder: Encoder, pixels: torch.Tensor, precision: torch.dtype | None) -> torch.Tensor:
-    """Return what the module gives (view, token, channel)."""
+    """Return the output of the encoder's module (view, token, channel)."""
     kind = pixels.device.type
     with torch.inference_mode(), torch.autocast(kind, dtype=precision, enabled=precision is not None):
         return encoder.module.forward_features(pixels)
@@ -133,17 +134,17 @@ def check(
     precision: torch.dtype | None,
     recipe: Recipe,
 ) -> None:
-    """Stop unless the first batch's tokens are those in the cache."""
+    """Stop unless the cache holds the tokens of the first batch."""
     tile, pixels = batches[0]
     grids = tokens(encoder, pixels, precision)[:, encoder.card.prefix_tokens :].float().transpose(1, 2)
     cached = torch.from_numpy(open_cache(path, "tokens", {}).read(tile, 0, len(pixels))).float()
     off = (grids.reshape(cached.shape).cpu() - cached).abs().max().item()
     if off > 2e-3 * cached.abs().max().item():
-        raise SystemExit(f"the cache does not hold the tokens of the forward pass: {off} off")
+        raise SystemExit(f"the cache does not hold the tokens of the forward pass: they differ by {off}")
 
 
 def timed(function: Callable[[], object], device: torch.device) -> tuple[float, float]:
-    """Return the seconds a call takes, by the clock (the device's queue included) and of processors."""
+    """Return the wall time (including the device) and the processor time of a call, in seconds."""
     start, worked = time.perf_counter(), time.process_time()
     function()
     if device.type == "cuda":

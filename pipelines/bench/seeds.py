@@ -1,12 +1,14 @@
-"""Do seeds together pay, and how fast are grids read? Ratios within one run, after a check that all is right.
+"""Do concurrent seeds save time, and how fast are grids read? Ratios within one run, after a check for correct results.
 
     python pipelines/bench/seeds.py --quick
 
-`seeds-demo`: time of 10 seeds one after another over their time at once, as fmcache would train them here.
-`seeds-large`: time of a sweep over that of as many seeds alone, where seeds go one after another. `read-decode` and
-`read-copy`: bytes per second of `load_token_grids` over those of the codec alone on all cores, into used memory, and
-over a memory copy; `read-decode-fresh`: the codec gets new memory from the system too, as whoever loads grids once
-must. All times are wall times, interleaved; medians of the repeats.
+`seeds-demo`: time of 10 seeds one after another, divided by their time when they are trained concurrently, as fmcache
+would do here. `seeds-large`: time of the same seeds as fmcache trains them, divided by the number of seeds times the
+time of a single one; this case is so large that seeds are trained one after another. `read-decode`: bytes per second of
+`load_token_grids`, divided by those of the codec alone on all cores, writing to memory that is already in use.
+`read-copy`: the same, divided by the speed of a memory copy. `read-decode-fresh`: like `read-decode`, but the codec too
+gets new memory from the system, as it must when grids are loaded only once. All times are wall times, interleaved;
+medians of the repeats.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from fmcache.specs import FitSpec
 
 
 class Case:
-    """Random grids of one size in memory, and the ways to train seeds on them."""
+    """Random grids of one size in memory, and methods that train seeds on them."""
 
     def __init__(
         self, tile_px: int, width: int, channels: int, device: torch.device, threads: int, epochs: int
@@ -63,11 +65,11 @@ class Case:
         return train(self.training(), seed)
 
     def sweep(self, seeds: range) -> list[TrainedRun]:
-        """Train as the fit stage does: in groups of the size that the rule gives."""
-        at_once = concurrent_seed_count(self.size, len(seeds), self.device, self.threads)
+        """Train all seeds as the fit stage does: in groups of concurrent seeds."""
+        group_size = concurrent_seed_count(self.size, len(seeds), self.device, self.threads)
         fitted = []
-        for first in range(0, len(seeds), at_once):
-            group = seeds[first : first + at_once]
+        for first in range(0, len(seeds), group_size):
+            group = seeds[first : first + group_size]
             threads = threads_of_a_seed(self.size, self.device, self.threads)
             ended = dict(train_concurrently(self.training(), group, threads=threads))
             fitted += [ended[seed] for seed in group]
@@ -109,21 +111,21 @@ def main() -> None:
 
 
 def check(device: torch.device, threads: int) -> None:
-    """Stop unless seeds together give what each gives alone, to rounding."""
+    """Stop unless concurrent seeds give the same results as single runs, up to rounding."""
     case = Case(32, 8, 16, device, threads, epochs=4)
     alone = [case.alone(seed) for seed in range(3)]
     for one, other in zip(case.sweep(range(3)), alone, strict=True):
         for ours, theirs in zip(one.curve, other.curve, strict=True):
             if not np.isclose(ours.loss, theirs.loss, rtol=1e-4):
-                sys.exit(f"loss {ours.loss} of a seed is not {theirs.loss}, that of its run alone")
+                sys.exit(f"loss {ours.loss} of a concurrent seed differs from {theirs.loss} of its single run")
         for name, value in one.weights.items():
             if not torch.allclose(value, other.weights[name], rtol=1e-2, atol=1e-3):
-                sys.exit(f"{name} of a seed is not that of its run alone")
-    print("seeds together equal seeds alone: ok")
+                sys.exit(f"{name} of a concurrent seed differs from that of its single run")
+    print("concurrent seeds equal single runs: ok")
 
 
 def interleaved(repeats: int, **ways: Callable[[], object]) -> dict[str, float]:
-    """Return the median seconds of each way, taken in turns after one round of warming up."""
+    """Return the median seconds of each way; the ways take turns, and the first round is a warm-up."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(repeats + 1):
         for name, way in ways.items():
@@ -137,7 +139,7 @@ def interleaved(repeats: int, **ways: Callable[[], object]) -> dict[str, float]:
 
 
 def read_times(tiles: int, repeats: int, threads: int) -> dict[str, float]:
-    """Return the seconds to load grids of (1024, 32, 32) x 25 views of each tile, to decode the same, to copy them."""
+    """Return the seconds to load, to decode and to copy the grids (1024, 32, 32) of 25 views of each tile."""
     item, views = (1024, 32, 32), 25
     rng = np.random.default_rng(0)
     one = (rng.normal(size=(views, *item)) + 3 * rng.normal(size=(item[0], 1, 1))).astype(np.float16)
@@ -172,7 +174,7 @@ def read_times(tiles: int, repeats: int, threads: int) -> dict[str, float]:
 
 
 def tell(name: str, ratio: float, target: str, where: str) -> None:
-    """Print one figure."""
+    """Print one measurement."""
     print(f"{name} ratio={ratio:.3g} target={target} device={where}")
 
 

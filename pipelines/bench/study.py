@@ -1,17 +1,17 @@
-"""The whole study from the cache, over the same study with the encoder in the loop.
+"""Time of a whole study with the encoder in the loop, divided by the time of the same study from the cache.
 
     python pipelines/bench/study.py --quick                       # ViT-S, CPU, within 50 s on two cores
     python pipelines/bench/study.py --device cuda                 # ViT-L and ViT-g on a GPU, at the paper's size
 
-Cached: `extract` and `fit` as a user runs them, all seeds, nothing left out (masks, loading, writing, reading). In the
-loop: a plain, decent loop that renders views ahead in threads, encodes each batch in the card's precision (autocast)
-and trains the same decoder in its direct form; validation and test tokens are given to it for free. The loop runs
-`--loop-seeds` seeds and is scaled to all of them, since a seed costs there what the next one costs. It is checked
-first that both see the same losses. Random weights, so no network.
+Cached: `extract` and `fit` as a user runs them, with all seeds and all work (masks, loading, writing, reading). In the
+loop: a reasonable training loop. It renders views ahead in threads, encodes each batch in the card's precision
+(autocast), and trains the same decoder in its direct form; the time to encode validation and test tiles is not counted.
+The loop runs `--loop-seeds` seeds, and its time is scaled to all seeds, because every seed costs the same there. It is
+checked that both give the same losses. Weights are random, so no network is needed.
 
-`study-NAME-bound` is (E + D) / (E / S + D'): what the ratio would be if only the steps took time, with E, D and D' the
-seconds per image of encoder, direct and cached decoder step, S seeds, all measured in the same run. The table beside
-it applies the measured parts to other numbers of seeds and passes over the views.
+`study-NAME-bound` is (E + D) / (E / S + D'): the ratio if only the steps took time. E, D and D' are the seconds per
+image of encoder, direct decoder step and cached decoder step, and S is the number of seeds; all are measured in the
+same run. The table applies the measured times to other numbers of seeds and of passes over the views.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ DATASET = "drawn"
 ENCODERS = {"cpu": ["random-vits16"], "cuda": ["kaiko-vitl14", "h-optimus-0"]}
 TARGETS = {"random-vits16": ">=2", "kaiko-vitl14": ">=4", "h-optimus-0": ">=6"}
 LOSS_TOLERANCE = 0.02
-"""The cache holds float16, and rounding grows with the steps."""
+"""Largest accepted difference of losses: the cache holds float16, and rounding errors grow with the steps."""
 
 
 class Seconds(NamedTuple):
-    """What was measured: the two stages of the cached study; of the loop a seed's encoding, and the rest of it."""
+    """Measured seconds: the two stages of the cached study; encoding and training of one seed in the loop."""
 
     extract: float
     fit: float
@@ -69,7 +69,7 @@ class Seconds(NamedTuple):
 
 
 class InTheLoop:
-    """The source of a seed's batches in the usual way: rendered ahead in threads, encoded when they are used."""
+    """The source of a seed's batches without a cache: views are rendered ahead in threads, and encoded when used."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class InTheLoop:
         return np.stack(images), np.stack(masks)
 
     def close(self) -> None:
-        """End the threads that render."""
+        """End the rendering threads."""
         self._pool.shutdown()
 
     def fetch(self, step: Step, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -139,7 +139,7 @@ def main() -> None:
 
 
 def measure(name: str, arguments: Any, device: torch.device, threads: int) -> None:
-    """Run the study both ways, and print what came of it."""
+    """Run the study in both ways, and print the results."""
     recipe = Recipe(
         name="bench", datasets=(DATASET,), encoders=(EncoderChoice(name, random_weights=name != "random-vits16"),),
         tile_px=arguments.tile_px, views=ViewSpec(count=arguments.views), decoder=DecoderSpec(arguments.width),
@@ -160,7 +160,7 @@ def measure(name: str, arguments: Any, device: torch.device, threads: int) -> No
 def in_the_loop(
     recipe: Recipe, manifest: Manifest, flags: Flags, device: torch.device, threads: int, seeds: int
 ) -> tuple[float, float]:
-    """Return the seconds per seed that the loop takes to encode and for the rest; stop if its losses are others."""
+    """Return the loop's seconds per seed for encoding and for the rest; stop if its losses differ from the cached run."""
     choice, dataset = recipe.encoder_choices[0], manifest.dataset(DATASET)
     encode, rest = [], []
     encoder = load_encoder(choice, device)
@@ -183,8 +183,8 @@ def in_the_loop(
         encode.append(source.seconds)
         rest.append(time.perf_counter() - start - source.seconds)
         key = places.encoder_key(choice)
-        part = read_run(run_folder(places.results(flags.work), recipe.name, DATASET, key, seed))
-        off = max(abs(ours.loss - theirs) for ours, theirs in zip(fitted.curve, part.curve["loss"], strict=True))
+        cached = read_run(run_folder(places.results(flags.work), recipe.name, DATASET, key, seed))
+        off = max(abs(ours.loss - theirs) for ours, theirs in zip(fitted.curve, cached.curve["loss"], strict=True))
         if off > LOSS_TOLERANCE:
             sys.exit(f"seed {seed}: losses of both ways differ by {off:.3g}, more than {LOSS_TOLERANCE}")
         print(f"seed {seed}: losses of both ways agree within {off:.1e}")
@@ -192,7 +192,7 @@ def in_the_loop(
 
 
 def stored(recipe: Recipe, manifest: Manifest, flags: Flags, split: str, device: torch.device) -> TokenGrids:
-    """Return the grids of the untouched tiles of a split, from the cache."""
+    """Return the grids of the untouched views of a split, from the cache."""
     key = places.encoder_key(recipe.encoder_choices[0])
     tokens = open_cache(places.tokens_path(flags.work, DATASET, key, recipe, "last"), "tokens", {})
     mask_cache = open_cache(places.mask_cache_path(flags.work, DATASET, recipe), "view_bank", {})
@@ -202,17 +202,17 @@ def stored(recipe: Recipe, manifest: Manifest, flags: Flags, split: str, device:
 
 
 def tell(name: str, recipe: Recipe, arguments: Any, seconds: Seconds, device: torch.device) -> None:
-    """Print the figures of an encoder and how the ratio grows."""
+    """Print the measurements of an encoder, and the ratio for other numbers of seeds and passes."""
     seeds, used = recipe.fit.seeds, arguments.tiles * recipe.fit.epochs * recipe.fit.passes_per_epoch
     per_seed = seconds.fit / seeds
     steps = steps_per_epoch(arguments.tiles, recipe.fit) * recipe.fit.epochs
     print(
         f"{name}: {arguments.tiles} tiles of {recipe.tile_px} px x {recipe.views.count} views, decoder width "
-        f"{recipe.decoder.width} ({form_for(device)} form), {steps} steps a seed"
+        f"{recipe.decoder.width} ({form_for(device)} form), {steps} steps per seed"
     )
     print(
         f"  cached: extract {seconds.extract:.1f} s, fit {seconds.fit:.1f} s for {seeds} seeds; "
-        f"in the loop: {seconds.encode:.1f} s encoding + {seconds.train:.1f} s training a seed"
+        f"in the loop: {seconds.encode:.1f} s encoding + {seconds.train:.1f} s training per seed"
     )
     encode, direct, cached = (value / used for value in (seconds.encode, seconds.train, per_seed))
     where = device_name(device)
@@ -226,14 +226,14 @@ def tell(name: str, recipe: Recipe, arguments: Any, seconds: Seconds, device: to
     print("  |---|" + "---|" * 5)
     for passes in (1, 5, 10):
         row = " | ".join(f"{ratio(n, passes):.1f}" for n in (1, 2, 5, 10, 30))
-        print(f"  | every view used {passes} x a seed | {row} |")
-    print("  Encoders do not change it: each pays for itself, but for the masks, which are drawn once.")
+        print(f"  | each seed uses every view {passes} x | {row} |")
+    print("  The number of encoders does not change the ratio; only the masks, drawn once, are shared by all encoders.")
     print(f"study-{name} ratio={ratio(seeds):.2f} target={TARGETS.get(name, '(none)')} device={where}")
     print(f"study-{name}-bound ratio={bound:.2f} target=(floor) device={where}", flush=True)
 
 
 def drawn(folder: Path, tiles: int, tile_px: int) -> Manifest:
-    """Draw tiles as files, as a user has them, and list them."""
+    """Draw tiles, write them as image files, and list them in a manifest."""
     for kind in ("images", "masks"):
         (folder / kind).mkdir()
     for i in range(tiles + 4):

@@ -1,1 +1,1 @@
-"""What pipelines/torture.py is made of: a tiny study, commands that can be killed, kills, faults."""
+"""The modules of pipelines/torture.py: a tiny study, commands that can be killed, kills, faults."""

@@ -1,7 +1,7 @@
-"""Commands of fmcache as processes in sessions of their own: fresh interpreters, or forks of this one that are warm.
+"""fmcache commands as processes, each in its own session: fresh interpreters, or forks of this process ("warm").
 
-A fork has everything imported, so that most of its life is work; nothing of it was ever used here, so that it is as
-clean as a fresh one.
+A fork has everything imported, so nearly all of its time is work. This process only imports and never runs the code, so
+a fork has the same state as a fresh process.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CRASHED = 70
 
 
 class Done(NamedTuple):
-    """A command that has ended: its exit code (negative: the signal that ended it), and all that it printed."""
+    """A command that has ended: its exit code (negative: the signal that ended it), and everything it printed."""
 
     arguments: tuple[str, ...]
     code: int
@@ -39,29 +39,29 @@ class Done(NamedTuple):
 
     @property
     def traceback(self) -> bool:
-        """Whether it ended in a way that no user should meet."""
+        """Whether it ended with a traceback or with an unexpected exit code."""
         return self.code not in (0, 1, 2) or "Traceback (most recent call last)" in self.text
 
 
 def warm_up() -> None:
-    """Import what commands import."""
+    """Import all that commands import."""
     for name in IN_USE:
         importlib.import_module(name)
     gc.collect()
-    gc.freeze()  # so that forks share it
+    gc.freeze()  # so that forks share this memory
 
 
 class Running:
-    """A command under way in a folder, alone in its session."""
+    """A running command in a folder, alone in its session."""
 
     def __init__(self, folder: Path, arguments: tuple[str, ...], fresh: bool = False) -> None:
         self.arguments, self._began = arguments, time.monotonic()
-        self._told = folder.with_name(f"{folder.name}.told")
-        self.pid = _fresh(folder, arguments, self._told) if fresh else _forked(folder, arguments, self._told)
+        self._output = folder.with_name(f"{folder.name}.output")
+        self.pid = _fresh(folder, arguments, self._output) if fresh else _forked(folder, arguments, self._output)
         self._code: int | None = None
 
     def ended(self) -> bool:
-        """Return whether it has ended by now."""
+        """Return whether it has ended."""
         if self._code is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
@@ -69,7 +69,7 @@ class Running:
         return self._code is not None
 
     def wait(self, patience_s: float = PATIENCE_S) -> Done:
-        """Return it ended; killed when it takes longer than `patience_s`."""
+        """Wait until it has ended, and return it; kill it if it takes longer than `patience_s`."""
         stop = time.monotonic() + patience_s
         while not self.ended():
             if time.monotonic() > stop:
@@ -77,15 +77,15 @@ class Running:
                 stop += 5
             time.sleep(0.005)
         wall_s = time.monotonic() - self._began
-        return Done(self.arguments, self._code or 0, self._told.read_text(errors="replace"), wall_s)
+        return Done(self.arguments, self._code or 0, self._output.read_text(errors="replace"), wall_s)
 
     def signal(self, number: int, group: bool = True) -> None:
-        """Send a signal to its process group, or to itself alone."""
+        """Send a signal to its process group, or to the process only."""
         with contextlib.suppress(ProcessLookupError):
             (os.killpg if group else os.kill)(self.pid, number)
 
     def others(self) -> list[int]:
-        """Return the processes of its session but itself, zombies left out."""
+        """Return the other processes of its session, without zombies."""
         return [pid for pid in _processes(self.pid) if pid != self.pid]
 
 
@@ -94,25 +94,25 @@ def run(folder: Path, command: str) -> Done:
     return Running(folder, tuple(command.split())).wait()
 
 
-def _fresh(folder: Path, arguments: tuple[str, ...], told: Path) -> int:
-    with told.open("wb") as out:
+def _fresh(folder: Path, arguments: tuple[str, ...], output: Path) -> int:
+    with output.open("wb") as out:
         command = [sys.executable, "-m", "fmcache", *arguments]
         process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=out, start_new_session=True)
-    process.returncode = 0  # it is waited for by its pid here
+    process.returncode = 0  # `Running.ended` waits for the pid; subprocess must not
     return process.pid
 
 
-def _forked(folder: Path, arguments: tuple[str, ...], told: Path) -> int:
+def _forked(folder: Path, arguments: tuple[str, ...], output: Path) -> int:
     sys.stdout.flush()
     pid = os.fork()
     if pid:
-        while os.getsid(pid) != pid:  # else a signal to its group would go to none
+        while os.getsid(pid) != pid:  # before that, its process group does not exist and cannot get a signal
             time.sleep(0.0002)
         return pid
     os.setsid()
     code = CRASHED
     try:
-        out = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        out = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(out, 1)
         os.dup2(out, 2)
         for name, descriptor in (("stdout", 1), ("stderr", 2)):
@@ -127,7 +127,7 @@ def _forked(folder: Path, arguments: tuple[str, ...], told: Path) -> int:
         code = 0
     except SystemExit as request:
         code = request.code if isinstance(request.code, int) else int(bool(request.code))
-    except BaseException:  # noqa: BLE001 - whatever it is, it is what the user would have seen
+    except BaseException:  # noqa: BLE001 - the user would have seen any error
         traceback.print_exc()
     finally:
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Faults: a file is damaged as disks and people do; the next commands must say so, or give the numbers of before."""
+"""Faults: a file is damaged, as disks and people do; the next commands must report it or give the same numbers."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ KINDS = {
     "mask": r"^(mine|got)/masks/",
 }
 USERS = ("manifest", "dataset lock", "image", "mask", "weights", "weights lock")
-"""What fmcache cannot make again: the user puts it back when a message names it."""
+"""Files that fmcache cannot make again: the user restores them when a message names them."""
 DAMAGES = ("flip", "overwrite", "zero", "cut", "empty", "remove", "swap")
 TEXTS = (".json", ".yaml")
 OTHER_TEXTS = (b"{}", b"[]", b"null", b"3", b'"x"', b'{"format": 1}', b"[" * 100_000, b"\xff\xfe\x00", b"a: &a [*a]")
-"""What text files are damaged with besides: what is well formed and means nothing, and a format of later days."""
+"""More contents for damaged text files: valid JSON or YAML with a wrong meaning, and broken text."""
 SETS, STAGES = {"mine": 0.5, "got": 0.4, "toy": 0.1}, {"reported": 0.45, "extracted": 0.35, "half": 0.2}
 TURNS = 3
 _MESSAGE = re.compile(
@@ -59,7 +59,7 @@ _MESSAGE = re.compile(
 
 
 class Outcome(NamedTuple):
-    """What came of a fault: one of the three verdicts, whether its mending led back, and what to look at."""
+    """Outcome of a fault: one of the three verdicts, whether the repair restored all files, and a text if it is bad."""
 
     what: str
     verdict: str
@@ -68,14 +68,14 @@ class Outcome(NamedTuple):
 
 
 def fault(study: Study, random: np.random.Generator) -> Outcome:
-    """Damage a file of a random kind, run what a user would run next, judge, and follow what was said."""
+    """Damage a file of a random kind, run what a user would run next, judge, and do what the messages say."""
     dataset = str(random.choice(list(SETS), p=list(SETS.values())))
     stage = str(random.choice(list(STAGES), p=list(STAGES.values())))
     start = study.at(f"{dataset}.{stage}")
     clean = study.at(f"{dataset}.reported")
     kind = str(random.choice([kind for kind, names in KINDS.items() if any(re.search(names, name) for name in start)]))
     files = [name for name in start if re.search(KINDS[kind], name) and _concerns(name, dataset)]
-    if not files:  # images of drawn tiles
+    if not files:  # drawn tiles have no image files
         return fault(study, random)
     name = str(random.choice(files))
     study.put_back(f"{dataset}.{stage}")
@@ -98,16 +98,16 @@ def fault(study: Study, random: np.random.Generator) -> Outcome:
 
 
 def _run(study: Study, steps: list[str], clean: State, always: bool = False) -> list[Done]:
-    """Run commands, and a report where there is something new to report: of equal results it is equal, and slow."""
+    """Run commands, and a report if results changed: it is slow, and equal results give an equal report."""
     done = [run(study.folder, step) for step in steps]
     found = _found(study, clean)
-    if always or differing(compared(found, _is_told), compared(clean, _is_told)):
+    if always or differing(compared(found, _is_output), compared(clean, _is_output)):
         done.append(run(study.folder, REPORT))
     return done
 
 
 def _found(study: Study, clean: State) -> State:
-    """Return the state of a study; where nothing was reported of the results of before, with what would have been."""
+    """Return the state of a study; if it has no report but its results equal those of `clean`, add `clean`'s report."""
     found = state_of(study.folder)
     reported = {name: content for name, content in clean.items() if name.startswith("work/report/")}
     same = not differing(compared(found, _is_of_runs), compared(clean, _is_of_runs))
@@ -119,7 +119,7 @@ def _concerns(name: str, dataset: str) -> bool:
 
 
 def _damage(study: Study, start: State, files: list[str], name: str, random: np.random.Generator) -> str:
-    """Damage a file; return in words how."""
+    """Damage a file; return a description of the damage."""
     path, content = study.folder / name, bytearray(start[name])
     how = str(random.choice([*DAMAGES, "other text", "later"] if name.endswith(TEXTS) else DAMAGES))
     if how in ("other text", "later"):
@@ -155,7 +155,7 @@ def _damage(study: Study, start: State, files: list[str], name: str, random: np.
 
 
 def _judged(done: list[Done], found: State, clean: State, kind: str) -> tuple[str, str]:
-    """Return the verdict on what was printed and on what came of it, and its reason where it is a bad one."""
+    """Return the verdict on messages and files, and its reason if the verdict is bad."""
     if crash := _crash(done):
         return "tracebacks", crash
     numbers = differing(compared(found, _is_number), compared(clean, _is_number))
@@ -165,9 +165,9 @@ def _judged(done: list[Done], found: State, clean: State, kind: str) -> tuple[st
         return "silent", f"other numbers in {', '.join(wrong[:4])}"
     if any(one.code or _MESSAGE.search(one.text) for one in done):
         return "detected", ""
-    told = differing(compared(found, _is_told), compared(clean, _is_told))
-    other = numbers if kind in ("manifest", "dataset lock") else told
-    return ("silent", f"other or no {', '.join(other[:4])}") if other else ("detected", "")
+    outputs = differing(compared(found, _is_output), compared(clean, _is_output))
+    other = numbers if kind in ("manifest", "dataset lock") else outputs
+    return ("silent", f"changed or missing: {', '.join(other[:4])}") if other else ("detected", "")
 
 
 def _crash(done: list[Done]) -> str:
@@ -183,14 +183,14 @@ def _is_of_runs(name: str) -> bool:
     return name.startswith("work/results/")
 
 
-def _is_told(name: str) -> bool:
+def _is_output(name: str) -> bool:
     return name.startswith(("work/results/", "work/report/"))
 
 
 def _repaired(
     study: Study, dataset: str, kind: str, name: str, start: State, clean: State, done: list[Done]
 ) -> tuple[bool, str, str]:
-    """Follow what was printed, a few times over; return whether all is as it was, what was said last, and a crash."""
+    """Do what the messages say, up to `TURNS` times; return whether all files are restored, the last text, a crash."""
     last = crash = ""
     for turn in range(TURNS + 1):
         found = _found(study, clean)
@@ -207,7 +207,7 @@ def _repaired(
 
 
 def _follow(study: Study, dataset: str, kind: str, name: str, start: State, clean: State, text: str) -> list[Done]:
-    """Do what the messages say: put back what is the user's, remove what cannot be mended, run all again."""
+    """Do what the messages say: restore the user's files, remove caches beyond repair, run all steps again."""
     named = [file for file in start if file in text and any(re.search(KINDS[user], file) for user in USERS)]
     if kind in USERS and (named or "restore" in text or name.rpartition("/")[2] in text):
         for file, content in start.items():

@@ -1,4 +1,4 @@
-"""Kills: a command is ended at a random moment of its life; the same command must then lead where it would have led."""
+"""Kills: a command is ended at a random moment; run again, it must give the same files as without the kill."""
 
 from __future__ import annotations
 
@@ -26,14 +26,17 @@ from torturing.study import (
 )
 
 START_S = 2.5
-"""What a fresh interpreter needs to come to work, about."""
+"""Approximate seconds until a fresh interpreter starts its work."""
 WORKERS_S = 5.0
-"""What two worker processes need to come to work, about."""
+"""Approximate seconds until two worker processes start their work."""
 STOP_S, ORPHAN_S = 30.0, 10.0
 
 
 class Scenario(NamedTuple):
-    """A command on a study in a state, and the state that it leads to, after `then` where that is given."""
+    """A command, the state of the study before it, and the state after it (and after the command `then`, if given).
+
+    `life` is the state whose making takes about as long as the command.
+    """
 
     start: str
     command: str
@@ -67,11 +70,11 @@ WAYS = (
     (signal.SIGTERM, True, 0.2),
     (signal.SIGINT, True, 0.15),
 )
-"""Signal, whether the whole process group gets it, and its share."""
+"""Signal, whether the whole process group gets it, and its probability."""
 
 
 class Outcome(NamedTuple):
-    """What came of a kill; `lost` says what is not as it would have been without."""
+    """Outcome of a kill; `lost` lists what differs from a run without the kill."""
 
     what: str
     lost: list[str]
@@ -108,7 +111,7 @@ def kill(study: Study, random: np.random.Generator) -> Outcome:
 
 
 def _life(study: Study, scenario: Scenario, fresh: bool) -> float:
-    """Return about how long a command lives."""
+    """Return the approximate duration of a command in seconds."""
     if scenario.life == "rm":
         life = 0.3
     elif scenario.life == "run":
@@ -128,7 +131,7 @@ def _killed(
     life: float,
     random: np.random.Generator,
 ) -> tuple[Running, float]:
-    """Return a command that was alive when it got the signal, and after how many seconds it did."""
+    """Return a command that was running when it got the signal, and the seconds before the signal."""
     while True:
         study.put_back(scenario.start)
         moment = float(random.uniform(0, life))
@@ -141,7 +144,7 @@ def _killed(
 
 
 def _orphans(running: Running) -> int:
-    """Return how many processes outlive their command, and end them."""
+    """Return how many processes outlive their command, and kill them."""
     stop = time.monotonic() + STOP_S
     while not running.ended() and time.monotonic() < stop:
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""A tiny study in a folder of its own, and its states: what every file held, to be put back and compared."""
+"""A tiny study in its own folder, and its states: the contents of all files, to be restored and compared."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from PIL import Image
 from torturing.commands import Running, run
 
 State = dict[str, bytes]
-"""What each file of a study held, by its path below the study."""
+"""Content of each file of a study, by its path below the study's folder."""
 
 DATASETS = ("mine", "got", "toy")
-"""A folder of tiles, one that was fetched (its tiles are in a lock file), drawn tiles; each has its own recipe."""
+"""A folder of tiles, a fetched dataset (its tiles are in a lock file), and drawn tiles; each has its own recipe."""
 
 MORE, CARD, MANIFEST = "more.yaml", "tiny.yaml", "data_manifest.yaml"
 FETCHED = "got.lock.yaml"
 HUB = "hub"
-"""Of the hub's local cache: a weights file that was fetched, as far as anyone can tell."""
+"""Folder of the hub's local cache, with a weights file that looks downloaded."""
 
 SIDE, TILES = 64, 6
 LABELS = {"a": "#ff0000", "b": "#00ff00", "c": "#0000ff"}
@@ -38,7 +38,7 @@ _ARGUMENTS = {"img_size": SIDE, "depth": 2, "embed_dim": 24, "num_heads": 2}
 
 
 def draw(folder: Path) -> None:
-    """Draw a study that nothing was run on: manifest, tiles of two datasets, recipes, a card, its weights."""
+    """Write a new study: manifest, tiles of two datasets, recipes, a card, its weights. No command has run on it."""
     folder.mkdir(parents=True)
     demo = {
         "format": "demo", "seed": 1, "size_px": SIDE,
@@ -97,11 +97,12 @@ def _draw_weights(folder: Path) -> None:
 
 
 class Study:
-    """A study in a folder, with the states it can be put in, each made when it is first asked for.
+    """A study in a folder, and its named states; each state is made when it is first needed.
 
-    `bare`: drawn; `added`: a folder is listed; `split`: and split; `listed`: and another fetched. Then of a dataset
-    ``NAME.extracted``, ``NAME.half`` (killed in the middle of that), ``NAME.fitted`` and ``NAME.reported``;
-    ``more.extracted`` got more views later, ``many.extracted`` and ``many.half`` at once.
+    `bare`: just drawn; `added`: a folder is listed too; `split`: it has splits too; `listed`: another dataset is
+    fetched too. Each dataset then has ``NAME.extracted``, ``NAME.half`` (killed in the middle of the extract),
+    ``NAME.fitted`` and ``NAME.reported``. ``more.extracted`` got more views in a second extract; ``many.extracted`` and
+    ``many.half`` got them in one extract.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -109,10 +110,10 @@ class Study:
         draw(folder)
         self._states = {"bare": state_of(folder)}
         self.life_s: dict[str, float] = {}
-        """How long the command took that led to a state."""
+        """Seconds that the commands took that made a state, by its name."""
 
     def at(self, name: str) -> State:
-        """Return a state; the folder holds it then only if it was made just now."""
+        """Return a state. The folder is in that state only if it was made by this call."""
         if name not in self._states:
             before, *steps = self._way_to(name)
             self.put_back(before)
@@ -124,11 +125,11 @@ class Study:
         return self._states[name]
 
     def put_back(self, name: str) -> None:
-        """Make the folder hold a state."""
+        """Restore a state in the folder."""
         put_back(self.folder, self.at(name))
 
     def cache(self, kind: str) -> str:
-        """Return where the cache of an encoder, or the mask cache, of the folder of tiles lies."""
+        """Return the path of a cache of the dataset `mine`: that of an encoder, or the mask cache."""
         return next(
             name.partition(".zarr")[0] + ".zarr" for name in self.at("mine.extracted") if f"mine/{kind}/" in name
         )
@@ -150,11 +151,11 @@ class Study:
     def _done(self, command: str) -> float:
         done = run(self.folder, command)
         if done.code:
-            raise SystemExit(f"fmcache {command} failed where nothing was tortured:\n{done.text}")
+            raise SystemExit(f"fmcache {command} failed although nothing was killed or damaged:\n{done.text}")
         return done.wall_s
 
     def _halve(self, command: str) -> None:
-        """Kill an extract once the tokens of its last encoder are half written."""
+        """Kill an extract when the tokens of its last encoder are half written."""
         for _ in range(50):
             running = Running(self.folder, tuple(command.split()))
             while not running.ended() and len(list(self.folder.glob("work/cache/*/tiny/*/filling/[0-9]*"))) < 2:
@@ -178,12 +179,12 @@ def fit(recipe: str) -> str:
 
 
 def state_of(folder: Path) -> State:
-    """Return what every file below a folder holds."""
+    """Return the content of every file below a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def put_back(folder: Path, state: State) -> None:
-    """Make a folder hold just what a state says; files that do so already are not touched."""
+    """Restore exactly the files of a state in a folder; files that are equal already are not written."""
     for path in sorted(folder.rglob("*"), reverse=True):
         name = str(path.relative_to(folder))
         if path.is_dir() and not path.is_symlink():
@@ -201,7 +202,7 @@ def put_back(folder: Path, state: State) -> None:
 
 
 def compared(state: State, only: Callable[[str], bool] = bool) -> State:
-    """Return what of a state must be equal after an interruption: not lock files, remembered hashes, or times."""
+    """Return what must be equal after an interruption: a state without lock files, remembered hashes and times."""
     kept = {name: content for name, content in state.items() if only(name) and not _PASSING.search(name)}
     return {name: _essence(name, content) for name, content in kept.items()}
 
@@ -210,11 +211,11 @@ _PASSING = re.compile(r"(^|/)\.[^/]*\.lock$|hashes\.json$|/matplotlib/")
 
 
 def _essence(name: str, content: bytes) -> bytes:
-    """Return ``run.json`` without what differs from run to run, its time and its checksum of that; YAML as values."""
+    """Return the content to compare: of ``run.json`` without times and checksum; of YAML the values; else all of it."""
     try:
         if name.endswith("run.json"):
-            said = json.loads(content)
-            return json.dumps({k: v for k, v in said.items() if k not in ("wall_s", "together", "sha256")}).encode()
+            record = json.loads(content)
+            return json.dumps({k: v for k, v in record.items() if k not in ("wall_s", "together", "sha256")}).encode()
         if name.endswith(".yaml"):
             return json.dumps(yaml.safe_load(content)).encode()
     except (ValueError, AttributeError, TypeError, RecursionError, yaml.YAMLError):
@@ -223,11 +224,11 @@ def _essence(name: str, content: bytes) -> bytes:
 
 
 def differing(one: State, other: State) -> list[str]:
-    """Return the files in which two states differ, or that only one of them has."""
+    """Return the files that differ between two states, or that only one of them has."""
     return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
 
 
 def leftovers(folder: Path) -> list[str]:
-    """Return what no command may leave behind when it has ended well."""
+    """Return files and folders that a successful command must not leave."""
     names = [str(path.relative_to(folder)) for path in folder.rglob("*")]
     return [name for name in names if re.search(r"\.(partial|removed)$|(^|/)(filling|damaged)$", name)]
