@@ -160,7 +160,7 @@ def measure(name: str, arguments: Any, device: torch.device, threads: int) -> No
 def in_the_loop(
     recipe: Recipe, manifest: Manifest, flags: Flags, device: torch.device, threads: int, seeds: int
 ) -> tuple[float, float]:
-    """Return the loop's seconds per seed for encoding and for the rest; stop if its losses differ from the cached run."""
+    """Return the loop's seconds per seed for encoding and for the rest; stop if losses differ from the cached run."""
     choice, dataset = recipe.encoder_choices[0], manifest.dataset(DATASET)
     encode, rest = [], []
     encoder = load_encoder(choice, device)
