@@ -1,1 +1,1 @@
-"""The format on disk: header, layout, encoding, writer, reader. Imports the ground floor alone."""
+"""The format on disk: header, layout, encoding, writer, reader. Imports the ground floor only."""

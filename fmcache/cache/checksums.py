@@ -1,9 +1,9 @@
-"""Which shard belongs where: the CRC-32C of every stored chunk, kept apart from the shards.
+"""The list of the CRC-32C of every stored chunk, in a file beside the shards: it shows which chunk belongs where.
 
-A chunk's own checksum, at its end, tells that it is whole; that it is the chunk of *this* tile and view is told by the
-list of all of them, whose sha256 the header holds. Reading compares the two, which costs nothing.
+A chunk's own checksum, at its end, shows that the chunk is complete. The list shows that it is the chunk of *this* tile
+and view. The header holds the sha256 of the list. Reading compares the two checksums, which costs nothing.
 
-The list is named after its sha256, so that the one a header speaks of stays until the next header speaks of another.
+The list is named after its sha256: the list of the current header stays until a header with another list is written.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from fmcache.identity import fingerprint, whole_file
 
 CHECKSUMS = "checksums-{}.bin"
 DAMAGED = "damaged"
-"""Folder of marks, named as records are: shards that are to be written again."""
+"""Folder of marks, named like records. Each marks a shard that must be written again."""
 
 _SHARD = re.compile(r"([0-9]{1,18})\.([0-9]{1,18})")
 
 UNKNOWN = 0
-"""In place of a CRC-32C: nothing is compared."""
+"""Stands in place of a CRC-32C; nothing is compared then."""
 
 Crcs = npt.NDArray[np.uint32]
 
 
 class Record(msgspec.Struct, frozen=True):
-    """What ``filling/TILE.BLOCK`` says: `of` binds it to its tile and identity, `crc32c` are those of its chunks."""
+    """The content of ``filling/TILE.BLOCK``: `of` states tile and identity, `crc32c` the checksums of the chunks."""
 
     of: str
     crc32c: tuple[Annotated[int, Meta(ge=0, lt=2**32)], ...]
@@ -48,12 +48,12 @@ Records = dict[tuple[int, int], Record]
 
 
 def bound_to(identity: dict[str, Any], tile: str) -> str:
-    """Return the fingerprint of an identity of which only one tile is left: what a shard of it was made from."""
+    """Return the fingerprint of an identity reduced to one tile: it states what a shard of this tile was made from."""
     return fingerprint({**identity, "tiles": {tile: identity["tiles"].get(tile)}})
 
 
 def write_record(path: Path, tile: int, block: int, record: Record) -> None:
-    """Record a shard as written, and take off the mark that it was damaged."""
+    """Record a shard as written, and remove the mark that it was damaged."""
     name = f"{tile}.{block}"
     with whole_file(path / FILLING / name) as file:
         file.write(msgspec.json.encode(record))
@@ -61,9 +61,9 @@ def write_record(path: Path, tile: int, block: int, record: Record) -> None:
 
 
 def read_records(path: Path, header: Header) -> Records:
-    """Return the records of a cache by (tile, block), those alone that were made from what `header` says.
+    """Return the records of a cache by (tile, block), only those that match the identity in `header`.
 
-    What cannot be read, or was made from something else, is no record: its shard is written again.
+    A record that cannot be read, or has another identity, is ignored: its shard is written again.
     """
     records = {}
     expected = [bound_to(header.identity, tile) for tile in header.tiles]
@@ -78,7 +78,7 @@ def read_records(path: Path, header: Header) -> Records:
 
 
 def mark_damaged(path: Path, tile: int, block: int) -> None:
-    """Mark a shard as to be written again."""
+    """Mark a shard that must be written again."""
     with whole_file(path / DAMAGED / f"{tile}.{block}"):
         pass
 
@@ -103,19 +103,19 @@ def write_checksums(path: Path, crcs: Sequence[Crcs]) -> str:
 
 
 def drop_other_checksums(path: Path, header: Header) -> None:
-    """Remove the lists that earlier headers spoke of."""
+    """Remove the lists of earlier headers."""
     for file in path.glob(CHECKSUMS.format("*")):
         if file != _list_of(path, header.checksums_sha256):
             file.unlink(missing_ok=True)
 
 
 def read_checksums(path: Path, header: Header) -> list[Crcs] | None:
-    """Return the CRC-32C of each tile's chunks, in the order of the tiles; None of a cache that has no list of them.
+    """Return the CRC-32C of each tile's chunks, in the order of the tiles; None when the cache has no list.
 
     Raises
     ------
     CacheCorrupt
-        When the list is missing, or is not the one the header was sealed with.
+        When the list is missing, or is not the one that the header was sealed with.
     """
     if not header.checksums_sha256:
         return None
@@ -125,7 +125,7 @@ def read_checksums(path: Path, header: Header) -> list[Crcs] | None:
     except OSError as reason:
         raise CacheCorrupt(f"{file} is missing or cannot be read", found=str(reason), next_step=_REMOVE) from None
     if hashlib.sha256(data).hexdigest() != header.checksums_sha256 or len(data) != 4 * sum(header.stored):
-        raise CacheCorrupt(f"{file} is not what was written: its checksum differs", next_step=_REMOVE)
+        raise CacheCorrupt(f"{file} was changed after it was written: its checksum differs", next_step=_REMOVE)
     stops = list(accumulate(header.stored))
     return np.split(np.frombuffer(data, "<u4"), stops[:-1]) if stops else []
 
@@ -139,4 +139,4 @@ def _named(folder: Path) -> list[tuple[int, int]]:
     return sorted((int(name[1]), int(name[2])) for name in named if name)
 
 
-_REMOVE = "fmcache cache rm it, then run the same fmcache extract again"
+_REMOVE = "remove it with fmcache cache rm, then run the same fmcache extract again"

@@ -1,8 +1,8 @@
 """What `store` in a recipe means on disk: the type, how many mantissa bits are kept, how it is compressed.
 
-``float16`` and ``float32`` lose nothing beyond the type itself. ``TYPE-roundN`` keeps N mantissa bits: values are
-rounded before they are written, so any Zarr v3 reader reads them; the zeros that are left compress away. CODECS.md
-beside this file has the measurements behind the choices.
+``float16`` and ``float32`` lose only what the type itself loses. ``TYPE-roundN`` keeps N mantissa bits. Values are
+rounded before they are written, so any Zarr v3 reader can read them. The bits that become zero compress well.
+CODECS.md beside this file has the measurements behind these choices.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Compressor(NamedTuple):
 
 FAST = Compressor("lz4", 5)
 SMALL = Compressor("zstd", 1)
-"""On rounded values zstd saves a twentieth more than lz4, and is decoded at a third of the speed."""
+"""On rounded values zstd saves a twentieth more than lz4; decoding runs at a third of the speed."""
 
 
 class Store(NamedTuple):
-    """How tokens lie on disk: numpy name of the type, mantissa bits kept (0: all), compressor."""
+    """How tokens are stored on disk: numpy name of the type, mantissa bits kept (0: all), compressor."""
 
     dtype: str
     keep_bits: int
@@ -42,10 +42,10 @@ class Store(NamedTuple):
         return np.dtype(self.dtype).itemsize
 
     def rounded(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return values (any shape, of type `dtype`) with all but the kept mantissa bits zero.
+        """Return values (any shape, of type `dtype`) in which all other mantissa bits are zero.
 
-        To nearest, ties to even: the error is at most 2**-(keep_bits + 1) of a value. A value that rounds beyond the
-        type's range becomes inf, which the writer refuses; inf and NaN stay what they are.
+        Rounds to nearest, ties to even: the error is at most 2**-(keep_bits + 1) of a value. A value that rounds beyond
+        the range of the type becomes inf, which the writer refuses. inf and NaN do not change.
 
         References
         ----------
@@ -58,9 +58,10 @@ class Store(NamedTuple):
         return kept if all_finite(values) else np.where(np.isfinite(values), kept, values)
 
     def expected_ratio(self) -> float:
-        """Return the size on disk to expect, as a share of the tokens in float32: seen on a ViT-S/14 (CODECS.md).
+        """Return the expected size on disk as a share of the tokens in float32, measured on a ViT-S/14 (CODECS.md).
 
-        An estimate: other encoders compress better or worse. Every kept bit costs 1/32; it is as good as random.
+        This is an estimate: other encoders compress better or worse. Every kept bit costs 1/32, because the kept bits
+        are almost random.
         """
         if not self.keep_bits:
             return {"float16": 0.447, "float32": 0.858}[self.dtype]
@@ -73,9 +74,9 @@ def all_finite(values: npt.NDArray[Any]) -> bool:
 
 
 def _largest(values: npt.NDArray[Any]) -> int:
-    """Return the bits of the largest magnitude; IEEE 754 orders magnitudes as integers, then inf, then NaN.
+    """Return the bits of the largest magnitude. In IEEE 754 they are ordered like integers; inf and NaN come last.
 
-    Ten times as fast as the tests of float16 in numpy, which took a third of the time of reading a cache.
+    This is ten times as fast as numpy's tests of float16, which took a third of the time of reading a cache.
     """
     bits = np.dtype(f"u{values.dtype.itemsize}")
     magnitude = bits.type(np.iinfo(bits).max >> 1)

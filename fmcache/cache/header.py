@@ -1,4 +1,4 @@
-"""What a cache says about itself: the attributes of FORMAT.md, and the check that a cache is the one asked for."""
+"""The header of a cache: the attributes of FORMAT.md, and the check that a cache has the expected identity."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ METADATA = "zarr.json"
 ZARR_FORMAT = 3
 
 WHEN_GIVEN = ("order", "fill", "skip", "objects", "class_property")
-"""Fields of a mask cache's identity that are there only where the manifest gives them."""
+"""Fields of a mask cache's identity that exist only when the manifest gives them."""
 
 Kind = Literal["tokens", "view_bank"]
 ARRAY: dict[Kind, str] = {"tokens": "tokens", "view_bank": "masks"}
@@ -31,8 +31,8 @@ AXES: dict[Kind, tuple[str, ...]] = {
 class Header(msgspec.Struct, frozen=True, kw_only=True):
     """The ``fmcache`` attribute of a cache group (FORMAT.md, section 3).
 
-    `tiles` are ids by position on the tile axis, `stored` the number of views of each that were there when the cache
-    was last sealed. `identity` is all that can change a value; its ``tiles`` field maps every id to its content hash.
+    `tiles` are ids by position on the tile axis. `stored` is the number of views of each tile at the last seal.
+    `identity` holds everything that can change a value; its ``tiles`` field maps every id to its content hash.
     """
 
     format: int = FORMAT_VERSION
@@ -46,8 +46,9 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     array_sha256: str = ""
     checksums_sha256: str = ""
     checksum: str = ""
-    """Of the file that describes the array, of the list of chunks (`fmcache.cache.checksums`), and of this header
-    without `checksum`; '' in caches of fmcache 0.1.0, and the first two until a cache is sealed."""
+    """Three checksums: of the file that describes the array, of the list of chunks (`fmcache.cache.checksums`), and of
+    this header without `checksum`. All are '' in caches of fmcache 0.1.0; the first two are '' until a cache is
+    sealed."""
 
     def attributes(self) -> dict[str, Any]:
         """Return the group attributes that hold this header."""
@@ -61,13 +62,13 @@ def parse_header(path: Path, attributes: dict[str, Any]) -> Header:
     Raises
     ------
     CacheCorrupt
-        When there is none, it is malformed, or the fingerprint is not that of the identity.
+        When there is no header, it is malformed, or the fingerprint does not match the identity.
     CacheMismatch
         When it has another format version.
     """
     value = attributes.get(ATTRIBUTE)
     if not isinstance(value, dict):
-        raise CacheCorrupt(f"{path} is a Zarr group, but no cache of ours", next_step="check the path")
+        raise CacheCorrupt(f"{path} is a Zarr group, but not a cache of fmcache", next_step="check the path")
     if value.get("format") != FORMAT_VERSION:
         raise CacheMismatch(
             f"{path} has another cache format",
@@ -80,12 +81,12 @@ def parse_header(path: Path, attributes: dict[str, Any]) -> Header:
     except msgspec.ValidationError as reason:
         raise CacheCorrupt(f"{path}: the attributes are malformed ({reason})", next_step=_REMOVE) from None
     if value.keys() & _CHECKSUMS and header.checksum != fingerprint({**value, "checksum": ""}):
-        raise CacheCorrupt(f"{path}: the attributes are not those that were written", next_step=_REMOVE)
+        raise CacheCorrupt(f"{path}: the attributes were changed: their checksum differs", next_step=_REMOVE)
     if header.fingerprint != fingerprint(header.identity):
-        raise CacheCorrupt(f"{path}: the fingerprint is not that of the identity", next_step=_REMOVE)
+        raise CacheCorrupt(f"{path}: the fingerprint does not match the identity", next_step=_REMOVE)
     hashed = header.identity.get("tiles")
     if not isinstance(hashed, dict) or sorted(hashed) != sorted(header.tiles) or len(header.stored) > len(header.tiles):
-        raise CacheCorrupt(f"{path}: tiles and identity do not belong together", next_step=_REMOVE)
+        raise CacheCorrupt(f"{path}: the list of tiles does not match the identity", next_step=_REMOVE)
     return header
 
 
@@ -97,31 +98,33 @@ def read_header(path: Path) -> Header:
     CacheNotFound
         When there is no cache at `path`.
     CacheCorrupt, CacheMismatch
-        When its metadata cannot be read; as `parse_header`.
+        When its metadata cannot be read, and as in `parse_header`.
     """
     try:
         said = msgspec.json.decode((path / METADATA).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
-        raise CacheNotFound(f"there is no cache {path}", next_step="fmcache extract makes it") from None
+        raise CacheNotFound(
+            f"there is no cache {path}", next_step="run fmcache extract: it creates the cache"
+        ) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OSError) as reason:
         raise CacheCorrupt(f"{path}: {METADATA} cannot be read", found=str(reason)[:200], next_step=_REMOVE) from None
     attributes = said.get("attributes") if isinstance(said, dict) else None
     if not isinstance(attributes, dict) or said.get("node_type") != "group" or said.get("zarr_format") != ZARR_FORMAT:
-        raise CacheCorrupt(f"{path} is no Zarr group", next_step=_REMOVE)
+        raise CacheCorrupt(f"{path} is not a Zarr group", next_step=_REMOVE)
     return parse_header(path, attributes)
 
 
 def check_identity(path: Path, expected: dict[str, Any], found: dict[str, Any]) -> None:
-    """Check that a cache was made from what is expected.
+    """Check that a cache was made from the expected identity.
 
-    Every field of `expected` must be equal in `found`; tiles that only `found` has are no difference, since a cache may
-    serve several splits. `expected` may leave out fields the caller cannot know (stage two has no weights); who expects
-    labels, and none of the fields `WHEN_GIVEN`, expects that none was given.
+    Every field of `expected` must be equal in `found`. Extra tiles in `found` are not a difference, because a cache may
+    serve several splits. `expected` may leave out fields that the caller cannot know (stage two has no weights).
+    Exception: when `expected` has labels, a field of `WHEN_GIVEN` that it leaves out must also be absent in `found`.
 
     Raises
     ------
     CacheMismatch
-        Naming the fields that differ.
+        When a field differs; the message names the fields.
     """
     compared = (*expected, *(WHEN_GIVEN if "labels" in expected else ()))
     known = {key: found[key] for key in compared if key in found}
@@ -129,8 +132,8 @@ def check_identity(path: Path, expected: dict[str, Any], found: dict[str, Any]) 
         known["tiles"] = {id_: known["tiles"].get(id_) for id_ in expected["tiles"]}
     if lines := differences(expected, known):
         raise CacheMismatch(
-            f"{path} was made from something else:\n    " + "\n    ".join(lines[:12]),
-            next_step="restore what changed, or make the cache anew with --recompute",
+            f"{path} was made from other inputs:\n    " + "\n    ".join(lines[:12]),
+            next_step="undo the change, or recompute the cache with --recompute",
         )
 
 
@@ -145,7 +148,7 @@ def positions(path: Path, tiles: Sequence[str], ids: Sequence[str]) -> list[int]
     Raises
     ------
     CacheMismatch
-        When the cache holds no tile of that id.
+        When the cache has no tile with one of the ids.
     """
     at = {id_: i for i, id_ in enumerate(tiles)}
     if absent := [id_ for id_ in ids if id_ not in at]:
@@ -158,6 +161,6 @@ def positions(path: Path, tiles: Sequence[str], ids: Sequence[str]) -> list[int]
 
 
 _CHECKSUMS = {"checksum", "array_sha256", "checksums_sha256"}
-"""A header that has any of these is not of fmcache 0.1.0, which had none."""
+"""Headers of fmcache 0.1.0 have none of these; a header that has any of them must have a `checksum`."""
 
-_REMOVE = "fmcache cache rm it, then fmcache extract"
+_REMOVE = "remove it with fmcache cache rm, then run fmcache extract"

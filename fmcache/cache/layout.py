@@ -1,7 +1,7 @@
-"""How an array of views is cut into chunks and shards, and which shards are still to be written. Integers only, no I/O.
+"""How an array of views is split into chunks and shards, and which shards are not written yet. Integers only, no I/O.
 
-Axes are (tile, view, ...). A chunk is one view; a shard is a run of views of one tile, bounded in bytes. Tiles need
-different numbers of views (training tiles V + 1, others 1): what is asked for is views 0..n-1 of each tile.
+Axes are (tile, view, ...). A chunk is one view. A shard is a range of views of one tile, with an upper limit in bytes.
+Tiles need different numbers of views (training tiles V + 1, others 1): views 0..n-1 of each tile are requested.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import NamedTuple
 import numpy as np
 
 SHARD_BYTES = 64 * 2**20
-"""A shard holds at most this much before compression (one view at least): the unit of work, and of memory."""
+"""A shard holds at most this many bytes before compression, but at least one view. It is the unit of work and of
+memory."""
 
 
 class Shard(NamedTuple):
-    """Views `first` to `stop` - 1 of the tile at index `tile`: written whole, by one writer."""
+    """Views `first` to `stop` - 1 of the tile at index `tile`: always written completely, by one writer."""
 
     tile: int
     block: int
@@ -33,7 +34,7 @@ class Shard(NamedTuple):
 class Layout(NamedTuple):
     """Shapes of a cache array: (tile, view, *item), one chunk per view, `block` views per shard.
 
-    `dtype` is a numpy name; `item` the shape of one view's value, e.g. (channel, row, col).
+    `dtype` is a numpy name. `item` is the shape of one view, e.g. (channel, row, col).
     """
 
     tiles: int
@@ -49,7 +50,7 @@ class Layout(NamedTuple):
 
 
 def plan_layout(tiles: int, views: int, item: tuple[int, ...], dtype: str, shard_bytes: int = SHARD_BYTES) -> Layout:
-    """Return the layout whose shards hold as many views as fit into `shard_bytes`, and at least one."""
+    """Return the layout whose shards hold as many views as fit into `shard_bytes`, but at least one."""
     view_bytes = Layout(tiles, views, item, dtype, 1).view_bytes
     return Layout(tiles, views, item, dtype, max(1, min(views, shard_bytes // view_bytes)))
 
@@ -61,20 +62,20 @@ def missing_shards(
     block: int,
     damaged: Collection[tuple[int, int]] = (),
 ) -> list[Shard]:
-    """Return the shards to write so that views 0..demand[t]-1 of every tile t are there, in tile then view order.
+    """Return the shards to write so that views 0..demand[t]-1 of every tile t exist, in order of tile, then view.
 
     Parameters
     ----------
     demand
         Number of views wanted, by tile.
     stored
-        Number of views a sealed cache held, by tile (shorter than `demand` when tiles were added).
+        Number of views in the sealed cache, by tile (shorter than `demand` when tiles were added).
     filled
-        Number of views written since, by (tile, block).
+        Number of views written after the seal, by (tile, block).
     block
         Views per shard.
     damaged
-        (tile, block) of shards to be written again, with all the views that they held, unless they were `filled` since.
+        (tile, block) of shards to write again, with all views that they held, unless they are in `filled`.
     """
     shards = []
     for tile, wanted in enumerate(demand):

@@ -1,4 +1,4 @@
-"""Reading a sealed cache: check it is whole and the one asked for, then read tiles and views."""
+"""Reading a sealed cache: check that it is complete and has the expected identity, then read tiles and views."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from fmcache.cache.shardfile import shard_files
 from fmcache.cache.zarr_array import open_array
 from fmcache.errors import CacheCorrupt, CacheMismatch, CacheNotFound, CacheUnsealed
 
-NEVER_WRITTEN = "in no shard: never written, or lost"
+NEVER_WRITTEN = "not in any shard: never written, or lost"
 FILL = "run the same fmcache extract again: it writes what is missing"
 
 Stamp = tuple[int, int, int] | None
 
 
 class Cache:
-    """A sealed cache, made by `open_cache`. `header` tells its identity, tiles and numbers of views."""
+    """A sealed cache, made by `open_cache`. `header` holds its identity, tiles and numbers of views."""
 
     def __init__(self, path: Path, header: Header, array: Any, stamp: Stamp) -> None:
         self.path, self.header, self._array, self._stamp = path, header, array, stamp
@@ -36,7 +36,7 @@ class Cache:
 
     @property
     def views_a_shard(self) -> int:
-        """Number of views in a whole shard."""
+        """Number of views in a full shard."""
         return int(self._array.shards[1])
 
     @property
@@ -56,14 +56,14 @@ class Cache:
         Raises
         ------
         CacheMismatch, CacheCorrupt
-            As `read_into`.
+            As in `read_into`.
         """
         values = np.empty((stop - first, *self.item), self.dtype)
         self.read_into(tile, first, stop, values)
         return values
 
     def read_into(self, tile: str, first: int, stop: int, out: npt.NDArray[Any]) -> None:
-        """Read views `first` to `stop` - 1 of a tile into `out`, without a copy in between; safe in several threads.
+        """Read views `first` to `stop` - 1 of a tile into `out`, without a temporary copy; safe in several threads.
 
         Parameters
         ----------
@@ -73,7 +73,7 @@ class Cache:
         Raises
         ------
         CacheMismatch
-            When the cache has no such tile or not as many views of it, or became another one since it was opened.
+            When the cache has no such tile or too few views of it, or was replaced after it was opened.
         CacheCorrupt
             When a checksum fails or a chunk is missing.
         """
@@ -92,9 +92,9 @@ class Cache:
             raise CacheCorrupt(
                 f"{self.path}: tile {tile!r} cannot be read",
                 found=str(reason),
-                next_step=f"fmcache cache verify {self.path}: it marks what is damaged, extract then redoes just that",
+                next_step=f"fmcache cache verify {self.path}: it marks damaged shards; extract rewrites only those",
             ) from reason
-        if not there or not (self._files and self._crcs):  # without a list, what is read is of whatever is there now
+        if not there or not (self._files and self._crcs):  # without a list nothing else notices a replaced cache
             _check_unchanged(self.path, self.header, self._stamp)
         if not there:
             raise CacheCorrupt(f"{self.path}: views of tile {tile!r} are missing", found=NEVER_WRITTEN, next_step=FILL)
@@ -106,14 +106,15 @@ class Cache:
         self._array.get_basic_selection((position, slice(first, stop)), out=NDBuffer.from_numpy_array(out))
         if any(self._is_hole(position, first + i, view) for i, view in enumerate(out)):
             return False
-        if out.dtype.kind == "f" and not all_finite(out):  # our writer refuses them, another may not
+        if out.dtype.kind == "f" and not all_finite(out):  # our writer refuses such values; another writer may not
             raise ValueError("tokens that are inf or NaN")
         return True
 
     def _is_hole(self, position: int, view: int, found: npt.NDArray[Any]) -> bool:
-        """Return whether a view that was read through Zarr is in no chunk: then another fill value gives other values.
+        """Return whether a view that was read through Zarr is not stored in any chunk.
 
-        A view that was written may equal the fill value everywhere.
+        Then reading with another fill value gives other values. A stored view may equal the fill value everywhere, so
+        its values alone do not show it.
         """
         filled = np.full_like(found, self._array.fill_value)
         if not np.array_equal(found, filled, equal_nan=True):
@@ -122,14 +123,14 @@ class Cache:
 
 
 def open_cache(path: Path | str, kind: Kind | None = None, expected: Mapping[str, Any] = MappingProxyType({})) -> Cache:
-    """Open a sealed cache: of any kind and origin, or of `kind`, made from `expected`.
+    """Open a sealed cache. `kind` and `expected` (fields of the identity) are checked when they are given.
 
     `expected` may leave out fields of the identity that the caller cannot know.
 
     Raises
     ------
     CacheNotFound, CacheUnsealed, CacheMismatch, CacheCorrupt
-        When there is none, it is not finished, it was made from something else, or it breaks the format.
+        When it does not exist, is not finished, has another identity, or breaks the format.
     """
     path = Path(path)
     stamp = _stamp(path)
@@ -137,7 +138,7 @@ def open_cache(path: Path | str, kind: Kind | None = None, expected: Mapping[str
     if header.state != "sealed":
         raise CacheUnsealed(
             f"{path} was never finished",
-            next_step="run the same fmcache extract again: it goes on where it stopped",
+            next_step="run the same fmcache extract again: it resumes where it stopped",
         )
     if kind and header.kind != kind:
         raise CacheMismatch(f"{path} is of another kind", expected=kind, found=header.kind, next_step="check the path")
@@ -150,7 +151,7 @@ def open_cache(path: Path | str, kind: Kind | None = None, expected: Mapping[str
 
 
 def _stamp(path: Path) -> Stamp:
-    """Return what tells one file of metadata from the next that takes its place."""
+    """Return facts that change when the metadata file is replaced."""
     try:
         facts = (path / METADATA).stat()
     except OSError:
@@ -159,12 +160,12 @@ def _stamp(path: Path) -> Stamp:
 
 
 def _check_unchanged(path: Path, header: Header, stamp: Stamp) -> None:
-    """Check that a cache is still the one that was opened: whoever replaced it may have written what was just read.
+    """Check that a cache is still the one that was opened. Otherwise the values just read may be of a new cache.
 
     Raises
     ------
     CacheMismatch
-        When it is not.
+        When the cache was replaced.
     """
     if _stamp(path) == stamp:
         return
@@ -172,7 +173,7 @@ def _check_unchanged(path: Path, header: Header, stamp: Stamp) -> None:
         now = read_header(path)
         check_identity(path, header.identity, now.identity)
         same = (now.state, now.checksums_sha256) == (header.state, header.checksums_sha256)
-        found = "" if same else "one that was written since, or is being written"
+        found = "" if same else "a cache that was written later, or is being written now"
     except (CacheNotFound, CacheCorrupt, CacheMismatch) as reason:
         found = reason.problem
     if found:
@@ -180,7 +181,7 @@ def _check_unchanged(path: Path, header: Header, stamp: Stamp) -> None:
             f"{path} changed while it was read",
             expected="the cache that was opened",
             found=found,
-            next_step="run the same command again, once nothing writes this cache",
+            next_step="wait until no process writes this cache, then run the same command again",
         )
 
 

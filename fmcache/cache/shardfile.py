@@ -1,7 +1,7 @@
-"""Reading chunks straight from the shard files that our writer makes: for stage two, which reads them all.
+"""Reading chunks directly from the shard files that our writer makes: for stage two, which reads all of them.
 
-Through Zarr every chunk is a task in one event loop, which takes longer than decoding it. This reads the same bytes,
-checks the same checksums, and decodes into the caller's memory. Caches with other codecs are read through Zarr.
+In Zarr every chunk is a task in one event loop, which takes longer than decoding the chunk. This module reads the same
+bytes, checks the same checksums, and decodes into the caller's memory. Caches with other codecs are read through Zarr.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Bytes = npt.NDArray[np.uint8]
 
 
 class ShardFiles:
-    """The shard files of one array, cut as FORMAT.md section 2 says; safe in several threads.
+    """The shard files of one array, with the layout of FORMAT.md section 2; safe in several threads.
 
     References
     ----------
@@ -40,9 +40,9 @@ class ShardFiles:
         self._buffers = threading.local()
 
     def hold(self, tile: int, first: int, stop: int) -> bool:
-        """Return whether views `first` to `stop` - 1 of a tile were written: by the indices alone, whatever the values.
+        """Return whether views `first` to `stop` - 1 of a tile were written. Only the shard indices are read.
 
-        An index that is damaged counts as written: what is there and cannot be read is told when it is verified.
+        A damaged index counts as written: verifying the cache reports shards that cannot be read.
         """
         for shard in range(first // self._views, -(-stop // self._views)):
             at = shard * self._views
@@ -58,7 +58,7 @@ class ShardFiles:
         return True
 
     def exists(self, tile: int, shard: int) -> bool:
-        """Return whether there is a file of a shard."""
+        """Return whether the file of a shard exists."""
         return self._path(tile, shard).is_file()
 
     def crcs(self, tile: int, first: int, stop: int) -> list[int]:
@@ -75,7 +75,7 @@ class ShardFiles:
             with self._open(tile, shard) as file:
                 index = self._index(file)[at : at + stop - done].tolist()
                 if any(offset == ABSENT for offset, _ in index):
-                    raise ValueError("a view is in no shard")
+                    raise ValueError("a view is not in any shard")
                 ends = (self._bytes(file, offset + length - CRC_BYTES, CRC_BYTES).tobytes() for offset, length in index)
                 found += [int.from_bytes(end, "little") for end in ends]
         return found
@@ -90,12 +90,13 @@ class ShardFiles:
         out
             (view, ...) of the stored type, contiguous.
         crcs
-            CRC-32C that each view's chunk must have; 0, or None for all: whatever it says itself.
+            CRC-32C that each view's chunk must have. 0 (or None for all views): only the chunk's own checksum is
+            checked.
 
         Raises
         ------
         ValueError, RuntimeError
-            When a checksum fails, a chunk cannot be decoded, or is that of another place.
+            When a checksum fails, a chunk cannot be decoded, or a chunk belongs to another tile or view.
         """
         done = first
         while done < stop:
@@ -128,13 +129,13 @@ class ShardFiles:
 
     def _read_shard(self, file: FileIO, chunks: range, out: npt.NDArray[Any], crcs: Sequence[int] | None) -> bool:
         index = self._index(file)
-        # (offset, length) as a list: the next read goes into the same buffer
+        # copied to a list of (offset, length), because the next read overwrites the buffer
         wanted = index[chunks.start : chunks.stop].tolist()
         for i, (view, (offset, length)) in enumerate(zip(out, wanted, strict=True)):
             if offset == ABSENT:
                 return False
             encoded = _checked(self._bytes(file, offset, length), "chunk", (crcs[i] or None) if crcs else None)
-            # Blosc would write fewer bytes without a word; its header states them (chunk format of C-Blosc 1)
+            # Blosc would write fewer bytes without an error; its header states the number (chunk format of C-Blosc 1)
             if (held := int.from_bytes(encoded[4:8].tobytes(), "little")) != view.nbytes:
                 raise ValueError(f"a chunk holds {held} bytes, expected {view.nbytes}")
             blosc.decompress(encoded, view)
@@ -152,7 +153,7 @@ class ShardFiles:
 
 
 def shard_files(folder: Path, array: Any) -> ShardFiles | None:
-    """Return a reader of the shard files of a Zarr array in `folder`, or None where they are not as we write them."""
+    """Return a reader of the shard files of a Zarr array in `folder`; None when we write another format."""
     stated, item = array.metadata.to_dict(), array.shape[2:]
     if [codec["name"] for codec in stated["codecs"]] != ["sharding_indexed"]:
         return None
@@ -170,18 +171,18 @@ def shard_files(folder: Path, array: Any) -> ShardFiles | None:
 
 
 def _checked(data: Bytes, what: str, expected: int | None = None) -> Bytes:
-    """Return bytes without the CRC-32C that ends them.
+    """Return bytes without the CRC-32C at their end.
 
     Raises
     ------
     ValueError
-        When they do not agree with it, or it is not the expected one.
+        When the bytes do not match the CRC-32C, or it is not the expected one.
     """
     content, stated = data[:-CRC_BYTES], int.from_bytes(data[-CRC_BYTES:].tobytes(), "little")
     if (found := google_crc32c.value(content)) != stated:
         raise ValueError(f"the checksum of the {what} is {found:#010x}, stored {stated:#010x}")
     if expected is not None and stated != expected:
         raise ValueError(
-            f"the {what} is that of another place: its checksum is {stated:#010x}, listed {expected:#010x}"
+            f"the {what} belongs to another place: its checksum is {stated:#010x}, listed {expected:#010x}"
         )
     return content

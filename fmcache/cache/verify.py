@@ -1,4 +1,4 @@
-"""Looking after caches: list them, re-read every chunk against its checksum, remove them."""
+"""Managing caches: list them, read every chunk and compare its checksum, remove them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fmcache.locks import lock_files, locked
 
 
 class CacheEntry(NamedTuple):
-    """A cache below a folder: its header, or the problem that keeps it from being read; `bytes` on disk."""
+    """A cache below a folder: its header, or the problem why it cannot be read; `bytes` on disk."""
 
     path: Path
     header: Header | None
@@ -43,21 +43,21 @@ def disk_bytes(folder: Path) -> int:
 
 
 class Verdict(NamedTuple):
-    """What verifying a cache found: one line per problem (none when all is well), and what to do about them."""
+    """The result of verifying a cache: one line per problem (empty when there is none), and what to do."""
 
     problems: list[str]
     next_step: str
 
 
 def verify_cache(path: Path, advance: Callable[[int], None]) -> Verdict:
-    """Re-read every stored view of a sealed cache, and mark shards that are damaged or missing: extract redoes those.
+    """Read every stored view of a sealed cache, and mark damaged or missing shards: extract then writes them again.
 
     `advance` is called with the number of views done.
 
     Raises
     ------
     CacheNotFound, CacheUnsealed, CacheMismatch, CacheCorrupt
-        When it cannot be opened: as `open_cache`.
+        When it cannot be opened, as in `open_cache`.
     """
     cache = open_cache(path, read_header(path).kind, {})
     problems, damaged = [], set()
@@ -78,31 +78,31 @@ def _marked(path: Path, damaged: Set[tuple[int, int]]) -> str:
             for tile, block in damaged:
                 mark_damaged(path, tile, block)
     except (Busy, OSError) as reason:
-        return f"damage could not be marked ({reason}): verify again, with a right to write, before you extract"
-    shards = "1 shard" if len(damaged) == 1 else f"{len(damaged)} shards"
-    return f"run the same fmcache extract again: it writes {shards} anew, and no other"
+        return f"the damage could not be marked ({reason}): get write access and verify again before you extract"
+    shards = "1 damaged shard" if len(damaged) == 1 else f"the {len(damaged)} damaged shards"
+    return f"run the same fmcache extract again: it rewrites only {shards}"
 
 
 def remove_cache(path: Path) -> int:
-    """Remove a cache, whole or not; return the bytes set free.
+    """Remove a cache, complete or not; return the freed bytes.
 
     Raises
     ------
     CacheNotFound
-        When `path` is no cache (nothing else is ever removed).
+        When `path` is not a cache (other folders are never removed).
     Busy
         When another process is writing it.
     """
     if path.suffix != ".zarr" or not path.is_dir() or not any((path / name).exists() for name in _PARTS):
-        raise CacheNotFound(f"there is no cache {path}", next_step="fmcache cache ls")
+        raise CacheNotFound(f"there is no cache {path}", next_step="fmcache cache ls lists all caches")
     with locked(path):
         size = disk_bytes(path)
         remove_folder(path)
         for file in lock_files(path):
-            with contextlib.suppress(PermissionError):  # Windows removes no file that is open
+            with contextlib.suppress(PermissionError):  # Windows does not remove open files
                 file.unlink(missing_ok=True)
     return size
 
 
 _PARTS = (METADATA, FILLING, *ARRAY.values())
-"""What shows that a folder is a cache, though a kill may have left a part of it only."""
+"""A folder that holds any of these is a cache, possibly an incomplete one that a kill left."""

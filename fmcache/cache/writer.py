@@ -1,6 +1,7 @@
-"""Writing a cache: open (create, go on, or extend), write whole shards, seal. FORMAT.md is the contract.
+"""Writing a cache: open (create, resume, or extend), write whole shards, seal. FORMAT.md is the contract.
 
-One process holds the lock and decides what is missing; shards may be written from any process, each by one writer.
+One process holds the lock and decides which shards are missing. Any process may write a shard, but only one process
+writes the same shard.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Writer:
     path
         The Zarr group.
     header
-        What the group said when it was opened, tiles already extended to those asked for.
+        The header when the cache was opened; its tiles already include the requested ones.
     layout
         Shapes, for the forecast.
     """
@@ -64,9 +65,9 @@ class Writer:
         self._array = ARRAY[header.kind]
 
     def missing(self) -> list[Shard]:
-        """Return the shards still to be written, in tile then view order: absent ones, and those marked as damaged.
+        """Return the missing shards and those marked as damaged, in order of tile, then view.
 
-        Those that are recorded as written must be there too, where nothing but the record says so.
+        When only a record says that a shard was written, its file is checked too.
         """
         return self._missing(read_records(self.path, self.header))
 
@@ -84,7 +85,7 @@ class Writer:
         return missing_shards(self.demand, self.header.stored, filled, block, damaged)
 
     def _is_there(self, files: ShardFiles, shard: Shard) -> bool:
-        """Return whether a shard that may be recorded is there: as a file, or, where no list binds it, with its views.
+        """Return whether the file of a shard exists; without a list of chunks, also whether it holds all views.
 
         fmcache 0.1.0 recorded views that it had left out.
         """
@@ -97,7 +98,7 @@ class Writer:
         return shard_files(described.parent, open_array(self.path, self.header)) if described.exists() else None
 
     def begin(self) -> None:
-        """Mark the cache as filling and make room on its axes. Readers refuse it from here to `seal`."""
+        """Mark the cache as filling and enlarge its array. Readers refuse the cache from here to `seal`."""
         self.header = msgspec.structs.replace(self.header, state="filling", array_sha256="")
         if (self.path / METADATA).exists():
             group = zarr.open_group(self.path, mode="r+", zarr_format=3)
@@ -111,7 +112,7 @@ class Writer:
             array.resize(shape)
 
     def seal(self) -> None:
-        """Record what is stored and mark the cache as sealed: the last act, in one rename.
+        """Record what is stored and mark the cache as sealed. This is the last step, in one rename.
 
         Raises
         ------
@@ -122,7 +123,7 @@ class Writer:
         if absent := self._missing(records):
             raise CacheCorrupt(
                 f"{self.path} cannot be sealed: {len(absent)} shards are missing",
-                next_step="run extract again",
+                next_step="run fmcache extract again",
             )
         held = [*self.header.stored, *[0] * (self.layout.tiles - len(self.header.stored))]
         stored = tuple(max(pair) for pair in zip(held, self.demand, strict=True))
@@ -138,17 +139,17 @@ class Writer:
         _tidy(self.path, self.header)
 
     def record(self, facts: dict[str, Any]) -> None:
-        """Record facts in the `about` of a sealed cache, if it says otherwise; no shard is touched."""
+        """Record facts in the `about` of a sealed cache when they differ from it; shards do not change."""
         now = read_header(self.path)
         if now.state == "sealed" and now.about | facts != now.about:
             self.header = msgspec.structs.replace(now, about=now.about | facts)
             zarr.open_group(self.path, mode="r+", zarr_format=3).attrs.put(self.header.attributes())
 
     def _checksums(self, stored: Sequence[int], records: Records) -> list[Crcs]:
-        """Return the CRC-32C of the chunks of each tile: of what was written now as recorded, of the rest as listed.
+        """Return the CRC-32C of the chunks of each tile: from the records for new shards, from the list for the others.
 
-        A cache of fmcache 0.1.0 has no list: there, what the chunks say themselves is believed once, and a view that is
-        in no shard is `UNKNOWN`.
+        A cache of fmcache 0.1.0 has no list. Then the checksums in the chunks are trusted once, and a view that is not
+        in any shard is `UNKNOWN`.
         """
         listed, files = read_checksums(self.path, self.header), self._files()
         found = []
@@ -162,9 +163,9 @@ class Writer:
                 ]
             for block, first in enumerate(range(0, views, self.layout.block)):
                 if record := records.get((tile, block)):
-                    # a killed extract of more views recorded more than are asked for now
-                    room = crcs[first : first + min(self.layout.block, len(record.crc32c))]
-                    room[:] = record.crc32c[: len(room)]
+                    # a killed extract of more views may have recorded more views than are requested now
+                    recorded = crcs[first : first + min(self.layout.block, len(record.crc32c))]
+                    recorded[:] = record.crc32c[: len(recorded)]
             found.append(crcs)
         return found
 
@@ -182,14 +183,14 @@ def open_writer(
     recompute: bool = False,
     compressor: Compressor = FAST,
 ) -> Iterator[Writer]:
-    """Open the cache at `path` for writing, alone; create it, go on filling it, or extend it to new tiles and views.
+    """Open the cache at `path` for writing, with its lock; create it, resume it, or extend it to new tiles and views.
 
     Parameters
     ----------
     path
         The Zarr group.
     identity
-        Everything that can change a value; ``identity["tiles"]`` maps the id of every tile in `demand` to its hash.
+        Everything that can change a value. ``identity["tiles"]`` maps the id of every tile in `demand` to its hash.
     item, dtype
         Shape and type of one view: (channel, row, col) or (y, x).
     demand
@@ -197,16 +198,16 @@ def open_writer(
     about
         Facts recorded beside the identity that change no value (titles, versions, device).
     recompute
-        Remove what is there first.
+        First remove the existing cache.
     compressor
-        For a new cache; one that is there goes on with its own.
+        Used for a new cache; an existing cache keeps its own.
 
     Raises
     ------
     Busy
         When another process is writing this cache.
     CacheMismatch
-        When what is there was made from something else; the message names the fields that differ.
+        When the existing cache has another identity; the message names the fields that differ.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path):
@@ -227,7 +228,7 @@ def _open(
 ) -> Writer:
     views = max(demand.values())
     if not (path / METADATA).exists():
-        remove_folder(path)  # what a kill left of another cache: its records must not be believed
+        remove_folder(path)  # a kill may have left parts of another cache, whose records must not be used
         header = Header(
             kind=kind, state="filling", tiles=tuple(demand), stored=(), identity=identity,
             fingerprint=fingerprint(identity), about=about,
@@ -237,7 +238,7 @@ def _open(
     if header.state == "filling":
         sweep(path)
     else:
-        _tidy(path, header)  # the one that sealed it may have been killed before it had
+        _tidy(path, header)  # the process that sealed it may have been killed before this step
     if header.kind != kind:
         raise CacheMismatch(f"{path} is of another kind", expected=kind, found=header.kind, next_step="check the path")
     added = {id_: hash_ for id_, hash_ in identity["tiles"].items() if id_ not in header.tiles}
@@ -253,7 +254,7 @@ def _open(
     layout = plan_layout(len(header.tiles), max(views, *header.stored, 0), item, dtype)
     if (path / ARRAY[kind] / METADATA).exists():
         there = _layout_of(open_array(path, header))
-        # the shard size is fixed when the array is created: one that held few views must keep its small shards
+        # the shard size is fixed when the array is created: an array that held few views keeps its small shards
         layout = layout._replace(
             block=there.block, views=max(layout.views, there.views), tiles=max(layout.tiles, there.tiles)
         )
@@ -268,7 +269,7 @@ def _layout_of(array: Any) -> Layout:
 def is_complete(path: Path, kind: Kind, expected: dict[str, Any], demand: Mapping[str, int]) -> bool:
     """Return whether a sealed cache made from `expected` holds all views of `demand`, none of them marked as damaged.
 
-    It takes no lock, changes nothing, and reads no shard: what is wrong with a cache is for `open_writer` to say.
+    This takes no lock, changes nothing, and reads no shard. `open_writer` reports what is wrong with a cache.
     """
     try:
         header = read_header(path)
@@ -284,7 +285,7 @@ def is_complete(path: Path, kind: Kind, expected: dict[str, Any], demand: Mappin
 
 
 def write_shard(path: Path, kind: Kind, shard: Shard, values: npt.NDArray[Any]) -> None:
-    """Write one shard whole, flush it to disk, and record it as done. Safe in any process.
+    """Write one whole shard, flush it to disk, and record it as done. Safe in any process.
 
     Parameters
     ----------
@@ -301,13 +302,14 @@ def write_shard(path: Path, kind: Kind, shard: Shard, values: npt.NDArray[Any]) 
         raise TokensOverflow(
             f"{path}: {bad} of {values.size} tokens of tile {shard.tile} are inf or NaN in {values.dtype}",
             expected=f"magnitudes up to {np.finfo(values.dtype).max:g}",
-            next_step="store: float32 in the recipe; if it stays, precision: float32 (the encoder itself overflows)",
+            next_step="write store: float32 in the recipe; if this does not help, the encoder itself overflows: write "
+            "precision: float32",
         )
     header, array = _opened(path, _state(path / METADATA), _state(path / ARRAY[kind] / METADATA))
     key = array.metadata.encode_chunk_key((shard.tile, shard.block, *[0] * (values.ndim - 1)))
     written = path / ARRAY[kind] / key
     if is_damaged(path, shard.tile, shard.block):
-        written.unlink(missing_ok=True)  # Zarr would read what is there, to keep the views that are not in hand
+        written.unlink(missing_ok=True)  # otherwise Zarr would read the damaged shard, to keep its other views
     array[shard.tile : shard.tile + 1, shard.first : shard.stop] = values[np.newaxis]
     with written.open("rb") as file:
         os.fsync(file.fileno())
@@ -319,9 +321,9 @@ def write_shard(path: Path, kind: Kind, shard: Shard, values: npt.NDArray[Any]) 
 
 @functools.lru_cache(maxsize=16)
 def _opened(path: Path, *_states: tuple[int, ...]) -> tuple[Header, Any]:
-    """Return header and array of a cache being filled, read once per process for as long as their files stay the same.
+    """Return header and array of a cache being filled; a process reads them again only when their files change.
 
-    Both describe all tiles: reading them for every shard would take longer than writing a small one.
+    Both describe all tiles: reading them for every shard would take longer than writing a small shard.
     """
     header = read_header(path)
     return header, storing_all(open_array(path, header, "r+"))
@@ -343,7 +345,7 @@ def _crc_or_unknown(files: ShardFiles, tile: int, view: int) -> int:
 
 
 def _tidy(path: Path, header: Header) -> None:
-    """Remove what a sealed cache no longer needs; marks of damaged shards that nobody asked for stay."""
+    """Remove files that a sealed cache no longer needs; marks of damaged shards that were not written again stay."""
     shutil.rmtree(path / FILLING, ignore_errors=True)
     sweep(path / DAMAGED)
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""The Zarr array of a cache: made, and opened once what describes it has been checked."""
+"""The Zarr array of a cache: create it, and open it after its description was checked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fmcache.errors import CacheCorrupt
 from fmcache.identity import sha256_file
 from fmcache.manifest import IGNORE
 
-_REMOVE = "fmcache cache rm it, then run the same fmcache extract again"
+_REMOVE = "remove it with fmcache cache rm, then run the same fmcache extract again"
 
 
 def open_array(path: Path, header: Header, mode: str = "r") -> Any:
@@ -25,7 +25,7 @@ def open_array(path: Path, header: Header, mode: str = "r") -> Any:
     Raises
     ------
     CacheCorrupt
-        When what describes it is missing, is not what was sealed, or is of another shape than the header says.
+        When its description is missing, was changed after the seal, or has another shape than the header states.
     """
     described = path / ARRAY[header.kind] / METADATA
     try:
@@ -38,7 +38,7 @@ def open_array(path: Path, header: Header, mode: str = "r") -> Any:
             next_step=_REMOVE,
         ) from None
     if header.array_sha256 not in ("", sha256):
-        raise CacheCorrupt(f"{described} is not what was written: its checksum differs", next_step=_REMOVE)
+        raise CacheCorrupt(f"{described} was changed after it was written: its checksum differs", next_step=_REMOVE)
     if array.ndim != len(AXES[header.kind]) or array.shape[0] < len(header.stored):
         raise CacheCorrupt(
             f"{described} describes another array",
@@ -50,19 +50,19 @@ def open_array(path: Path, header: Header, mode: str = "r") -> Any:
 
 
 _UNREADABLE = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError, ImportError)
-"""What Zarr raises on metadata that is damaged in one way or another."""
+"""What Zarr raises when metadata is damaged."""
 
 
 def storing_all(array: Any) -> Any:
     """Return a Zarr array that also stores chunks in which every value is the fill value: a mask may be all ignored.
 
-    Zarr does not keep this setting with the array; without it, it drops such chunks.
+    Zarr does not store this setting with the array. Without the setting, Zarr drops such chunks.
     """
     return zarr.Array(zarr.AsyncArray(array.metadata, array.store_path, {"write_empty_chunks": True}))
 
 
 def create_array(group: Any, kind: Kind, layout: Layout, compressor: Compressor) -> None:
-    """Create the array of a cache in its group, as FORMAT.md section 2 says."""
+    """Create the array of a cache in its group, according to FORMAT.md section 2."""
     chunk = (1, 1, *layout.item)
     typesize = np.dtype(layout.dtype).itemsize
     group.create_array(
@@ -71,7 +71,7 @@ def create_array(group: Any, kind: Kind, layout: Layout, compressor: Compressor)
         chunks=chunk,
         shards=(1, layout.block, *layout.item),
         dtype=layout.dtype,
-        # a hole reads as NaN (or as ignored pixels), never as a plausible value
+        # a missing view reads as NaN (or as ignored pixels), never as a plausible value
         fill_value=IGNORE if kind == "view_bank" else float("nan"),
         compressors=[
             BloscCodec(cname=compressor.name, clevel=compressor.level, shuffle="bitshuffle", typesize=typesize),

@@ -1,1 +1,1 @@
-"""The decoder, its fast form, losses, batches, training. Imports cache and scores."""
+"""The decoder, its fast form, losses, batches and training. Imports cache and scores."""

@@ -1,4 +1,4 @@
-"""How much arithmetic the decoder is, in its direct form, and how large its grids are. Integers only; no torch."""
+"""How many operations the decoder needs in its direct form, and how large its grids are. Integers only; no torch."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from fmcache.specs import Recipe
 def multiply_adds(grid: GridGeometry, channels: int, width: int, labels: int) -> int:
     """Return the multiply-adds of one image forward through the decoder's convolutions.
 
-    d*D at h x h, then 9*D*D at every block's doubled size, then D*C at the last. A faster form of the same decoder does
-    less.
+    These are d*D at h x h, then 9*D*D at the doubled size of every block, then D*C at the last size. The fast form of
+    the same decoder needs fewer.
 
     References
     ----------
@@ -24,11 +24,11 @@ def multiply_adds(grid: GridGeometry, channels: int, width: int, labels: int) ->
 
 
 def views_in_fit(recipe: Recipe, splits: Splits) -> int:
-    """Return the number of views of which stage two holds grids: all but the untouched ones of training tiles."""
+    """Return the number of views whose grids stage two holds: all except the unchanged views of training tiles."""
     return len(splits.train) * recipe.views.count + len(splits.val) + len(splits.test)
 
 
 def grids_bytes(recipe: Recipe, splits: Splits, width: int, grid: GridGeometry) -> int:
-    """Return the bytes of the grids (`width` channels, as stored) and masks that stage two holds at once."""
+    """Return the bytes of the grids (`width` channels, as stored) and masks that stage two holds at the same time."""
     a_view = width * grid.side**2 * store_of(recipe.store).itemsize + recipe.tile_px**2
     return views_in_fit(recipe, splits) * a_view

@@ -1,4 +1,4 @@
-"""From the cache to batches: an encoder's grids in memory, and the order in which a seed walks them."""
+"""From the cache to batches: an encoder's grids in memory, and the order in which a seed uses them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Step = npt.NDArray[np.int64]
 MEMORY_SHARE = 0.8
 """Grids may take this share of the free main memory; the rest is for training."""
 PIECE_BYTES = 16 * 2**20
-"""Before compression, what one thread reads at a time."""
+"""What one thread reads at a time, before compression."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class TokenGrids(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Token grids and masks of some tiles and views, in memory: a torch Dataset whose items are views, tile by tile.
 
     tokens: (tile, view, channel, row, col), as stored. masks: (tile, view, y, x) uint8, 255 = ignore.
-    `views` are the indices of the views on the view axis; `spilled` tells that the arrays are mapped from a file.
+    `views` are the indices of the views on the view axis. `spilled` states whether the arrays are mapped from a file.
     """
 
     tiles: tuple[str, ...]
@@ -66,8 +66,8 @@ def load_token_grids(
 ) -> TokenGrids:
     """Return grids and masks of tiles and views, read once; on `device` if they take at most half its free memory.
 
-    What would take more than `MEMORY_SHARE` of the free main memory goes into an unnamed file in the folder `spill`,
-    mapped into memory; the system frees it with the last reference, however the process ends.
+    Arrays that would take more than `MEMORY_SHARE` of the free main memory are stored in an unnamed file in the folder
+    `spill`, which is mapped into memory. The system frees the file with the last reference, however the process ends.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def _fill(array: npt.NDArray[Any], source: Cache, tiles: Sequence[str], views: r
     step = max(1, PIECE_BYTES // array[0, 0].nbytes)
     runs = [range(at, min(at + step, len(views))) for at in range(0, len(views), step)]
     pieces = [(tile, run) for tile in range(len(tiles)) for run in runs]
-    # threads that read small pieces would spend their time taking turns: each gets as many tiles as make a large one
+    # threads that read small pieces would mostly wait for each other: several tiles are grouped into one large piece
     group = max(1, step // len(views))
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         reads = [pool.submit(read, pieces[at : at + group]) for at in range(0, len(pieces), group)]
@@ -113,7 +113,7 @@ def _fill(array: npt.NDArray[Any], source: Cache, tiles: Sequence[str], views: r
 def _on_disk(shape: tuple[int, ...], dtype: np.dtype[Any], folder: Path) -> npt.NDArray[Any]:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:  # the mapping outlives the closed file
-        if hasattr(os, "posix_fallocate"):  # or a disk that fills up later would end the process at some write
+        if hasattr(os, "posix_fallocate"):  # otherwise a disk that fills up later would end the process at some write
             os.posix_fallocate(file.fileno(), 0, max(1, math.prod(shape) * dtype.itemsize))
         return np.memmap(file, dtype, "w+", shape=shape)
 
@@ -131,16 +131,16 @@ def _check_disk(what: str, size: int, free: int, spill: Path) -> None:
 
 
 def steps_per_epoch(n_tiles: int, spec: FitSpec) -> int:
-    """Return the number of batches in an epoch; the last one may be smaller and is kept."""
+    """Return the number of batches in an epoch; the last batch may be smaller and is used too."""
     return -(-n_tiles * spec.passes_per_epoch // spec.batch)
 
 
 def epoch_steps(tiles: Sequence[str], n_views: int, spec: FitSpec, seed: int, epoch: int) -> list[Step]:
     """Return the batches of an epoch (0, 1, ...): every tile `passes_per_epoch` times, each time in its next view.
 
-    A tile's views are walked in an order of the seed's own; when all were used, in a new order. The items of an
-    epoch are shuffled, then cut into batches; the last one may be smaller. All
-    of it depends on (seed, tile ids, epoch) alone.
+    Every seed has its own order of the views of a tile. When all views were used, a new order starts. The items of an
+    epoch are shuffled, then split into batches; the last batch may be smaller. Everything depends only on (seed, tile
+    ids, epoch).
     """
     items = []
     for tile, name in enumerate(tiles):
@@ -153,7 +153,7 @@ def epoch_steps(tiles: Sequence[str], n_views: int, spec: FitSpec, seed: int, ep
 
 
 def in_order(n_tiles: int, batch: int) -> Iterator[Step]:
-    """Yield batches that walk tiles in order, first view only (validation and test)."""
+    """Yield batches of the tiles in order, first view only (validation and test)."""
     for first in range(0, n_tiles, batch):
         tiles = np.arange(first, min(first + batch, n_tiles))
         yield np.stack([tiles, np.zeros_like(tiles)], axis=1)

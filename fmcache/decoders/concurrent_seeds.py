@@ -1,4 +1,4 @@
-"""How many seeds are trained at once: small ones in lanes on a CPU, others one after another."""
+"""How many seeds are trained concurrently: on a CPU, small decoders one per thread; all others one after another."""
 
 from __future__ import annotations
 
@@ -15,30 +15,31 @@ from fmcache.decoders.batches import Step
 from fmcache.decoders.train import BatchSource, TrainedRun, Training, train
 
 LANE_MULTIPLY_ADDS = 4e9
-"""Seeds run in lanes on a CPU while the forward pass of one takes no more than this.
+"""On a CPU, seeds are trained concurrently when the forward pass of one seed needs at most this many multiply-adds.
 
-A lane is a thread with a seed of its own. Below this size threads that share one step wait for each other at each small
-operation; beyond it they share well, and several seeds at once would only need several times the memory.
+Concurrent seeds run one per thread. Below this size, threads that share one training step wait for each other at each
+small operation. Above it they share the step well, and concurrent seeds would only need several times the memory.
 """
 LOOK_S = 0.2
-"""No wait is longer: Polars lets the system resume a wait that Ctrl-C interrupts, before Python hears of it."""
+"""No wait is longer than this, so that Ctrl-C works: with Polars loaded, the system resumes an interrupted wait before
+Python sees the signal."""
 
 
 def concurrent_seed_count(multiply_adds: int, seeds: int, device: torch.device, threads: int) -> int:
-    """Return how many of `seeds` are trained at once, by the multiply-adds of one seed's forward pass over a batch.
+    """Return how many of `seeds` are trained concurrently, by the multiply-adds of one seed's forward pass of a batch.
 
-    CPU: one per thread when one seed stays below `LANE_MULTIPLY_ADDS`, else one after another, each on all threads.
-    GPU: one after another. Stacking the parameters of seeds was tried and took longer on a CPU
+    CPU: one per thread when one seed needs at most `LANE_MULTIPLY_ADDS`; otherwise one after another, each on all
+    threads. GPU: one after another. Stacking the parameters of seeds was tried and was slower on a CPU
     (pipelines/bench/LOG.md).
     """
     return min(seeds, threads) if threads_of_a_seed(multiply_adds, device, threads) < threads else 1
 
 
 def threads_of_a_seed(multiply_adds: int, device: torch.device, threads: int) -> int:
-    """Return how many of the CPU's `threads` one seed's step runs on: one where seeds go in lanes, else all.
+    """Return how many of the CPU's `threads` one seed's step uses: one for concurrent seeds, otherwise all.
 
-    It depends on the arithmetic alone, never on how many seeds there are or are still to do: threads decide in which
-    order sums are rounded, and a seed alone is to give the numbers it gives in a sweep.
+    This depends only on the multiply-adds, never on the number of seeds. The number of threads decides in which order
+    sums are rounded, and a seed that is trained alone must give the same numbers as in a sweep.
     """
     small = device.type == "cpu" and multiply_adds <= LANE_MULTIPLY_ADDS
     return 1 if small else threads
@@ -47,11 +48,11 @@ def threads_of_a_seed(multiply_adds: int, device: torch.device, threads: int) ->
 def train_concurrently(
     training: Training, seeds: Sequence[int], tick: Callable[[int], None] = lambda _: None, threads: int = 1
 ) -> Iterator[tuple[int, TrainedRun]]:
-    """Train `seeds` at once, each in a lane of its own; yield (seed, outcome) as each ends.
+    """Train `seeds` concurrently, each in its own Python thread; yield (seed, result) when a seed ends.
 
-    Every seed runs on `threads` threads of the CPU (`threads_of_a_seed`), alone or in a lane: its numbers are the same,
-    bit for bit. The training source and `tick` are called from several threads, `tick` by one at a time. An error in
-    one lane ends the others at their next step; what had ended before was yielded.
+    Every seed uses `threads` threads of the CPU (`threads_of_a_seed`), alone or concurrently: its numbers are the same,
+    bit for bit. The training source and `tick` are called from several threads, `tick` by only one thread at a time. An
+    error of one seed stops the others at their next step; seeds that ended before were already yielded.
     """
     if len(seeds) == 1:
         before = torch.get_num_threads()
@@ -62,16 +63,16 @@ def train_concurrently(
             torch.set_num_threads(before)
         yield seeds[0], fitted
         return
-    stop, turn = threading.Event(), threading.Lock()
+    stop, tick_lock = threading.Event(), threading.Lock()
 
     def counted(n: int) -> None:
         if stop.is_set():
             raise _Stopped
-        with turn:
+        with tick_lock:
             tick(n)
 
-    def lane(seed: int) -> TrainedRun:
-        torch.set_num_threads(threads)  # that of this thread alone
+    def train_seed(seed: int) -> TrainedRun:
+        torch.set_num_threads(threads)  # the setting of this thread only
         own = replace(
             training,
             decoder=copy.deepcopy(training.decoder),
@@ -82,19 +83,19 @@ def train_concurrently(
         return train(own, seed, counted)
 
     with ThreadPoolExecutor(len(seeds), thread_name_prefix="seed") as pool:
-        lanes = {pool.submit(lane, seed): seed for seed in seeds}
+        running = {pool.submit(train_seed, seed): seed for seed in seeds}
         try:
-            while lanes:
-                ended, _ = wait(lanes, LOOK_S, FIRST_COMPLETED)
-                for one in ended:
-                    yield lanes.pop(one), one.result()
+            while running:
+                ended, _ = wait(running, LOOK_S, FIRST_COMPLETED)
+                for future in ended:
+                    yield running.pop(future), future.result()
         finally:
-            # after Ctrl-C or an error in one lane the others end with their step
+            # after Ctrl-C or an error of one seed the others stop after their current step
             stop.set()
 
 
 class _Until(NamedTuple):
-    """A source that ends the lane which asks it for a batch once `stop` is set."""
+    """A batch source that stops its seed: after `stop` is set, asking it for a batch raises `_Stopped`."""
 
     stop: threading.Event
     source: BatchSource
@@ -114,4 +115,4 @@ class _Until(NamedTuple):
 
 
 class _Stopped(Exception):
-    """Ends a lane whose result nobody waits for any more."""
+    """Stops a seed whose result is no longer needed."""

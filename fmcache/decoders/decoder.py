@@ -14,13 +14,13 @@ from fmcache.grid import GridGeometry
 from fmcache.identity import random_key
 
 Form = Literal["fast", "direct"]
-"""How blocks are computed: `direct` follows the formula; `fast` gives its numbers up to rounding (upsampled.py)."""
+"""How blocks are computed: `direct` follows the formula; `fast` is equal up to rounding (upsampled.py)."""
 
 
 def form_for(device: torch.device) -> Form:
-    """Return the form in which decoders are trained on a device: fast on a CPU, where it was measured to be.
+    """Return the form in which decoders are trained on a device: `fast` on a CPU, where it was measured to be faster.
 
-    On a GPU it is direct: the library's kernels for the fixed filter may be slow there, and nobody has measured it yet.
+    On a GPU it is `direct`: the library's kernels for the fixed filter may be slow there, and this was not measured.
     """
     return "fast" if device.type == "cpu" else "direct"
 
@@ -38,20 +38,23 @@ class Block(nn.Module):
         return functional.relu(self.conv(larger))
 
     def classified(self, x: torch.Tensor, classify: nn.Conv2d) -> torch.Tensor:
-        """Return the logits that `classify` gives for this block's result, (view, label, 2 row, 2 col)."""
+        """Return the logits of `classify` for the result of this block, (view, label, 2 row, 2 col)."""
         logits: torch.Tensor = classify(self(x))
         return logits
 
 
 class FastBlock(Block):
-    """The same with the kernel applied before upsampling, and no result in whole where it is only classified."""
+    """The same block, with the kernel applied before upsampling.
+
+    When the result is only classified, it never exists as a whole.
+    """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return (view, width, 2 row, 2 col) of (view, width, row, col)."""
         return upsampled.conv_relu(x, self.conv.weight, _bias(self.conv))
 
     def classified(self, x: torch.Tensor, classify: nn.Conv2d) -> torch.Tensor:
-        """Return the logits that `classify` gives for this block's result, (view, label, 2 row, 2 col)."""
+        """Return the logits of `classify` for the result of this block, (view, label, 2 row, 2 col)."""
         return upsampled.conv_relu_classify(x, self.conv.weight, _bias(self.conv), classify.weight, _bias(classify))
 
 
@@ -63,8 +66,8 @@ class Decoder(nn.Module):
 
     It has d*D + D + s*(9*D*D + D) + D*C + C parameters for d `channels`, D `width`, C `labels` and s blocks.
 
-    Its values are undefined until `initialise` or a state dict sets them: torch's own way would draw from the global
-    generator. A state dict fits both forms; the form is no part of a run's identity.
+    Its parameters are undefined until `initialise` or a state dict sets them: torch's default would draw from the
+    global generator. A state dict fits both forms. The form is not part of a run's identity.
 
     References
     ----------
@@ -79,7 +82,7 @@ class Decoder(nn.Module):
         self.classify = _conv(width, labels, 1)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return logits (view, label, y, x) over the tile's covered pixels, of tokens (view, channel, row, col)."""
+        """Return logits (view, label, y, x) of the tile's covered pixels, from tokens (view, channel, row, col)."""
         x = self.project(tokens)
         for block in self.blocks[:-1]:
             x = block(x)
@@ -109,8 +112,8 @@ def _bias(conv: nn.Conv2d) -> torch.Tensor:
 def initialise(decoder: Decoder, seed: int) -> None:
     """Set all parameters from `seed`, by torch's default rule for convolutions: uniform in +-1/sqrt(fan in).
 
-    Each parameter has its own generator, keyed by (seed, its name): decoders of two encoders start from the same values
-    wherever their shapes agree, and the global generator is neither used nor touched.
+    Each parameter has its own generator, keyed by (seed, its name). So decoders of two encoders start from the same
+    values when their shapes are equal. The global generator is not used.
     """
     for name, module in decoder.named_modules():
         if isinstance(module, nn.Conv2d):

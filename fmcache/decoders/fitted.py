@@ -1,4 +1,4 @@
-"""A fitted decoder, from the weights that a run kept: standardisation, where the run had it, then the decoder."""
+"""A fitted decoder, from the weights that a run stored: standardisation, if the run used it, then the decoder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCALE = ("mean", "std")
 
 
 class FittedDecoder(nn.Module):
-    """Tokens as they are cached -> logits; `labels` are the names of the label axis.
+    """From cached tokens to logits; `labels` are the names of the label axis.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class FittedDecoder(nn.Module):
         self.register_buffer("std", std)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return logits (view, label, y, x) of tokens (view, channel, row, col) float32."""
+        """Return logits (view, label, y, x) from tokens (view, channel, row, col) float32."""
         if self.standardised:
             tokens = (tokens - self.mean) / self.std
         logits: torch.Tensor = self.decoder(tokens)
@@ -46,7 +46,7 @@ class FittedDecoder(nn.Module):
 
 
 def load_decoder(file: Path, record: RunRecord) -> FittedDecoder:
-    """Return the decoder whose weights a run kept in `file`, on the CPU, in evaluation mode, with gradients off.
+    """Return the decoder whose weights a run stored in `file`, on the CPU, in evaluation mode, with gradients off.
 
     Raises
     ------
@@ -66,6 +66,6 @@ def load_decoder(file: Path, record: RunRecord) -> FittedDecoder:
         raise ResultsCorrupt(
             f"{file} does not hold the decoder that its record describes",
             found=str(reason).partition("\n")[0],
-            next_step="fmcache fit --recompute",
+            next_step="run fmcache fit --recompute",
         ) from None
     return FittedDecoder(decoder, labels, scale).eval().requires_grad_(False)

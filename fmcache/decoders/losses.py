@@ -1,4 +1,4 @@
-"""Training loss: cross-entropy + Dice, blind to ignored pixels."""
+"""Training loss: cross-entropy + Dice, without the ignored pixels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fmcache.specs import FitSpec
 
 
 class Loss(NamedTuple):
-    """The weighted `total` to descend, and its two parts; scalars."""
+    """The weighted `total`, which training minimises, and its two parts; scalars."""
 
     total: torch.Tensor
     cross_entropy: torch.Tensor
@@ -22,9 +22,9 @@ class Loss(NamedTuple):
 def segmentation_loss(logits: torch.Tensor, truth: torch.Tensor, spec: FitSpec) -> Loss:
     """Return the loss of a batch.
 
-    Cross-entropy is the mean over pixels with a truth. Dice loss is 1 - 2 sum(p g) / (sum p + sum g) with softmax
-    probabilities p and truth g, sums over the pixels of the whole batch, mean over the labels that the batch's truth
-    holds: as in the scores, a label that is absent has no Dice.
+    Cross-entropy is the mean over pixels with a truth. Dice loss is 1 - 2 sum(p g) / (sum p + sum g), with softmax
+    probabilities p and truth g. Sums are over the pixels of the whole batch. The mean is over the labels that occur in
+    the truth of the batch: as in the scores, an absent label has no Dice.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def segmentation_loss(logits: torch.Tensor, truth: torch.Tensor, spec: FitSpec) 
     """
     seen = truth != IGNORE
     labels = truth.masked_fill(~seen, 0).long()
-    # one-hot sums in place of nll_loss2d and scatter: those have no deterministic form on GPUs
+    # one-hot sums instead of nll_loss2d and scatter, which have no deterministic form on GPUs
     target = functional.one_hot(labels, logits.shape[-3]).movedim(-1, -3).to(logits.dtype) * seen.unsqueeze(-3)
     log_probability = functional.log_softmax(logits, dim=-3)
     pixels = seen.sum(dim=(-3, -2, -1)).clamp(min=1)

@@ -1,4 +1,4 @@
-"""Runs: train a decoder on cached grids from a seed, choose its weights on validation, test them."""
+"""Runs: train a decoder with a seed on cached grids, choose its weights by validation Dice, test them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from fmcache.specs import FitSpec
 Counts = npt.NDArray[np.int64]
 StateDict = dict[str, torch.Tensor]
 STILL_FALLING = 0.02
-"""A run's loss counts as still falling when the mean of its last restart cycle is this share below the one before."""
+"""The loss of a run is still falling when the mean of its last restart cycle is this share below the cycle before."""
 
 NOISE = 2.0
-"""The fall must also be this many of its own standard errors."""
+"""The decrease must also be at least this many of its own standard errors."""
 
 
 class BatchSource(Protocol):
-    """Where batches come from: the cache (`TokenGrids`), or, to prove the cache right, an encoder in the loop."""
+    """The source of batches: the cache (`TokenGrids`), or, in a test of the cache, an encoder that runs in the loop."""
 
     @property
     def tiles(self) -> tuple[str, ...]: ...
@@ -51,7 +51,7 @@ class Epoch(NamedTuple):
 
 
 class TrainedRun(NamedTuple):
-    """The outcome of a run. `weights` are those after `best_epoch`; counts are (tile, label, 3): tp, fp, fn."""
+    """The result of a run. `weights` are those after `best_epoch`; counts are (tile, label, 3): tp, fp, fn."""
 
     weights: StateDict
     curve: list[Epoch]
@@ -89,11 +89,11 @@ def channel_scale(grids: TokenGrids) -> Scale:
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """All that a run is made of but its seed: constant for the seeds of one encoder, and passed whole.
+    """All inputs of a run except its seed: the same for all seeds of one encoder.
 
     The values of `decoder` do not matter: a run initialises them from its seed. Validation and test use the first view
-    of `val` and `test`. `reduction` is the Dice that chooses the weights: mean over labels, on validation; the first of
-    equals is kept. `scale`, where there is one, is applied to all tokens.
+    of `val` and `test`. `reduction` is the Dice by which the weights are chosen: the mean over labels on the validation
+    tiles; the first of equal values wins. `scale`, if given, is applied to all tokens.
     """
 
     decoder: Decoder
@@ -109,7 +109,7 @@ class Training:
 def train(training: Training, seed: int, tick: Callable[[int], None] = lambda _: None) -> TrainedRun:
     """Train the decoder from the initial weights of `seed`; return the best weights and their counts.
 
-    The decoder of `training` is trained in place, on its device; its values are undefined afterwards. `tick` is called
+    The decoder of `training` is trained in place, on its device. Its values are undefined afterwards. `tick` is called
     with 1 after each epoch.
     """
     spec, run = training.spec, _Run()
@@ -129,7 +129,7 @@ def train(training: Training, seed: int, tick: Callable[[int], None] = lambda _:
 
 
 class _Run:
-    """What a seed has come to so far."""
+    """The state of a run during training: the curve, and the best weights until now."""
 
     def __init__(self) -> None:
         self.curve: list[Epoch] = []
@@ -138,11 +138,11 @@ class _Run:
         self.val: Counts
 
     def validate(self, epoch: int, decoder: Decoder, counts: Counts, reduction: Reduction) -> float:
-        """Return the validation Dice after `epoch`; keep counts and weights (in main memory) if it is the best one."""
+        """Return the validation Dice after `epoch`; keep counts and weights (in main memory) if it is the best."""
         dice = mean_dice(counts, reduction)
         if dice > self.val_dice:
             self.best_epoch, self.val_dice, self.val = epoch, dice, counts
-            # always a copy: training goes on in place
+            # always a copy: training continues in place
             self.weights = {name: value.detach().cpu().clone() for name, value in decoder.named_parameters()}
         return dice
 
@@ -177,13 +177,13 @@ def predict_counts(training: Training, source: BatchSource) -> Counts:
 
 
 def mean_dice(counts: Counts, reduction: Reduction) -> float:
-    """Return the headline Dice: mean over the labels that have one; 0 when none has."""
+    """Return the mean Dice over the labels that have a Dice; 0 when no label has one."""
     mean = mean_of_defined(dice_per_label(counts, reduction), axis=0)
     return float(np.nan_to_num(mean))
 
 
 def collapsed(counts: Counts, labels: Sequence[str]) -> tuple[str, ...]:
-    """Return the labels that are in the truth of some tile and were predicted nowhere."""
+    """Return the labels that occur in the truth of some tile but were never predicted."""
     tp, fp, fn = counts.sum(axis=0).T
     return tuple(name for i, name in enumerate(labels) if tp[i] + fn[i] > 0 and tp[i] + fp[i] == 0)
 
@@ -191,9 +191,9 @@ def collapsed(counts: Counts, labels: Sequence[str]) -> tuple[str, ...]:
 def still_falling(losses: Sequence[float], cycle: int) -> bool:
     """Return whether training ended before its loss was flat.
 
-    The mean loss of the last `cycle` epochs (a restart cycle: equal learning rates are compared) is set against the
-    mean of the `cycle` epochs before; with fewer epochs than two cycles, the two halves are compared. Noise is told
-    from the fall by how much the differences of epochs change from one to the next.
+    The mean loss of the last `cycle` epochs (a restart cycle, so that equal learning rates are compared) is compared
+    with the mean of the `cycle` epochs before. With fewer epochs than two cycles, the two halves are compared. The noise
+    of the decrease is estimated from how much the differences change from one epoch to the next.
 
     References
     ----------
@@ -211,7 +211,7 @@ def still_falling(losses: Sequence[float], cycle: int) -> bool:
 def _train_epoch(
     training: Training, optimiser: torch.optim.Optimizer, seed: int, epoch: int
 ) -> tuple[float, float, float]:
-    """Take an epoch's steps; return the means of total loss, cross-entropy and Dice loss."""
+    """Do the training steps of an epoch; return the means of total loss, cross-entropy and Dice loss."""
     decoder, source, spec, scale = training.decoder, training.train, training.spec, training.scale
     covered = decoder.grid.covered_px
     steps = epoch_steps(source.tiles, len(source.views), spec, seed, epoch)
@@ -226,14 +226,14 @@ def _train_epoch(
         loss.total.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         losses.append(torch.stack([part.detach() for part in loss]))
-    # one transfer per epoch, not one per step: on a GPU each would wait for the whole queue
+    # one transfer per epoch, not one per step: on a GPU each transfer would wait for the whole queue
     total, entropy, dice = torch.stack(losses).mean(dim=0).tolist()
     return total, entropy, dice
 
 
 @contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
-    """Ask torch for reproducible kernels on a GPU (those of the CPU are), and give its setting back afterwards."""
+    """Set torch to reproducible kernels on a GPU (CPU kernels always are); restore its setting afterwards."""
     if device.type != "cuda":
         yield
         return

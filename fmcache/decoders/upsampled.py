@@ -1,22 +1,24 @@
-"""Convolution of an upsampled grid at a quarter of the arithmetic, without the upsampled grid.
+"""Convolution of an upsampled grid with a quarter of the operations, without computing the upsampled grid.
 
-A block of the decoder computes relu(conv3x3(up(x))), up = bilinear x2, zero padding at the upsampled size. Along one
-axis, with w the kernel and k = (1, 3, 3, 1) / 4 the bilinear filter as polynomials in z, up(x) is k(z) x(z^2), and
+A block of the decoder computes relu(conv3x3(up(x))): up is bilinear x2, with zero padding at the upsampled size. Along
+one axis, write the kernel w and the bilinear filter k = (1, 3, 3, 1) / 4 as polynomials in z. Then up(x) is
+k(z) x(z^2), and
 
-    w(z) (k(z) x(z^2)) = k(z) (w(z) x(z^2)):
+    w(z) (k(z) x(z^2)) = k(z) (w(z) x(z^2)).
 
-the kernel can come first, on the small grid, as a transposed convolution of stride 2 (9 D^2 multiply-adds per pixel of
-that grid; the direct form has 36 D^2), and the fixed filter k last, on each channel alone. As up clamps its indices, x
-gets a border of one clamped pixel. One thing then differs: just outside the upsampled grid, up goes on where the
-convolution should see zeros. What these pixels add to the outermost rows and columns (`rim`) is subtracted.
+So the kernel can be applied first, on the small grid, as a transposed convolution of stride 2. This needs 9 D^2
+multiply-adds per pixel of the small grid; the direct form needs 36 D^2. The fixed filter k is applied last, on each
+channel separately. Because up clamps its indices, x gets a border of one clamped pixel. One difference remains: just
+outside the upsampled grid the convolution should see zeros, but here it sees upsampled values. Their contribution to
+the outermost rows and columns (`rim`) is subtracted.
 
-All work is done piece by piece (some samples, or a band of rows of one), so that nothing between x and the result
-exists in whole. The backward pass has the same structure: filter, then matrix products on the small grid. In the last
-block ReLU and classification belong to the piece, and the backward pass computes its activation again.
+All work is done in pieces (some samples, or a band of rows of one sample), so that no intermediate result exists as a
+whole. The backward pass has the same structure: filter, then matrix products on the small grid. In the last block each
+piece also includes ReLU and classification, and the backward pass computes the activation again.
 
 References
 ----------
-Karras et al. 2020, StyleGAN2, for a transposed convolution followed by a filter; the border is ours.
+Karras et al. 2020, StyleGAN2, for a transposed convolution followed by a filter. The treatment of the border is ours.
 """
 
 from __future__ import annotations
@@ -32,19 +34,19 @@ from torch.nn import functional
 
 NHWC = torch.channels_last
 PIECE_BYTES = {"cpu": 24 * 2**20, "cuda": 256 * 2**20}
-"""Size of a piece after the transposed convolution: on a CPU it should stay in the processor's cache. It is fixed, not
-read from the machine, so that sums are the same everywhere."""
+"""Size in bytes of a piece after the transposed convolution: on a CPU it should fit into the processor's cache. It is
+fixed, and does not depend on the machine, so that sums are the same everywhere."""
 
 
 class Piece(NamedTuple):
-    """Some samples, and of these the rows top..bottom of the small grid."""
+    """Some samples, and of each the rows top..bottom of the small grid."""
 
     samples: slice
     top: int
     bottom: int
 
     def larger(self, x: torch.Tensor) -> torch.Tensor:
-        """Return this piece of a tensor of the upsampled size, as a view."""
+        """Return the same piece of a tensor that has the upsampled size, as a view."""
         return x[self.samples, :, 2 * self.top : 2 * self.bottom]
 
 
@@ -70,7 +72,7 @@ def conv_relu_classify(
 
 
 def pieces(x: torch.Tensor) -> Iterator[Piece]:
-    """Yield the pieces of (view, width, row, col) in which to work: whole samples where several fit, else bands."""
+    """Yield the pieces of (view, width, row, col): several whole samples if they fit, otherwise bands of rows."""
     views, width, rows, columns = x.shape
     row_bytes = 2 * (2 * columns + 3) * width * x.element_size()
     fit = max(1, PIECE_BYTES.get(x.device.type, PIECE_BYTES["cuda"]) // row_bytes)
@@ -170,7 +172,7 @@ class _Backward:
 
     def __init__(self, x: torch.Tensor, weight: torch.Tensor) -> None:
         views, width, rows, columns = x.shape
-        self.exact = torch.promote_types(x.dtype, torch.float32)  # sums of many pieces, also where x is bfloat16
+        self.exact = torch.promote_types(x.dtype, torch.float32)  # for sums of many pieces, also when x is bfloat16
         self.weight, self.edges = weight, _edges(x)
         self.kernel, self.filter = _transposed(weight), _filter(x)
         self.x = torch.zeros_like(x, memory_format=NHWC)
@@ -180,7 +182,7 @@ class _Backward:
         self.sides = x.new_empty((views, width, 2 * rows, 2))
 
     def add(self, piece: Piece, bordered: torch.Tensor, y: torch.Tensor) -> None:
-        """Add what a piece gives: `y` is the gradient of its result before ReLU, `bordered` its part of x."""
+        """Add the gradients of a piece: `y` is the gradient of its result before ReLU, `bordered` its part of x."""
         rows, columns = y.shape[2], y.shape[3]
         self.bias += y.sum(dim=(0, 2, 3), dtype=self.exact)
         piece.larger(self.sides).copy_(y[..., :: columns - 1])
@@ -188,17 +190,17 @@ class _Backward:
             self.ends[piece.samples, :, 0] = y[:, :, 0]
         if 2 * piece.bottom == self.sides.shape[2]:
             self.ends[piece.samples, :, 1] = y[:, :, -1]
-        # the filter is symmetric: it is its own transpose, with padding 3; one more gives the zeros that shifts reach
+        # the filter is symmetric, so it is its own transpose, with padding 3; one more adds zeros for the shifts below
         y = functional.conv2d(y, self.filter, padding=4, groups=y.shape[1])
         self._add_bordered(piece, functional.conv2d(y, self.kernel, stride=2))
-        # nine products of matrices: the library's gradient of a strided kernel takes more than twice their time
+        # nine matrix products: the library's gradient of a strided kernel takes more than twice as long
         channels_in = _pixels(bordered).T
         for a in range(3):
             for b in range(3):
                 self.taps[a, b] += channels_in @ _pixels(y[:, :, a : a + rows + 3 : 2, b : b + columns + 3 : 2])
 
     def _add_bordered(self, piece: Piece, grad: torch.Tensor) -> None:
-        """Add a gradient of the bordered piece: what was copied into the border is added to where it came from."""
+        """Add a gradient of the bordered piece. A border pixel's gradient goes to the pixel it was copied from."""
         grad[..., 1] += grad[..., 0]
         grad[..., -2] += grad[..., -1]
         low, high = piece.top - 1, piece.bottom + 1
@@ -225,7 +227,7 @@ class _Backward:
 
 
 def rim(rows: torch.Tensor, columns: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what pixels just outside the upsampled grid would add, if up went on there, to its outermost pixels.
+    """Return what upsampled values just outside the upsampled grid would add to its outermost pixels.
 
     Parameters
     ----------
@@ -236,8 +238,8 @@ def rim(rows: torch.Tensor, columns: torch.Tensor, weight: torch.Tensor) -> tupl
 
     Returns
     -------
-    To the first and last row, (view, width, 2, 2 col), including what the corners outside add; and to the first and
-    last column, (view, width, 2 row, 2).
+    What they add to the first and last row, (view, width, 2, 2 col), including the corners; and to the first and last
+    column, (view, width, 2 row, 2).
     """
     rows, columns = _upsampled(rows), _upsampled(columns.mT).mT
     rows = torch.cat([rows[..., :1], rows, rows[..., -1:]], dim=-1)
@@ -254,19 +256,19 @@ def _edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _bordered(piece: Piece, x: torch.Tensor) -> torch.Tensor:
-    """Return a piece of x with a border of one pixel: of x itself where it goes on, else of clamped indices."""
+    """Return a piece of x with a border of one pixel: pixels of x if it has them, otherwise clamped pixels."""
     low, high = max(piece.top - 1, 0), min(piece.bottom + 1, x.shape[2])
     border = (1, 1, int(piece.top == 0), int(piece.bottom == x.shape[2]))
     return functional.pad(x[piece.samples, :, low:high], border, mode="replicate").contiguous(memory_format=NHWC)
 
 
 def _transposed(weight: torch.Tensor) -> torch.Tensor:
-    """Return the kernel with which a transposed convolution does what a convolution with `weight` does."""
+    """Return the kernel with which a transposed convolution equals a convolution with `weight`."""
     return weight.flip(2, 3).transpose(0, 1).contiguous()
 
 
 def _pixels(x: torch.Tensor) -> torch.Tensor:
-    """Return (view * row * col, channel) of (view, channel, row, col)."""
+    """Return (view * row * col, channel) from (view, channel, row, col)."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
@@ -288,7 +290,7 @@ def _through_relu(grad: torch.Tensor, active: torch.Tensor) -> torch.Tensor:
 
 
 def _cast(x: torch.Tensor, *parameters: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return all in the precision that autocast asks for, x in channels-last order."""
+    """Return all tensors in the precision of autocast, x in channels-last order."""
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
     return x.to(dtype).contiguous(memory_format=NHWC), *(p.to(dtype) for p in parameters)

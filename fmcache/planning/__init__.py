@@ -1,1 +1,1 @@
-"""What a recipe will cost, before anything runs. Imports stages, decoders, encoders, cache and runtime."""
+"""The cost of a recipe before anything runs. Imports stages, decoders, encoders, cache and runtime."""

@@ -1,4 +1,4 @@
-"""What a recipe costs before anything runs: views, bytes, arithmetic. Integers only; no torch, no files."""
+"""The cost of a recipe before anything runs: views, bytes, operations. Integers only; no torch, no files."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ LAST = "last"
 
 
 class Cost(NamedTuple):
-    """What one encoder on one dataset asks for, all taps and seeds together.
+    """The cost of one encoder on one dataset, for all taps and seeds.
 
-    `raw_bytes` are its tokens on disk before compression, `disk_bytes` what is to be expected after it; `fit_bytes`
-    the grids and masks that stage two holds in memory at once. Arithmetic is in floating-point operations, a multiply
-    and an add being two.
+    `raw_bytes` is the size of its tokens on disk before compression, `disk_bytes` the expected size after compression.
+    `fit_bytes` is the size of the grids and masks that stage two holds in memory at the same time. `*_flop` are
+    floating-point operations; a multiply-add counts as two.
     """
 
     forward_passes: int
@@ -33,12 +33,12 @@ class Cost(NamedTuple):
 
 
 def cost_of(recipe: Recipe, demand: Demand, card: Card) -> Cost:
-    """Return the cost of an encoder on a dataset under a recipe: all its folds and swept values.
+    """Return the cost of an encoder on a dataset with a recipe, for all its folds and swept values.
 
     Raises
     ------
     SpecError
-        When an encoder that is no vision transformer cannot be run so (timm is asked for its shapes).
+        When an encoder that is not a vision transformer cannot run with this recipe (timm gives its shapes).
     """
     grid, store = GridGeometry(recipe.tile_px, card.patch, recipe.grid), store_of(recipe.store)
     taps = _at_taps(recipe, card, grid)
@@ -60,22 +60,22 @@ def cost_of(recipe: Recipe, demand: Demand, card: Card) -> Cost:
 
 
 def forward_passes(demand: Demand) -> int:
-    """Return how many views an encoder sees: those of all folds, as many as the largest swept value asks for."""
+    """Return how many views an encoder processes: those of all folds, for the largest swept value."""
     return sum(demand.views.values())
 
 
 def images_through_decoder(fit: FitSpec, splits: Splits) -> tuple[int, int]:
-    """Return how many images one seed trains on (forward and backward: three forwards), and predicts (one)."""
+    """Return how many images one seed trains on (forward and backward: as three forwards), and how many it predicts."""
     validations = -(-fit.epochs // fit.validate_epochs)
     trained = len(splits.train) * fit.passes_per_epoch * fit.epochs
     return trained, validations * len(splits.val) + len(splits.test)
 
 
 def encoder_flop(card: Card, grid: GridGeometry) -> int:
-    """Return the operations of one view forward through an encoder; 0 for encoders without a network.
+    """Return the operations of the forward pass of one view through an encoder; 0 for encoders without a network.
 
-    Of a vision transformer, every parameter meets every token once, and in each block attention compares all tokens
-    and mixes them: 2*params*T + 4*depth*T*T*d. Of any other encoder, torch counts them (`forward_flop`).
+    For a vision transformer this is 2*params*T + 4*depth*T*T*d: every parameter is used once for every token, and in
+    each block attention compares and mixes all tokens. For any other encoder, torch counts them (`forward_flop`).
     """
     if card.kind != "timm":
         return 0
@@ -84,13 +84,13 @@ def encoder_flop(card: Card, grid: GridGeometry) -> int:
 
         return forward_flop(card, grid.input_px)
     tokens = grid.side**2 + card.prefix_tokens
-    # a card that does not tell its parameters: blocks of 12 d*d, and the patch embedding
+    # for a card without `params`: blocks of 12 d*d, and the patch embedding
     params = card.params or 12 * card.depth * card.width**2 + 3 * card.patch**2 * card.width
     return 2 * params * tokens + 4 * card.depth * tokens**2 * card.width
 
 
 def _at_taps(recipe: Recipe, card: Card, grid: GridGeometry) -> list[tuple[GridGeometry, int]]:
-    """Return grid and channels at each tap: all alike in a transformer, the stages' own in any other encoder."""
+    """Return grid and channels at each tap: the same at all taps of a transformer; others have one per stage."""
     if card.kind != "timm" or card.depth or recipe.taps == (LAST,):
         return [(grid, card.width)] * len(recipe.taps)
     from fmcache.encoders.outlines import taps_of  # timm
@@ -104,7 +104,7 @@ def _at_taps(recipe: Recipe, card: Card, grid: GridGeometry) -> list[tuple[GridG
                 f"{card.name!r} has no {stage} blocks or stages to tap",
                 expected=f"last, or one from 1 to {len(stages)}" if stages else "last",
                 found=f"tap {tap}",
-                next_step="choose another --tap, or plan this encoder alone",
+                next_step="choose another --tap, or plan this encoder in its own recipe",
             )
         patch, width = stages[stage - 1] if stage else (card.patch, card.width)
         found.append((grid._replace(patch=patch), width))

@@ -1,4 +1,4 @@
-"""What a recipe costs before anything runs: each encoder on each dataset, this device, cheaper variants."""
+"""The plan of a recipe before anything runs: cost of each encoder on each dataset, device speed, cheaper variants."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from fmcache.planning.speed import Speed  # torch
 
 CHEAPER_VIEWS, NARROWER = 5, 2
-"""What is tried: a fifth of the views, half the decoder's width, half the seeds."""
+"""Cheaper variants: a fifth of the views, half the decoder width; half the seeds are tried too."""
 
 
 class Item(NamedTuple):
-    """One encoder on one dataset, and what it costs; `precision` is that of its forward passes here."""
+    """One encoder on one dataset, and its cost; `precision` is that of its forward passes on this device."""
 
     dataset: str
     encoder: str
@@ -36,7 +36,7 @@ class Item(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A recipe's costs; `speed` is None when nothing was measured."""
+    """The costs of a recipe; `speed` is None when nothing was measured."""
 
     recipe: Recipe
     datasets: dict[str, AnyDataset]
@@ -45,12 +45,12 @@ class Plan(NamedTuple):
 
 
 def plan(recipe: Recipe, manifest: Manifest, flags: Flags, measure: bool = True) -> Plan:
-    """Return what a recipe costs; a recipe without encoders is planned for all 15 of the study.
+    """Return the costs of a recipe. A recipe without encoders is planned for all 15 encoders of the study.
 
     Raises
     ------
     ManifestError, SpecError, EncoderUnavailable
-        When the recipe names a dataset or an encoder that is not there.
+        When the recipe names a dataset or an encoder that does not exist.
     """
     if not recipe.encoders:
         recipe = msgspec.structs.replace(recipe, encoders=tuple(study_encoders()))
@@ -63,15 +63,15 @@ def plan(recipe: Recipe, manifest: Manifest, flags: Flags, measure: bool = True)
 
     device = pick_device(flags.device)
     items = _items(recipe, asked, on_gpu=device.type == "cuda")
-    dearest = max(items, key=lambda item: item.cost.decoder_flop)
-    labels = len(datasets[dearest.dataset].labels)
+    most_costly = max(items, key=lambda item: item.cost.decoder_flop)
+    labels = len(datasets[most_costly.dataset].labels)
     with using_threads(flags.threads):
-        speed = measure_speed(recipe, dearest.card, labels, {item.precision for item in items}, device)
+        speed = measure_speed(recipe, most_costly.card, labels, {item.precision for item in items}, device)
     return Plan(recipe, datasets, items, speed)
 
 
 def cheaper(recipe: Recipe) -> dict[str, Recipe]:
-    """Return changes of a recipe that cost less, by what to write in it."""
+    """Return cheaper variants of a recipe; the keys are the lines to write in the recipe."""
     changed: dict[str, Recipe] = {}
     if len(recipe.sweep.values) > 1:
         fewer = recipe.sweep.values[:-1]
@@ -92,7 +92,7 @@ def cheaper(recipe: Recipe) -> dict[str, Recipe]:
 
 
 def total_of(costs: Sequence[Cost]) -> Cost:
-    """Return sums; of the memory in fit the largest, since one encoder is there at a time."""
+    """Return the sums of costs; for the memory in fit the largest, because one encoder is in memory at a time."""
     sums = Cost(*(sum(column) for column in zip(*costs, strict=True)))
     return sums._replace(fit_bytes=max(cost.fit_bytes for cost in costs))
 
@@ -112,6 +112,6 @@ def _items(recipe: Recipe, asked: Sequence[Demand], on_gpu: bool) -> tuple[Item,
 def _card(name: str) -> Card:
     if not name.startswith(TIMM):
         return read_card(name)
-    from fmcache.encoders.load import card_of  # asks timm for the model's shape
+    from fmcache.encoders.load import card_of  # gets the shapes of the model from timm
 
     return card_of(name)

@@ -1,4 +1,4 @@
-"""How fast this device is at what the stages do: a few seconds of measuring, for a rough forecast."""
+"""How fast this device does the work of the stages: measured for a few seconds, for a rough forecast."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ from fmcache.runtime.devices import device_name
 from fmcache.specs import Precision, Recipe
 
 TOKENS, WIDTH, HEADS = 512, 768, 12
-"""One block of this size stands for all encoders: large enough to reach the speed that whole ones reach."""
+"""One transformer block of this size is measured for all encoders: it is large enough to reach the speed of a whole
+encoder."""
 
 FLOP_PER_TRY = {"cpu": 2 * 10**10, "cuda": 4 * 10**12}
 SMALL_SIDE = {"cpu": 8, "cuda": 64}
-"""Grids up to this side are measured as they are; the work of larger ones grows with their area."""
+"""Grids up to this side length are measured directly; the work of larger grids grows with their area."""
 
 SECONDS = 0.8
 
 
 class Speed(NamedTuple):
-    """Operations per second as seen on a device, counted as in `fmcache.planning.costs`."""
+    """Operations per second measured on a device, counted as in `fmcache.planning.costs`."""
 
     device: str
     encoder: dict[Precision, float]
@@ -40,7 +41,7 @@ class Speed(NamedTuple):
 def measure_speed(
     recipe: Recipe, card: Card, labels: int, precisions: Iterable[Precision], device: torch.device
 ) -> Speed:
-    """Return what `device` reaches in transformer blocks, and in training the recipe's decoder on a card's grids."""
+    """Return the speed of `device` in transformer blocks, and in training the recipe's decoder on a card's grids."""
     blocks = {precision: _block_speed(precision, device) for precision in sorted(set(precisions))}
     return Speed(device_name(device), blocks, _decoder_speed(recipe, card, labels, device))
 
@@ -68,7 +69,7 @@ def _block_speed(precision: Precision, device: torch.device) -> float:
 
 
 def _decoder_speed(recipe: Recipe, card: Card, labels: int, device: torch.device) -> float:
-    """Return the speed of whole training steps of the recipe's decoder."""
+    """Return the speed of complete training steps of the recipe's decoder."""
     side = GridGeometry(recipe.tile_px, card.patch, recipe.grid).side
     tile_px = recipe.tile_px if side <= SMALL_SIDE[device.type] else SMALL_SIDE[device.type] * card.patch
     grid = GridGeometry(tile_px, card.patch, recipe.grid)
@@ -90,7 +91,7 @@ def _decoder_speed(recipe: Recipe, card: Card, labels: int, device: torch.device
 
 
 def _seconds(act: Callable[[], None], device: torch.device) -> float:
-    """Return the median seconds of `act`, tried for about `SECONDS` after one try that does not count."""
+    """Return the median seconds of a call of `act`, measured for about `SECONDS` after one warm-up call."""
     times: list[float] = []
     end = float("inf")
     while not times or time.perf_counter() < end:
@@ -99,7 +100,7 @@ def _seconds(act: Callable[[], None], device: torch.device) -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         if end == float("inf"):
-            end = time.perf_counter() + SECONDS  # that was the warm-up
+            end = time.perf_counter() + SECONDS  # the first call was the warm-up
             continue
         times.append(time.perf_counter() - start)
     return median(times)

@@ -254,13 +254,13 @@ def test_another_format_version_and_foreign_groups_are_refused_by_name(tmp_path)
     with pytest.raises(CacheMismatch, match="format 2"):
         open_cache(path, "tokens", {})
     group.attrs.put({"fmcache": {**msgspec.to_builtins(header), "state": "filling"}})
-    with pytest.raises(CacheCorrupt, match="not those that were written"):
+    with pytest.raises(CacheCorrupt, match="the attributes were changed"):
         open_cache(path, "tokens", {})
     group.attrs.put(msgspec.structs.replace(header, fingerprint="0" * 64).attributes())
     with pytest.raises(CacheCorrupt, match="fingerprint"):
         open_cache(path, "tokens", {})
     group.attrs.put({"somebody": "else"})
-    with pytest.raises(CacheCorrupt, match="no cache of ours"):
+    with pytest.raises(CacheCorrupt, match="not a cache of fmcache"):
         open_cache(path, "tokens", {})
     with pytest.raises(CacheNotFound, match="fmcache extract"):
         open_cache(tmp_path / "nowhere.zarr", "tokens", {})
@@ -274,7 +274,7 @@ def test_caches_are_found_and_removed_and_nothing_else_is(tmp_path):
     found = {entry.path: entry for entry in find_caches(tmp_path)}
     assert isinstance(found[path].header, Header)
     assert found[broken].header is None
-    assert "no cache of ours" in found[broken].problem
+    assert "not a cache of fmcache" in found[broken].problem
     assert remove_cache(path) == found[path].bytes > 0
     assert not path.exists()
     (tmp_path / "notes").mkdir()
@@ -351,7 +351,7 @@ def test_golden_caches_with_checksums_are_read_as_they_were_written(tmp_path, na
         assert np.array_equal(diagonal, np.eye(4))
     (listed,) = path.glob("checksums-*.bin")
     listed.write_bytes(listed.read_bytes()[4:] + listed.read_bytes()[:4])
-    with pytest.raises(CacheCorrupt, match="not what was written"):
+    with pytest.raises(CacheCorrupt, match="was changed after it was written"):
         open_cache(path, header.kind, {})
 
 

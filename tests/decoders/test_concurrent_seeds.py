@@ -1,4 +1,4 @@
-"""When seeds are trained at once, and what lanes must not do."""
+"""When seeds are trained concurrently, and what concurrent seeds must not do."""
 
 import threading
 
@@ -26,7 +26,7 @@ def test_the_arithmetic_of_the_papers_step_is_the_protocols():
     (DEMO, CPU, 1, 1), (DEMO, CPU, 2, 2), (DEMO, CPU, 64, 10), (PAPER, CPU, 64, 1),
     (DEMO, GPU, 8, 1), (PAPER, GPU, 64, 1),
 ])  # fmt: skip
-def test_small_steps_go_together_and_large_ones_one_after_another(size, device, threads, wanted):
+def test_small_steps_run_concurrently_and_large_ones_one_after_another(size, device, threads, wanted):
     assert concurrent_seed_count(size, 10, device, threads) == wanted
 
 
@@ -40,27 +40,27 @@ def training(source=None):
     return Training(Decoder(2, 2, 2, GridGeometry(8, 4)), source, source, source, FitSpec(), "pooled", CPU)
 
 
-def lanes(monkeypatch, train, tick=lambda _: None):
+def train_two_seeds(monkeypatch, train, tick=lambda _: None):
     monkeypatch.setattr(concurrent_seeds, "train", train)
     return dict(train_concurrently(training(), (4, 5), tick))
 
 
-def test_lanes_return_what_each_seed_gave_and_each_has_a_decoder_and_threads_of_its_own(monkeypatch):
+def test_concurrent_seeds_return_each_result_and_each_has_its_own_decoder_and_threads(monkeypatch):
     before, met, decoders, threads = torch.get_num_threads(), threading.Barrier(2, timeout=20), set(), set()
 
     def train(training, seed, tick):
-        met.wait()  # breaks unless both lanes are under way at once
+        met.wait()  # breaks unless both seeds run concurrently
         decoders.add(id(training.decoder))
         threads.add(torch.get_num_threads())
         return seed
 
-    assert lanes(monkeypatch, train) == {4: 4, 5: 5}
+    assert train_two_seeds(monkeypatch, train) == {4: 4, 5: 5}
     assert len(decoders) == 2
     assert threads == {1}
     assert torch.get_num_threads() == before
 
 
-def test_an_error_in_one_lane_ends_the_others_and_is_raised(monkeypatch):
+def test_an_error_of_one_seed_stops_the_others_and_is_raised(monkeypatch):
     def train(training, seed, tick):
         if seed == 5:
             raise ZeroDivisionError
@@ -68,10 +68,10 @@ def test_an_error_in_one_lane_ends_the_others_and_is_raised(monkeypatch):
             tick(1)
 
     with pytest.raises(ZeroDivisionError):
-        lanes(monkeypatch, train)
+        train_two_seeds(monkeypatch, train)
 
 
-def test_lanes_nobody_waits_for_end_with_their_step_however_long_their_epoch(monkeypatch):
+def test_seeds_whose_result_is_not_needed_stop_after_their_step_not_their_epoch(monkeypatch):
     class Endless:
         tiles, views = ("t",), range(1)
 
@@ -87,9 +87,9 @@ def test_lanes_nobody_waits_for_end_with_their_step_however_long_their_epoch(mon
     asked = []
     for at in ("train", "val", "test"):
         asked.append(at)
-        lanes = train_concurrently(training(Endless()), (4, 5))
-        assert next(lanes) == (4, "fitted")
-        lanes.close()  # returns, as seed 5 has ended
+        results = train_concurrently(training(Endless()), (4, 5))
+        assert next(results) == (4, "fitted")
+        results.close()  # returns, as seed 5 has ended
 
 
 def test_a_seed_that_has_ended_is_handed_over_though_a_later_one_fails(monkeypatch):
