@@ -192,8 +192,8 @@ def still_falling(losses: Sequence[float], cycle: int) -> bool:
     """Return whether training ended before its loss was flat.
 
     The mean loss of the last `cycle` epochs (a restart cycle, so that equal learning rates are compared) is compared
-    with the mean of the `cycle` epochs before. With fewer epochs than two cycles, the two halves are compared. The noise
-    of the decrease is estimated from how much the differences change from one epoch to the next.
+    with the mean of the `cycle` epochs before. With fewer epochs than two cycles, the two halves are compared. The
+    noise of the decrease is estimated from how much the differences change from one epoch to the next.
 
     References
     ----------

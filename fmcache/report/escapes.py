@@ -1,4 +1,4 @@
-"""Text that users choose, written so that Markdown, LaTeX and matplotlib show it as it is: the home of each rule."""
+"""Escaping of user text, so that Markdown, LaTeX and matplotlib show it unchanged. All escaping rules are here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import unicodedata
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _MARKDOWN = re.compile(
     r"[\\`*~$|<]"
-    r"|(?<![^\W_])_+|_+(?![^\W_])"  # inside a word an underscore is no emphasis
+    r"|(?<![^\W_])_+|_+(?![^\W_])"  # an underscore inside a word is not emphasis
     r"|\](?=[(\[:])|&(?=#?\w+;)"
     r"|^(?:[\[#+=>:-]|\d+(?=[.)]))"  # at the start of a line: headings, lists, quotes, definitions
     r"|^ | $|#+$"
@@ -23,11 +23,11 @@ _GREEK = re.compile(r"GREEK (SMALL|CAPITAL) LETTER ([A-Z]+)")
 _RAISED = re.compile(r"<(super|sub)> 00([2-7][0-9A-F])")
 _LIGATURE = re.compile(r"(?<=(['\-,]))\1")
 _LATIN_END = 0x17F
-"""What pdfLaTeX can write of Unicode without more packages ends about here."""
+"""Without more packages, pdfLaTeX can write Unicode characters up to about this one."""
 
 
 def escape_markdown(text: str) -> str:
-    """Return a line of text that Markdown (CommonMark with GitHub's tables) shows as it is, in a cell or out of it."""
+    """Return a line of text that Markdown (CommonMark with GitHub's tables) shows unchanged, also in a table cell."""
 
     def escaped(found: re.Match[str]) -> str:
         signs = found[0]
@@ -39,25 +39,27 @@ def escape_markdown(text: str) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """Return text that LaTeX sets as it is, also at the start of a table's row."""
+    """Return text that LaTeX typesets unchanged, also at the start of a table row."""
     text = _CONTROL.sub(" ", text)
-    broken = _LIGATURE.sub(lambda found: f"\0{found[0]}", text)  # -- is not a dash, '' no quotation mark
+    broken = _LIGATURE.sub(lambda found: f"\0{found[0]}", text)  # -- must not become a dash, '' not a quotation mark
     signs = "".join("{}" if sign == "\0" else _latex_sign(sign) for sign in broken)
-    return f"{{{signs[0]}}}{signs[1:]}" if signs[:1] in ("[", "*") else signs  # after \\ they would be its arguments
+    return (
+        f"{{{signs[0]}}}{signs[1:]}" if signs[:1] in ("[", "*") else signs
+    )  # after \\ LaTeX would read them as arguments
 
 
 def latex_comment(text: str) -> str:
-    """Return text as a line of comment."""
+    """Return text as a LaTeX comment line."""
     return f"% {_CONTROL.sub(' ', text)}\n"
 
 
 def beyond_latex(text: str) -> str:
-    """Return the characters of a text, each once, that need XeLaTeX or LuaLaTeX and a font that has them."""
+    """Return the characters of a text, each once, that need XeLaTeX or LuaLaTeX and a font with these characters."""
     return "".join(sorted({sign for sign in text if ord(sign) > _LATIN_END and _latex_sign(sign) == sign}))
 
 
 def plot(text: str) -> str:
-    """Return text that matplotlib draws as it is: a dollar sign begins no formula."""
+    """Return text that matplotlib draws unchanged: a dollar sign does not start a formula."""
     return text.replace("$", r"\$")
 
 

@@ -1,7 +1,7 @@
-"""The figures of a report, PNG and SVG; the only place that plots. Same results, same bytes.
+"""The figures of a report, PNG and SVG. Only this module plots. The same results give the same bytes.
 
-Names are drawn as they are, in any script that an installed font has; where none has it a PNG shows code points, while
-an SVG holds the name and leaves the font to its viewer.
+Names are drawn unchanged, in any script for which a font is installed. Without such a font, a PNG shows code points; an
+SVG holds the name, and the viewer chooses the font.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from fmcache import fonts
 from fmcache.report.escapes import plot
 from fmcache.report.summary import Row, Summary
 
-# text stays text in SVG, and neither dates nor random ids are written
+# text stays text in SVG; no dates and no random ids are written
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "fmcache", "font.size": 8, "axes.spines.top": False,
          "axes.spines.right": False, "figure.constrained_layout.use": True}  # fmt: skip
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#f0e442")
 CONTROL = "#888888"
 
 Write = Callable[[str], str]
-"""From a name to what is handed to matplotlib, which knows of formulas and of fonts that lack a character."""
+"""From a name to the text for matplotlib: without formulas, and with a replacement for characters that no font has."""
 
 
 def figures(summary: Summary) -> dict[str, bytes]:
@@ -47,7 +47,7 @@ def names_shown(summary: Summary) -> list[str]:
 
 
 def cover(texts: Sequence[str]) -> fonts.Cover:
-    """Return the fonts that texts need besides matplotlib's own, and the characters that no font has."""
+    """Return the fonts that texts need besides matplotlib's default font, and the characters that no font has."""
     return fonts.cover(texts, font_manager.findfont(font_manager.FontProperties()))
 
 
@@ -57,7 +57,7 @@ def rendered(name: str, draw: Callable[[Write], Figure], texts: Sequence[str]) -
     found = cover(texts)
     families = [*mpl.rcParams["font.family"], *(face.family for face in found.faces)]
     with mpl.rc_context(STYLE | ({"font.family": families} if found.faces else {})), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")  # in an SVG, whose viewer has fonts of its own
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # the viewer of an SVG has its own fonts
         figure = draw(lambda text: plot(found.boxed(text)))
         for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
             if kind == "svg" and found.lacking:
@@ -70,17 +70,17 @@ def rendered(name: str, draw: Callable[[Write], Figure], texts: Sequence[str]) -
 
 
 def _xml(sign: str) -> str:
-    """A character, or the code point of one that XML cannot hold or would break a line."""
+    """Return a character, or its code point when XML cannot hold it or it would break a line."""
     return f"[U+{ord(sign):04X}]" if unicodedata.category(sign) in ("Cc", "Cs") or sign in "\ufffe\uffff" else sign
 
 
 def dice_by_size(summary: Summary, write: Write) -> Figure:
-    """Return the paper's Figure 1: mean Dice against the encoder's parameters, one bubble each, area by size."""
+    """Return Figure 1 of the paper: mean Dice by parameters of the encoder, one bubble each, with area by size."""
     figure = Figure(figsize=(5.0, 3.4))
     axes = figure.add_subplot()
     for i, row in enumerate(summary.rows):
         mean, std = 100 * row.mean[-1], 100 * row.std[-1]
-        if math.isnan(mean):  # no label in the test tiles
+        if math.isnan(mean):  # the test tiles have no label
             continue
         colour = CONTROL if row.is_control else COLOURS[i % len(COLOURS)]
         if row.encoder.params == 0:
@@ -104,7 +104,7 @@ def dice_by_size(summary: Summary, write: Write) -> Figure:
 
 
 def dice_by_label(summary: Summary, write: Write) -> Figure:
-    """Return one panel per label and for the mean: every run a point, the mean over runs a bar."""
+    """Return one panel per label and one for the mean. Every run is a point, the mean over runs is a bar."""
     n = len(summary.columns)
     figure = Figure(figsize=(1.2 + _wide(map(write, summary.columns), 1.9, 0.08) * n, 0.9 + 0.28 * len(summary.rows)))
     panels = np.atleast_1d(figure.subplots(1, n, sharey=True))
@@ -122,7 +122,7 @@ def dice_by_label(summary: Summary, write: Write) -> Figure:
 
 
 def training_curves(summary: Summary, write: Write) -> Figure:
-    """Return training loss and validation Dice per epoch: runs thin, their mean thick, one column per encoder."""
+    """Return training loss and validation Dice per epoch: thin lines for runs, a thick mean, one column per encoder."""
     n = len(summary.rows)
     columns = min(n, 5)
     bands = -(-n // columns)
@@ -158,7 +158,7 @@ def _curves(loss: mpl.axes.Axes, dice: mpl.axes.Axes, row: Row, colour: str) -> 
 
 
 def _wide(titles: Iterable[str], least: float, sign: float) -> float:
-    """Inches a panel needs so that no title runs into its neighbour's, at `sign` inches a character."""
+    """Return the width of a panel in inches so that titles do not overlap, with `sign` inches per character."""
     signs = (sum(1 + (unicodedata.east_asian_width(s) in "WF") for s in title) for title in titles)
     return max(least, sign * max(signs))
 

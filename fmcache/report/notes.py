@@ -1,6 +1,6 @@
-"""What a reader must know to read a table: which Dice, over which labels and runs it goes, and how runs ended.
+"""The notes under a table: which Dice it shows, over which labels and runs, and how the runs ended.
 
-Lines are plain text; Markdown and LaTeX escape them as a whole.
+Lines are plain text. Markdown and LaTeX escape them as a whole.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from fmcache.report.summary import Row, Summary
 
 REDUCTIONS = {
     "pooled": "Dice from counts summed over all test tiles",
-    "per_tile": "Dice of each test tile, averaged over the tiles that hold or were given the label",
+    "per_tile": "Dice of each test tile, averaged over the tiles where the label occurs or was predicted",
     "puma": "Dice as in the PUMA challenge: counts summed over all test tiles, a label without a hit is 0, the "
-    "background is left out (at the tile size of the recipe, where the challenge has 1024 px)",
+    "background is left out (at the tile size of the recipe; the challenge uses 1024 px)",
 }
 UNSEEN: dict[Split, str] = {
-    "val": "validation tiles: the best weights are chosen without regard to it",
-    "train": "training tiles: no decoder could learn it, so its Dice says nothing of encoders",
+    "val": "validation tiles: it has no influence on the choice of the best weights",
+    "train": "training tiles: no decoder could learn it, so its Dice does not compare encoders",
 }
 
 
@@ -33,12 +33,12 @@ def notes(summary: Summary) -> list[str]:
         *lacking(summary),
     ]
     lines += _folds(summary) or [
-        "The split is fixed: the spread is over seeds only and says nothing of other tiles or patients."
+        "The split is fixed: the spread is over seeds only and does not cover other tiles or patients."
     ]
     if not summary.compares:
-        lines.append("The test tiles hold fewer than two labels: a Dice says nothing, and nothing is ranked.")
+        lines.append("The test tiles hold fewer than two labels: Dice has no meaning here, and nothing is ranked.")
     elif len(summary.ranked) > 1:
-        lines.append("Best underlined, best three bold, among encoders; controls and random weights are not ranked.")
+        lines.append("Best encoder underlined, best three bold; controls and random weights are not ranked.")
     lines += endings(summary)
     if len({row.runs for row in summary.rows}) > 1:
         counts = ", ".join(f"{row.encoder.display} {len(row.seeds)}" for row in summary.rows)
@@ -48,7 +48,7 @@ def notes(summary: Summary) -> list[str]:
 
 
 def runs(summary: Summary) -> str:
-    """Return what the spread is over: seeds, or folds and seeds."""
+    """Return over what the spread is computed: seeds, or folds and seeds."""
     return f"{len(summary.folds)} folds and their seeds" if summary.folds else "seeds"
 
 
@@ -58,12 +58,12 @@ def marks(row: Row) -> str:
 
 
 def lacking(summary: Summary) -> list[str]:
-    """Return over how many labels each mean goes, and which labels the test, validation or training tiles lack."""
+    """Return the number of labels in each mean, and the labels that the test, validation or training tiles lack."""
     return [*_means(summary), *_predicted_nevertheless(summary), *_unseen(summary)]
 
 
 def _means(summary: Summary) -> list[str]:
-    puma = summary.reduction == "puma"  # its background never counts, any other label always does
+    puma = summary.reduction == "puma"  # its background never counts, every other label always counts
     scored = summary.columns[puma:-1]
     n = len(scored)
     lines = []
@@ -73,7 +73,7 @@ def _means(summary: Summary) -> list[str]:
         if not lacking or puma:
             without = f": {summary.columns[0]} is left out" if puma else ""
             lines.append(f"{where}'mean' is the mean over {n if puma else f'all {n}'} labels{without}")
-            lines += [f"{where}{what}: the challenge counts that as Dice 0"] if lacking else []
+            lines += [f"{where}{what}: the challenge counts this as Dice 0"] if lacking else []
         elif len(lacking) == n:
             lines.append(f"{where}no label has a pixel in the test tiles, so nothing has a Dice")
         else:
@@ -82,7 +82,7 @@ def _means(summary: Summary) -> list[str]:
 
 
 def endings(summary: Summary) -> list[str]:
-    """Return a line for each way in which runs ended: what was seen, in how many runs of each encoder, what to do."""
+    """Return a line for each way in which runs ended: the observation, the runs of each encoder, and the advice."""
     lines = []
     for how, told in TOLD.items():
         rows = [_ended(row, how, _unit(summary)) for row in summary.rows if row.ended(how)]
@@ -107,7 +107,7 @@ def _name(fold: int | None, seed: int) -> str:
 
 
 def _predicted_nevertheless(summary: Summary) -> list[str]:
-    """Rows whose means go over a label that is not there, since some runs predicted it."""
+    """Return a line on rows whose means include a label that the test tiles lack, because some runs predicted it."""
     if summary.reduction == "puma":
         return []
     n = len(summary.columns) - 1
@@ -118,11 +118,11 @@ def _predicted_nevertheless(summary: Summary) -> list[str]:
             rows.append(f"{row.encoder.display} ({more} of {len(row.seeds)} {_unit(summary)})")
     if not rows:
         return []
-    return [f"A label that the test tiles lack was predicted, so its Dice 0 counts in the mean of {', '.join(rows)}."]
+    return [f"A label that the test tiles lack was predicted: its Dice of 0 counts in the mean of {', '.join(rows)}."]
 
 
 def _unseen(summary: Summary) -> list[str]:
-    """Which labels the validation and training tiles lack, and what follows."""
+    """Return lines on the labels that the validation and training tiles lack, and the consequence."""
     return [
         f"{f'In {folds} ' if folds else ''}{_listed(names)} no pixel in the {consequence}."
         for split, consequence in UNSEEN.items()
@@ -132,7 +132,7 @@ def _unseen(summary: Summary) -> list[str]:
 
 
 def _by_names(summary: Summary, split: Split) -> list[tuple[tuple[str, ...], str]]:
-    """The sets of labels that a split lacks, each with the folds it holds for ('' for the fixed split or all folds)."""
+    """Return the sets of labels that a split lacks, each with its folds ('' for the fixed split or all folds)."""
     by_names: dict[tuple[str, ...], list[int | None]] = {}
     for (fold, at), names in summary.lacking.items():
         if at == split:
@@ -152,13 +152,14 @@ def _unit(summary: Summary) -> str:
 
 
 def _folds(summary: Summary) -> list[str]:
-    """What a spread over folds covers, and its two sources for each encoder."""
+    """Return lines on what a spread over folds covers, and its two sources for each encoder."""
     if not summary.folds:
         return []
     lines = [
-        f"Dice is taken per run: a seed trained and tested on one of {len(summary.folds)} folds, each tile tested in "
-        "at most one of them. The spread covers seeds within a fold and the change of training, validation and test "
-        "tiles between folds. Folds share training tiles, so they are not independent: this is no standard error."
+        f"Dice is computed per run: a seed trained and tested on one of {len(summary.folds)} folds. Each tile is "
+        "tested in at most one fold. The spread covers seeds within a fold and the change of training, validation and "
+        "test tiles between folds. Folds share training tiles, so they are not independent: this is not a standard "
+        "error."
     ]
     for row in summary.rows:
         seeds = f"; over seeds within a fold {100 * row.std_of_seeds:.2f}" if not np.isnan(row.std_of_seeds) else ""

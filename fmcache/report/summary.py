@@ -1,4 +1,4 @@
-"""From counts to what tables and figures show: Dice per label and run, means, deviations, flags.
+"""From counts to the content of tables and figures: Dice per label and run, means, deviations, flags.
 
 A run is a seed on the fixed split, or a (fold, seed).
 """
@@ -23,14 +23,14 @@ from fmcache.scores.records import EncoderInfo, RunRecord, RunResults
 
 MEAN = "mean"
 SHOWN_AS_ZERO = 0.00005
-"""In percent with two digits, less is 0.00."""
+"""A smaller value is shown as 0.00 (percent with two digits)."""
 
 
 class Row(NamedTuple):
     """One encoder. `dice` is (run, column): the labels, then their mean; shares of 1, NaN where a label has no Dice.
 
-    `folds` (None: the fixed split) and `seeds` name the runs, `endings` tells how each ended, and `missed` which labels
-    it never predicted, or as good as never.
+    `folds` (None: the fixed split) and `seeds` name the runs. `endings` states how each run ended, `missed` which
+    labels it never or almost never predicted.
     """
 
     encoder: EncoderInfo
@@ -47,12 +47,12 @@ class Row(NamedTuple):
         return tuple(zip(self.folds, self.seeds, strict=True))
 
     def ended(self, how: Ending) -> tuple[int, ...]:
-        """Return which runs (their positions) ended in a way."""
+        """Return the positions of the runs that ended in a given way."""
         return tuple(i for i, one in enumerate(self.endings) if one is how)
 
     @property
     def labels_in_mean(self) -> npt.NDArray[np.int64]:
-        """Over how many labels the mean of each run goes, (run,)."""
+        """Number of labels in the mean of each run, (run,)."""
         return np.asarray((~np.isnan(self.dice[:, :-1])).sum(axis=1))
 
     @property
@@ -82,15 +82,15 @@ class Row(NamedTuple):
 
     @property
     def is_control(self) -> bool:
-        """Whether the row stands apart and is never ranked: controls, and anything with random weights."""
+        """Whether the row is listed separately and never ranked: controls, and encoders with random weights."""
         return self.encoder.control or self.encoder.random_weights
 
 
 class Summary(NamedTuple):
     """One dataset of one study. `columns` are the labels and, last, `mean`; encoders come first, controls last.
 
-    `lacking` names the labels that have no pixel in the tiles of a (fold, split); a split of which nothing is known is
-    not in it.
+    `lacking` names the labels without a pixel in the tiles of a (fold, split). It has no entry for a split whose pixels
+    are unknown.
     """
 
     record: RunRecord
@@ -101,7 +101,7 @@ class Summary(NamedTuple):
 
     @property
     def folds(self) -> tuple[int, ...]:
-        """The folds that any row was run on; empty for a fixed split."""
+        """All folds of the rows; empty for a fixed split."""
         return tuple(sorted({fold for row in self.rows for fold in row.folds if fold is not None}))
 
     @property
@@ -112,14 +112,14 @@ class Summary(NamedTuple):
 
     @property
     def ranked(self) -> tuple[Row, ...]:
-        """The rows that compete."""
+        """The rows that are ranked."""
         return tuple(row for row in self.rows if not row.is_control)
 
     def place(self, row: Row, column: int) -> int:
-        """Return the place of a row in a column (1 is best; equals share it).
+        """Return the place of a row in a column (1 is best; equal values share a place).
 
-        It is 0, no place, for controls and lone encoders, for a Dice that is undefined or shown as 0, and everywhere
-        when the test tiles hold a single label, whose Dice says nothing.
+        0 means no place: for controls, for a single encoder, and for a Dice that is undefined or shown as 0. All rows
+        have no place when the test tiles hold only one label, because its Dice has no meaning.
         """
         value = row.mean[column]
         if row.is_control or len(self.ranked) < 2 or not self.compares or np.isnan(value) or value < SHOWN_AS_ZERO:
@@ -127,69 +127,69 @@ class Summary(NamedTuple):
         return 1 + sum(bool(other.mean[column] > value) for other in self.ranked)
 
 
-def summarise(parts: Sequence[RunResults]) -> Summary:
-    """Return the summary of all parts of one study and dataset.
+def summarise(runs: Sequence[RunResults]) -> Summary:
+    """Return the summary of all runs of one study and dataset.
 
     Raises
     ------
     ResultsNotFound
-        When there are no parts.
+        When there are no runs.
     ResultsMismatch
-        When runs differ in more than encoder, fold and seed, naming the fields.
+        When runs differ in more than encoder, fold and seed; the message names the fields.
     """
-    if not parts:
-        raise ResultsNotFound("there are no runs to summarise", next_step="fmcache fit")
-    first = parts[0].record
+    if not runs:
+        raise ResultsNotFound("there are no runs to summarise", next_step="run fmcache fit")
+    first = runs[0].record
     first_of_fold: dict[int | None, RunRecord] = {}
-    for part in parts:
-        _check_alike(first, part.record)
-        _check_alike(first_of_fold.setdefault(part.record.fold, part.record), part.record)
+    for run in runs:
+        _check_alike(first, run.record)
+        _check_alike(first_of_fold.setdefault(run.record.fold, run.record), run.record)
     _check_folds(first_of_fold)
     reduction: Reduction = first.recipe["dice"]
     labels = tuple(name for name, _ in first.labels)
-    ordered = sorted(parts, key=lambda p: (p.record.encoder.name, p.record.fold or 0, p.record.seed))
+    ordered = sorted(runs, key=lambda run: (run.record.encoder.name, run.record.fold or 0, run.record.seed))
     rows = [
-        _row(list(group), labels, reduction) for _, group in groupby(ordered, key=lambda part: part.record.encoder.name)
+        _row(list(group), labels, reduction) for _, group in groupby(ordered, key=lambda run: run.record.encoder.name)
     ]
     rows.sort(key=lambda row: (row.is_control, -np.nan_to_num(row.mean[-1]), row.encoder.name))
-    return Summary(first, (*labels, MEAN), tuple(rows), reduction, _lacking(parts, labels))
+    return Summary(first, (*labels, MEAN), tuple(rows), reduction, _lacking(runs, labels))
 
 
-def _row(parts: list[RunResults], labels: tuple[str, ...], reduction: Reduction) -> Row:
+def _row(runs: list[RunResults], labels: tuple[str, ...], reduction: Reduction) -> Row:
     dice = []
-    for part in parts:
-        _check_alike(parts[0].record, part.record, encoder=True)
-        per_label = dice_per_label(_counts(part.counts, labels), reduction)
+    for run in runs:
+        _check_alike(runs[0].record, run.record, encoder=True)
+        per_label = dice_per_label(_counts(run.counts, labels), reduction)
         dice.append([*per_label, mean_of_defined(per_label, axis=0)])
-    records = [part.record for part in parts]
+    records = [run.record for run in runs]
     return Row(
         records[0].encoder,
         tuple(record.fold for record in records),
         tuple(record.seed for record in records),
         np.array(dice),
-        tuple(ending(part) for part in parts),
-        tuple(missed(part) for part in parts),
-        tuple(part.curve for part in parts),
+        tuple(ending(run) for run in runs),
+        tuple(missed(run) for run in runs),
+        tuple(run.curve for run in runs),
     )
 
 
-def _lacking(parts: Sequence[RunResults], labels: tuple[str, ...]) -> dict[tuple[int | None, Split], tuple[str, ...]]:
-    """Labels without a pixel by fold and split: of validation and test by the truth that runs saw, of training by
-    their record."""
-    there: dict[tuple[int | None, Split], set[str]] = {}
-    for part in parts:
-        fold = part.record.fold
+def _lacking(runs: Sequence[RunResults], labels: tuple[str, ...]) -> dict[tuple[int | None, Split], tuple[str, ...]]:
+    """Return the labels without a pixel by fold and split: for validation and test from the counts of the runs, for
+    training from their records."""
+    present: dict[tuple[int | None, Split], set[str]] = {}
+    for run in runs:
+        fold = run.record.fold
         for split in SPLITS:
-            truth = part.counts.filter(pl.col("split") == split)
-            if split in part.counts["split"]:
+            truth = run.counts.filter(pl.col("split") == split)
+            if split in run.counts["split"]:
                 seen = truth.filter(pl.col("tp") + pl.col("fn") > 0)["label"].unique().to_list()
-            elif split in part.record.label_pixels:
-                pixels = part.record.label_pixels[split]
+            elif split in run.record.label_pixels:
+                pixels = run.record.label_pixels[split]
                 seen = [label for label, n in zip(labels, pixels, strict=True) if n]
             else:
                 continue
-            there.setdefault((fold, split), set()).update(seen)
-    return {key: tuple(label for label in labels if label not in seen) for key, seen in there.items()}
+            present.setdefault((fold, split), set()).update(seen)
+    return {key: tuple(label for label in labels if label not in seen) for key, seen in present.items()}
 
 
 def _std(dice: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -206,34 +206,36 @@ def _counts(table: pl.DataFrame, labels: tuple[str, ...]) -> npt.NDArray[np.int6
 
 def _check_alike(one: RunRecord, other: RunRecord, encoder: bool = False) -> None:
     if (one.fold is None) != (other.fold is None):
-        lines = [f"{one.encoder.name} or {other.encoder.name} was run on folds, and on the fixed split too"]
+        lines = [f"{one.encoder.name} or {other.encoder.name} was run both on folds and on the fixed split"]
     else:
         fold = one.fold == other.fold
         lines = differences(_comparable(one, encoder, fold), _comparable(other, encoder, fold))
     if lines:
         raise ResultsMismatch(
-            f"runs of study {one.study!r} on {one.dataset} do not belong together:\n    " + "\n    ".join(lines[:8]),
-            next_step="fit the older ones again (fmcache fit --recompute), or name the recipes differently",
+            f"runs of study {one.study!r} on {one.dataset} cannot be compared:\n    " + "\n    ".join(lines[:8]),
+            next_step="fit the older runs again (fmcache fit --recompute), or give the recipes different names",
         )
 
 
 def _check_folds(first_of_fold: dict[int | None, RunRecord]) -> None:
-    """Refuse folds that test a tile twice: those of another cut of the dataset, left from an earlier fit."""
+    """Refuse folds that test a tile twice: they come from two different divisions of the dataset into folds."""
     fold_of: dict[str, int | None] = {}
     for fold, record in first_of_fold.items():
         for tile in record.identity.get("splits", {}).get("test", ()):
             if fold_of.setdefault(tile, fold) != fold:
                 raise ResultsMismatch(
-                    f"runs of study {record.study!r} on {record.dataset} come from two different cuts into folds",
+                    f"runs of study {record.study!r} on {record.dataset} come from two different divisions into folds",
                     found=f"tile {tile!r} is tested in fold {fold_of[tile]} and in fold {fold}",
-                    next_step=f"remove results/{record.study}/{record.dataset} in the working folder; fmcache fit",
+                    next_step=f"remove results/{record.study}/{record.dataset} in the working folder, then run "
+                    "fmcache fit",
                 )
 
 
 def _comparable(record: RunRecord, encoder: bool, fold: bool) -> dict[str, object]:
-    """What must agree: all but the seed; of runs that share no encoder, less the token cache; no fold, less tiles.
+    """Return the facts that must be equal: everything except the seed.
 
-    um/px are in no identity, and stand in the report's table of facts.
+    The token cache is left out for runs of different encoders, the tiles for runs of different folds. um/px is not in
+    the identity, but is compared too, because the report's table of facts shows it.
     """
     alike = {k: v for k, v in record.identity.items() if k != "seed" and (encoder or k != "tokens")}
     alike["mpp"] = record.mpp

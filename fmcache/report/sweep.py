@@ -1,4 +1,4 @@
-"""One field of a recipe, several values: does the order of encoders depend on it? Table, figure and CSV."""
+"""One recipe field with several values: does the order of encoders depend on it? Table, figure and CSV."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TITLES = {"views": "views of each training tile", "passes_per_epoch": "passes ov
 
 
 class SweepTable(NamedTuple):
-    """The studies of one sweep on one dataset: `field` is what was swept, `summaries` are by its value, rising."""
+    """The studies of one sweep on one dataset: `field` is the swept field, `summaries` are by its value, increasing."""
 
     field: str
     summaries: Mapping[int, Summary]
@@ -57,7 +57,7 @@ class SweepTable(NamedTuple):
         return table
 
     def notes(self) -> list[str]:
-        """Return how to read the table, and the order of encoders at each value where it changes."""
+        """Return how to read the table, and the order of encoders at each value if it changes."""
         lines = [
             "Mean over labels in percent, mean ± standard deviation over the runs of a value.",
             *lacking(self.last),
@@ -74,12 +74,12 @@ class SweepTable(NamedTuple):
         return drawn | {"sweep.csv": self._csv().encode()}
 
     def _marked(self) -> list[Told]:
-        """The endings that have a mark and that a run of the sweep came to."""
+        """Return the endings that have a mark and occur in the sweep."""
         ended = {how for summary in self.summaries.values() for row in summary.rows for how in row.endings}
         return [told for how, told in TOLD.items() if told.mark and how in ended]
 
     def _order(self, summary: Summary) -> list[str]:
-        """Display names by mean Dice, best first, controls among them: the question is what learning they need."""
+        """Return display names by mean Dice, best first, including controls: how they change with the value matters."""
         return [row.encoder.display for row in sorted(summary.rows, key=lambda row: -np.nan_to_num(row.mean[-1]))]
 
     def _texts(self) -> list[list[str]]:
@@ -101,7 +101,7 @@ class SweepTable(NamedTuple):
 
 
 def dice_by_value(sweep: SweepTable, write: Write) -> Figure:
-    """Return mean Dice against the swept value (log scale): a line per encoder, bars are deviations over runs."""
+    """Return mean Dice by swept value (log scale): one line per encoder; bars are standard deviations over runs."""
     figure = Figure(figsize=(6.5, 3.2), layout="constrained")
     axes = figure.add_subplot()
     for i, last in enumerate(sweep.last.rows):
@@ -117,10 +117,10 @@ def dice_by_value(sweep: SweepTable, write: Write) -> Figure:
     axes.set_xticks(list(sweep.summaries), [str(value) for value in sweep.summaries])
     axes.set_xlabel(TITLES[sweep.field])
     axes.set_ylabel("test Dice, mean over labels (%)")
-    # inside it would cover points, with 15 encoders all of them
+    # inside the axes the legend would cover points; with 15 encoders it would cover all of them
     legend = figure.legend(frameon=False, loc="outside right upper")
     for text, last in zip(legend.get_texts(), sweep.last.rows, strict=True):
-        text.set_text(write(last.encoder.display))  # as a label a leading _ would hide the line from the legend
+        text.set_text(write(last.encoder.display))  # a label with a leading _ would not appear in the legend
     return figure
 
 

@@ -1,4 +1,4 @@
-"""The paper's table, encoder x label, as Markdown, CSV, LaTeX and for the terminal; one place decides on a cell."""
+"""The table of the paper, encoder x label, as Markdown, CSV, LaTeX and for the terminal, all from the same cells."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fmcache.report.summary import Row, Summary
 
 
 class Cell(NamedTuple):
-    """A cell: its text and its place in the column (1: best, up to 3: bold, 0: not ranked)."""
+    """A cell: its text and its place in the column (1: best; up to 3: bold; 0: not ranked)."""
 
     text: str
     place: int
@@ -35,7 +35,7 @@ def cells(summary: Summary, row: Row) -> list[Cell]:
 
 
 def name(row: Row) -> str:
-    """Return an encoder's name with the marks of how its runs ended."""
+    """Return an encoder's name with the marks for how its runs ended."""
     return row.encoder.display + marks(row)
 
 
@@ -59,7 +59,7 @@ def markdown(summary: Summary) -> str:
 
 
 def markdown_head(columns: Sequence[str]) -> str:
-    """Return the head of a Markdown table, two lines; names of columns are taken as they are."""
+    """Return the first two lines of a Markdown table; column names are escaped."""
     return "| " + " | ".join(map(escape_markdown, columns)) + " |\n" + "|---" * len(columns) + "|"
 
 

@@ -1,1 +1,1 @@
-"""Runners, prefetch, progress, devices, sizes; knows no pathology. Imports errors and shortage alone."""
+"""Runners, prefetch, progress, devices, sizes; nothing of pathology. Imports errors and shortage only."""

@@ -1,6 +1,6 @@
-"""A Dask cluster of processes on this machine: it starts quietly, and ends at once, whatever its processes are doing.
+"""A Dask cluster of processes on this machine. It starts without output and ends immediately, even when processes work.
 
-Nothing waits for a process that is stopped: what it writes appears whole or not at all.
+Stopping does not wait for the processes. This is safe, because the files they write appear complete or not at all.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ import psutil
 from fmcache.errors import WorkerDied
 
 SETTINGS = {
-    # a second worker would die of what killed the first
+    # a task that killed one worker would also kill a second one
     "distributed.scheduler.allowed-failures": 0,
     "distributed.worker.multiprocessing-method": "spawn",
 }
 IDLE_S = 2.0
-"""Workers that are done may take this long to end by themselves."""
+"""Workers that have finished may take this long to end by themselves."""
 CLOSE_S = 2.0
 LOOK_S = 0.02
 
 
 @contextlib.contextmanager
 def cluster_of(n: int) -> Iterator[Any]:
-    """Yield a client of `n` worker processes of one thread each; when it is left, however it is, they are gone.
+    """Yield a client of `n` worker processes with one thread each. They end when the body is left, also by an error.
 
-    Dask tells nothing by itself in the meantime (FMCACHE_DEBUG=1: all that it says). Workers do not see Ctrl-C: what
-    they do then is for this process to say.
+    Dask prints nothing in the body (with FMCACHE_DEBUG=1, it prints everything). Workers do not receive Ctrl-C: this
+    process decides when they stop.
 
     Raises
     ------
@@ -52,9 +52,9 @@ def cluster_of(n: int) -> Iterator[Any]:
                 n_workers=n,
                 threads_per_worker=1,
                 processes=True,
-                # Dask would pause workers, or kill them, at their share of the memory, though there may be enough
+                # with a limit Dask would pause or kill workers at their share of the memory, even if there is enough
                 memory_limit=0,
-                dashboard_address="127.0.0.1:0",  # any free port: 8787 is that of whoever came first
+                dashboard_address="127.0.0.1:0",  # any free port: another cluster may already use 8787
                 silence_logs=logging.CRITICAL,
             ),
         )
@@ -69,7 +69,7 @@ def cluster_of(n: int) -> Iterator[Any]:
 
 def _started(starting: Future[Any]) -> Any:
     try:
-        while not wait([starting], LOOK_S).done:  # one long wait might not be interrupted: see runners
+        while not wait([starting], LOOK_S).done:  # Ctrl-C might not interrupt one long wait: see runners
             pass
         return starting.result()
     except (RuntimeError, OSError, TimeoutError) as reason:
@@ -81,7 +81,7 @@ def _started(starting: Future[Any]) -> Any:
 
 
 def _unseen_by(pool: ThreadPoolExecutor, start: Callable[[], Any]) -> Future[Any]:
-    """Call `start` in a thread in which Ctrl-C is blocked, as it is in all threads and processes begun from there."""
+    """Call `start` in a thread with Ctrl-C blocked; it is also blocked in all threads and processes started there."""
     if not hasattr(signal, "pthread_sigmask"):
         return pool.submit(start)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -92,7 +92,7 @@ def _unseen_by(pool: ThreadPoolExecutor, start: Callable[[], Any]) -> Future[Any
 
 
 def _end(starting: Future[Any], before: set[int], patience_s: float) -> None:
-    """Close a cluster, started or starting; kill its processes if it takes longer than `patience_s`."""
+    """Close a cluster, started or still starting; kill its processes if closing takes longer than `patience_s`."""
 
     def close() -> None:
         with contextlib.suppress(Exception):
@@ -108,7 +108,7 @@ def _end(starting: Future[Any], before: set[int], patience_s: float) -> None:
 
 
 def _kill(before: set[int]) -> None:
-    """Kill the processes that were begun since: those of the cluster, not the one that keeps Python's own account."""
+    """Kill the processes of the cluster: those not in `before`, except Python's own resource tracker."""
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.Error):
             if child.pid not in before and any("spawn_main" in part for part in child.cmdline()):
@@ -117,7 +117,7 @@ def _kill(before: set[int]) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence Dask in the body; its loggers say afterwards what they said before."""
+    """Silence Dask in the body; restore the levels of its loggers afterwards."""
     levels = silence()
     try:
         yield
@@ -127,7 +127,7 @@ def _quiet() -> Iterator[None]:
 
 
 def silence() -> dict[logging.Logger, int]:
-    """Let Dask's loggers say nothing, unless FMCACHE_DEBUG is set; return the levels that they had."""
+    """Silence Dask's loggers, unless FMCACHE_DEBUG is set; return their previous levels."""
     if os.environ.get("FMCACHE_DEBUG"):
         return {}
     levels = {

@@ -1,4 +1,4 @@
-"""Which device a stage runs on, and what to record of it."""
+"""Which device a stage runs on, and what is recorded about it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from fmcache.errors import SpecError
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device called `name`; for ``auto`` the first GPU, or the CPU where there is none.
+    """Return the device called `name`; for ``auto`` the first GPU, or the CPU if there is none.
 
     Raises
     ------
     SpecError
-        When torch knows or has no such device.
+        When torch does not know this device, or the machine does not have it.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -29,7 +29,7 @@ def pick_device(name: str) -> torch.device:
         raise SpecError(f"unknown device {name!r}", expected="auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise SpecError(
-            f"device {name!r} is not here",
+            f"this machine has no device {name!r}",
             expected=f"one of {torch.cuda.device_count()} CUDA devices",
             next_step="pass --device cpu, or install the torch build for your GPU driver",
         )
@@ -37,7 +37,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def thread_count(threads: int) -> int:
-    """Return how many CPU threads a user asked for; for 0 as many as the process may use."""
+    """Return the requested number of CPU threads; for 0, as many as the process may use."""
     return threads or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
 
 
@@ -45,7 +45,7 @@ def thread_count(threads: int) -> int:
 def using_threads(threads: int) -> Iterator[int]:
     """Let torch use this many CPU threads (0: as many as the process may use) in the body; yield the number.
 
-    Sums over threads are rounded in another order, so the number is recorded beside each result.
+    The number of threads changes the order in which sums are rounded, so it is recorded with each result.
     """
     before, count = torch.get_num_threads(), thread_count(threads)
     torch.set_num_threads(count)

@@ -1,4 +1,4 @@
-"""Doing work ahead of, or behind, the thread that needs it: in order, bounded, errors where the results are taken."""
+"""Background work before or after the thread that needs it: in order, bounded; errors are raised in that thread."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 @contextmanager
 def pool_of(threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    """Yield a pool of threads; when it is left early, work that was not begun is dropped."""
+    """Yield a pool of threads; when the body is left early, work that was not started is cancelled."""
     pool = ThreadPoolExecutor(threads, name)
     try:
         yield pool
@@ -23,33 +23,33 @@ def pool_of(threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
 
 
 def prefetch(pool: Executor, function: Callable[[T], R], items: Iterable[T], window: int) -> Iterator[R]:
-    """Yield ``function(item)`` of every item in order; at most `window` of them are begun and not yet taken.
+    """Yield ``function(item)`` of every item in order; at most `window` of them are started and not yet yielded.
 
     An error is raised when its result would have been yielded.
     """
-    begun: deque[Future[R]] = deque()
+    started: deque[Future[R]] = deque()
     for item in items:
-        begun.append(pool.submit(function, item))
-        if len(begun) >= window:
-            yield begun.popleft().result()
-    while begun:
-        yield begun.popleft().result()
+        started.append(pool.submit(function, item))
+        if len(started) >= window:
+            yield started.popleft().result()
+    while started:
+        yield started.popleft().result()
 
 
 class WriteBehind:
-    """Calls handed over to a pool; at most `window` of them are pending, or handing over waits."""
+    """Calls that run in a pool; at most `window` of them are pending, then `hand_over` waits."""
 
     def __init__(self, pool: Executor, window: int) -> None:
         self._pool, self._window = pool, window
         self._pending: deque[Future[Any]] = deque()
 
     def hand_over(self, function: Callable[..., Any], *arguments: Any) -> None:
-        """Let the pool call a function; raise what an earlier call raised, once it is known."""
+        """Let the pool call a function. If an earlier call failed, its error is raised here."""
         while self._pending and (len(self._pending) >= self._window or self._pending[0].done()):
             self._pending.popleft().result()
         self._pending.append(self._pool.submit(function, *arguments))
 
     def finish(self) -> None:
-        """Wait for all calls; raise what the first that failed raised."""
+        """Wait for all calls; raise the error of the first call that failed."""
         while self._pending:
             self._pending.popleft().result()

@@ -1,4 +1,4 @@
-"""Telling how far a stage is: a bar with rate and time left on a terminal, a line now and then in a log."""
+"""Progress of a stage: a bar with rate and remaining time on a terminal, a line from time to time in a log."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class _Rate(ProgressColumn):
 
 
 SILENT = io.StringIO()
-"""The stream to which nothing is written."""
+"""With this stream no progress is written."""
 _STREAM: ContextVar[TextIO | None] = ContextVar("stream", default=None)
 
 
 @contextmanager
 def progress_to(stream: TextIO | None) -> Iterator[None]:
-    """Let progress in the body go to `stream` (`SILENT`: nowhere; None: standard error)."""
+    """Write progress in the body to `stream` (`SILENT`: nowhere; None: standard error)."""
     before = _STREAM.set(stream)
     try:
         yield
@@ -53,10 +53,10 @@ def progress_to(stream: TextIO | None) -> Iterator[None]:
 
 @contextmanager
 def progress(title: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Show the progress of `total` units of work, of which `done` were there before; yield the function that counts on.
+    """Show the progress of `total` units of work, of which `done` were finished before; yield a function to add units.
 
-    On a terminal this is a bar on standard error; otherwise a line at most every 15 s, and one at the end.
-    `progress_to` sends it elsewhere.
+    On a terminal this is a bar on standard error. Otherwise it is a line at most every 15 s, and one at the end.
+    `progress_to` selects another stream.
     """
     stream = _STREAM.get() or sys.stderr
     if stream is SILENT:

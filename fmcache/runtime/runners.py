@@ -1,8 +1,9 @@
-"""Running units of work, one after another or on a Dask cluster of processes, behind one interface.
+"""Running units of work, one after another or on a Dask cluster of processes, with one interface.
 
-A unit is a function and a task. Tasks do not share anything they write, so they may run in any order and place;
-results come back as they come. What many tasks need (an encoder, grids in memory) is their setup: a process opens it
-for the first of them, hands it to all, and frees it before it opens another. The serial runner needs no Dask.
+A unit is a function and a task. No two tasks write the same files, so they may run in any order and in any process.
+Results are yielded when they are ready. What many tasks need (an encoder, grids in memory) is their setup. A process
+opens a setup for its first task, uses it for all tasks of this setup, and frees it before it opens another. The serial
+runner does not need Dask.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from fmcache.errors import WorkerDied
 from fmcache.shortage import KEPT, shortage_told
 
 Tick = Callable[[int], None]
-"""Tells how many more steps of work (views, epochs) are done."""
+"""Called with the number of further steps of work (views, epochs) that are done."""
 LOOK_S = 0.2
 OPENED = "fmcache_opened"
-"""Where a worker of the cluster keeps its open setup."""
+"""The attribute in which a worker of the cluster keeps its open setup."""
 TOPIC = "fmcache-steps"
-"""Where processes of the cluster tell of steps done, and of results."""
+"""The Dask topic on which processes of the cluster report finished steps and results."""
 
 
 class Task(Protocol):
@@ -37,12 +38,12 @@ class Task(Protocol):
 
     @property
     def title(self) -> str:
-        """What it is about, for messages."""
+        """Its description in messages."""
         ...
 
     @property
     def relief(self) -> str:
-        """What makes it need less memory."""
+        """A change that makes it need less memory."""
         ...
 
 
@@ -53,10 +54,10 @@ V = TypeVar("V")
 
 
 class Setup(Protocol[H]):
-    """What tasks share; picklable, and equal to another that gives the same."""
+    """What tasks share. Picklable; two setups that give the same are equal."""
 
     def open(self) -> AbstractContextManager[H]:
-        """Load what is shared; it is freed when this is left."""
+        """Load what is shared; it is freed when the context is left."""
         ...
 
 
@@ -72,7 +73,7 @@ class OpenSetup(Generic[H]):
         self._shared: Any = None
 
     def of(self, setup: Setup[H]) -> H:
-        """Return what a setup gives; another one that is open is freed first."""
+        """Return what a setup gives; if another setup is open, it is freed first."""
         if self._setup is None or self._setup != setup:
             self.close()
             self._shared = self._stack.enter_context(setup.open())
@@ -81,7 +82,7 @@ class OpenSetup(Generic[H]):
         return shared
 
     def close(self) -> None:
-        """Free what is open."""
+        """Free the open setup."""
         self._setup = self._shared = None
         self._stack.close()
 
@@ -89,15 +90,15 @@ class OpenSetup(Generic[H]):
 def run(
     function: Function[H, T, R], groups: Iterable[tuple[Setup[H], Sequence[T]]], tick: Tick, workers: int = 0
 ) -> Generator[tuple[T, R], None, None]:
-    """Yield (task, result) for all results of all tasks, as they come.
+    """Yield (task, result) for all results of all tasks, when they are ready.
 
-    Who may stop before the last one closes the iterator (`contextlib.closing`): processes end with it.
+    A caller that may stop early must close the iterator (`contextlib.closing`): this ends the processes.
 
     Parameters
     ----------
     function
-        A module-level function (or a partial of one) of what the setup gives, a task and a `Tick`; a generator of
-        results, which are plain values: numbers, text, tuples of them.
+        A module-level function (or a partial of one). Its arguments are what the setup gives, a task and a `Tick`. It
+        is a generator of results, which are plain values: numbers, text, tuples of them.
     groups
         Tasks by their setup.
     workers
@@ -106,7 +107,7 @@ def run(
     Raises
     ------
     NoMemory, NoRoom
-        When memory or the disk ran out: which task it was.
+        When memory or disk space ran out; the message names the task.
     WorkerDied
         When a process of the cluster ended in the middle of a task.
     """
@@ -145,13 +146,13 @@ def _run_on_dask(
                 future = client.submit(_in_worker, function, setup, task, number, pure=False)
                 future.add_done_callback(functools.partial(_hand_over, arrived, number))
 
-        # one for each worker: a task that waits in a worker would be blamed for the one that the worker dies of
+        # one task per worker: if a worker dies, a task that only waited in it would be blamed too
         for _ in range(workers):
             begin_next()
         while under_way:
             number, steps, results, ended = _next(arrived)
             if not (unit := under_way.get(number)):
-                continue  # words of a task under way may come after its end, which has told all
+                continue  # events of a task may arrive after its end, which already reported everything
             if ended:
                 results = _outcome(ended, unit.task)[unit.results :]
                 steps = unit.task.weight - unit.steps
@@ -166,14 +167,14 @@ def _run_on_dask(
 
 
 def _next(arrived: SimpleQueue[V]) -> V:
-    """Return what arrives next; each wait is short, since Polars lets the system resume one that Ctrl-C interrupts."""
+    """Return what arrives next. Each wait is short: with Polars loaded, the system resumes a wait after Ctrl-C."""
     while True:
         with contextlib.suppress(Empty):
             return arrived.get(timeout=LOOK_S)
 
 
 class _Unit(Generic[T]):
-    """A task under way on the cluster, and what is known of it."""
+    """A task that runs on the cluster, with the number of its reported steps and results."""
 
     def __init__(self, task: T) -> None:
         self.task, self.steps, self.results = task, 0, 0
@@ -190,8 +191,8 @@ def _outcome(future: Any, task: Task) -> list[Any]:
         results: list[Any] = future.result()
     except KilledWorker as reason:
         raise WorkerDied(
-            f"a worker process ended in the middle of its work: {task.title}",
-            found="most often the system had to end it, because memory ran out",
+            f"a worker process ended before its work was done: {task.title}",
+            found="in most cases the system ended it because memory ran out",
             next_step=f"{task.relief}; {KEPT}",
         ) from reason
     return results
@@ -203,11 +204,11 @@ def _in_worker(function: Function[H, T, R], setup: Setup[H], task: T, number: in
     from fmcache.runtime.cluster import silence
 
     silence()
-    worker, told = get_worker(), []
-    # a worker runs one task at a time, and what is open ends with it
+    worker, results = get_worker(), []
+    # a worker runs one task at a time, and its open setup ends with the worker
     opened: OpenSetup[H] = vars(worker).setdefault(OPENED, OpenSetup())
     with shortage_told(task.title, task.relief):
         for result in function(opened.of(setup), task, lambda steps: worker.log_event(TOPIC, (number, steps, ()))):
             worker.log_event(TOPIC, (number, 0, (result,)))
-            told.append(result)
-    return told
+            results.append(result)
+    return results

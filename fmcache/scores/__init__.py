@@ -1,1 +1,1 @@
-"""Counts, Dice, and the results table. Imports the ground floor alone."""
+"""Counts, Dice, and the results table. Imports the ground floor only."""

@@ -1,4 +1,4 @@
-"""Counts of true positives, false positives and false negatives per label: what every score is derived from."""
+"""Counts of true positives, false positives and false negatives per label. Every score is computed from them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fmcache.manifest import IGNORE
 
 
 def count(prediction: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8], n_labels: int) -> npt.NDArray[np.int64]:
-    """Return tp, fp and fn of each label over all pixels whose truth is not the ignore label.
+    """Return tp, fp and fn of each label over all pixels that are not ignored in the truth.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def count(prediction: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8], n_lab
     Raises
     ------
     ValueError
-        When the shapes differ, or an id is neither a label nor, in the truth, 255.
+        When the shapes differ, or an id is not a label (255 is allowed in the truth).
     """
     if prediction.shape != truth.shape:
         raise ValueError(f"expected one prediction per pixel of {truth.shape}, found {prediction.shape}")

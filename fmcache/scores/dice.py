@@ -1,6 +1,6 @@
 """Dice from counts. A label that is absent in truth and prediction has no Dice (NaN) and is left out of every mean.
 
-The metric of the PUMA challenge is the exception: there it counts as 0, and the background is left out.
+The metric of the PUMA challenge is an exception: such a label counts as 0, and the background is left out.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def dice_per_label(counts: npt.NDArray[np.int64], reduction: Reduction) -> npt.N
         (tile, label, 3): tp, fp, fn.
     reduction
         ``pooled``: counts are summed over the tiles first. ``per_tile``: mean over the tiles in which the label
-        occurs in truth or prediction. ``puma``: the challenge's, see `puma_dice`.
+        occurs in truth or prediction. ``puma``: the Dice of the challenge, see `puma_dice`.
     """
     if reduction == "puma":
         return puma_dice(counts)
@@ -52,8 +52,8 @@ def dice_per_label(counts: npt.NDArray[np.int64], reduction: Reduction) -> npt.N
 def puma_dice(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Return the tissue Dice of the PUMA challenge, (label,), from counts (tile, label, 3).
 
-    Counts are summed over the tiles; Dice = (2 I + 1e-5) / (A + B + 1e-5), 0 when the intersection I is empty. Label 0
-    is the background: it has no Dice (NaN), so that the mean is over the others.
+    Counts are summed over the tiles. Dice = (2 I + 1e-5) / (A + B + 1e-5), and 0 when the intersection I is empty.
+    Label 0 is the background: it has no Dice (NaN), so the mean is over the other labels.
 
     References
     ----------
@@ -67,7 +67,7 @@ def puma_dice(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
 
 
 def check_reduction(reduction: Reduction, labels: Sequence[str]) -> None:
-    """Raise SpecError when the labels are not those a reduction is for."""
+    """Raise SpecError when a reduction cannot be used with these labels."""
     if reduction == "puma" and labels[0] != BACKGROUND:
         raise SpecError(
             "`dice: puma` leaves out the first label, which must be the background",
@@ -78,7 +78,7 @@ def check_reduction(reduction: Reduction, labels: Sequence[str]) -> None:
 
 
 def mean_of_defined(values: npt.NDArray[np.float64], axis: int) -> npt.NDArray[np.float64]:
-    """Return the mean over the values that are not NaN; NaN where there is none."""
+    """Return the mean over the values that are not NaN; NaN when all values are NaN."""
     defined = ~np.isnan(values)
     n = defined.sum(axis=axis)
     total = np.where(defined, values, 0.0).sum(axis=axis)

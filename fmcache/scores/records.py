@@ -1,6 +1,7 @@
-"""The results table: what is recorded of a run, (study, dataset, encoder, fold, seed), and the columns of its tables.
+"""The results of a run (study, dataset, encoder, fold, seed): its record, and the columns of its tables.
 
-`fmcache.scores.run_files` keeps it on disk. Stage two writes it, the report reads it; neither knows more of the other.
+`fmcache.scores.run_files` stores them on disk. Stage two writes them and the report reads them; the two stages share
+nothing else.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ CURVE_SCHEMA = {
 
 
 class EncoderInfo(msgspec.Struct, frozen=True):
-    """What a report needs to know of an encoder. `params` counts weights (0 for raw pixels).
+    """The facts of an encoder that a report needs. `params` counts weights (0 for raw pixels).
 
-    `weights` is the name of the weights file when the encoder ran; '' where there was none, and in older caches.
+    `weights` is the name of the weights file when the encoder ran; '' if there was no file, and in older caches.
     """
 
     name: str
@@ -50,17 +51,17 @@ class EncoderInfo(msgspec.Struct, frozen=True):
 
     @property
     def display(self) -> str:
-        """Title for tables and figures; random weights are always named as such."""
+        """Title for tables and figures; it always states random weights."""
         return f"{self.title} (random weights)" if self.random_weights else self.title
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One run. `identity` is all that can change its counts; `fingerprint` its sha256.
+    """One run. `identity` holds everything that can change its counts; `fingerprint` is its sha256.
 
-    `collapsed` lists labels that are in the test truth and were never predicted; `still_falling` tells that training
+    `collapsed` lists labels that occur in the test truth but were never predicted. `still_falling` states that training
     ended before the loss was flat. `val_dice` is the best validation Dice, reached after `best_epoch` epochs.
-    `together` is the number of seeds that were trained at once, this one among them; `threads` and `wall_s` are this
-    run's share of theirs.
+    `together` is the number of seeds that were trained concurrently, including this one. `threads` and `wall_s` are
+    this run's share of theirs.
     """
 
     study: str
@@ -78,8 +79,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     tiles: dict[str, int]
     """Number of tiles per split."""
     label_pixels: dict[str, tuple[int, ...]] = {}
-    """Pixels of each label, in the order of `labels`, in the untouched tiles of each split: of what the token grid
-    covers, so without the rim that a grid of policy ``crop`` leaves out. Empty in results of fmcache 0.1.0."""
+    """Pixels of each label, in the order of `labels`, in the unchanged tiles of each split. Only pixels that the token
+    grid covers are counted: policy ``crop`` leaves out the bottom and right rim. Empty in results of fmcache 0.1.0."""
     decoder_params: int
     best_epoch: int
     val_dice: float | None

@@ -1,4 +1,4 @@
-"""The runs of a study as one table: counts, and the Dice derived from them."""
+"""The runs of a study as one table: counts, and the Dice computed from them."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from fmcache.scores.dice import Reduction, dice_per_label
 from fmcache.scores.records import RunResults
 
 
-def results_table(parts: Sequence[RunResults]) -> pl.DataFrame:
+def results_table(runs: Sequence[RunResults]) -> pl.DataFrame:
     """Return the counts of runs as one table: dataset, encoder, fold, seed, split, tile, label, tp, fp, fn."""
     frames = [
-        part.counts.select(
-            pl.lit(part.record.dataset).alias("dataset"),
-            pl.lit(part.record.encoder.name).alias("encoder"),
-            pl.lit(part.record.fold, pl.Int64).alias("fold"),
-            pl.lit(part.record.seed, pl.Int64).alias("seed"),
+        run.counts.select(
+            pl.lit(run.record.dataset).alias("dataset"),
+            pl.lit(run.record.encoder.name).alias("encoder"),
+            pl.lit(run.record.fold, pl.Int64).alias("fold"),
+            pl.lit(run.record.seed, pl.Int64).alias("seed"),
             pl.all(),
         )
-        for part in parts
+        for run in runs
     ]
     return pl.concat(frames)
 
 
 def dice_table(results: pl.DataFrame, split: str, reduction: Reduction) -> pl.DataFrame:
-    """Return the Dice of each run and label on a split, (dataset, encoder, fold, seed, label, dice); null: none."""
+    """Return the Dice of each run and label on a split, (dataset, encoder, fold, seed, label, dice); null: no Dice."""
     rows: list[tuple[object, ...]] = []
     keys = ("dataset", "encoder", "fold", "seed")
     chosen = results.filter(pl.col("split") == split)

@@ -1,21 +1,22 @@
-"""Results on disk: one folder per run that appears whole when the run ends, and says so itself.
+"""Results on disk: one folder per run. It appears complete when the run ends, and its checksums show this.
 
-A part is a folder ``STUDY/DATASET/ENCODER/seed-000`` (of a fold: ``STUDY/DATASET/ENCODER/fold-0/seed-000``) with
+The results of a run are a folder ``STUDY/DATASET/ENCODER/seed-000`` (with folds:
+``STUDY/DATASET/ENCODER/fold-0/seed-000``) with
 
 - ``counts.parquet`` split, tile, label, tp, fp, fn: one row per tile and label of val and test
 - ``curve.parquet``  epoch, learning_rate, loss, cross_entropy, dice_loss, val_dice: one row per epoch
 - ``decoder.safetensors``  the tested weights
 - ``run.json``       `format`, 2; the fields of a `RunRecord`; `files`, the sha256 (hex) of the three files above by
-  name; `sha256`, that of the canonical JSON (`fmcache.identity.canonical_json`) of all else in ``run.json``
+  name; `sha256`, of the canonical JSON (`fmcache.identity.canonical_json`) of everything else in ``run.json``
 
-It appears by the renaming of ``.seed-000.PID.partial``, and goes by being renamed to ``.seed-000.PID.removed`` first;
-the next fit of the study removes what a kill left of either. A run is done when all of this is there and agrees: else
-it alone is trained again. White space of ``run.json`` is nobody's fact, and fields that are not known are checked by
-`sha256` and otherwise ignored.
+The folder is written as ``.seed-000.PID.partial`` and then renamed. To remove it, it is first renamed to
+``.seed-000.PID.removed``. The next fit of the study removes such folders that a kill left. A run is done when all files
+exist and match their checksums; otherwise only this run is trained again. White space in ``run.json`` does not matter.
+Unknown fields are included in `sha256` and otherwise ignored.
 
-Parts of format 1 (fmcache 0.1.0) have neither `files` nor `sha256`: they are read, and what they hold cannot be
-checked. fmcache 0.1.0 does not look at `format`: it takes parts of format 2 for its own, and rightly. A later format
-is refused by name.
+Results of format 1 (fmcache 0.1.0) have no `files` and no `sha256`: they are read, but their content cannot be checked.
+fmcache 0.1.0 does not look at `format`: it reads results of format 2 as its own, which is correct. A later format is
+refused with a message that names it.
 """
 
 from __future__ import annotations
@@ -38,23 +39,23 @@ from fmcache.specs import Recipe
 
 FORMAT = 2
 UNCHECKED = 1
-"""The format of parts without checksums."""
+"""The format of run results without checksums."""
 
 RECORD, COUNTS, CURVE, WEIGHTS = "run.json", "counts.parquet", "curve.parquet", "decoder.safetensors"
 FILES = (COUNTS, CURVE, WEIGHTS)
-_PARTS = ("*/*/seed-*", "*/*/fold-*/seed-*")
-_REDO = "fmcache fit, with the same recipe: it trains this run again, and no other"
+_RUNS = ("*/*/seed-*", "*/*/fold-*/seed-*")
+_REDO = "run fmcache fit with the same recipe: it trains only this run again"
 
 
 def run_folder(results: Path, study: str, dataset: str, encoder: str, seed: int, fold: int | None = None) -> Path:
-    """Return where a run's part lies; `fold` None is the dataset's fixed split."""
+    """Return the folder of a run's results; `fold` None is the dataset's fixed split."""
     runs = results / study / dataset / encoder
     return (runs if fold is None else runs / f"fold-{fold}") / f"seed-{seed:03d}"
 
 
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary neighbour of `folder` to write into; rename it into place on success, drop it otherwise."""
+    """Yield a temporary folder beside `folder` to write into; on success rename it to `folder`, otherwise remove it."""
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -69,25 +70,25 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def write_run(folder: Path, part: RunResults) -> None:
-    """Write counts, curve and, last, the record of a part into an (unfinished) folder that holds the weights."""
-    for name, table, schema in ((COUNTS, part.counts, COUNTS_SCHEMA), (CURVE, part.curve, CURVE_SCHEMA)):
+def write_run(folder: Path, run: RunResults) -> None:
+    """Write counts, curve and, last, the record of a run into an (unfinished) folder that holds the weights."""
+    for name, table, schema in ((COUNTS, run.counts, COUNTS_SCHEMA), (CURVE, run.curve, CURVE_SCHEMA)):
         table.select(pl.col(column).cast(kind) for column, kind in schema.items()).write_parquet(folder / name)
-    said = {"format": FORMAT, **msgspec.to_builtins(part.record)}
+    said = {"format": FORMAT, **msgspec.to_builtins(run.record)}
     said["files"] = {name: sha256_file(folder / name) for name in FILES}
     text = msgspec.json.encode(said | {"sha256": fingerprint(said)}, order="deterministic")
     (folder / RECORD).write_bytes(msgspec.json.format(text, indent=1) + b"\n")
 
 
 def read_record(folder: Path) -> RunRecord:
-    """Return the record of a part, after checking it and the files beside it.
+    """Return the record of a run, after checking it and the files beside it.
 
     Raises
     ------
     ResultsNotFound
-        When there is no part here.
+        When the folder does not exist.
     ResultsCorrupt
-        When a file is missing, or it or the record is not what was written; the file is named.
+        When a file is missing, or a file or the record was changed; the message names the file.
     ResultsMismatch
         When a later fmcache wrote it.
     """
@@ -101,17 +102,19 @@ def _checked(folder: Path, said: dict[str, Any]) -> RunRecord:
         raise ResultsCorrupt(f"{folder / absent[0]} is missing", next_step=_REDO)
     try:
         record = msgspec.convert(said, RunRecord)
-        if said["format"] == UNCHECKED:  # at least that it can be reported
+        if said["format"] == UNCHECKED:  # check at least what the report needs
             msgspec.convert(record.recipe, Recipe)
             if len(dict(record.labels)) < len(record.labels):
                 raise msgspec.ValidationError("a label is listed twice")
         return record
     except msgspec.ValidationError as reason:
-        raise ResultsCorrupt(f"{folder / RECORD} is no record of a run", found=str(reason), next_step=_REDO) from None
+        raise ResultsCorrupt(
+            f"{folder / RECORD} is not a record of a run", found=str(reason), next_step=_REDO
+        ) from None
 
 
 def read_run(folder: Path) -> RunResults:
-    """Return a part; raises as `read_record`."""
+    """Return the results of a run; raises as `read_record`."""
     said = _said(folder)
     record = _checked(folder, said)
     tables = []
@@ -131,7 +134,7 @@ def read_run(folder: Path) -> RunResults:
             )
         tables.append(table)
     listed, counted = {name for name, _ in record.labels}, set(tables[0]["label"])
-    if listed != counted:  # only where there are no checksums
+    if listed != counted:  # possible only without checksums
         raise ResultsCorrupt(
             f"{folder / RECORD} and {COUNTS} have other labels",
             expected=", ".join(sorted(counted)),
@@ -142,24 +145,24 @@ def read_run(folder: Path) -> RunResults:
 
 
 def find_runs(results: Path, study: str) -> list[Path]:
-    """Return the folders of all parts of a study, whole or not, sorted by dataset, encoder, fold and seed."""
-    return sorted(path for pattern in _PARTS for path in (results / study).glob(pattern) if path.is_dir())
+    """Return the folders of all runs of a study, complete or not, sorted by dataset, encoder, fold and seed."""
+    return sorted(path for pattern in _RUNS for path in (results / study).glob(pattern) if path.is_dir())
 
 
 def studies(results: Path) -> list[str]:
     """Return the names of the studies that have results."""
-    return sorted({p.relative_to(results).parts[0] for pattern in _PARTS for p in results.glob(f"*/{pattern}")})
+    return sorted({p.relative_to(results).parts[0] for pattern in _RUNS for p in results.glob(f"*/{pattern}")})
 
 
 def check_same_run(folder: Path, identity: dict[str, Any], stated: dict[str, Any] | None = None) -> bool:
-    """Return whether the run with this identity is there; `stated` are fields of its record that must agree too.
+    """Return whether the run with this identity exists; `stated` are fields of its record that must be equal too.
 
     Raises
     ------
     ResultsMismatch
-        When a part of the same name came from another identity, or states other facts; the fields are named.
+        When a run with the same name has another identity or other facts; the message names the fields.
     ResultsCorrupt
-        When what is there is damaged.
+        When the existing run is damaged.
     """
     try:
         record = read_record(folder)
@@ -177,13 +180,13 @@ def check_same_run(folder: Path, identity: dict[str, Any], stated: dict[str, Any
 
 
 def _said(folder: Path) -> dict[str, Any]:
-    """What ``run.json`` holds, its format known."""
+    """Return the content of ``run.json``, after checking its format."""
     try:
         said = msgspec.json.decode((folder / RECORD).read_bytes())
     except FileNotFoundError:
         if folder.is_dir():
             raise ResultsCorrupt(f"{folder / RECORD} is missing", next_step=_REDO) from None
-        raise ResultsNotFound(f"no results in {folder}", next_step="fmcache fit") from None
+        raise ResultsNotFound(f"no results in {folder}", next_step="run fmcache fit") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OSError) as reason:
         raise ResultsCorrupt(f"{folder / RECORD} cannot be read", found=str(reason)[:200], next_step=_REDO) from None
     if not isinstance(said, dict) or said.get("format") not in (UNCHECKED, FORMAT):
@@ -191,18 +194,20 @@ def _said(folder: Path) -> dict[str, Any]:
         if isinstance(format_, int) and format_ > FORMAT:
             raise ResultsMismatch(
                 f"{folder} was written by a later fmcache",
-                expected=f"format {FORMAT} or before",
+                expected=f"format {FORMAT} or earlier",
                 found=f"format {format_}",
-                next_step="use that fmcache, or another --work folder",
+                next_step="use the later fmcache, or another --work folder",
             )
-        raise ResultsCorrupt(f"{folder / RECORD} is no record of a run", next_step=_REDO)
+        raise ResultsCorrupt(f"{folder / RECORD} is not a record of a run", next_step=_REDO)
     return said
 
 
 def _check(folder: Path, said: dict[str, Any]) -> None:
     stated = said.pop("sha256", None)
     if stated != fingerprint(said):
-        raise ResultsCorrupt(f"{folder / RECORD} is not what was written: its checksum differs", next_step=_REDO)
+        raise ResultsCorrupt(
+            f"{folder / RECORD} was changed after it was written: its checksum differs", next_step=_REDO
+        )
     for name in FILES:
         try:
             found = sha256_file(folder / name)
@@ -211,4 +216,6 @@ def _check(folder: Path, said: dict[str, Any]) -> None:
                 f"{folder / name} is missing or cannot be read", found=str(reason), next_step=_REDO
             ) from None
         if found != said["files"].get(name):
-            raise ResultsCorrupt(f"{folder / name} is not what was written: its checksum differs", next_step=_REDO)
+            raise ResultsCorrupt(
+                f"{folder / name} was changed after it was written: its checksum differs", next_step=_REDO
+            )

@@ -1,4 +1,4 @@
-"""Trying a Parquet file without a checksum in another process: one wrong byte can end the process that reads it."""
+"""Reading a Parquet file without a checksum first in another process: one wrong byte can crash the reading process."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ for line in sys.stdin:
 
 
 def ends_its_reader(path: Path) -> bool:
-    """Return whether Polars ends the process that reads this Parquet file: not by an error, but by an abort."""
-    reader, there, back = _reader()
+    """Return whether Polars aborts the process that reads this Parquet file, instead of raising an error."""
+    reader, requests, answers = _reader()
     try:
-        print(json.dumps(str(path.resolve())), file=there, flush=True)
-        survived = bool(back.readline())
+        print(json.dumps(str(path.resolve())), file=requests, flush=True)
+        survived = bool(answers.readline())
     except BrokenPipeError:
         survived = False
     if not survived:
@@ -37,7 +37,7 @@ def ends_its_reader(path: Path) -> bool:
 
 @functools.lru_cache(maxsize=1)
 def _reader() -> tuple[subprocess.Popen[str], IO[str], IO[str]]:
-    """Return the process that tries, and how to talk to it; it ends with this one, when nobody writes any more."""
+    """Return the reading process, its input and its output. It ends when its input is closed."""
     reader = subprocess.Popen(
         [sys.executable, "-c", _TRY],
         stdin=subprocess.PIPE,

@@ -44,7 +44,7 @@ def test_what_validation_and_training_tiles_lack_is_named(three):
         [three("x", 0, SEEN, SEEN, SEEN, validated=(SEEN, ABSENT, ABSENT), label_pixels={"train": (5, 5, 0)})]
     )
     assert (
-        "tumour, necrosis have no pixel in the validation tiles: the best weights are chosen without regard to it."
+        "tumour, necrosis have no pixel in the validation tiles: it has no influence on the choice of the best weights."
         in found
     )
     assert any(
@@ -62,7 +62,7 @@ def test_a_label_that_is_not_there_but_predicted_is_said_to_count(three):
         [three("x", 0, SEEN, SEEN, WRONG), three("x", 1, SEEN, SEEN, ABSENT), three("y", 0, SEEN, SEEN, ABSENT)]
     )
     assert any("mean over 2 of 3 labels: necrosis" in line for line in found)
-    assert any("its Dice 0 counts in the mean of X 50%_ (1 of 2 seeds)." in line for line in found)
+    assert any("its Dice of 0 counts in the mean of X 50%_ (1 of 2 seeds)." in line for line in found)
 
 
 def test_folds_are_named_one_by_one(three):

@@ -105,7 +105,7 @@ def test_the_spread_over_folds_and_that_over_seeds_are_told_apart(tmp_path, writ
     text = written.path.read_text()
     assert "standard deviation over 3 folds and their seeds" in text
     assert "over folds (each the mean of its seeds) 20.00; over seeds within a fold 1.41" in text
-    assert "no standard error" in text
+    assert "not a standard error" in text
     assert "fixed" not in text.partition("## Recipe")[0]
     assert "| seeds | 2 |" in text
 
@@ -120,7 +120,7 @@ def test_folds_of_two_cuts_or_of_a_fixed_split_are_never_mixed(part, in_folds):
     with pytest.raises(ResultsMismatch, match="fixed split"):
         summarise([*folds, part("y", 0, (1, 1, 1), (1, 1, 1))])
     again = part("x", 0, (1, 1, 1), (1, 1, 1), fold=2, identity={"splits": {"test": ["t0"]}})
-    with pytest.raises(ResultsMismatch, match="two different cuts"):
+    with pytest.raises(ResultsMismatch, match="two different divisions"):
         summarise([*folds, again])
     other = part("y", 0, (1, 1, 1), (1, 1, 1), fold=0, identity={"splits": {"test": ["t9"]}})
     with pytest.raises(ResultsMismatch, match=r"splits\.test"):
