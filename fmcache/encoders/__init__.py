@@ -1,1 +1,1 @@
-"""Cards, weights and their key names, loading, token grids, controls. Imports the ground floor alone."""
+"""Cards, weights and their key names, loading, token grids, controls. Imports the ground floor only."""

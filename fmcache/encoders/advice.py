@@ -1,4 +1,4 @@
-"""Which line of a card would make a weights file fit, for the message that says it does not."""
+"""Which line of a card would make a weights file fit: advice for the message that the file does not fit."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _PART = re.compile(r"-(\d{5})-of-(\d{5})$")
 _BIAS = re.compile(r".*\.attn\.[qkv]_bias$")
 _POSITIONS = "pos_embed"
 COUNTER = ".num_batches_tracked"
-"""Ends the names of numbers of batches seen in training: old files have none, and evaluation needs none."""
+"""Ending of the keys that count training batches: old files do not have them, and evaluation does not need them."""
 _OF_LAYOUTS = ("visual.", "vision_model.", "embeddings.", "encoder.", "layer.", "layers.", "model.layer.")
-"""Where published layouts keep the encoder: its keys have been renamed, and a prefix so short would take them too."""
+"""Prefixes of the encoder's keys in published layouts. A prefix to drop must be longer than these."""
 
 
 def advice(path: Path, card: Card, state: State, wanted: Shapes) -> str:
-    """Return what to do about a file whose `state` (timm's names) is not what is `wanted`; '' when nothing is known."""
+    """Return what to do when the `state` of a file (timm's names) does not match `wanted`; '' when unknown."""
     found = shapes_of(state)
     surplus = found.keys() - wanted.keys()
     if {key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key)} == {_POSITIONS}:
@@ -32,15 +32,15 @@ def advice(path: Path, card: Card, state: State, wanted: Shapes) -> str:
     if {"norm.weight", "fc_norm.weight"} <= found.keys() ^ wanted.keys() and "fc_norm.weight" in surplus:
         return (
             "write `global_pool: avg` in the card's arguments: this file has its last norm after pooling, so tokens "
-            "are those before a norm"
+            "are taken before a norm"
         )
     if part := _PART.search(path.stem):
         index = path.with_name(f"{path.name.replace(part[0], '')}.index.json")
-        return f"this is one of {int(part[2])} parts: pass the index of all ({index}), or their folder"
+        return f"this file is one of {int(part[2])} parts: pass the index of all parts ({index}), or their folder"
     if lines := drop_lines(card, state, wanted):
         first, *others = (f"`drop: [{', '.join(line)}]`" for line in lines)
         return f"write {first} below `weights` in {_which_card(card)}" + "".join(
-            f"; or, to take other weights of this file, {line}" for line in others
+            f"; or, to use other weights of this file, {line}" for line in others
         )
     return ""
 
@@ -62,10 +62,10 @@ def _position_advice(card: Card, found: Shapes) -> str:
 
 
 def drop_lines(card: Card, state: State, wanted: Shapes) -> list[list[str]]:
-    """Return the values of `weights.drop` with which a file would fit; several where it holds several such encoders.
+    """Return the values of `weights.drop` with which a file would fit; several if it holds several such encoders.
 
-    Below each prefix of the names it is tried whether the encoder lies there; a teacher's comes first. Position tables
-    may be of another size.
+    For each prefix of the keys, this tests whether the encoder is below it. The prefix of a teacher comes first.
+    Position tables may have another size.
     """
     outline = {name: tensor.to("meta") for name, tensor in state.items()}
     dropped = card.weights.drop if card.weights else ()
@@ -88,19 +88,19 @@ def drop_lines(card: Card, state: State, wanted: Shapes) -> list[list[str]]:
 
 
 def _likeliest_first(prefix: str) -> tuple[bool, bool, str]:
-    """Return the sort key: teachers of self-distillation, and the query encoder of MoCo, are what is used."""
+    """Return the sort key: the teacher of self-distillation and the query encoder of MoCo are usually used."""
     return "teacher" not in prefix, "encoder_k" in prefix, prefix
 
 
 def _prefixes(state: State, least: int) -> Iterator[str]:
-    """Yield '' and the prefixes, up to a dot, that at least so many names share."""
+    """Yield '' and the prefixes, up to a dot, that at least `least` names share."""
     counts = Counter(name[: dot.end()] for name in state for dot in re.finditer(r"\.", name))
     yield ""
     yield from (prefix for prefix, count in counts.items() if count >= max(1, least))
 
 
 def _in_timms_names(card: Card, state: State, needed: Shapes) -> Shapes:
-    if state and all(head_of(name).isdecimal() for name in state):  # parts in a row: in the order of the model's
+    if state and all(head_of(name).isdecimal() for name in state):  # numbered parts: in the order of the model's parts
         shapes = [shape for name, shape in shapes_of(state).items() if not name.endswith(COUNTER)]
         return dict(zip(needed, shapes, strict=True)) if len(shapes) == len(needed) else {}
     layout = published(state)
@@ -114,7 +114,7 @@ def _in_timms_names(card: Card, state: State, needed: Shapes) -> Shapes:
 
 
 def _covering(surplus: Collection[str], used: Collection[str]) -> list[str]:
-    """Return the shortest prefixes, up to a dot, that all of `surplus` and none of `used` have; nothing if none do."""
+    """Return the shortest prefixes, up to a dot, that cover all of `surplus` and none of `used`; [] if impossible."""
     prefixes: set[str] = set()
     for name in sorted(surplus):
         if name.startswith(tuple(prefixes)):

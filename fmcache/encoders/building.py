@@ -1,4 +1,4 @@
-"""Card -> the model that timm builds from it, without weights or with timm's own first ones."""
+"""From a card to the model that timm builds, without weights or with timm's initial weights."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ CLASSES: dict[str, dict[str, type[nn.Module]]] = {
     "mlp_layer": {"swiglu_packed": timm.layers.SwiGLUPacked},
     "act_layer": {"silu": nn.SiLU, "gelu": nn.GELU, "quick_gelu": timm.layers.QuickGELU},
 }
-"""Arguments of timm that take classes, and the names by which cards call them."""
+"""Arguments of timm that take classes, and the names of these classes in cards."""
 
 META = torch.device("meta")
 CPU = torch.device("cpu")
 
 ANY_SIZE = "dynamic_img_size"
-"""Argument of timm by which a transformer takes images of any size; convolutions need none."""
+"""Argument of timm that lets a transformer take images of any size; convolutional models do not need it."""
 
 _REASONS = (TypeError, RuntimeError, ValueError, AssertionError)
 
@@ -33,20 +33,20 @@ def build(card: Card, device: torch.device) -> Any:
     Raises
     ------
     SpecError
-        When timm has no such model, or does not take the card's arguments.
+        When timm has no such model, or does not accept the card's arguments.
     """
     return create(card.architecture, _with_classes(card), device)
 
 
 def create(architecture: str, arguments: dict[str, Any], device: torch.device) -> Any:
-    """Return a timm model without classifier, on `device`; torch's global generators are the caller's to guard.
+    """Return a timm model without classifier, on `device`. The caller must protect torch's global generators.
 
     Raises
     ------
     SpecError
-        As `build`.
+        As in `build`.
     """
-    if not timm.is_model(architecture):  # also keeps hub names out: timm would go and fetch their configuration
+    if not timm.is_model(architecture):  # this also refuses hub names, whose configuration timm would download
         close = difflib.get_close_matches(architecture, timm.list_models(), n=4)
         raise SpecError(
             f"timm {timm.__version__} has no model {architecture!r}",
@@ -64,16 +64,16 @@ def create(architecture: str, arguments: dict[str, Any], device: torch.device) -
     except _REASONS as reason:
         raise SpecError(
             f"timm cannot build {architecture!r} as an encoder",
-            expected="a model that takes the arguments of the card",
+            expected="a model that accepts the arguments of the card",
             found=str(reason) or type(reason).__name__,
             next_step="correct the arguments, or choose another model",
         ) from reason
 
 
 def gelu_note(card: Card, layout: LayoutName, model: Any) -> str:
-    """Return what to say of weights named as CLIP's in a model that computes GELU; '' of any other.
+    """Return a note when weights are named like CLIP's and the model computes GELU; otherwise ''.
 
-    OpenAI trained CLIP with another form of it (quick-GELU), others did not, and no file tells.
+    OpenAI trained CLIP with another form of GELU (quick-GELU), others did not. A weights file does not show which.
     """
     activation = getattr(getattr(next(iter(getattr(model, "blocks", ())), None), "mlp", None), "act", None)
     if layout not in ("hf-clip", "open-clip") or type(activation) is not nn.GELU:
@@ -82,8 +82,8 @@ def gelu_note(card: Card, layout: LayoutName, model: Any) -> str:
     known = quick != card.architecture and timm.is_model(quick)
     way = f"`architecture: {quick}` (timm:{quick})" if known else "`act_layer: quick_gelu` in the arguments"
     return (
-        f"{card.name} computes GELU, and the file is named as CLIP's: if it is OpenAI's, or was trained from it, its "
-        f"activation is quick-GELU, which no file tells: then write {way} in a card"
+        f"{card.name} computes GELU, and the keys of the file are named like CLIP's. If the weights are OpenAI's, or "
+        f"were trained from them, the activation is quick-GELU (a file does not show this): then write {way} in a card"
     )
 
 

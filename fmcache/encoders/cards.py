@@ -1,6 +1,6 @@
 """Encoders as data: what an encoder is, how it is built and normalised, where its weights come from. No torch here.
 
-A card is a YAML file; the cards that come with fmcache lie in ``cards/``, a user's own card is passed by its path. An
+A card is a YAML file. The cards that come with fmcache are in ``cards/``; a user's own card is passed by its path. An
 encoder called ``timm:NAME`` has no file: `fmcache.encoders.load` makes its card from the model.
 """
 
@@ -41,10 +41,10 @@ STUDY = (
     "virchow",
     "virchow2",
 )
-"""The encoders of the study of Vitoria et al.: what ``--all`` means, whatever cards are added."""
+"""The encoders of the study of Vitoria et al. ``--all`` means these, also when cards are added."""
 
 GROUPS = ("study", "newer", "baselines", "controls")
-"""How cards are listed; baselines were trained on natural images."""
+"""The groups in which cards are listed; baselines were trained on natural images."""
 
 RESERVED = (
     "pretrained",
@@ -59,8 +59,8 @@ RESERVED = (
     "dynamic_img_size",
     "dynamic_img_pad",
 )
-"""Arguments of timm that are fmcache's to give: they would fetch weights, move patches under the pixels, or change what
-a model gives."""
+"""Arguments of timm that only fmcache sets: they would fetch weights, shift patches relative to the pixels, or change
+the output of a model."""
 
 TEXTURE_WIDTH = 30
 """Channels of kind ``texture``: mean and spread of 3 colours and 12 filters."""
@@ -73,18 +73,18 @@ LayoutName = Literal[
     "timm", "hf-vit", "hf-dinov2", "hf-dinov2-registers", "hf-dinov3", "hf-clip", "conch", "conchv1.5", "open-clip",
     "dinov2", "dinov3", "torchvision", "mmpretrain",
 ]  # fmt: skip
-"""Ways in which publishers name the keys of a weights file (`fmcache.encoders.weight_layouts`)."""
+"""How publishers name the keys of a weights file (`fmcache.encoders.weight_layouts`)."""
 
 
 class Weights(Frozen, frozen=True):
-    """Where weights come from: `file` of a hub `repo`, or, without one, a local `file` (relative to the card).
+    """Where weights come from: `file` of a hub `repo`, or, without a repo, a local `file` (relative to the card).
 
-    `layouts` names the key layouts a file of this encoder may have (without it: all); which one it has shows in its
-    keys. `drop` lists prefixes of keys (as in the file, with or without what it wraps around them) that it may hold
-    beyond the encoder; any other surplus key is an error. `under` names the wrapper to take where a file holds several.
-    `stored_px` lists image sizes, beyond the card's own ``img_size``, for which a file may hold its position table.
-    `sha256`, when given, must match, and a `revision` is asked for by name; without them, those of the first download
-    are held to. `megabytes` tells the size of a download.
+    `layouts` names the key layouts that a file of this encoder may have (without it: all); the keys show which one it
+    has. `drop` lists prefixes of keys that the file may hold in addition to the encoder (as in the file, with or
+    without its wrappers). Any other surplus key is an error. `under` names the wrapper to use if a file holds several.
+    `stored_px` lists image sizes, in addition to the card's ``img_size``, for which a file may hold its position table.
+    `sha256`, if given, must match, and `revision`, if given, is requested. Without them, later runs are pinned to those
+    of the first download. `megabytes` is the size of a download.
     """
 
     repo: str = ""
@@ -110,16 +110,16 @@ class Card(Frozen, frozen=True, kw_only=True):
     """An encoder.
 
     `kind` is ``timm`` (a model built by timm from `architecture` and `arguments`), ``pixels`` (the normalised pixels of
-    each patch) or ``texture`` (hand-crafted colour and texture); the last two have no network and no weights
-    (`fmcache.encoders.controls`). Weights are `weights`, or random ones from a fixed seed (`random_weights`, for
-    controls). `width` is d of one token. `patch` is the pixels along a side that a token stands for: P of a vision
-    transformer, the total stride of any other encoder. `prefix_tokens` counts CLS and registers; `depth` (blocks of a
-    transformer, none of any other encoder) and `params` are checked where given. `native_px` is the image size the
-    encoder was made for. `precision` is the published inference precision, used on GPUs. A `baseline` was trained on
-    natural images: it is ranked, and listed apart. A `control` is never ranked.
+    each patch) or ``texture`` (hand-crafted colour and texture). The last two have no network and no weights
+    (`fmcache.encoders.controls`). The weights are `weights`, or random weights from a fixed seed (`random_weights`, for
+    controls). `width` is d of one token. `patch` is the side in pixels of the area of one token: P of a vision
+    transformer, the total stride of any other encoder. `prefix_tokens` counts CLS and registers. `depth` (number of
+    blocks of a transformer, 0 for other encoders) and `params` are checked if given. `native_px` is the image size for
+    which the encoder was made. `precision` is the published inference precision, used on GPUs. A `baseline` was trained
+    on natural images: it is ranked, but listed separately. A `control` is never ranked.
 
-    `arguments` go to timm as they are; classes are written as the names that `fmcache.encoders.load` knows. `img_size`
-    in them is the size at which the weights file stores its position table.
+    `arguments` are passed to timm unchanged; classes are written as the names in `fmcache.encoders.building`.
+    `img_size` in them is the image size for which the weights file stores its position table.
     """
 
     name: str
@@ -167,7 +167,7 @@ class Card(Frozen, frozen=True, kw_only=True):
 
     @property
     def group(self) -> str:
-        """Which of `GROUPS` it is listed in."""
+        """The group of `GROUPS` in which it is listed."""
         if self.control:
             return GROUPS[3]
         return GROUPS[2] if self.baseline else GROUPS[0] if self.name in STUDY else GROUPS[1]
@@ -193,9 +193,9 @@ def read_card(name: str) -> Card:
     Raises
     ------
     EncoderUnavailable
-        When no card has this name; the message lists those that exist.
+        When no card has this name; the message lists the existing cards.
     SpecError
-        With file, line and key, when a card file is not as it should be.
+        When a card file is not valid; the message names file, line and key.
     """
     if Path(name).suffix in SUFFIXES:
         return _anchored(Document(Path(name), SpecError).convert(Card), Path(name).parent)
@@ -217,9 +217,9 @@ def _anchored(card: Card, folder: Path) -> Card:
 
 
 def precision_of(asked: Precision | Literal["published"], card: Card, on_gpu: bool) -> Precision:
-    """Return the precision of an encoder's forward passes: what a recipe asks for, else the card's on a GPU.
+    """Return the precision of an encoder's forward passes: the one in the recipe; for `published`, the card's on a GPU.
 
-    A CPU runs float32 where the published precision is asked for: most have no arithmetic for less.
+    For `published`, a CPU uses float32: most CPUs have no arithmetic of lower precision.
     """
     if asked != "published":
         return asked

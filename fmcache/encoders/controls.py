@@ -1,4 +1,4 @@
-"""Encoders that never learned: what a decoder reaches from these, no foundation model can claim as its own."""
+"""Encoders without training. A foundation model is useful only if its Dice is higher than with these controls."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class RawPixels(nn.Module):
         self.patch = patch
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """Return tokens (view, token, channel); channels in the order row in the patch, column in the patch, colour."""
+        """Return tokens (view, token, channel); channels are ordered by row and column in the patch, then colour."""
         rows, cols = x.shape[2] // self.patch, x.shape[3] // self.patch
         by_patch = x.reshape(len(x), x.shape[1], rows, self.patch, cols, self.patch)
         return by_patch.permute(0, 2, 4, 3, 5, 1).reshape(len(x), rows * cols, -1)
@@ -32,9 +32,9 @@ class RawPixels(nn.Module):
 class ColourTexture(nn.Module):
     """The hand-crafted control: a token is the colour and texture of its patch.
 
-    Channels: mean of each colour, standard deviation of each, then of each Gabor magnitude of the luminance (4
-    orientations at each of 3 wavelengths) the mean, and after all these their standard deviations: 30 in all. Beyond
-    the image's edge it is taken to be reflected.
+    It has 30 channels in this order: mean of each colour; standard deviation of each colour; mean of each Gabor
+    magnitude of the luminance (4 orientations at each of 3 wavelengths); standard deviation of each Gabor magnitude.
+    Outside its edges the image is reflected.
 
     References
     ----------
@@ -66,7 +66,7 @@ class ColourTexture(nn.Module):
 
 
 def gabor_kernels() -> torch.Tensor:
-    """Return the filters (2 * 12, 1, y, x): even ones, then odd ones, each without mean and with absolute sum 1."""
+    """Return the filters (2 * 12, 1, y, x): first even, then odd filters, each with mean 0 and absolute sum 1."""
     size = 2 * math.ceil(1.5 * max(WAVELENGTHS_PX)) + 1
     kernels = []
     for phase in (0.0, math.pi / 2):

@@ -1,4 +1,4 @@
-"""Weights under timm's names against the model they are for: every key used, or an error that says what to do."""
+"""Fit weights (timm's names) to their model: every key must be used, otherwise an error says what to do."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _BIAS = re.compile(r".*\.attn\.[qkv]_bias$")
 def fit_weights(path: Path, state: State, card: Card, model: Mapping[str, torch.Tensor]) -> State:
     """Return `state` (timm's names) as a state dict for the `model` whose names, shapes and types are given.
 
-    Every key must be used. The model is built at the size of the file's position table, so that the table is taken as
-    it is; at other image sizes timm resamples it once, with antialiased bicubic interpolation. Biases of attention that
-    are all zero fit a model without them: it computes the same.
+    Every key must be used. The model is built at the size of the file's position table, so that the table is loaded
+    unchanged; at other image sizes timm resamples it once, with antialiased bicubic interpolation. Attention biases
+    that are all zero also fit a model without them, because it computes the same.
 
     Raises
     ------
     WeightsMismatch
-        When keys are missing, left over or of another shape or kind, or LayerScale holds one single value.
+        When keys are missing, left over, or have another shape or type, or when LayerScale holds only one value.
     """
     state = {
         name: tensor
@@ -43,20 +43,20 @@ def fit_weights(path: Path, state: State, card: Card, model: Mapping[str, torch.
     ]
     if whole:
         raise WeightsMismatch(
-            f"{path} holds whole numbers where weights belong",
+            f"{path} holds integers instead of weights",
             expected="float32, float16, bfloat16 or float64",
             found=f"{len(whole)} keys: {some(sorted(whole))}",
-            next_step="pass the weights as they were before they were quantised or cast",
+            next_step="pass the original weights, not quantised and not cast to integers",
         )
     scales = [tensor for name, tensor in state.items() if _LAYER_SCALE.search(name)]
     if scales and all(bool((scale == scales[0].flatten()[0]).all()) for scale in scales):
         raise WeightsMismatch(
-            f"{path} does not seem to hold trained LayerScale",
+            f"{path} does not seem to hold a trained LayerScale",
             expected="gammas that differ from each other",
-            found=f"{float(scales[0].flatten()[0]):g} in all {len(scales)} gammas: the value they are made with",
-            next_step="fetch the trained weights; an untrained model runs with --random-weights",
+            found=f"{float(scales[0].flatten()[0]):g} in all {len(scales)} gammas: their initial value",
+            next_step="fetch the trained weights, or run an untrained model with --random-weights",
         )
-    # Copied: tensors of a mapped file would change, or vanish, with the file.
+    # Copied, because tensors of a mapped file would change or disappear with the file.
     return {name: tensor.to(model[name].dtype, copy=True).contiguous() for name, tensor in state.items()}
 
 
@@ -76,5 +76,5 @@ def _misfit(path: Path, card: Card, state: State, found: Shapes, wanted: Shapes)
         found=f"{len(found)} keys: {looks(found)}; "
         + "; ".join(f"{len(keys)} {what}: {some(sorted(keys))}" for what, keys in groups.items() if keys),
         next_step=advice(path, card, state, wanted)
-        or "pass the file of this encoder; what a file may hold beyond it is listed as `weights.drop` in a card",
+        or "pass the file of this encoder; if it holds more, list the rest in `weights.drop` of a card",
     )

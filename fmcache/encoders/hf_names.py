@@ -1,6 +1,6 @@
-"""Names that the transformers library gives to the weights of vision transformers -> timm's names.
+"""From the names of the transformers library for the weights of vision transformers to timm's names.
 
-In files and in memory: since its version 5 the two differ, and people save either.
+From its version 5 on, names in files and names in memory differ, and users save both. Both are accepted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Rules = Sequence[tuple[re.Pattern[str], str]]
 
 _BLOCK = r"(?:encoder\.layers?|layers?|model\.layer)\.(\d+)\."
 MASK_TOKEN = re.compile(r"(?:embeddings\.)?mask_token$")
-"""Stands for hidden patches while an encoder is trained; nothing of it is in a token."""
+"""Replaces hidden patches during training of an encoder; no token depends on it."""
 
 
 def _rules(*pairs: tuple[str, str]) -> Rules:
@@ -51,7 +51,7 @@ _CLIP = _rules(
     (r"(?:vision_model\.)?embeddings\.class_embedding$", "cls_token"),
     (r"(?:vision_model\.)?embeddings\.position_embedding\.weight$", "pos_embed"),
     (r"(?:vision_model\.)?embeddings\.patch_embedding\.", "patch_embed.proj."),
-    (r"(?:vision_model\.)?pre_layrnorm\.", "norm_pre."),  # so spelled by the library
+    (r"(?:vision_model\.)?pre_layrnorm\.", "norm_pre."),  # the library spells it this way
     (r"(?:vision_model\.)?post_layernorm\.", "norm."),
     (r"(?:vision_model\.)?BLOCKlayer_norm(\d)\.", r"blocks.\1.norm\2."),
     (r"(?:vision_model\.)?BLOCKself_attn\.out_proj\.", r"blocks.\1.attn.proj."),
@@ -67,9 +67,9 @@ _GATE_UP = re.compile(rf"{_BLOCK}mlp\.(gate|up)_proj\.(weight|bias)$")
 def from_vit(state: State) -> State:
     """Rename ViT, Dinov2 and Dinov2-with-registers.
 
-    Queries, keys and values become one matrix, and so do gate and input of SwiGLU; both libraries gate with the first
-    half. Where there are registers, timm's position table has no entry for CLS: the entry is added to the CLS token,
-    which is the same sum.
+    Queries, keys and values are joined into one matrix. Gate and input of SwiGLU are joined too; both libraries gate
+    with the first half. With registers, timm's position table has no entry for CLS: the entry is added to the CLS
+    token, which gives the same sum.
     """
     state, gated = _joined(state, _GATE_UP, ("gate", "up"), "blocks.{}.mlp.fc1.{}")
     state, attention = _joined(state, _QUERY_KEY_VALUE, ("q", "k", "v"), "blocks.{}.attn.qkv.{}")
@@ -77,7 +77,7 @@ def from_vit(state: State) -> State:
 
 
 def from_dinov3(state: State) -> State:
-    """Rename DINOv3, whose keys have no bias: timm keeps the biases of queries and values apart (class Eva)."""
+    """Rename DINOv3. Its attention keys have no bias: timm stores the biases of queries and values separately (Eva)."""
     biases: State = {}
     rest: State = {}
     gated = any(".mlp.gate_proj." in name for name in state)
@@ -128,7 +128,7 @@ def renamed_by(state: State, rules: Rules) -> State:
 
 
 def _joined(state: State, pattern: re.Pattern[str], order: Sequence[str], name: str) -> tuple[State, State]:
-    """Return what does not match, and the parts that do, joined; incomplete ones keep their names."""
+    """Return the keys that do not match, and the joined matching parts; incomplete parts keep their names."""
     parts: dict[str, dict[str, str]] = {}
     for key in state:
         if found := pattern.match(key):

@@ -1,4 +1,4 @@
-"""Fetch a weights file from the Hugging Face hub; why one cannot be had is put into words by `hub_words`."""
+"""Fetch a weights file from the Hugging Face hub; `hub_words` explains why a file is unavailable."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fmcache.encoders.index import is_index, listed_files
 from fmcache.errors import EncoderUnavailable, HubUnreachable, WeightsMismatch
 
 PATIENCE_S = 5
-"""How long the hub may take to answer a question; HF_HUB_ETAG_TIMEOUT sets another time."""
+"""How long the hub may take to answer a request; HF_HUB_ETAG_TIMEOUT sets another time."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -27,17 +27,17 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 def download_weights(card: Card, weights: Weights, offline: bool) -> Path:
     """Return the path of the card's weights file in the hub's local cache, after fetching it if it is not there.
 
-    Of an index, the files it lists are fetched too. `offline` never asks the hub; a hub that does not answer is given
-    up after `PATIENCE_S`, and a file that is here is taken then. Logins, proxies and the place of the cache are
-    huggingface_hub's business.
+    For an index, the files that it lists are fetched too. With `offline`, the hub is never asked. If the hub does not
+    answer within `PATIENCE_S`, a file in the local cache is used. Logins, proxies and the location of the cache are
+    handled by huggingface_hub.
 
     Raises
     ------
     EncoderUnavailable
-        Each with its own text: gated (not logged in; not approved), no such repository, revision or file, a refused
-        token, no network, offline, a hub that fails, a download that broke off.
+        With a separate text for each case: gated (not logged in; not approved), no such repository, revision or file, a
+        refused token, no network, offline, a failing hub, an interrupted download.
     WeightsMismatch
-        When an index is none.
+        When a file that is named like an index is not an index.
     """
     path = _download(card, weights, offline)
     if is_index(path):
@@ -48,7 +48,7 @@ def download_weights(card: Card, weights: Weights, offline: bool) -> Path:
 
 
 def _download(card: Card, weights: Weights, offline: bool) -> Path:
-    # Imported here: only a download needs it, and weights that are already on disk must load without it.
+    # Imported here, because only a download needs it: weights on disk must load without it.
     from huggingface_hub import hf_hub_download
 
     here = _local(weights)
@@ -67,7 +67,7 @@ def _download(card: Card, weights: Weights, offline: bool) -> Path:
             offline = True
         except EncoderUnavailable:
             if not here:
-                raise  # otherwise the library decides whether the file that is here will do
+                raise  # otherwise the library decides whether the local file can be used
     with in_plain_words(card, weights, offline), _quietly():
         revision = weights.revision or None
         return Path(hf_hub_download(weights.repo, weights.file, revision=revision, local_files_only=offline))
@@ -84,13 +84,13 @@ def commit_of(path: Path) -> str:
 
 
 def local_file(weights: Weights) -> Path | None:
-    """Return a card's hub file in the hub's local cache, without asking the hub; None when it is not all there."""
+    """Return a card's hub file in the hub's local cache, without asking the hub; None when it is incomplete."""
     path = _local(weights)
     if path and is_index(path):
         try:
             names = listed_files(path)
         except WeightsMismatch:
-            return path  # reading it says what is wrong with it
+            return path  # reading the file reports what is wrong
         revision = weights.revision or commit_of(path)
         if not all(_local(_beside(msgspec.structs.replace(weights, revision=revision), name)) for name in names):
             return None
@@ -103,20 +103,20 @@ def _local(weights: Weights) -> Path | None:
 
     try:
         found = try_to_load_from_cache(weights.repo, weights.file, revision=weights.revision or None)
-    except HFValidationError:  # asking the hub says it in words
+    except HFValidationError:  # asking the hub reports this error
         return None
     return Path(found) if isinstance(found, str) else None
 
 
 def must_not_ask(offline: bool) -> bool:
-    """Return whether the hub is not to be asked: by `offline` (the flag), or by HF_HUB_OFFLINE."""
+    """Return whether the hub must not be asked, because of `offline` (the flag) or HF_HUB_OFFLINE."""
     from huggingface_hub import constants
 
     return offline or bool(constants.HF_HUB_OFFLINE)
 
 
 def check_access(card: Card, weights: Weights) -> None:
-    """Ask the hub whether this account may have the card's file, without fetching it; raises as `download_weights`."""
+    """Ask the hub whether this account may fetch the card's file, without fetching it; raises as `download_weights`."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     with in_plain_words(card, weights, offline=False, fetching=False), _quietly():
@@ -126,19 +126,19 @@ def check_access(card: Card, weights: Weights) -> None:
 
 
 def _within(seconds: float, ask: Callable[[], object]) -> None:
-    """Call `ask`, for so long at most: timeouts of HTTP hold for each address of a host, and not for its name.
+    """Call `ask` and wait at most `seconds`. HTTP timeouts count per address of a host and do not cover name lookup.
 
     Raises
     ------
     TimeoutError
-        When there was no answer by then.
+        When there was no answer in this time.
     """
     raised: list[BaseException] = []
 
     def run() -> None:
         try:
             ask()
-        except BaseException as reason:  # noqa: BLE001  # raised again by whoever waits
+        except BaseException as reason:  # noqa: BLE001  # raised again by the waiting thread
             raised.append(reason)
 
     asking = threading.Thread(target=run, daemon=True)
@@ -152,7 +152,7 @@ def _within(seconds: float, ask: Callable[[], object]) -> None:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep the library's warnings of each retry off the terminal, and its progress bar off pipes and files."""
+    """Hide the library's warnings about retries, and its progress bar when standard error is not a terminal."""
     from huggingface_hub import utils
     from huggingface_hub.utils import logging
 

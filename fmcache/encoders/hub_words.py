@@ -1,4 +1,4 @@
-"""The hub's refusals and silences in plain words, each with the way out."""
+"""Plain error messages when the hub refuses or does not answer, each with a next step."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _NETWORK = (
 
 
 def not_here(card: Card, weights: Weights) -> EncoderUnavailable:
-    """Return the error for weights that are not on this machine while the hub may not be asked."""
+    """Return the error for weights that are not on this machine when the hub must not be asked."""
     return EncoderUnavailable(
         f"the weights of {card.name!r} ({weights.repo}/{weights.file}) are not on this machine, "
-        "and the hub may not be asked",
+        "and the hub must not be asked",
         next_step=f"run once without --offline and HF_HUB_OFFLINE{_after_accepting(card, weights)}, {_OR_FILE}",
     )
 
 
 @contextmanager
 def in_plain_words(card: Card, weights: Weights, offline: bool, fetching: bool = True) -> Iterator[None]:
-    """Turn every error of the library, and of the network below it, into one of fmcache's; see `hub.download`."""
+    """Turn every error of the library and of the network into an error of fmcache; see `hub.download_weights`."""
     from huggingface_hub import errors
 
     # The base of all transport errors belongs to whichever HTTP library this release of huggingface_hub uses.
@@ -68,17 +68,17 @@ def _explained(reason: Exception, card: Card, weights: Weights, offline: bool, f
             step = f"check `weights.file` in the card of {card.name!r}, {_OR_FILE}"
         case errors.HfHubHTTPError() if reason.response.status_code == 401:
             problem = "the hub refused your token"
-            step = f"hf auth login with a valid token, or mend HF_TOKEN, {_OR_FILE}"
+            step = f"hf auth login with a valid token, or correct HF_TOKEN, {_OR_FILE}"
         case errors.HfHubHTTPError():
             problem = f"the hub did not give {place}: it answered with status {reason.response.status_code}"
             step = f"try again later, {_OR_FILE}"
         case errors.HFValidationError():
-            problem = f"the hub has no repository {weights.repo!r}: that is no repository name"
+            problem = f"the hub has no repository {weights.repo!r}: this is not a repository name"
             step = f"check `weights.repo` in the card of {card.name!r}, {_OR_FILE}"
-        case _ if not fetching:  # of the transport: there was no answer
+        case _ if not fetching:  # a transport error: there was no answer
             return unreachable(card, weights, _first_line(reason.__cause__ or reason))
         case _:
-            problem = f"the download of {place} broke off"
+            problem = f"the download of {place} was interrupted"
             step = f"try again, {_OR_FILE}"
     return EncoderUnavailable(problem, found=_first_line(reason.__cause__ or reason), next_step=step)
 
@@ -94,7 +94,7 @@ def _must_not_ask(reason: Exception, offline: bool) -> bool:
 
 
 def unreachable(card: Card, weights: Weights, found: str) -> HubUnreachable:
-    """Return the error for a hub that gives no answer; `found` tells what came instead."""
+    """Return the error for a hub that gives no answer; `found` states what was received instead."""
     return HubUnreachable(
         "the hub cannot be reached",
         found=found,

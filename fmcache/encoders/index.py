@@ -1,4 +1,4 @@
-"""Weights in several files, held together by an index (``model.safetensors.index.json``)."""
+"""Weights in several files, listed by an index (``model.safetensors.index.json``)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_BYTES = 64 * 2**20
 
 
 def is_index(path: Path) -> bool:
-    """Return whether a path is called as an index is."""
+    """Return whether a path has the name of an index."""
     return path.name.endswith(SUFFIX)
 
 
@@ -25,7 +25,7 @@ def listed_files(index: Path) -> dict[str, set[str]]:
     Raises
     ------
     WeightsMismatch
-        When it is no index, or lists a file elsewhere than beside it.
+        When it is not an index, or lists a file that is not beside it.
     """
     try:
         if index.stat().st_size > MAX_BYTES:
@@ -44,7 +44,7 @@ def listed_files(index: Path) -> dict[str, set[str]]:
     for name, file in entries:
         if file in ("", ".", "..") or {PurePosixPath(file).name, PureWindowsPath(file).name} != {file}:
             raise WeightsMismatch(
-                f"{index} lists a file elsewhere than beside it",
+                f"{index} lists a file that is not beside it",
                 expected="names of files",
                 found=file,
                 next_step="do not use this index; fetch it again from its publisher",
@@ -59,23 +59,23 @@ def parts_of(index: Path) -> dict[Path, set[str]]:
     Raises
     ------
     WeightsMismatch
-        When one of the files is not there.
+        When one of the files is missing.
     """
     parts = {index.with_name(name): tensors for name, tensors in listed_files(index).items()}
     missing = sorted(part.name for part in parts if not part.is_file())
     if missing:
         raise WeightsMismatch(
             f"{index} lists {len(parts)} files, and {len(missing)} of them are not beside it",
-            found=f"not there: {', '.join(missing)}",
+            found=f"missing: {', '.join(missing)}",
             next_step=f"put them into {index.parent}",
         )
     return parts
 
 
 def sha256_weights(path: Path, sha256_of: Callable[[Path], str] = sha256_file) -> str:
-    """Return the sha256 of a weights file; of an index, that over the lines ``SHA256  NAME`` of it and its files.
+    """Return the sha256 of a weights file; for an index, over the lines ``SHA256  NAME`` of the index and its files.
 
-    `sha256_of` gives that of a file. Raises as `parts_of`.
+    `sha256_of` gives the sha256 of one file. Raises as `parts_of`.
     """
     if not is_index(path):
         return sha256_of(path)

@@ -1,4 +1,4 @@
-"""Card -> frozen module on a device: built by timm, checked against its card, weights fitted, gradients off."""
+"""From a card to a frozen module on a device: built by timm, checked against its card, weights loaded, no gradients."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from fmcache.specs import EncoderChoice
 
 
 class Module(Protocol):
-    """What fmcache asks of an encoder's module."""
+    """What fmcache needs from an encoder's module."""
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the features, their axes as `Encoder.axes` tells, of normalised pixels (view, colour, y, x)."""
+        """Return the features of normalised pixels (view, colour, y, x); `Encoder.axes` states their axes."""
 
 
 class Encoder(NamedTuple):
     """A frozen encoder.
 
-    `weights_sha256` is that of the weights file; for random weights that of names and values; '' where there are none.
-    `params` counts the weights of the module. `axes` are those of its features, `taps` the blocks or stages within it
-    where tokens can be taken. `weights` is the weights file, `notes` what there was to say of it.
+    `weights_sha256` is the sha256 of the weights file, for random weights of names and values, and '' without weights.
+    `params` counts the weights of the module. `axes` are the axes of its features. `taps` are the blocks or stages
+    where tokens can be taken. `weights` is the weights file, `notes` are remarks on it.
     """
 
     card: Card
@@ -62,15 +62,15 @@ def load_encoder(
 ) -> Encoder:
     """Return the encoder of a recipe's choice, in evaluation mode, with gradients off, in float32.
 
-    torch's global generators are left as they were. With `offline`, weights must be on this machine. `lock`
-    holds hub files to what they were at first (`find_weights`).
+    torch's global generators do not change. With `offline`, weights must be on this machine. With `lock`, hub files are
+    pinned to their first download (`find_weights`).
 
     Raises
     ------
     EncoderUnavailable
-        When there is no such encoder, or its weights cannot be had.
+        When there is no such encoder, or its weights are unavailable.
     SpecError
-        When the card contradicts itself or the model that timm builds; the field is named.
+        When the card contradicts itself or the model that timm builds; the message names the field.
     WeightsMismatch
         When the weights file cannot be read safely, or does not fit the card.
     """
@@ -78,14 +78,14 @@ def load_encoder(
     random_weights = choice.random_weights or card.random_weights
     if random_weights and choice.weights:
         raise SpecError(
-            f"{card.name!r} is to have random weights and those of a file",
+            f"{card.name!r} is set to use both random weights and a weights file",
             found=f"weights: {choice.weights}",
             next_step="leave out one of them",
         )
     if card.kind != "timm":
         return _control(card, choice, device)
     model = build(card, META)
-    outlined = check_card(card, model)  # before weights are looked for: they may be gigabytes away
+    outlined = check_card(card, model)  # before a possible download of gigabytes of weights
     if random_weights:
         trained = _random_module(card)
     else:
@@ -100,10 +100,10 @@ def load_encoder(
 
 
 def compile_blocks(encoder: Encoder) -> None:
-    """Let torch.compile translate the encoder's blocks when they first run; tokens move by rounding.
+    """Let torch.compile compile the encoder's blocks when they first run; tokens change by rounding only.
 
-    Block by block: all are alike, so one is translated and the others take what came of it. Encoders without blocks
-    are translated by their outermost parts. Controls have neither.
+    Each block is compiled separately: all blocks are alike, so the others use the code compiled for the first one. For
+    encoders without blocks, their outermost modules are compiled. Controls have neither.
     """
     module: Any = encoder.module
     for block in getattr(module, "blocks", ()) if encoder.axes == "tokens" else module.children():
@@ -130,13 +130,13 @@ def card_for_timm(name: str) -> Card:
     Raises
     ------
     SpecError
-        When timm has no such model, or it gives no grid of tokens.
+        When timm has no such model, or its output is not a grid of tokens.
     """
     model = create(name, {}, META)
     outlined = outline(name, model)
     config = model.pretrained_cfg
     classifier = config.get("classifier") or ()
-    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    classifiers = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     return Card(
         name=f"timm-{name}",
         title=name,
@@ -144,14 +144,14 @@ def card_for_timm(name: str) -> Card:
         **{field: getattr(outlined, field) for field in (*CARD_FIELDS, "native_px")},
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
-        weights=Weights(drop=tuple(f"{head}." for head in heads)),
-        notes=f"Mean and std are those timm lists for its own weights {config.get('tag') or name!r}; if yours were "
-        "trained with others, write a card.",
+        weights=Weights(drop=tuple(f"{prefix}." for prefix in classifiers)),
+        notes=f"Mean and std are those that timm lists for its own weights {config.get('tag') or name!r}. If your "
+        "weights were trained with other values, write a card.",
     )
 
 
 class _Filled(NamedTuple):
-    """A module with weights, their sha256, the file they are from, and what there was to say of it."""
+    """A module with weights, their sha256, their file, and remarks on it."""
 
     module: Any
     sha256: str
@@ -176,15 +176,15 @@ def _trained_module(
     if built is not card:
         model = build(built, META)
     wanted = model.state_dict()
-    if outlined.axes != "tokens":  # of vision transformers, `weight_layouts` knows the names
+    if outlined.axes != "tokens":  # names of vision transformers are handled by `weight_layouts`
         state = _renamed_by_timm(state, model, card)
     state = fit_weights(path, _with_counters(state, wanted), card, wanted)
-    # fit_weights gives float32 throughout; what counts batches stays an integer
+    # fit_weights gives float32 for all tensors; batch counters must stay integers
     state = {
         key: value if wanted[key].is_floating_point() else value.to(wanted[key].dtype) for key, value in state.items()
     }
     if any(True for _ in model.buffers()):
-        # Tables that no file holds (rotary positions) are computed when built; other models lack nothing but weights.
+        # Tables that no file holds (rotary positions) are computed when the model is built on the CPU.
         with _own_generator(0):
             model = build(built, CPU)
     model.load_state_dict(state, strict=True, assign=True)
@@ -194,10 +194,10 @@ def _trained_module(
 
 
 def _renamed_by_timm(state: State, model: Any, card: Card) -> State:
-    """Return a state dict renamed as timm renames the publisher's, where its names are not those of the model.
+    """Return a state dict renamed by timm's rule for the publisher's names, if its names are not those of the model.
 
-    Names that begin with numbers are those of its parts in a row (``nn.Sequential(*resnet.children())``). A rule of
-    timm's may also resample tables. Then the file is left as it is: that its shapes do not fit is told.
+    Names that begin with numbers are the numbered parts of the model (``nn.Sequential(*resnet.children())``). A rule of
+    timm may also resample tables. Then the state dict is returned unchanged, and an error reports the wrong shapes.
     """
     parts = dict(enumerate(name for name, _ in model.named_children()))
     if all(head_of(name).isdecimal() and int(head_of(name)) in parts for name in state):
@@ -208,7 +208,7 @@ def _renamed_by_timm(state: State, model: Any, card: Card) -> State:
     try:
         renamed: State = rule(dict(state), model)
     except (*REFUSALS, LookupError, AttributeError):
-        return state  # not a file that the rule is for
+        return state  # the rule is not for this file
     if Counter(value.numel() for value in renamed.values()) - Counter(value.numel() for value in state.values()):
         return state
     drop = card.weights.drop if card.weights else ()
@@ -216,9 +216,9 @@ def _renamed_by_timm(state: State, model: Any, card: Card) -> State:
 
 
 def _with_counters(state: State, wanted: State) -> State:
-    """Add the numbers of batches (`COUNTER`) where a file has none.
+    """Add the batch counters (`COUNTER`) that a file lacks.
 
-    Beside statistics only: what a file holds under other names is not to be taken for a part of the encoder.
+    They are added only beside running statistics: keys with other names must not count as part of the encoder.
     """
     lacking = (name for name in wanted.keys() - state.keys() if name.endswith(COUNTER))
     counters = {name for name in lacking if name.removesuffix(COUNTER) + ".running_mean" in state}
@@ -226,7 +226,7 @@ def _with_counters(state: State, wanted: State) -> State:
 
 
 def _at_size_of(state: State, card: Card) -> Card:
-    """Return the card with the image size of the position table in `state`, where the card allows for that size."""
+    """Return the card with the image size of the position table in `state`, if the card allows this size."""
     size = table_px(state, card)
     if not card.weights or size not in card.weights.stored_px:
         return card
@@ -235,7 +235,7 @@ def _at_size_of(state: State, card: Card) -> Card:
 
 @contextmanager
 def _own_generator(seed: int) -> Iterator[None]:
-    # timm draws from torch's global CPU generator. torch.manual_seed would reach the GPUs' generators as well.
+    # timm draws from torch's global CPU generator. torch.manual_seed would also change the generators of the GPUs.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed % 2**63)
         yield

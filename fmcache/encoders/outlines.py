@@ -1,7 +1,7 @@
-"""What a timm model gives, as the model itself tells it on the meta device, where nothing is computed.
+"""The output of a timm model, found by running the model on the meta device, where no values are computed.
 
-A vision transformer gives tokens, some of which have no place in the image. Other encoders give a map with channels
-first or last. Which it is, and that its rows are the image's rows, is told by the shapes at two image sizes.
+A vision transformer gives tokens; some of them (prefix tokens) have no place in the image. Other encoders give a map
+with channels first or last. The shapes at two image sizes show which it is, and that its rows are those of the image.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ Axes = Literal["tokens", "channels first", "channels last"]
 """(view, token, channel), prefix tokens first; (view, channel, row, col); (view, row, col, channel)."""
 
 REFUSALS = (AssertionError, RuntimeError, ValueError, TypeError, IndexError)
-"""What timm's models raise at images of a size that they do not take."""
+"""What timm's models raise for images of a size that they do not accept."""
 
 
 class Tap(NamedTuple):
-    """Where tokens can be taken within an encoder: pixels that one stands for along a side, and its channels."""
+    """A place in an encoder where tokens can be taken: side of the area of one token in pixels, and channels."""
 
     patch: int
     width: int
 
 
 class Outline(NamedTuple):
-    """What a model gives; the first five are what a card says of it, under the same names.
+    """The facts of a model's output. The first five fields have the same names in a card.
 
-    `taps` are the blocks of a transformer, the stages of another encoder; `depth` counts blocks only.
+    `taps` are the blocks of a transformer, or the stages of another encoder. `depth` counts only blocks.
     """
 
     patch: int
@@ -56,18 +56,18 @@ def outline(name: str, model: Any) -> Outline:
     Raises
     ------
     SpecError
-        When it gives neither one token for each square patch nor a map on a grid of its stride.
+        When it gives neither one token for each square patch nor a map on the grid of its stride.
     """
     return _of_tokens(model.eval()) or _of_map(name, model)
 
 
 def check_card(card: Card, model: Any) -> Outline:
-    """Return the outline of a model on `META`, after checking what the card says of it.
+    """Return the outline of a model on `META`, after checking the card against it.
 
     Raises
     ------
     SpecError
-        When the card says otherwise; the field is named.
+        When a field of the card differs; the message names the field.
     """
     outlined = outline(card.architecture, model)
     for field in CARD_FIELDS:
@@ -83,17 +83,17 @@ def check_card(card: Card, model: Any) -> Outline:
 
 
 def count_params(module: nn.Module) -> int:
-    """Return the number of weights of a module (running statistics are none)."""
+    """Return the number of weights of a module (running statistics do not count)."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def forward_flop(card: Card, size_px: int) -> int:
-    """Return the operations of one view of `size_px` forward through an encoder, as torch counts them by shapes.
+    """Return the operations of the forward pass of one view of `size_px`, as torch counts them from shapes.
 
     Raises
     ------
     SpecError
-        When the model does not take views of that size; and as `build`.
+        When the model does not accept views of this size, and as in `build`.
     """
     model = build(card, META).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -111,14 +111,14 @@ def taps_of(card: Card) -> tuple[Tap, ...]:
 
 
 def wrong_size(card: Card, size_px: int, found: str) -> SpecError:
-    """Return the error that an encoder does not take views of `size_px`."""
+    """Return the error that an encoder does not accept views of `size_px`."""
     return SpecError(
-        f"{card.name!r} does not take views of {size_px} px",
-        expected=f"a size that it can be run at; as built here, it is made for {card.native_px} px",
+        f"{card.name!r} does not accept views of {size_px} px",
+        expected=f"a size that it accepts; as built here, it is made for {card.native_px} px",
         found=found.partition("\n")[0] or "timm gives no reason",
-        next_step=f"write `tile_px: {card.native_px}` in the recipe; build it for {size_px} px, with a card that has "
-        f"`img_size: {size_px}` in its arguments, if timm takes that; or choose a model that takes any size, as plain "
-        "vision transformers, ConvNeXt, ResNet and Swin do",
+        next_step=f"write `tile_px: {card.native_px}` in the recipe; or use a card with `img_size: {size_px}` in its "
+        f"arguments, if timm accepts this; or choose a model that accepts any size, for example a plain vision "
+        "transformer, ConvNeXt, ResNet or Swin",
     )
 
 
@@ -152,28 +152,28 @@ def _of_map(name: str, model: Any) -> Outline:
     try:
         wider = _shape(model, (square, square + 2 * stride))
     except REFUSALS:
-        wider = ()  # it takes one size only, or few
+        wider = ()  # it accepts only one size, or a few sizes
     axes = _axes(found, wider, model)
     if axes is None:
-        raise _no_grid(name, model, f"features {found} at {square} px: which axis is which is not told")
+        raise _no_grid(name, model, f"features {found} at {square} px: the order of the axes is unclear")
     width, side = (found[1], found[2]) if axes == "channels first" else (found[3], found[1])
     if side * stride != square:
-        what = f"{side} x {side} at {square} px, where a stride of {stride} px makes {square // stride} x "
-        raise _no_grid(name, model, f"{what}{square // stride}: its map does not lie on the pixels")
+        what = f"{side} x {side} at {square} px, where a stride of {stride} px gives {square // stride} x "
+        raise _no_grid(name, model, f"{what}{square // stride}: its map does not match the pixels")
     taps = stages if _taps_fit(model, stages, square) else ()
     return Outline(stride, width, 0, 0, count_params(model), axes, taps, native)
 
 
 def _axes(square: tuple[int, ...], wider: tuple[int, ...], model: Any) -> Axes | None:
-    """Return the order of axes of features: of a square image, and of one two tokens wider (empty: not taken)."""
+    """Return the order of axes, from feature shapes of a square image and of one two tokens wider (empty: refused)."""
     if wider:
         for axes, (channel, row, col) in (("channels first", (1, 2, 3)), ("channels last", (3, 1, 2))):
             alike = square[channel] == wider[channel] and square[row] == square[col] == wider[row]
             if alike and wider[col] == square[col] + 2:
                 return axes  # type: ignore[return-value]
         return None
-    told = str(getattr(model, "output_fmt", "NCHW"))
-    channel, row, col = (3, 1, 2) if told == "NHWC" else (1, 2, 3)
+    stated = str(getattr(model, "output_fmt", "NCHW"))
+    channel, row, col = (3, 1, 2) if stated == "NHWC" else (1, 2, 3)
     if square[row] != square[col] or square[channel] != getattr(model, "num_features", None):
         return None
     if square[1] == square[3] and not hasattr(model, "output_fmt"):
@@ -182,13 +182,13 @@ def _axes(square: tuple[int, ...], wider: tuple[int, ...], model: Any) -> Axes |
 
 
 def _stages(model: Any) -> tuple[Tap, ...]:
-    """Return the stages of which timm gives intermediate features."""
-    told = getattr(model, "feature_info", None) or ()
-    return tuple(Tap(int(one["reduction"]), int(one["num_chs"])) for one in getattr(told, "info", told))
+    """Return the stages for which timm gives intermediate features."""
+    stated = getattr(model, "feature_info", None) or ()
+    return tuple(Tap(int(one["reduction"]), int(one["num_chs"])) for one in getattr(stated, "info", stated))
 
 
 def _taps_fit(model: Any, stages: tuple[Tap, ...], size_px: int) -> bool:
-    """Return whether timm gives each stage as a map of its stride and channels."""
+    """Return whether timm gives each stage as a map with its stride and channels."""
     if not stages or not hasattr(model, "forward_intermediates"):
         return False
     expected = [(1, width, size_px // patch, size_px // patch) for patch, width in stages]
@@ -209,7 +209,7 @@ def _native_px(model: Any) -> int:
 
 
 def _shape(model: Any, size: tuple[int, int]) -> tuple[int, ...]:
-    """Return the shape of a model's features of one image (y, x); empty when they are no tensor."""
+    """Return the shape of a model's features of one image (y, x); empty when they are not a tensor."""
     with torch.no_grad():
         features = model.forward_features(torch.empty(1, 3, *size, device=META))
     return tuple(features.shape) if isinstance(features, torch.Tensor) else ()
@@ -218,8 +218,8 @@ def _shape(model: Any, size: tuple[int, int]) -> tuple[int, ...]:
 def _no_grid(name: str, model: Any, found: str) -> SpecError:
     return SpecError(
         f"{name!r} gives no grid of tokens",
-        expected="a vision transformer with square patches (one token for each, and a known number of others), or a "
-        "model whose features are a map on the image's pixels",
+        expected="a vision transformer with square patches (one token for each patch, and a known number of prefix "
+        "tokens), or a model whose features are a map of the image's pixels",
         found=f"{type(model).__name__}: {found}",
         next_step="choose a plain vision transformer, or a model such as resnet50, convnext_tiny or "
         "swin_tiny_patch4_window7_224",

@@ -1,6 +1,6 @@
-"""What training code wraps around an encoder's weights: wrappers, heads beside it, prefixes, chunks of blocks.
+"""Remove what training code adds to an encoder's weights: wrappers, other modules beside it, prefixes, block chunks.
 
-Names of keys only; tensors pass through. How a publisher names the weights themselves is `weight_layouts`' business.
+Only key names change; tensors do not. The names that publishers give to the weights are handled in `weight_layouts`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ WRAPPERS = (
     "state_dict", "model", "model_state_dict", "teacher", "student", "net", "network", "module", "encoder",
     "target_encoder", "backbone", "ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "weights",
 )  # fmt: skip
-"""Keys under which training code puts a state dict."""
+"""Keys under which training code stores a state dict."""
 
 _WITHIN = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _CHUNKED = re.compile(r"blocks\.(\d+)\.(\d+)\.")
@@ -27,50 +27,50 @@ _PARTS_OF_ENCODERS = {"blocks", "layers", "layer", "stages", "embeddings"}
 
 
 class Drop:
-    """The prefixes of keys that a card drops. Each is used up at the first level of wrapping where it finds a key.
+    """The prefixes of keys that a card drops. Each is used only at the first level of wrappers where it matches a key.
 
-    A head beside the encoder may bear the name of a part inside it (``norm.``), which is not to go with it.
+    Reason: a module beside the encoder may have the name of a part inside it (``norm.``), which must not be dropped.
     """
 
     def __init__(self, prefixes: Iterable[str]) -> None:
         self._left = tuple(prefixes)
 
     def __call__(self, state: State) -> State:
-        """Return the keys that do not begin with a prefix that is left."""
+        """Return the keys that do not begin with one of the remaining prefixes."""
         used = tuple(prefix for prefix in self._left if any(name.startswith(prefix) for name in state))
         self._left = tuple(prefix for prefix in self._left if prefix not in used)
         return {name: tensor for name, tensor in state.items() if not name.startswith(used)} if used else state
 
 
 def without_infixes(state: State) -> State:
-    """Return a state dict without what torch.compile, FSDP and activation checkpointing write into its names."""
+    """Return a state dict without the name parts that torch.compile, FSDP and activation checkpointing insert."""
     renamed = {_WITHIN.sub("", name): tensor for name, tensor in state.items()}
     return renamed if len(renamed) == len(state) else state
 
 
 def head_of(name: str) -> str:
-    """Return what stands before the first dot of a key; '' where there is none."""
-    head, dot, _ = name.partition(".")
-    return head if dot else ""
+    """Return the text before the first dot of a key; '' if it has no dot."""
+    first, dot, _ = name.partition(".")
+    return first if dot else ""
 
 
 class Level(NamedTuple):
-    """What lies below a level of the names, and what there is to say of its choice ('' mostly)."""
+    """The state dict below a level of the names, and a note on the choice of this level (usually '')."""
 
     state: State
     note: str
 
 
 def inside(state: State, under: Collection[str], where: str) -> Level | None:
-    """Return what lies below the first level of the names, the level taken off; None where the encoder starts here.
+    """Return the state dict below the first level of the names, without this level; None if the encoder starts here.
 
-    A level is one that all names share, the one called in `under`, or the teacher beside a student: the weights that
-    self-distillation keeps.
+    A level is one that all names share, or one listed in `under`, or the teacher beside a student (self-distillation
+    keeps the weights of the teacher).
 
     Raises
     ------
     WeightsMismatch
-        When several wrappers hold a state dict and none of them is called in `under`.
+        When several wrappers hold a state dict and none of them is listed in `under`.
     """
     heads = {head_of(name) for name in state}
     named = [head for head in heads if head in under]
@@ -82,8 +82,8 @@ def inside(state: State, under: Collection[str], where: str) -> Level | None:
     elif heads == {"teacher", "student"}:
         chosen = "teacher"
         note = (
-            f"{where} holds a teacher and a student: the teacher is taken (`under: student` below `weights` in the "
-            "card takes the other)"
+            f"{where} holds a teacher and a student: the teacher is used (to use the student, write `under: student` "
+            "below `weights` in the card)"
         )
     elif heads and heads <= set(WRAPPERS):
         raise several(where, sorted(heads))
@@ -96,28 +96,28 @@ def inside(state: State, under: Collection[str], where: str) -> Level | None:
 
 
 def several(where: str, wrappers: Sequence[str]) -> WeightsMismatch:
-    """Return the error for a file in which it is open which state dict is meant."""
+    """Return the error for a file with several state dicts, when it is unclear which one to use."""
     return WeightsMismatch(
         f"{where} holds several state dicts",
-        expected="one, or a card that says which",
+        expected="one state dict, or a card that names one",
         found=", ".join(wrappers),
-        next_step="write which one into the card: "
+        next_step="name one in the card: "
         + " or ".join(f"`under: {wrapper}`" for wrapper in wrappers)
         + " below `weights`",
     )
 
 
 def unchunked(state: State) -> State:
-    """Return a state dict whose blocks are numbered through, where they are stored in chunks (``blocks.CHUNK.BLOCK.``).
+    """Return a state dict with continuous block numbers, if blocks are stored in chunks (``blocks.CHUNK.BLOCK.``).
 
-    Blocks are numbered through all chunks already (DINOv2), or anew in each.
+    The stored numbers continue through all chunks (DINOv2), or start again in each chunk.
     """
     found = {name: _CHUNKED.match(name) for name in state if name.startswith("blocks.")}
     if not found or not all(found.values()):
         return state
     pairs = sorted({(int(match[1]), int(match[2])) for match in found.values() if match})
-    through = len({block for _, block in pairs}) == len(pairs)
-    numbers = {pair: pair[1] if through else i for i, pair in enumerate(pairs)}
+    continuous = len({block for _, block in pairs}) == len(pairs)
+    numbers = {pair: pair[1] if continuous else i for i, pair in enumerate(pairs)}
 
     def renamed(name: str) -> str:
         match = found.get(name)

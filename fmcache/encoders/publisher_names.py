@@ -1,4 +1,4 @@
-"""Names that publishers' own code gives to the weights of vision transformers -> timm's names."""
+"""From the names in publishers' own code for the weights of vision transformers to timm's names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fmcache.encoders.hf_names import renamed_by, with_leading_axes, without_cls
 from fmcache.encoders.peeling import State
 
 CONSTANTS = re.compile(r"mask_token$|.*(?:rope_embed\.periods|attn\.qkv\.bias_mask)$")
-"""What DINOv3 stores beside its weights: the token of hidden patches, wave lengths of positions, the mask of biases."""
+"""What DINOv3 stores beside its weights: the token for hidden patches, wavelengths of positions, the bias mask."""
 
 _MASK = ".attn.qkv.bias_mask"
 _DINOV3 = (
@@ -67,7 +67,7 @@ _MMPRETRAIN = tuple(
 
 
 def below(prefix: str) -> Callable[[State], State]:
-    """Return the renaming that takes off a prefix."""
+    """Return the renaming that removes a prefix."""
 
     def rename(state: State) -> State:
         return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
@@ -76,7 +76,7 @@ def below(prefix: str) -> Callable[[State], State]:
 
 
 def from_dinov2(state: State) -> State:
-    """Rename DINOv2: registers, SwiGLU (w12, w3), and the position of CLS added to CLS where there are registers."""
+    """Rename DINOv2: registers and SwiGLU (w12, w3). With registers, the position of CLS is added to the CLS token."""
     rules = {"register_tokens": "reg_token"}
     renamed = {
         rules.get(name, name).replace(".mlp.w12.", ".mlp.fc1.").replace(".mlp.w3.", ".mlp.fc2."): tensor
@@ -86,9 +86,9 @@ def from_dinov2(state: State) -> State:
 
 
 def from_dinov3(state: State) -> State:
-    """Rename DINOv3. Its biases of keys are masked; a file in which they are not keeps them, under a name of no model.
+    """Rename DINOv3. Its attention keys have masked biases. Biases that are not masked get a name that fits no model.
 
-    timm keeps the biases of queries and values apart (class Eva).
+    timm stores the biases of queries and values separately (class Eva).
     """
     renamed: State = {}
     for name, tensor in state.items():
@@ -107,8 +107,8 @@ def from_dinov3(state: State) -> State:
 
 
 def from_open_clip(state: State) -> State:
-    """Rename the image tower of CLIP as OpenAI and OpenCLIP name it; keys of the text tower keep their names."""
-    whole = any(name.startswith("visual.") for name in state)  # then names without it are of the text tower
+    """Rename the image tower of CLIP in the naming of OpenAI and OpenCLIP; keys of the text tower keep their names."""
+    whole = any(name.startswith("visual.") for name in state)  # then names without this prefix are of the text tower
     texts = {name: tensor for name, tensor in state.items() if whole and not name.startswith("visual.")}
     images = renamed_by({name: tensor for name, tensor in state.items() if name not in texts}, _OPEN_CLIP)
     return images | texts | with_leading_axes(images | texts)

@@ -1,4 +1,4 @@
-"""Tensors of a weights file, read without running anything in it; what is no such file is called by its name."""
+"""Read the tensors of a weights file without running any code in it; errors name the kind of other files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fmcache.encoders.peeling import WRAPPERS, State
 from fmcache.errors import WeightsMismatch, some
 
 PLAIN = (argparse.Namespace, PosixPath)
-"""Classes without code of their own that training scripts store beside the weights: their arguments."""
+"""Classes that training scripts store beside the weights (their arguments); they contain no code of their own."""
 
 _COMMON = ("state_dict", "model", "teacher", "student", "net")
 _BROKEN = (
@@ -43,29 +43,29 @@ _BROKEN = (
 _CONVERT = "convert it where it was made, and pass a state dict saved as safetensors"
 _OTHER_KINDS = (
     (b"\x89HDF\r\n", "an HDF5 file (Keras, TensorFlow)", _CONVERT),
-    (b"GGUF", "a GGUF file (quantised weights of language models)", "pass the weights it was made from"),
+    (b"GGUF", "a GGUF file (quantised weights of language models)", "pass the original weights"),
     (b"\x93NUMPY", "a NumPy array", _CONVERT),
     (b"\x1f\x8b", "a gzip archive", "unpack it, and pass the weights file inside"),
     (b"BZh", "a bzip2 archive", "unpack it, and pass the weights file inside"),
     (b"7z\xbc\xaf", "a 7-Zip archive", "unpack it, and pass the weights file inside"),
     (b"Rar!", "a RAR archive", "unpack it, and pass the weights file inside"),
     (b"version https://git-lfs", "a git-lfs pointer", "fetch the file itself: git lfs pull"),
-    (b"{", "a text (JSON)", "fetch the file itself: this may be what a server answered in its place"),
-    (b"<", "a web page, or another file of markup", "fetch the file itself: a page was saved in its place"),
+    (b"{", "a text (JSON)", "fetch the file itself: this may be the answer of a server instead of the file"),
+    (b"<", "a web page, or another markup file", "fetch the file itself: a web page was saved instead of the file"),
 )
 
 
 def read_weights(path: Path) -> State:
     """Return the tensors in a safetensors file, a torch checkpoint, or the files of an index.
 
-    They are on the CPU, in the types they are stored in. What kind of file it is shows in its first bytes, not in its
-    name. Pickled checkpoints are read by torch's restricted reader, which makes tensors and plain containers and
-    nothing else. Where state dicts lie below other keys (`WRAPPERS`), these stand before the names, with dots.
+    The tensors are on the CPU, in their stored types. The first bytes of a file decide its kind, not its name. Pickled
+    checkpoints are read by torch's restricted reader, which creates only tensors and plain containers. If state dicts
+    are below other keys (`WRAPPERS`), these keys are put before the names, joined with dots.
 
     Raises
     ------
     WeightsMismatch
-        When the file is truncated or of another kind, holds code, no tensors or tensors larger than itself.
+        When the file is truncated or of another kind, or holds code, no tensors, or tensors larger than itself.
     """
     if is_index(path):
         return _joined(path)
@@ -95,7 +95,7 @@ def _joined(index: Path) -> State:
                 f"{part} does not hold what {index.name} lists for it",
                 expected=f"{len(listed)} keys",
                 found=f"{len(state)} keys; not in both: {some(sorted(state.keys() ^ listed))}",
-                next_step="fetch index and files again, from one revision",
+                next_step="fetch the index and the files again, from the same revision",
             )
         joined |= state
     return joined
@@ -110,7 +110,7 @@ def _read_safetensors(path: Path) -> State:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse zip archives that torch did not write as a checkpoint: programs, compressed ones, and of other tools."""
+    """Refuse zip archives that are not torch checkpoints: programs, compressed archives, archives of other tools."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -122,7 +122,7 @@ def _check_archive(path: Path) -> None:
         raise WeightsMismatch(
             f"{path} is a TorchScript archive: a program with its weights",
             expected="weights alone",
-            next_step="if you trust where it comes from: python -c \"import torch; torch.save(torch.jit.load('"
+            next_step="if you trust its source: python -c \"import torch; torch.save(torch.jit.load('"
             f"{path}', 'cpu').state_dict(), '{plain}')\", and pass {plain}",
         )
     if "data.pkl" not in inner:
@@ -151,18 +151,18 @@ def _plain_classes() -> Iterator[None]:
 def _read_pickle(path: Path, zipped: bool) -> Any:
     try:
         with _plain_classes(), path.open("rb") as file:
-            # Only zipped checkpoints can be mapped: then the file is not held in memory twice. And torch goes by this
-            # one ending of a file's name, where the bytes say otherwise.
+            # Only zipped checkpoints can be mapped; then the file is not in memory twice. For names that end in
+            # .safetensors torch would ignore the bytes and trust the name, so such files are passed as open files.
             by_path = zipped and path.suffix != ".safetensors"
             return torch.load(path if by_path else file, map_location="cpu", weights_only=True, mmap=by_path)
     except pickle.UnpicklingError as reason:
         culprit = re.search(r"GLOBAL (\S+)", str(reason))
         plain = path.with_name(f"{path.stem}-plain.pth")
         raise WeightsMismatch(
-            f"{path} was refused: reading it could run code that is in it",
+            f"{path} was refused: reading it could run code in it",
             expected="tensors and plain containers only",
             found=f"a call of {culprit[1]}" if culprit else "instructions that a file of tensors does not need",
-            next_step="if you trust where it comes from, save its weights alone: "
+            next_step="if you trust its source, save only its weights: "
             f"python -c \"import torch; c = torch.load('{path}', 'cpu', weights_only=False); torch.save(c.state_dict() "
             f"if hasattr(c, 'state_dict') else {{k: c[k] for k in {_COMMON} if k in c}} or {{k: torch.as_tensor(v) "
             f"for k, v in c.items() if hasattr(v, 'shape')}} or c, '{plain}')\", and pass "
@@ -190,7 +190,7 @@ def _no_weights(path: Path, head: bytes) -> WeightsMismatch:
     if path.suffix == ".onnx" or (head[:1] == b"\x08" and re.match(rb"\x08.\x12.[\x20-\x7e]{3}", head, re.DOTALL)):
         kind, step = "an ONNX file: a program with its weights", _CONVERT
     if not head:
-        kind, step = "empty", "fetch the file again: the download broke off before it began"
+        kind, step = "empty", "fetch the file again: the download ended before the first byte"
     if path.suffix in (".msgpack", ".tflite", ".pb", ".pt2"):
         kind, step = f"a {path.suffix} file of another framework", _CONVERT
     return WeightsMismatch(
@@ -202,7 +202,7 @@ def _no_weights(path: Path, head: bytes) -> WeightsMismatch:
 
 
 def _flat(path: Path, loaded: Any) -> State:
-    """Return the state dicts in nested mappings, keys joined with dots; other things beside them are no weights."""
+    """Return the state dicts in nested mappings, keys joined with dots; other entries are ignored."""
     state = _state_dicts(loaded, set())
     if state:
         return state
@@ -216,7 +216,7 @@ def _flat(path: Path, loaded: Any) -> State:
 
 
 def _state_dicts(value: Any, seen: set[int]) -> State:
-    # A mapping is entered once: a small file can hold references to itself that would take for ever to follow.
+    # A mapping is visited once: a small file can hold references to itself that would never end.
     if not isinstance(value, Mapping) or id(value) in seen or not all(isinstance(key, str) for key in value):
         return {}
     seen.add(id(value))
@@ -233,7 +233,7 @@ def _state_dicts(value: Any, seen: set[int]) -> State:
 
 
 def _check_tensors(path: Path, state: State) -> None:
-    """Refuse tensors without values of their own, and those that claim more bytes than the file has."""
+    """Refuse tensors without plain values, and tensors that claim more bytes than the file has."""
     size = path.stat().st_size
     for name, tensor in state.items():
         if tensor.device.type != "cpu" or tensor.layout is not torch.strided:

@@ -1,6 +1,6 @@
-"""What names and shapes of a weights file tell: patch size, width and blocks in words, and its position table's size.
+"""What names and shapes in a weights file show: patch size, width and blocks as text, size of its position table.
 
-What a model gives that is built, `outlines` tells.
+For a model that is built, see `outlines`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,10 @@ def shapes_of(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def looks(shapes: Shapes) -> str:
-    """Return in words what shapes tell of an encoder: patch size or first kernel, width and blocks.
-
-    For messages.
-    """
+    """Return a text for messages on what shapes show of an encoder: patch size or first kernel, width and blocks."""
     blocks = {found[1] for name in shapes if (found := _BLOCK.search(name))}
     parts = [f"{len(blocks)} blocks"] if blocks else []
-    # The patch embedding is the one kernel over the three colours, whatever it is called.
+    # The patch embedding is the only kernel over the three colours, whatever its name.
     for shape in shapes.values():
         if len(shape) == 4 and shape[1] == 3 and shape[2] == shape[3]:
             parts = [f"{'patch' if blocks else 'first kernel'} {shape[2]}", f"width {shape[0]}", *parts]
@@ -46,7 +43,7 @@ def table_px(state: Mapping[str, torch.Tensor], card: Card) -> int:
 def px_of_table(shape: tuple[int, ...], card: Card) -> int:
     """Return the image size in pixels of a position table (1, entries, d) of the card's encoder; 0 if unclear."""
     entries = shape[1] if len(shape) > 1 else 0
-    for unplaced in (card.prefix_tokens, 0, 1):  # the table may cover prefix tokens, or CLS only, or none
+    for unplaced in (card.prefix_tokens, 0, 1):  # the table may cover all prefix tokens, none, or only CLS
         side = math.isqrt(max(0, entries - unplaced))
         if side and side**2 == entries - unplaced:
             return side * card.patch

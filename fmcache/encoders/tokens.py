@@ -1,4 +1,4 @@
-"""Views -> token grids: scale, lay onto the encoder's grid, normalise, run, drop prefix tokens, reshape."""
+"""From views to token grids: scale, resize to the encoder's grid, normalise, run, drop prefix tokens, reshape."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fmcache.shortage import lacks_memory
 from fmcache.specs import Precision
 
 FIRST_BATCH = {"cpu": 4, "cuda": 32}
-"""Views that go through an encoder at once, as long as memory allows."""
+"""Views per batch of an encoder, if memory allows."""
 
 _BATCH_SIZE: dict[torch.device, int] = {}
 AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -28,7 +28,7 @@ AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float1
 def token_grids(
     encoder: Encoder, images: NDArray[np.uint8] | torch.Tensor, grid: GridGeometry, precision: Precision = "float32"
 ) -> torch.Tensor:
-    """Return the token grids (view, channel, row, col) after the final norm; as `tapped_grids`."""
+    """Return the token grids (view, channel, row, col) after the final norm; see `tapped_grids`."""
     return tapped_grids(encoder, images, grid, precision, (LAST,))[0]
 
 
@@ -41,39 +41,39 @@ def tapped_grids(
 ) -> list[torch.Tensor]:
     """Return the token grids (view, channel, row, col) float32, on the encoder's device, of RGB images at each tap.
 
-    images: (view, y, x, colour) uint8, as large as the grid's tile. In half `precision` the weights stay float32 and
-    torch's autocast picks the operations. All taps come from one forward pass, unless their grids (`grid_at`) lie
-    under the tile in different ways.
+    images: (view, y, x, colour) uint8, with the size of the grid's tile. In half `precision` the weights stay float32,
+    and torch's autocast chooses the operations. All taps come from one forward pass, unless their grids (`grid_at`)
+    need inputs of different sizes.
 
     Raises
     ------
     SpecError
-        When images and grid, or grid and encoder, do not belong together, or there is no such tap.
+        When images and grid, or grid and encoder, do not match, or there is no such tap.
     """
     check_taps(encoder, taps, grid)
     dtype = AUTOCAST[precision]
     found: dict[str, torch.Tensor] = {}
-    for of_input, together in by_input(encoder, taps, grid).items():
+    for of_input, same_input in by_input(encoder, taps, grid).items():
         pixels = input_pixels(encoder, images, grid, of_input)
         with torch.inference_mode(), torch.autocast(pixels.device.type, dtype=dtype, enabled=dtype is not None):
-            outputs = features_at(encoder, pixels, together)
-        found |= {tap: on_rows(encoder, tap, one, grid) for tap, one in zip(together, outputs, strict=True)}
+            outputs = features_at(encoder, pixels, same_input)
+        found |= {tap: on_rows(encoder, tap, one, grid) for tap, one in zip(same_input, outputs, strict=True)}
     return [found[tap] for tap in taps]
 
 
 def grids_of_views(
     encoder: Encoder, views: Iterable[NDArray[np.uint8]], grid: GridGeometry, precision: Precision, taps: Sequence[str]
 ) -> Iterator[list[torch.Tensor]]:
-    """Yield `tapped_grids` of views (y, x, colour), in batches as large as the device's memory allows.
+    """Yield `tapped_grids` of views (y, x, colour), in batches as large as the memory of the device allows.
 
-    A batch that does not fit is halved and run again; the process keeps to the smaller size from then on.
+    A batch that does not fit is halved and run again. From then on the process uses the smaller size.
 
     Raises
     ------
     NoMemory
-        When not even a single view fits.
+        When not even one view fits.
     SpecError
-        When blocks are to be compiled and cannot be; and as `tapped_grids`.
+        When blocks cannot be compiled (--compile), and as in `tapped_grids`.
     """
     source, device = iter(views), encoder.device
     waiting: deque[NDArray[np.uint8]] = deque()
@@ -85,20 +85,20 @@ def grids_of_views(
         try:
             grids = tapped_grids(encoder, np.stack(list(islice(waiting, size))), grid, precision, taps)
         except (RuntimeError, MemoryError) as reason:
-            # known by where they are defined: to import that takes seconds, for those who do not compile too
+            # recognised by module name: importing these error classes would take seconds, also without --compile
             if type(reason).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise SpecError(
                     "torch.compile does not work here",
                     found=str(reason).partition("\n")[0],
-                    next_step="run without --compile, or install what it asks for (a C++ compiler; for a GPU, Triton)",
+                    next_step="run without --compile, or install what it needs (a C++ compiler; for a GPU, Triton)",
                 ) from reason
             if not lacks_memory(reason):
                 raise
             if size == 1:
                 raise NoMemory(
-                    f"one view of {grid.tile_px} px does not fit through {encoder.card.name!r} on {device}",
+                    f"not enough memory on {device} for one view of {grid.tile_px} px in {encoder.card.name!r}",
                     found=str(reason).partition(". ")[0],
-                    next_step="use smaller tiles, another --device, or stop what else uses this device's memory",
+                    next_step="use smaller tiles, another --device, or stop other programs that use its memory",
                 ) from reason
             _BATCH_SIZE[device] = size // 2
             continue
@@ -108,33 +108,33 @@ def grids_of_views(
 
 
 def batch_size(device: torch.device) -> int:
-    """Return how many views go through an encoder at once in this process."""
+    """Return the number of views per batch of an encoder in this process."""
     return _BATCH_SIZE.get(device, FIRST_BATCH[device.type])
 
 
 def input_pixels(
     encoder: Encoder, images: NDArray[np.uint8] | torch.Tensor, grid: GridGeometry, of_tap: GridGeometry | None = None
 ) -> torch.Tensor:
-    """Return what the encoder sees: (view, colour, y, x) float32, normalised, a whole number of patches each way.
+    """Return the encoder's input: (view, colour, y, x) float32, normalised, a whole number of patches per side.
 
-    `of_tap` is the grid at a tap with patches of its own.
+    `of_tap` is the grid at a tap that has its own patch size.
 
     Raises
     ------
     SpecError
-        When the images are not RGB bytes of the grid's tile size, or the grid is not of the encoder's patches.
+        When the images are not uint8 RGB of the grid's tile size, or the grid has another patch size than the encoder.
     """
     card = encoder.card
     images = torch.as_tensor(images)
     shape = (len(images), grid.tile_px, grid.tile_px, 3)
     if images.shape != shape or images.dtype != torch.uint8 or grid.patch != card.patch:
         raise SpecError(
-            f"these images cannot go through {card.name!r}",
+            f"these images are not a valid input of {card.name!r}",
             expected=f"uint8 (view, y, x, colour) = {shape}, patches of {card.patch} px",
             found=f"{images.dtype} {tuple(images.shape)}, patches of {grid.patch} px",
         )
     if encoder.device.type == "cuda" and not images.is_cuda:
-        images = images.pin_memory()  # what is not pinned is copied while the host waits
+        images = images.pin_memory()  # without pinned memory the host would wait for the copy
     scaled = images.to(encoder.device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
     mean, std = (torch.tensor(c).view(1, 3, 1, 1).to(encoder.device, non_blocking=True) for c in (card.mean, card.std))
     return (_on_grid(scaled, of_tap or grid) - mean) / std
@@ -148,9 +148,9 @@ def _on_grid(pixels: torch.Tensor, grid: GridGeometry) -> torch.Tensor:
         return pixels[..., : grid.input_px, : grid.input_px]
     if grid.policy == "pad":
         index = torch.arange(grid.input_px, device=pixels.device)
-        period = max(1, 2 * (grid.tile_px - 1))  # a row of pixels there and back, its ends counted once
+        period = max(1, 2 * (grid.tile_px - 1))  # a row of pixels forward and back, its ends counted once
         index = torch.minimum(index % period, -index % period)
         return pixels[..., index, :][..., index]
     size = (grid.input_px, grid.input_px)
     resized = functional.interpolate(pixels, size=size, mode="bicubic", align_corners=False, antialias=True)
-    return resized.clamp(0, 1)  # bicubic overshoots at edges; images saved as bytes are clamped too
+    return resized.clamp(0, 1)  # bicubic interpolation overshoots at edges; images saved as bytes are clamped too

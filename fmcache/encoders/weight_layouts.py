@@ -1,7 +1,7 @@
-"""The layouts in which weights files are published: how each is told from others, and how it becomes timm's names.
+"""The layouts in which weights files are published: how each is recognised, and how it is renamed to timm's names.
 
-The renaming itself is in `hf_names` and `publisher_names`; what home-made checkpoints wrap around it, in `peeling`;
-`fitting` fits what comes out to a model.
+The renaming itself is in `hf_names` and `publisher_names`. `peeling` removes what home-made checkpoints add. `fitting`
+fits the result to a model.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NEVER = re.compile(r"(?!)")
 
 
 class WeightLayout(NamedTuple):
-    """A published naming of keys: how it is told from others (a key that no other layout has), how it is renamed.
+    """A published naming of keys: its marker (a key that no other layout has), and its renaming.
 
     `unused` matches keys of the layout that no token depends on.
     """
@@ -64,17 +64,17 @@ LAYOUTS: dict[LayoutName, WeightLayout] = {
         re.compile(r"(register_tokens|mask_token)$"), publisher_names.from_dinov2, re.compile(r"mask_token$")
     ),
 }
-"""Every layout but timm's own; the first whose marker is found is that of a file."""
+"""Every layout except timm's own. A file has the first layout whose marker is found."""
 
 
 def published(names: Iterable[str]) -> LayoutName:
-    """Return the layout whose marker is among the keys; ``timm`` when none is."""
+    """Return the layout whose marker is among the keys; ``timm`` when there is no marker."""
     names = tuple(names)
     return next((name for name, layout in LAYOUTS.items() if any(map(layout.marker.match, names))), "timm")
 
 
 class Renamed(NamedTuple):
-    """A state dict under timm's names, the layout that its file has, and what there is to say of what was taken."""
+    """A state dict with timm's names, the layout of its file, and notes on which weights were chosen."""
 
     state: State
     layout: LayoutName
@@ -82,16 +82,16 @@ class Renamed(NamedTuple):
 
 
 def to_timm(path: Path, stored: State, card: Card) -> Renamed:
-    """Return the state dict in a file under timm's names, without the keys that the card lists as to be dropped.
+    """Return the state dict in a file with timm's names, without the keys in the card's `weights.drop`.
 
-    Keys are dropped first; then a prefix that all keys left share (``module.``, ``teacher.backbone.``) is taken off,
-    and so on, until the encoder's own names begin. Chunks of blocks are numbered through.
+    First keys are dropped. Then a prefix that all remaining keys share (``module.``, ``teacher.backbone.``) is removed.
+    This repeats until the encoder's own names begin. Chunks of blocks get continuous numbers.
 
     Raises
     ------
     WeightsMismatch
-        When the file's layout is none of the card's, it is open which of several state dicts is meant, or values are
-        quantised, infinite or NaN.
+        When the file has none of the card's layouts, when it is unclear which of several state dicts to use, or when
+        values are quantised, infinite or NaN.
     """
     weights = card.weights or Weights()
     accepted = weights.layouts or ("timm", *LAYOUTS)
@@ -116,7 +116,7 @@ def to_timm(path: Path, stored: State, card: Card) -> Renamed:
 def _other_layout(path: Path, card: Card, state: State, layout: LayoutName) -> WeightsMismatch:
     weights = card.weights or Weights()
     return WeightsMismatch(
-        f"{path} does not fit {card.name!r}: its keys are named in another way",
+        f"{path} does not fit {card.name!r}: its keys have another layout",
         expected=f"layout {' or '.join(weights.layouts)}",
         found=f"layout {layout}: {looks(shapes_of(state))}",
         next_step="pass the file of this encoder, or list the layout in the card "
@@ -132,7 +132,7 @@ def _check_values(path: Path, state: State) -> None:
             f"{path} holds quantised weights",
             expected="float32, float16, bfloat16 or float64",
             found=f"{', '.join(kinds)} in {len(quantised)} of {len(state)} keys: {some(sorted(quantised))}",
-            next_step="pass the weights as they were before they were quantised: fmcache does not know the scales",
+            next_step="pass the original weights, not quantised: fmcache does not know the scales",
         )
     broken = {}
     for name, tensor in state.items():
@@ -144,5 +144,5 @@ def _check_values(path: Path, state: State) -> None:
             expected="finite weights",
             found=f"{sum(broken.values())} values in {len(broken)} keys: "
             + some(f"{name} ({count} of {state[name].numel()})" for name, count in broken.items()),
-            next_step="fetch the file again, or take a checkpoint from before the training diverged",
+            next_step="fetch the file again, or use a checkpoint from before the training diverged",
         )

@@ -1,4 +1,4 @@
-"""Weights files: which one is meant, and whether it is the one that was meant before."""
+"""Weights files: which file to use, and whether it is the same file as in earlier runs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from fmcache.identity import whole_file
 from fmcache.locks import locked
 from fmcache.strict import Document, Frozen, builtins
 
-WAIT_S = 60  # the lock is held for one line
+WAIT_S = 60  # the lock is held only to write one entry
 USUAL = ("model.safetensors", "pytorch_model.bin")
-"""What transformers calls the weights in a folder."""
+"""The file names that transformers uses for the weights in a folder."""
 
 
 class WeightsFile(NamedTuple):
@@ -30,23 +30,23 @@ class WeightsFile(NamedTuple):
 
 
 class PinnedWeights(Frozen, frozen=True):
-    """What a hub file was when it was first fetched: all later runs ask for, and check for, the same."""
+    """Revision and sha256 of a hub file at its first download; all later runs request and check the same."""
 
     revision: str
     sha256: str
 
 
 def find_weights(card: Card, chosen: str, offline: bool, lock: Path | None) -> WeightsFile:
-    """Return an encoder's weights file, after checking its sha256 where one is known.
+    """Return an encoder's weights file, after checking its sha256 if one is known.
 
-    `chosen` (a file, or a folder that holds the card's file, an index, or one of the `USUAL` names) goes before the
-    card's local file, that before the hub. `lock` is a YAML file that holds the revision and sha256 of each hub file
-    since it was first fetched; what a card states itself goes before it.
+    `chosen` (a file, or a folder that holds the card's file, an index, or one of the `USUAL` names) has priority over
+    the card's local file, and this over the hub. `lock` is a YAML file with the revision and sha256 of each hub file at
+    its first download. A revision or sha256 in the card has priority over the lock.
 
     Raises
     ------
     EncoderUnavailable
-        When there is no such file, the card names none, or the hub does not give it.
+        When there is no such file, the card names no file, or the hub does not give it.
     WeightsMismatch
         When the file is not the one that the card or the lock states.
     """
@@ -58,12 +58,12 @@ def find_weights(card: Card, chosen: str, offline: bool, lock: Path | None) -> W
 
 
 def local_weights(card: Card, chosen: str) -> Path:
-    """Return the weights file that is `chosen`, or that the card names and no hub has; not looked into.
+    """Return the weights file that is `chosen`, or the local file that the card names; the file is not read.
 
     Raises
     ------
     EncoderUnavailable
-        When there is no such file, or the card names none.
+        When there is no such file, or the card names no file.
     """
     weights = card.weights or Weights()
     if chosen:
@@ -77,7 +77,7 @@ def local_weights(card: Card, chosen: str) -> Path:
         return _chosen_file(card, weights, Path(weights.file))
     if not Path(weights.file).is_file():
         raise EncoderUnavailable(
-            f"the weights of {card.name!r} are not at {weights.file}",
+            f"the weights file of {card.name!r} does not exist: {weights.file}",
             next_step="correct `weights.file` in the card (it is relative to the card), or pass --weights FILE",
         )
     return Path(weights.file)
@@ -98,17 +98,17 @@ def _from_hub(card: Card, weights: Weights, offline: bool, lock: Path | None) ->
 
 
 def hub_name(weights: Weights) -> str:
-    """Return what a hub file is called in a lock file."""
+    """Return the name of a hub file in a lock file."""
     return f"{weights.repo}/{weights.file}"
 
 
 def read_lock(lock: Path | None) -> dict[str, PinnedWeights]:
-    """Return what is held of each hub file (``repo/file``) in a lock file; nothing when there is none.
+    """Return the pinned weights in a lock file by hub file (``repo/file``); empty when there is no lock file.
 
     Raises
     ------
     SpecError
-        When it is not as `find_weights` writes it.
+        When the lock file has another form than `find_weights` writes.
     """
     if lock is None or not lock.is_file():
         return {}
@@ -121,7 +121,7 @@ def _record(lock: Path, key: str, held: PinnedWeights) -> None:
     with locked(lock, WAIT_S):
         entries = read_lock(lock) | {key: held}
         with whole_file(lock, "w") as file:
-            file.write("# Weights as they were when first fetched; every later run is held to these.\n")
+            file.write("# Weights at their first download; every later run is pinned to these.\n")
             yaml.safe_dump({name: builtins(entry) for name, entry in sorted(entries.items())}, file)
 
 
@@ -142,16 +142,16 @@ def _chosen_file(card: Card, weights: Weights, chosen: Path) -> Path:
         f"the folder {chosen} holds {'several files of' if usual else 'no'} weights of {card.name!r}",
         expected=name or f"one of {', '.join(USUAL)}: the card names no file",
         found=some(path.name for path in usual or sorted(chosen.iterdir())) or "an empty folder",
-        next_step=_way_out(chosen, [path.suffix for path in inside]),
+        next_step=_next_step(chosen, [path.suffix for path in inside]),
     )
 
 
-def _way_out(folder: Path, endings: Collection[str]) -> str:
+def _next_step(folder: Path, endings: Collection[str]) -> str:
     if ".distcp" not in endings:
         return "pass the file itself with --weights FILE"
     whole = folder.with_name(f"{folder.name}.pth")
     return (
-        'this is a checkpoint of torch.distributed; if you trust where it comes from: python -c "import '
+        'this is a checkpoint of torch.distributed; if you trust its source: python -c "import '
         f"torch.distributed.checkpoint.format_utils as f; f.dcp_to_torch_save('{folder}', '{whole}')\", "
         f"and pass {whole}"
     )
@@ -163,12 +163,12 @@ def check_sha256(path: Path, expected: str, stated_by: str) -> str:
     Raises
     ------
     WeightsMismatch
-        When another one is expected; `stated_by` tells by whom.
+        When another sha256 is expected; `stated_by` names the place that states it.
     """
     found = sha256_weights(path)
     if expected and found != expected:
         raise WeightsMismatch(
-            f"{path} is not the file that {stated_by} was written for",
+            f"{path} is not the file whose sha256 {stated_by} states",
             expected=f"sha256 {expected}",
             found=f"sha256 {found}",
             next_step=f"fetch the file again, or correct the sha256 in {stated_by}",

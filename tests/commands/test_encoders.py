@@ -91,7 +91,7 @@ def test_offline_the_page_of_a_gated_encoder_is_named(write_card, tmp_path):
     checked = run(["check", card, "--offline", "--device", "cpu", "--work", tmp_path / "work"], 80)
     assert checked.exit_code == 1
     assert "not asked" in checked.stdout
-    assert "the hub may not be asked" in checked.stderr
+    assert "the hub must not be asked" in checked.stderr
     assert "accept the licence at https://huggingface.co/someone/mine" in checked.stderr
     assert "--weights FILE" in checked.stderr
 

@@ -120,7 +120,7 @@ def test_a_teacher_is_taken_before_its_student_and_that_is_said(write_card, tiny
         torch.save(stored, tmp_path / "own.pth")
         caplog.clear()
         assert torch.equal(load(write_card(weights={"file": "own.pth"})).norm.weight, teacher["norm.weight"])
-        assert "the teacher is taken" in caplog.text
+        assert "the teacher is used" in caplog.text
         caplog.clear()
         loaded = load(write_card(weights={"file": "own.pth", "under": "student"}))
         assert torch.equal(loaded.norm.weight, student["norm.weight"])

@@ -251,7 +251,7 @@ def test_a_map_that_does_not_lie_on_the_pixels_is_refused_with_the_reason(name, 
 def test_a_model_of_one_size_runs_at_that_size_and_is_refused_at_others_before_anything_runs():
     encoder = load("timm:test_maxvit", random_weights=True)
     assert token_grids(encoder, noise(1, 160), GridGeometry(160, 32)).shape == (1, 128, 5, 5)
-    with pytest.raises(SpecError, match="'timm-test_maxvit' does not take views of 128 px") as caught:
+    with pytest.raises(SpecError, match="'timm-test_maxvit' does not accept views of 128 px") as caught:
         token_grids(encoder, noise(1, 128), GridGeometry(128, 32))
     assert "`tile_px: 160`" in caught.value.next_step
     assert "must be divisible by window" in caught.value.found
@@ -280,7 +280,7 @@ class Fixed(torch.nn.Module):
 def test_axes_that_shapes_cannot_tell_are_taken_from_the_model_and_never_guessed():
     with pytest.raises(SpecError, match="gives no grid of tokens") as caught:
         outline("fixed", Fixed())
-    assert "which axis is which is not told" in caught.value.found
+    assert "the order of the axes is unclear" in caught.value.found
     telling = Fixed()
     telling.output_fmt = "NHWC"
     assert outline("fixed", telling).axes == "channels last"

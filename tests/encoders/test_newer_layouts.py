@@ -259,7 +259,7 @@ def test_a_classifier_of_transformers_is_taken_after_its_head_is_dropped(write_c
 
 def test_a_layout_that_a_card_does_not_list_is_refused_with_the_line_that_lists_it(write_card, tmp_path):
     torch.save(scattered(dinov2()).state_dict(), tmp_path / "model.any")
-    with pytest.raises(WeightsMismatch, match="named in another way") as caught:
+    with pytest.raises(WeightsMismatch, match="keys have another layout") as caught:
         load(card_for(write_card, "vit_tiny_patch16_224", 1, {"init_values": 1.0}, [], layouts=["timm"]))
     assert "`weights.layouts: [timm, hf-dinov2]`" in caught.value.next_step
     layouts = ["timm", "hf-dinov2"]

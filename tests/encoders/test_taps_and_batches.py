@@ -92,7 +92,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_no_view_is_lost_or_repeated(enc
 
 def test_a_view_that_does_not_fit_alone_says_what_to_do(encoder):
     cramped = encoder._replace(module=Cramped(encoder.module, room=0))
-    with pytest.raises(NoRoom, match="one view of 64 px does not fit through 'tiny'") as caught:
+    with pytest.raises(NoRoom, match="for one view of 64 px in 'tiny'") as caught:
         list(grids_of_views(cramped, iter(noise(2)), GRID, "float32", ("last",)))
     assert caught.value.found == "CUDA out of memory"
 

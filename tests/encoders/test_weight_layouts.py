@@ -175,7 +175,7 @@ def test_registers_that_are_missing_are_named(write_card, tmp_path):
     state = {name: tensor for name, tensor in load_file(path).items() if "register" not in name}
     save_file(state, path)
     card = card_with(write_card, "hf-dinov2-registers", 5, **SWIGLU)
-    with pytest.raises(WeightsMismatch, match="named in another way") as caught:
+    with pytest.raises(WeightsMismatch, match="keys have another layout") as caught:
         load_encoder(EncoderChoice(card), torch.device("cpu"))
     assert "hf-dinov2:" in caught.value.found
 

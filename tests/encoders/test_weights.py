@@ -174,7 +174,7 @@ def test_the_sha256_of_a_card_must_match(write_card, tiny_model, tmp_path):
     save_file(tiny_model().state_dict(), path)
     right = sha256_file(path)
     assert load(write_card(weights={"file": path.name, "sha256": right})).weights_sha256 == right
-    with pytest.raises(WeightsMismatch, match="is not the file that the card was written for"):
+    with pytest.raises(WeightsMismatch, match="is not the file whose sha256 the card states"):
         load(write_card(weights={"file": path.name, "sha256": "0" * 64}))
 
 

@@ -353,7 +353,7 @@ def test_the_choice_of_a_teacher_is_in_the_record_of_the_cache_and_not_in_its_id
     (path,) = (place.work / "cache" / "toy" / "tiny").glob("*.zarr")
     header = open_cache(path, "tokens", {}).header
     (note,) = header.about["origin"]["notes"]
-    assert "the teacher is taken" in note
+    assert "the teacher is used" in note
     assert "teacher" not in json.dumps(header.identity)
 
 

@@ -549,7 +549,7 @@ def test_all_asks_for_every_encoder_of_the_study_and_goes_on_past_those_that_can
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stdout.count("failed; continuing with the next encoder") == 14
-    assert done.stderr.count("are not on this machine, and the hub may not be asked") == 15
+    assert done.stderr.count("are not on this machine, and the hub must not be asked") == 15
     assert not list(tmp_path.glob("cache/**/*.zarr"))  # nobody waits for masks that nothing needs
 
 
