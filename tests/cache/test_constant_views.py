@@ -1,4 +1,4 @@
-"""A view may hold one value everywhere, the fill value too: what was written is told by the shards, never by values."""
+"""A view may hold one value everywhere, also the fill value: the shards show what was written, never the values."""
 
 import msgspec
 import numpy as np
@@ -76,7 +76,7 @@ def contents(path):
 
 
 def as_version_0_1_0_left_it(path, kind, tile, view):
-    """Drop a chunk, and a shard that holds no other, as Zarr does with fill values unless it is told not to."""
+    """Drop a chunk, and a shard that holds no other, as Zarr does with fill values by default."""
     strip_checksums(path)
     array = zarr.open_group(path, mode="r+")[ARRAY[kind]]
     array[tile, view] = array.fill_value

@@ -127,7 +127,7 @@ def test_a_killed_writer_leaves_a_cache_that_a_rerun_completes(tmp_path):
     assert verify_cache(path, lambda _: None).problems == []
 
 
-def test_a_second_writer_is_told_that_the_first_is_at_work(tmp_path):
+def test_a_second_writer_gets_an_error_while_the_first_works(tmp_path):
     path = tmp_path / "toy.zarr"
     hold = f"""
         from pathlib import Path

@@ -15,7 +15,7 @@ SHAPES = [(1, 4, 37, 37), (2, 3, 5, 5), (3, 8, 1, 1), (2, 5, 2, 3), (1, 6, 7, 1)
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
-@pytest.fixture(params=[1, 6000, 2**30], ids=["a row a piece", "bands and groups", "all at once"])
+@pytest.fixture(params=[1, 6000, 2**30], ids=["a row a piece", "bands and groups", "one piece"])
 def piece_bytes(request, monkeypatch):
     monkeypatch.setattr(upsampled, "PIECE_BYTES", {"cpu": request.param, "cuda": request.param})
 

@@ -11,7 +11,7 @@ def test_every_built_in_card_is_called_as_its_file():
     assert all(read_card(name).name == name for name in card_names())
 
 
-def test_every_gated_card_tells_whose_licence_to_accept():
+def test_every_gated_card_names_the_licence_to_accept():
     gated = [card for card in map(read_card, card_names()) if card.gated]
     assert gated
     assert all(card.licence and card.licence_page.startswith("https://") and card.weights.repo for card in gated)

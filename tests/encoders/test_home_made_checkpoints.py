@@ -25,7 +25,7 @@ def below(prefix, state):
 
 
 def chunked(state, through):
-    """Name the two blocks as two chunks of one block, numbered through all chunks or anew in each."""
+    """Name the two blocks as two chunks of one block, numbered through all chunks or again from 0 in each."""
     new = r"blocks.\1.\1." if through else r"blocks.\1.0."
     return {re.sub(r"blocks\.(\d)\.", new, name): tensor for name, tensor in state.items()}
 
@@ -37,7 +37,7 @@ def compiled(state):
 SHAPES = {
     "teacher of DINOv2": lambda s: {"teacher": below("backbone.", s)},
     "teacher of DINOv2, in chunks": lambda s: {"teacher": below("backbone.", chunked(s, True))},
-    "chunks numbered anew": lambda s: {"model": chunked(s, False)},
+    "chunks numbered from 0": lambda s: {"model": chunked(s, False)},
     "student alone": lambda s: {"student": below("module.backbone.", s), "epoch": 3},
     "Lightning, model": lambda s: {"state_dict": below("model.", s), "callbacks": {"best": torch.ones(1)}, "loops": {}},
     "Lightning, net.encoder": lambda s: {"state_dict": below("net.encoder.", s), "hyper_parameters": {"lr": 0.1}},

@@ -207,7 +207,7 @@ def test_a_download_that_breaks_off_goes_on_where_it_stopped(hub, shelf, ask, ti
     shelf.body = save(tiny_model().state_dict() | {"more.x": torch.ones(9_000_000)})
     shelf.breaks = 1
     (answer,) = ask(hub, {"open": False}, drop=["more."]).values()
-    if answer[0] != "Encoder":  # the library gave up: the same command goes on
+    if answer[0] != "Encoder":  # the library gave up: the same command resumes
         assert "was interrupted" in answer[1]
         (answer,) = ask(hub, {"open": False}, drop=["more."]).values()
     assert answer == ["Encoder", hashlib.sha256(shelf.body).hexdigest()]
@@ -251,7 +251,7 @@ def check(environment, hub, tmp_path, *arguments, **variables):
     )
 
 
-def test_check_tells_access_file_hash_load_and_grid_of_each_encoder(hub, shelf, environment, write_card, tmp_path):
+def test_check_reports_access_file_hash_load_and_grid_of_each_encoder(hub, shelf, environment, write_card, tmp_path):
     cards = {}
     for name in ("open", "gated"):
         weights = {"repo": f"someone/{name}", "file": "model.safetensors", "megabytes": 1}

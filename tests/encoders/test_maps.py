@@ -98,7 +98,7 @@ def test_tokens_are_timms_features_each_on_its_own_row_and_column(saved, name, s
         for col in range(h):
             token = features[:, row, col] if name == SWIN else features[:, :, row, col]
             assert torch.allclose(grids[:, :, row, col], token, **CLOSE)
-    assert not torch.allclose(grids, grids.transpose(2, 3), atol=1e-2)  # rows and columns can be told apart
+    assert not torch.allclose(grids, grids.transpose(2, 3), atol=1e-2)  # rows and columns differ
 
 
 @pytest.mark.parametrize(("policy", "side", "sees"), [("fit", 3, 96), ("pad", 4, 128), ("crop", 3, 96)])
@@ -227,7 +227,7 @@ def test_random_weights_of_a_map_are_the_same_again():
     assert first != load("timm:test_convnext2", random_weights=True).weights_sha256
 
 
-def test_a_card_of_a_map_tells_its_stride_as_patch(map_card):
+def test_a_card_of_a_map_has_its_stride_as_patch(map_card):
     assert load(map_card("resnet10t", 32, 512), random_weights=True).axes == "channels first"
     with pytest.raises(SpecError, match="contradicts the model that timm builds from it: patch") as caught:
         load(map_card("resnet10t", 16, 512), random_weights=True)

@@ -285,9 +285,7 @@ def test_names_of_torchvision_give_its_tokens(write_card, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["architecture", "act_layer"])
-def test_that_no_file_tells_quick_gelu_is_said_and_what_is_named_gives_the_tokens_of_the_library(
-    write_card, tmp_path, caplog, how
-):
+def test_the_note_on_quick_gelu_names_a_model_that_gives_the_tokens_of_the_library(write_card, tmp_path, caplog, how):
     tower = scattered(transformers.CLIPVisionModel(transformers.CLIPVisionConfig(hidden_act="quick_gelu", **COMMON)))
     torch.save(tower.state_dict(), tmp_path / "model.any")
     plain = "vit_base_patch16_clip_224" if how == "architecture" else "vit_medium_patch16_clip_224"

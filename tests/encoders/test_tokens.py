@@ -32,7 +32,7 @@ def noise(views, side, seed=0):
 
 
 def test_a_token_of_raw_pixels_is_its_patch_row_by_row(toy):
-    # 4 x 4 pixels; red tells the pixel, green and blue are constant
+    # 4 x 4 pixels; red identifies the pixel, green and blue are constant
     image = np.zeros((1, 4, 4, 3), np.uint8)
     image[0, :, :, 0] = np.arange(16).reshape(4, 4)
     image[0, :, :, 1], image[0, :, :, 2] = 100, 200

@@ -220,7 +220,7 @@ def test_an_encoder_of_the_study_has_its_published_keys_parameters_and_position_
 
 @pytest.mark.parametrize("name", SHEET)
 def test_a_file_of_another_encoder_of_the_study_is_refused_with_its_outline(name, outlines, tmp_path):
-    """Shapes alone decide here; twins (UNI and Phikon-v2, both H-Optimus) can be told apart by their sha256 only."""
+    """Shapes alone decide here; twins (UNI and Phikon-v2, both H-Optimus) differ only in their sha256."""
     refused = 0
     for other in SHEET.keys() - {name}:
         if SHEET[other] == SHEET[name]:

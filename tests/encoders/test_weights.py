@@ -143,7 +143,7 @@ def test_a_classifier_in_the_file_of_a_timm_model_is_dropped(tmp_path):
 
 
 @pytest.mark.parametrize("no_embed_class", [False, True])
-def test_a_position_table_of_another_size_tells_the_image_size_to_write(
+def test_a_position_table_of_another_size_gives_the_image_size_to_write(
     write_card, tiny_model, tmp_path, no_embed_class
 ):
     save_file(tiny_model(img_size=96, no_embed_class=no_embed_class).state_dict(), tmp_path / "weights.safetensors")

@@ -128,10 +128,10 @@ def test_the_papers_decoder_and_sweep_have_the_known_arithmetic():
     assert encoder_flop(read_card("raw-pixels"), GridGeometry(512, 16)) == 0
 
 
-def test_an_untold_number_of_parameters_is_estimated_from_depth_and_width():
+def test_an_unknown_number_of_parameters_is_estimated_from_depth_and_width():
     card = read_card("random-vits16")
-    untold = msgspec.structs.replace(card, params=0)
-    assert encoder_flop(untold, GridGeometry(512, 16)) == pytest.approx(
+    without_params = msgspec.structs.replace(card, params=0)
+    assert encoder_flop(without_params, GridGeometry(512, 16)) == pytest.approx(
         encoder_flop(card, GridGeometry(512, 16)), rel=0.03
     )
 
@@ -191,5 +191,5 @@ def test_what_is_not_there_is_named(manifest, tmp_path):
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.2, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (2e5, "2 days")]
 )
-def test_times_are_told_roughly(seconds, text):
+def test_times_are_printed_roughly(seconds, text):
     assert time_text(seconds) == text

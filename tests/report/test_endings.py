@@ -48,7 +48,7 @@ def test_a_flat_loss_is_the_end_whatever_validation_does():
     assert trained_to(False, 50, ()) is ENDED
 
 
-def test_of_few_epochs_nothing_can_be_told():
+def test_few_epochs_give_no_verdict():
     assert trained_to(True, 3, (0.3, 0.4, 0.5)) is UNTOLD
     assert trained_to(False, 3, (0.3, 0.4, 0.5)) is UNTOLD
     assert trained_to(True, 4, (0.3, 0.4, 0.5)) is RISING
@@ -124,7 +124,7 @@ def test_endings_of_runs_on_folds_name_fold_and_seed(in_folds):
     assert any("X 50%_: 1 of 2 runs (fold 0 seed 0), on a (1 of 2), b (1 of 2)." in line for line in notes(summary))
 
 
-def test_an_old_result_without_pixels_of_labels_is_told_too(part, write, tmp_path):
+def test_an_old_result_without_pixels_of_labels_is_reported_too(part, write, tmp_path):
     from fmcache.scores.run_files import read_run, run_folder
 
     write(tmp_path, [part("x", 0, (8, 2, 2), (0, 0, 9))])

@@ -84,7 +84,7 @@ def test_runs_of_different_budgets_are_never_mixed(study, part):
         summarise([*study, part("good", 2, (1, 1, 1), (1, 1, 1), identity={"tokens": "other"})])
 
 
-def test_a_study_that_is_not_there_is_told_from_those_that_are(tmp_path, study, write):
+def test_a_missing_study_is_reported_with_the_existing_ones(tmp_path, study, write):
     with pytest.raises(ResultsNotFound, match="fmcache fit"):
         report(tmp_path / "results", tmp_path / "out")
     write(tmp_path / "results", study)
@@ -92,7 +92,7 @@ def test_a_study_that_is_not_there_is_told_from_those_that_are(tmp_path, study, 
         report(tmp_path / "results", tmp_path / "out", "else")
 
 
-def test_the_spread_over_folds_and_that_over_seeds_are_told_apart(tmp_path, write, in_folds):
+def test_the_spread_over_folds_and_the_spread_over_seeds_are_separate(tmp_path, write, in_folds):
     # fold means 50, 70, 90; within each fold the two seeds are 2 apart
     parts = in_folds(49, 51, 69, 71, 89, 91)
     (row,) = summarise(parts).rows

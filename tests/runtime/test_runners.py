@@ -41,7 +41,7 @@ UNITS = """
             if self.name != "nothing":
                 print(f"free {self.name}", file=sys.stderr)
 
-    def tells_what_is_shared(shared, unit, tick):
+    def yields_what_is_shared(shared, unit, tick):
         yield shared
 
     def slowly(shared, unit, tick):
@@ -60,7 +60,7 @@ UNITS = """
         yield
 
     def refuses(shared, unit, tick):
-        raise SpecError("odd", expected="even", found=unit.name, next_step="mend it")
+        raise SpecError("odd", expected="even", found=unit.name, next_step="fix it")
         yield
 
     def dies(shared, unit, tick):
@@ -95,16 +95,16 @@ def units(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_steps_are_told_while_units_run_and_add_up_to_their_weight(units, workers):
-    work, seen, told = [units.Unit("a", 5), units.Unit("b", 5), units.Unit("c", 1)], [], []
+def test_steps_are_reported_while_units_run_and_add_up_to_their_weight(units, workers):
+    work, seen, found = [units.Unit("a", 5), units.Unit("b", 5), units.Unit("c", 1)], [], []
     for unit, result in run(units.slowly, work, seen.append, workers):
         assert result == unit.name.upper()
-        told.append(len(seen))
+        found.append(len(seen))
     assert sum(seen) == 11
-    assert told[0] > 1  # the first unit had told of itself before it ended
+    assert found[0] > 1  # the first unit had reported steps before it ended
 
 
-def test_a_unit_that_tells_of_no_steps_counts_when_it_ends(units):
+def test_a_unit_that_reports_no_steps_counts_when_it_ends(units):
     seen = []
     results = dict(run(units.silently, [units.Unit("a", 5), units.Unit("b", 2)], seen.append, 2))
     assert results == {units.Unit("a", 5): "A", units.Unit("b", 2): "B"}
@@ -113,8 +113,8 @@ def test_a_unit_that_tells_of_no_steps_counts_when_it_ends(units):
 
 def test_a_setup_is_opened_once_for_its_units_and_freed_before_the_next(units, capfd):
     groups = [(units.Shared(name), [units.Unit(f"{name}{i}", 1) for i in range(3)]) for name in ("first", "second")]
-    told = [result for _, result in runners.run(units.tells_what_is_shared, groups, lambda _: None, 0)]
-    assert told == [f"{name} of {os.getpid()}" for name in ("first", "second") for _ in range(3)]
+    found = [result for _, result in runners.run(units.yields_what_is_shared, groups, lambda _: None, 0)]
+    assert found == [f"{name} of {os.getpid()}" for name in ("first", "second") for _ in range(3)]
     assert capfd.readouterr().err.split("\n")[:-1] == ["open first", "free first", "open second", "free second"]
 
 
@@ -122,10 +122,10 @@ def test_a_setup_is_opened_once_for_its_units_and_freed_before_the_next(units, c
 def test_each_process_of_a_cluster_opens_its_own_and_keeps_it_for_all_units(units, capfd):
     work = [units.Unit(str(i), 1) for i in range(8)]
     groups = [(units.Shared("dear"), work)]
-    told = [shared for _, shared in runners.run(units.tells_what_is_shared, groups, lambda _: None, 2)]
-    assert len(told) == 8
-    assert os.getpid() not in {int(shared.split()[-1]) for shared in told}
-    assert capfd.readouterr().err.count("open") == len(set(told)) <= 2
+    found = [shared for _, shared in runners.run(units.yields_what_is_shared, groups, lambda _: None, 2)]
+    assert len(found) == 8
+    assert os.getpid() not in {int(shared.split()[-1]) for shared in found}
+    assert capfd.readouterr().err.count("open") == len(set(found)) <= 2
 
 
 def test_an_error_in_a_unit_is_raised_here(units):
@@ -167,7 +167,7 @@ def test_a_worker_that_dies_ends_the_rest_at_once_and_its_unit_is_named_without_
     assert logging.getLogger("distributed").level == level
 
 
-def test_what_runs_out_in_a_worker_and_what_it_refuses_is_told_as_if_it_were_here(units, capfd):
+def test_what_runs_out_in_a_worker_and_what_it_refuses_is_reported_as_if_it_were_here(units, capfd):
     def error_of(function, name, workers):
         with pytest.raises((NoRoom, SpecError)) as error:
             list(run(function, [units.Unit(name, 1)], lambda _: None, workers))

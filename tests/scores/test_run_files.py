@@ -71,7 +71,7 @@ def test_no_flipped_bit_of_any_file_is_taken_for_a_result(folder, name):
 
 @pytest.mark.parametrize("name", ["run.json", *FILES])
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut", "a folder"])
-def test_a_missing_or_cut_file_is_named_with_what_mends_it(folder, name, damage):
+def test_a_missing_or_cut_file_is_named_with_the_repair(folder, name, damage):
     file = folder / name
     content = file.read_bytes()
     file.unlink()
