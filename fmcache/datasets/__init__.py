@@ -1,1 +1,1 @@
-"""What makes and checks a manifest. Imports slides, tiles and runtime, never stages."""
+"""Functions that make and check a manifest. Imports slides, tiles and runtime, never stages."""

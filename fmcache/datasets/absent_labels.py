@@ -1,4 +1,4 @@
-"""Labels that are in no tile: then nothing can be learnt or scored of them, and most often a value was mistyped."""
+"""Labels that occur in no tile. They can be neither trained nor scored; the usual cause is a mistyped value."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from fmcache.tiles.pictures import TRANSPARENT
 from fmcache.tiles.values import ignored_keys, listed_values, shown_key
 
 Counts = npt.NDArray[np.int64]
-NEXT_STEP = "give it what does occur, or leave it out (--labels, --fill)"
-HIDDEN = "its regions lie beside the tiles, or under others (--order names labels lowest first); "
+NEXT_STEP = "give the label a value or class that occurs, or leave it out (--labels, --fill)"
+HIDDEN = "its regions lie outside the tiles, or under other regions (--order names labels from lowest to highest); "
 
 
 def absent_values(dataset: FolderDataset, pixels: Counts, n_tiles: int, found: Mapping[int, int]) -> TileError | None:
-    """Return the error that labels of masks that are pictures have no pixel in any of `n_tiles` tiles.
+    """Return an error when labels of image masks have no pixel in any of `n_tiles` tiles, else None.
 
-    When one label is lacking and one value is ignored, that value is most likely the label's, and the error says so.
+    When exactly one label is missing and exactly one value is ignored, that value probably belongs to the label. The
+    error then says so.
 
     Parameters
     ----------
     pixels
-        (label,) of all tiles together.
+        (label,): pixels of each label, summed over all tiles.
     found
-        The keys of `read_values` that occur, with their pixels.
+        The keys of `read_values` that occur, with their numbers of pixels.
     """
     lacking = _lacking(pixels)
     if not lacking:
@@ -49,18 +50,21 @@ def absent_values(dataset: FolderDataset, pixels: Counts, n_tiles: int, found: M
         problem += f"; transparent pixels ({_share(found[TRANSPARENT], total)}) are ignored"
     next_step, candidates = NEXT_STEP, sorted(ignored - {TRANSPARENT})
     if len(lacking) == len(candidates) == 1:
-        elsewhere = "" if dataset.ignore_values == (IGNORE,) else ", and no more in --ignore"
+        elsewhere = "" if dataset.ignore_values == (IGNORE,) else ", and removed from --ignore"
         meant = f"{quoted(names[0][0])}={shown_key(candidates[0])}"
-        next_step = f"did you mean {meant} (in --labels{elsewhere})? Else {NEXT_STEP}"
+        next_step = f"did you mean {meant} (in --labels{elsewhere})? If not, {NEXT_STEP}"
     if TRANSPARENT in found:
-        next_step += "; where transparent pixels are to be a label, save the masks without transparency"
+        next_step += "; if transparent pixels should be a label, save the masks without transparency"
     return _error(problem, ", ".join(part for part in parts if part), next_step)
 
 
 def absent_classes(
     labels: Sequence[Label], pixels: Counts, n_tiles: int, classes: Mapping[str, int]
 ) -> TileError | None:
-    """Return the error that labels of annotated regions have no pixel in any tile; `classes` counts all regions."""
+    """Return an error when labels of annotated regions have no pixel in any tile, else None.
+
+    `classes` is the number of regions of each class in all annotations.
+    """
     if not (lacking := _lacking(pixels)):
         return None
     names = [(labels[i].name, classes_of(labels[i])) for i in lacking]
@@ -79,8 +83,8 @@ def _problem(names: Sequence[tuple[str, Sequence[int | str]]], word: str, n_tile
         f"{name!r} ({word} {'|'.join(quoted(str(value)) if word == 'class' else str(value) for value in values)})"
         for name, values in names
     )
-    head = f"label {labels} has" if len(names) == 1 else f"labels {labels} have"
-    return f"{head} no pixel in any of {n_tiles} tiles"
+    subject = f"label {labels} has" if len(names) == 1 else f"labels {labels} have"
+    return f"{subject} no pixel in any of {n_tiles} tiles"
 
 
 def _error(problem: str, found: str, next_step: str) -> TileError:

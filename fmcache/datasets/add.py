@@ -1,4 +1,4 @@
-"""What `fmcache data add` does: a folder of images and masks -> an entry of the manifest, hashed and split."""
+"""The command `fmcache data add`: a folder of images and masks -> an entry of the manifest, hashed and split."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ NO_GROUPS = "none"
 class FileRules(NamedTuple):
     """How files become tiles.
 
-    `missing` is ``refuse`` or ``skip``: images without masks, and the reverse. `square` is empty, ``crop``, ``tile`` or
-    ``pad``, with `tile_px` for ``tile``; squares are written to `into`, by default NAME-squares beside the manifest.
-    `other` are files that are no images of tiles, whatever their names.
+    `missing` is ``refuse`` or ``skip``: what to do with images without masks and masks without images. `square` is
+    empty, ``crop``, ``tile`` or ``pad``; ``tile`` also uses `tile_px`. Squares are written to `into`, by default the
+    folder NAME-squares beside the manifest. `other` lists files that are not images of tiles, even if their names look
+    like it.
     """
 
     missing: str = "refuse"
@@ -73,12 +74,14 @@ def add(
     files: FileRules = AS_THEY_ARE,
     say: Callable[[str], None] = print,
 ) -> str:
-    """List a folder of images and masks in the manifest (made when there is none); return a line on what was added.
+    """Add a folder of images and masks to the manifest; return lines that describe what was added.
 
-    Every image and mask is read and hashed. The split is that of folders called train, val and test where tiles lie in
-    such; else it is balanced by label share and respects groups, and an empty `split` is 15/5/10, scaled to fewer tiles
-    or to whole groups. `groups` of ``none``: tiles have none, whatever folders and squares say. Comments in the
-    manifest survive. `say` is told, line by line, what is worth knowing.
+    The manifest is created if it does not exist. Comments in it are kept. Every image and mask is read and hashed.
+
+    When tiles lie in folders called train, val and test, these folders are the split. Otherwise the split is balanced
+    by label share and keeps groups whole. An empty `split` means 15/5/10, scaled down to fewer tiles or to whole
+    groups. `groups` of ``none`` means that tiles have no groups, even where folders or squares suggest them. `say`
+    gets each note as one line.
 
     Raises
     ------
@@ -127,7 +130,7 @@ def add(
 
 
 def _found(images: Path, masks: Path, groups: str, files: FileRules, say: Callable[[str], None]) -> FolderPairs:
-    """Return pairs with their groups, and tell what is worth knowing before anything long begins."""
+    """Return pairs with their groups, and report the notes on them before any long work begins."""
     found = find_tiles(images, masks, files.missing == "skip", files.other)
     notes = list(found.notes)
     if not files.square and (note := shape_note(image_sizes([pair.image for pair in found.pairs]))):
@@ -144,7 +147,7 @@ def _found(images: Path, masks: Path, groups: str, files: FileRules, say: Callab
 
 
 def _folder_splits(found: FolderPairs, split: str, say: Callable[[str], None]) -> list[str]:
-    """Return the split of each tile that folders say, or nothing for each when one is to be drawn."""
+    """Return each tile's split as its folder names it, or "" for each tile when a split must be drawn."""
     there = [part for part in SPLITS if part in found.splits]
     if not there:
         return [""] * len(found.pairs)
@@ -152,12 +155,12 @@ def _folder_splits(found: FolderPairs, split: str, say: Callable[[str], None]) -
     if lacking and not split:
         raise ManifestError(
             f"tiles lie in folders {' and '.join(there)}, but none in {' or '.join(lacking)}",
-            expected="train, val (weights are chosen by it) and test",
+            expected="folders train, val (used to choose the weights) and test",
             next_step=f"move tiles of whole patients into {' and '.join(lacking)}/, or pass --split {shown(USUAL)} to "
             "draw a new split from all tiles",
         )
     if lacking:
-        say(f"note: folders {' and '.join(there)} are no whole split: --split {split} is drawn from all tiles")
+        say(f"note: folders {' and '.join(there)} are not a complete split, so --split {split} is drawn from all tiles")
         return [""] * len(found.pairs)
     parts: dict[str, str] = {}
     for group, part in zip(found.groups, found.splits, strict=True):
@@ -169,8 +172,8 @@ def _folder_splits(found: FolderPairs, split: str, say: Callable[[str], None]) -
             )
     if split:
         say(
-            f"note: the folders train, val and test are the split; --split {split} is not used (fmcache data split "
-            "draws another)"
+            f"note: the folders train, val and test are the split; --split {split} is not used (to draw another "
+            "split, run fmcache data split)"
         )
     return found.splits
 
@@ -178,7 +181,7 @@ def _folder_splits(found: FolderPairs, split: str, say: Callable[[str], None]) -
 def _squared(
     found: FolderPairs, made: Squares, manifest: Path, wish: SquareRequest, asked: str
 ) -> tuple[FolderPairs, FolderDataset]:
-    """Return squares in place of the images, with the groups and splits of these, and the dataset that reads them."""
+    """Return the squares as pairs, with the groups and splits of their source images, and the dataset of squares."""
     groups = found.groups
     if wish.way == "tile" and asked != NO_GROUPS:  # squares of one image show one piece of tissue
         groups = [group or pair.id for group, pair in zip(groups, found.pairs, strict=True)]
@@ -197,12 +200,12 @@ def _listed(root: Path, manifest: Path) -> str:
 
 
 def check_flags(manifest: Path, name: str, split: str, replace: bool) -> list[int] | None:
-    """Refuse what the manifest could not take before anything is read or written; return the sizes of the split.
+    """Check the name and the split before anything is read or written; return the sizes of the split.
 
     Raises
     ------
     ManifestError, SpecError
-        When the name or the sizes cannot be, or the manifest cannot be read or lists the name already.
+        When the name or the sizes are not valid, or the manifest cannot be read or already lists the name.
     """
     check_name(manifest, name, replace)
     return split_sizes(split)
@@ -226,12 +229,12 @@ def _rule(
     if not regions:
         if order or fill != "ignore" or skip or objects or class_property:
             raise SpecError(
-                "--order, --fill, --skip, --objects and --class-property go with annotated regions",
-                expected="a folder of GeoJSON for --masks",
-                next_step="leave them out, or pass annotations",
+                "--order, --fill, --skip, --objects and --class-property work only with annotated regions",
+                expected="a folder of GeoJSON files as --masks",
+                next_step="leave these options out, or pass annotations as --masks",
             )
         return FolderDataset(labels=found, root=root, mpp=mpp, ignore_values=ignored_values(ignore, found))
-    ignored = () if ignore == str(IGNORE) else parse_classes(ignore)  # the default is a value of pictures, not a class
+    ignored = () if ignore == str(IGNORE) else parse_classes(ignore)  # the default is a mask value, not a class
     skipped = parse_classes(skip, "--skip")
     refuse_twice(found, ignored, skipped)
     return GeojsonDataset(

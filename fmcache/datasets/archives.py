@@ -16,15 +16,16 @@ BLOCK = 1 << 20
 
 
 def unpack(archive: Path, into: Path, suffixes: Sequence[str]) -> int:
-    """Write the files of an archive that end in `suffixes` into one folder, without their folders; return how many.
+    """Write the archive's files that end in `suffixes` directly into one folder, and return their number.
 
-    What is there with the same content is kept, so that an interrupted call goes on.
+    Subfolders of the archive are dropped. Files that already exist with the same content are kept, so an interrupted
+    call resumes.
 
     Raises
     ------
     ManifestError
-        When the archive is damaged, holds none of these files or two of one name, or a name that leads out of the
-        folder or to another file (``..``, an absolute path, a link).
+        When the archive is damaged, holds none of these files, holds two files of the same name, or holds a name that
+        points outside the folder or to another file (``..``, an absolute path, a link).
     NoRoom
         When the disk cannot hold the files.
     """
@@ -52,22 +53,24 @@ def _members(archive: Path, infos: Sequence[zipfile.ZipInfo], suffixes: Sequence
         is_link = stat.S_ISLNK(info.external_attr >> 16)
         if is_link or path.is_absolute() or ".." in path.parts or ":" in info.filename:
             raise ManifestError(
-                f"{archive}: the name {info.filename!r} leads out of the folder it is unpacked into",
-                expected="names below the folder, no links",
+                f"{archive}: the name {info.filename!r} points outside the folder it is unpacked into",
+                expected="names inside the folder, and no links",
                 next_step="do not use this archive; get it from its publisher",
             )
         hidden = path.name.startswith(".") or "__MACOSX" in path.parts
         if info.is_dir() or hidden or path.suffix.lower() not in suffixes:
             continue
         if path.name in members:
-            raise ManifestError(f"{archive} holds two files named {path.name}", next_step="keep one of them")
+            raise ManifestError(
+                f"{archive} holds two files named {path.name}", next_step="keep only one of them in the archive"
+            )
         members[path.name] = info
     if not members:
         raise ManifestError(
-            f"{archive} holds no such files",
+            f"{archive} holds no files of the expected types",
             expected=", ".join(suffixes),
             found=", ".join(info.filename for info in infos[:5]) or "nothing",
-            next_step="check that it is the right archive",
+            next_step="check that this is the right archive",
         )
     return members
 

@@ -1,8 +1,8 @@
-"""Splits that can be defended: balanced by label share, patients or slides never parted, the same every time.
+"""Balanced splits: label shares are similar, each patient or slide stays in one split, and the result is reproducible.
 
-All three kinds rank what is possible: first by the labels that parts lack, then by the largest deviation of a label's
-share. They take the best that `fmcache.datasets.deals` finds with a generator of their own: one fixed split, folds that
-rotate, and the nested subsets of a learning curve.
+There are three kinds: one fixed split, rotating folds, and the nested subsets of a learning curve. All three rank the
+possible choices, first by the labels that parts lack, then by the largest deviation of a label's share. They take the
+best choice that `fmcache.datasets.deals` finds. Each kind has its own random generator.
 """
 
 from __future__ import annotations
@@ -22,11 +22,14 @@ from fmcache.identity import random_key
 from fmcache.manifest import SPLITS
 
 Members = tuple[tuple[int, ...], ...]
-"""Positions of tiles, by part."""
+"""Positions of tiles in each part."""
 
 
 class BalancedSplit(NamedTuple):
-    """Positions of tiles in train, val and test; `off` is the largest difference of a label's share from all tiles'."""
+    """Positions of tiles in train, val and test.
+
+    `off` is the largest difference between a label's share in one split and its share in all tiles.
+    """
 
     members: Members
     off: float
@@ -40,26 +43,27 @@ def balanced_split(
     seed: int,
     way: str = "pass --split {}",
 ) -> BalancedSplit:
-    """Return a split of whole groups that lacks as few labels as can be, in test first, then in train, then in val.
+    """Return a split of whole groups that lacks as few labels as possible: first in test, then in train, then in val.
 
-    Of those that lack as few it is the one whose label shares are nearest to those of all tiles, as far as is found.
+    Among splits that lack equally few labels, it is the one whose label shares are nearest to those of all tiles. The
+    search may miss the best split when there are many groups.
 
     Parameters
     ----------
     ids, groups
-        Of each tile; an empty group is a group of its own.
+        The id and the group of each tile. A tile with an empty group is a group by itself.
     pixels
         (tile, label): pixels of each label.
     sizes
-        Number of tiles to train, validate and test on; tiles beyond them stay in no split. None: 15/5/10, scaled to
-        fewer tiles, or to the nearest sizes that whole groups give.
+        Number of tiles to train, validate and test on. Remaining tiles are in no split. None means 15/5/10, scaled
+        down to fewer tiles, or to the nearest sizes that whole groups give.
     way
-        How other sizes are asked for, for the message.
+        How the user can request other sizes; used in the error message.
 
     Raises
     ------
     SpecError
-        When there are fewer than three tiles or groups, too few tiles, or no choice of whole groups of these sizes.
+        When there are fewer than three tiles or groups, too few tiles, or no choice of whole groups has these sizes.
     """
     teams = _teams(ids, groups)
     tiles = np.array([len(team) for team in teams], dtype=np.int64)
@@ -80,21 +84,21 @@ def balanced_split(
 def _too_few(tiles: Numbers, grouped: bool) -> SpecError:
     if not grouped:
         return SpecError(
-            "a split needs 3 tiles or more: one each to train, to validate and to test on",
+            "a split needs 3 tiles or more: at least one each to train, to validate and to test on",
             found=f"{len(tiles)} tiles",
             next_step="add tiles",
         )
     return SpecError(
-        "a split that parts no patient or slide needs 3 of them or more: one each to train, to validate and to test on",
+        "a split of whole patients or slides needs 3 of them or more: one each to train, to validate and to test on",
         found=f"{len(tiles)} of them, with {_listed(tiles)} tiles",
-        next_step="add tiles of other patients or slides; or list the tiles without groups, fmcache data add "
+        next_step="add tiles of other patients or slides; or add the tiles without groups, fmcache data add "
         "--groups none (tiles of one patient are then in several splits, and test scores look better than they would "
-        "on a new one)",
+        "on a new patient)",
     )
 
 
 def _impossible(task: DealRequest, fitting: Sequence[int], way: str, seed: int) -> SpecError:
-    """Return why a split cannot be, with sizes near `fitting` that can: who asks for them gets them."""
+    """Return the error that says why a split is impossible, and proposes sizes near `fitting` that are possible."""
     nearest, asked, n_tiles = nearest_sizes(task.tiles, fitting), task.sizes or (), int(task.tiles.sum())
     proven = nearest is not None
     fits = task._replace(sizes=tuple(fitting))
@@ -126,11 +130,11 @@ def _generator(seed: int) -> np.random.Generator:
 def rotating_folds(
     ids: Sequence[str], groups: Sequence[str], pixels: npt.NDArray[np.int64], folds: int, seed: int
 ) -> list[BalancedSplit]:
-    """Return k folds over all tiles; arguments as of `balanced_split`.
+    """Return k folds over all tiles; the arguments are those of `balanced_split`.
 
-    The tiles are cut into k parts of whole groups, near equal in size and balanced. Fold i tests on part i, validates
-    on part i + 1 (the last fold on the first part) and trains on the rest: over the folds each group is in test exactly
-    once and in validation exactly once. As few parts as can be lack a label.
+    The tiles are divided into k balanced parts of whole groups and nearly equal size. As few parts as possible lack a
+    label. Fold i tests on part i, validates on part i + 1 (the last fold on the first part) and trains on the rest.
+    Over all folds, each group is in test exactly once and in validation exactly once.
 
     Raises
     ------
@@ -142,7 +146,7 @@ def rotating_folds(
         raise SpecError(
             f"{folds} folds cannot be made",
             expected=f"3 {f'to {len(teams)} ' if len(teams) > len(SPLITS) else ''}folds: test, validation and training "
-            "need a part each, a part a group",
+            "need one part each, and a part needs at least one group",
             found=f"{len(teams)} groups of tiles",
             next_step="choose another number with --folds",
         )
@@ -162,24 +166,25 @@ def rotating_folds(
 def nested_subsets(
     ids: Sequence[str], train: Sequence[int], pixels: npt.NDArray[np.int64], sizes: Sequence[int], seed: int
 ) -> Members:
-    """Return balanced subsets of the training tiles at positions `train`, each inside the next, in order of size.
+    """Return balanced subsets of the training tiles at positions `train`, in order of size; each contains the previous.
 
-    Groups may be parted here: all of a subset trains, so nothing leaks; a small subset may see few patients.
+    A subset may hold only some tiles of a group. This leaks nothing, because all tiles of a subset are training tiles.
+    A small subset may hold few patients.
 
     Raises
     ------
     SpecError
-        When a size is no number of training tiles, or is asked for twice.
+        When a size is below 1 or above the number of training tiles, or is requested twice.
     """
     if len(set(sizes)) < len(sizes) or not all(0 < size <= len(train) for size in sizes):
         raise SpecError(
             f"subsets of {', '.join(map(str, sizes))} training tiles cannot be made",
-            expected=f"different numbers from 1 to {len(train)}, as many as the split trains on",
-            next_step="choose others with --subsets",
+            expected=f"different numbers from 1 to {len(train)} (the number of training tiles of the split)",
+            next_step="choose other numbers with --subsets",
         )
     teams = [[i] for i in sorted(train, key=lambda i: ids[i])]
     rng = np.random.Generator(np.random.Philox(key=random_key("subsets", seed)))
-    steps = tuple(np.diff([0, *sorted(sizes)]).tolist())  # each subset is the one before and a step
+    steps = tuple(np.diff([0, *sorted(sizes)]).tolist())  # each subset is the previous one plus a step
     task = DealRequest(
         np.ones(len(teams), dtype=np.int64), _summed(teams, pixels), len(steps) + 1, steps, rank_of_subsets(pixels)
     )
@@ -199,12 +204,12 @@ def _members(teams: Sequence[Sequence[int]], deal: Numbers, parts: int) -> Membe
 
 
 def deviations(members: Members, pixels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Return how far each label's share in each part is off its share in all tiles: (part, label), shares of 1."""
+    """Return each label's share in each part minus its share in all tiles: (part, label), as fractions of 1."""
     return deviations_of(np.stack([pixels[list(part)].sum(axis=0) for part in members]).astype(np.float64), pixels)
 
 
 def _teams(ids: Sequence[str], groups: Sequence[str]) -> list[list[int]]:
-    """Positions of the tiles of each group, whatever order the tiles are listed in."""
+    """Return the positions of the tiles of each group. The order depends on the ids, not on the order of listing."""
     teams: dict[str, list[int]] = {}
     for i in sorted(range(len(ids)), key=lambda i: ids[i]):
         teams.setdefault(groups[i] or f"\0{ids[i]}", []).append(i)

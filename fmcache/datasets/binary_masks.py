@@ -1,4 +1,4 @@
-"""Masks of one label each -> one mask of label ids: which files belong together, and what wins where labels overlap."""
+"""Masks of one label each -> one mask of label ids: find files that belong together, and resolve overlapping labels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def parse_sources(text: str) -> dict[str, Path]:
     Raises
     ------
     SpecError
-        When a part has no name or no place, or a label is named twice.
+        When a part has no name or no folder, or a label is named twice.
     """
     parts = [with_whole_name(part, text) for part in split_at(tokens_of(text, "--masks"), ",")]
     if len(parts) > 1 and not parts[-1]:
@@ -36,25 +36,25 @@ def parse_sources(text: str) -> dict[str, Path]:
     for part in parts:
         name, place = part[:1], part[2:]
         if part[1:2] == ["="] and isinstance(name[0], Word) and place:
-            # folders may hold = and | themselves
+            # names of folders may contain = and |
             sources[name[0].text] = Path("".join(one if isinstance(one, str) else one.text for one in place))
     if len(sources) < len(parts) or "" in sources:
         raise SpecError(
             f"--masks {text!r} does not say where the masks of each label lie",
             expected="LABEL=FOLDER for each, such as 'tumour=masks/tumour,stroma=masks/stroma'",
-            next_step="name each label once; a name or folder that holds a comma goes into double quotes: "
+            next_step="name each label once; put a name or folder that contains a comma into double quotes: "
             "'tumour=\"masks/tumour, invasive\",...'",
         )
     return sources
 
 
 def parse_ranks(text: str, labels: Sequence[str]) -> list[str]:
-    """Return labels from lowest to highest, as `--order` names them; as they are given for an empty text.
+    """Return labels from lowest to highest, as `--order` names them; an empty text gives the order of `labels`.
 
     Raises
     ------
     SpecError
-        When it does not name each once.
+        When the text does not name each label once.
     """
     tokens = tokens_of(text, "--order")
     refuse_signs(tokens, text, "--order", "|=", ",")
@@ -62,20 +62,20 @@ def parse_ranks(text: str, labels: Sequence[str]) -> list[str]:
     if sorted(ranks) != sorted(labels):
         raise SpecError(
             f"--order {text!r} does not name each label of --masks once",
-            expected=f"from lowest to highest: {','.join(map(quoted, labels))}",
+            expected=f"each of {','.join(map(quoted, labels))}, in order from lowest to highest",
             found=",".join(map(quoted, ranks)),
-            next_step="complete it",
+            next_step="name every label once",
         )
     return ranks
 
 
 def parse_rest(text: str) -> str:
-    """Return the label of pixels in no mask, or ``ignore``, as `--fill` names it; it may be one without masks.
+    """Return the label of pixels in no mask, or ``ignore``, as `--fill` names it. The label may have no masks.
 
     Raises
     ------
     SpecError
-        When it is not one name.
+        When the text is not one name.
     """
     tokens = tokens_of(text, "--fill")
     if len(tokens) == 1 and isinstance(tokens[0], Word) and tokens[0].text:
@@ -83,29 +83,29 @@ def parse_rest(text: str) -> str:
     raise SpecError(
         f"--fill {text!r} is not the name of one label",
         expected="a label, or ignore",
-        next_step=f"a name that holds , | or = goes into double quotes: --fill {shlex.quote(quoted(text.strip()))}"
+        next_step=f"put a name that contains , | or = into double quotes: --fill {shlex.quote(quoted(text.strip()))}"
         if text.strip()
         else "name a label, or leave --fill out",
     )
 
 
 def find_masks(label: str, place: Path, images: Sequence[File], skip_lone: bool = False) -> dict[Path, Path]:
-    """Return the mask of one label by image: those of a folder, or of a pattern whose ``*`` is the image's name.
+    """Return the mask of one label for each image, from a folder or from a pattern whose ``*`` is the image's name.
 
     Raises
     ------
     ManifestError
-        When a mask could belong to two images; when an image has no mask or a mask no image, unless `skip_lone` is set:
-        a missing file may be an empty mask or a mistake.
+        When a mask could belong to two images. Also when an image has no mask or a mask has no image, unless
+        `skip_lone` is set: a missing file may mean an empty mask or a mistake.
     """
     found = find_partners(place, images)
     lone = [file.path.name for file in (*found.lone_images, *found.lone_masks)]
     if not found.pairs or (lone and not skip_lone):
         raise ManifestError(
-            f"{place}: masks of {label!r} and images do not go together",
-            expected="a mask for every image, an empty one where the label is not there",
-            found=f"{len(lone)} alone: {some(lone)}",
-            next_step="add or remove files, write a pattern such as masks/*_tumour.png, or pass over them with "
+            f"{place}: masks of {label!r} and images do not match one to one",
+            expected="a mask for every image; an empty mask where the label does not occur",
+            found=f"{len(lone)} files without a partner: {some(lone)}",
+            next_step="add or remove files, pass a pattern such as masks/*_tumour.png, or skip these files with "
             "--missing skip",
         )
     return {image.path: mask.path for image, mask in found.pairs}
@@ -117,8 +117,8 @@ def read_inside(path: Path) -> Inside:
     Raises
     ------
     TileError
-        When the file cannot be read, or holds several values: then it is no mask of one label; or when its palette
-        shows what is inside black and what is outside not.
+        When the file cannot be read; when it holds several values, because it is then not a mask of one label; or when
+        its palette shows the inside as black and the outside as another colour.
     """
     raw = read_raw_mask(path)
     inside = (raw.keys != 0) & (raw.keys != BLACK) & (raw.keys != TRANSPARENT)
@@ -127,11 +127,11 @@ def read_inside(path: Path) -> Inside:
     marks = [key for key in found if key not in (0, BLACK)]
     if len(marks) > 1:
         raise TileError(
-            f"{path} is no mask of one label",
+            f"{path} is not a mask of one label",
             expected="0 outside and one value inside",
             found=listed_values(found, lambda n: f"{n} px"),
-            next_step="save it without loss or smoothed edges; label images and numbered instances are passed as they "
-            "are: --masks DIR --labels 'other=0,nucleus=1-'",
+            next_step="save it without lossy compression or smoothed edges; label images and numbered instances need "
+            "no merge: pass --masks DIR --labels 'other=0,nucleus=1-'",
         )
     if (
         raw.is_palette
@@ -141,28 +141,29 @@ def read_inside(path: Path) -> Inside:
         and (0 in found and raw.colours[0].any())
     ):
         raise TileError(
-            f"{path}: the palette shows index {marks[0]} black and index 0 not, so it is open which of them is inside",
-            next_step="save it as grey values, 0 outside, or list colours: --masks DIR --labels 'tumour=#c80000,...'",
+            f"{path}: the palette shows index {marks[0]} black and index 0 not, so it is unclear which is inside",
+            next_step="save it as grey values with 0 outside, or list colours: --masks DIR --labels "
+            "'tumour=#c80000,...'",
         )
     return np.asarray(inside)
 
 
 def merge(masks: Sequence[tuple[Inside, int]], fill: int) -> Mask:
-    """Return label ids (y, x) uint8 of masks in drawing order: later ones lie over earlier ones; `fill` is outside all.
+    """Return label ids (y, x) uint8 of masks in drawing order; later masks cover earlier ones.
 
-    `overlap` is the share of pixels inside several masks.
+    Pixels outside all masks get `fill`. `overlap` is the share of pixels inside several masks.
 
     Raises
     ------
     TileError
-        When sizes differ.
+        When the masks differ in size.
     """
     shapes = {inside.shape for inside, _ in masks}
     if len(shapes) > 1:
         raise TileError(
             "masks of one tile differ in size",
             found=", ".join(sorted(f"{width} x {height} px" for height, width in shapes)),
-            next_step="export them all at the size of the image",
+            next_step="export all masks at the size of the image",
         )
     merged = np.full(next(iter(shapes)), fill, dtype=np.uint8)
     for inside, label in masks:
@@ -171,17 +172,17 @@ def merge(masks: Sequence[tuple[Inside, int]], fill: int) -> Mask:
 
 
 def refuse_empty(names: Sequence[str], pixels: npt.NDArray[np.int64], n_tiles: int) -> None:
-    """Refuse labels that no merged mask holds; `pixels` is (label id,), of all masks together.
+    """Refuse labels that no merged mask holds; `pixels` is (label id,), summed over all masks.
 
     Raises
     ------
     TileError
-        Naming them.
+        When there are such labels; the message names them.
     """
     if empty := [name for name, n in zip(names, pixels.tolist(), strict=False) if n == 0]:
         raise TileError(
             f"{n_tiles} masks were merged, and none holds {', '.join(map(repr, empty))}",
             expected="every label in at least one tile",
-            found="masks that are empty or transparent throughout, or lie wholly under those of other labels",
-            next_step="mend them, leave the label out of --masks or --fill, or turn --order; then add --replace",
+            found="masks that are empty or fully transparent, or that masks of other labels cover completely",
+            next_step="fix the masks, leave the label out of --masks or --fill, or change --order; then add --replace",
         )

@@ -1,4 +1,4 @@
-"""What `fmcache data check` does: read every listed tile, and tell what would spoil a study or is worth knowing."""
+"""The command `fmcache data check`: read every listed tile, and report problems and notes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fmcache.tiles.boxes import sizes_of
 from fmcache.tiles.images import Tile
 
 USUAL_MPP = (0.1, 2.5)
-"""um/px of histology under a microscope: a 100x objective to 4x. Outside of it, units were mixed up more often."""
+"""um/px of microscope histology, from a 100x to a 4x objective. Values outside usually come from a wrong unit."""
 
 MOSTLY_UNLABELLED = 0.5
 SHOWN = 8
@@ -31,9 +31,9 @@ NO_PIXELS = np.zeros((0, 0), dtype=np.uint8)
 
 
 class Check(NamedTuple):
-    """What was found in a dataset: problems stop a study, notes are worth knowing.
+    """The findings on a dataset: problems must be fixed before a study, notes need not.
 
-    `pixels` is (split, label + ignored); `unlabelled` the share of ignored pixels of each tile that could be read.
+    `pixels` is (split, label + ignored). `unlabelled` is the share of ignored pixels of each tile that could be read.
     """
 
     name: str
@@ -62,8 +62,8 @@ class Check(NamedTuple):
 
 
 class TileStats(NamedTuple):
-    """What is kept of a tile: itself without its pixels (those of all tiles are too much), its (y, x) size, pixels by
-    label + ignored, look hashes (8,), sha256 of the pixels."""
+    """What is kept of one tile: the tile without its pixels (the pixels of all tiles would need too much memory), its
+    (y, x) size, pixels by label + ignored, look hashes (8,), sha256 of the pixels."""
 
     tile: Tile
     size: tuple[int, ...]
@@ -78,7 +78,8 @@ def check(manifest: Manifest, name: str) -> Check:
     n_labels = len(dataset.labels)
 
     def look(tile: Tile) -> TileStats:
-        sha256 = hashlib.sha256(tile.image.tobytes()).hexdigest()  # not of the file: PNG and TIFF may hold one image
+        # not of the file: a PNG and a TIFF may hold the same image
+        sha256 = hashlib.sha256(tile.image.tobytes()).hexdigest()
         return TileStats(
             tile._replace(image=NO_PIXELS, mask=NO_PIXELS),
             tile.mask.shape,
@@ -107,10 +108,10 @@ def check(manifest: Manifest, name: str) -> Check:
 
 
 def _parts_without_labels(dataset: AnyDataset, seen: Mapping[str, TileStats]) -> list[str]:
-    """Name the splits, folds and subsets of which every tile could be read and none has a labelled pixel."""
+    """Name the splits, folds and subsets in which every tile could be read and no tile has a labelled pixel."""
     return [
-        f"{title} has not one labelled pixel: label one of its tiles ({some(tiles, SHOWN)}), or put others there: edit "
-        "the manifest, or fmcache data split"
+        f"{title} has no labelled pixel: label one of its tiles ({some(tiles, SHOWN)}), or choose other tiles for it: "
+        "edit the manifest, or run fmcache data split"
         for title, tiles in named_parts(dataset)
         if all(tile in seen and not seen[tile].counts[:-1].any() for tile in tiles)
     ]
@@ -121,11 +122,14 @@ def _tiles_without_labels(dataset: AnyDataset, seen: Mapping[str, TileStats]) ->
     empty = [f"{id_} ({split_of.get(id_, 'in no split')})" for id_, one in seen.items() if not one.counts[:-1].any()]
     if not empty:
         return []
-    return [f"in {len(empty)} tiles every pixel is ignored; they neither teach nor test: {some(empty, SHOWN)}"]
+    return [
+        f"in {len(empty)} tiles every pixel is ignored; they contribute nothing to training or to scores: "
+        f"{some(empty, SHOWN)}"
+    ]
 
 
 def _spoilt_labels(dataset: AnyDataset, seen: Mapping[str, TileStats]) -> list[str]:
-    """Problems: labels without a pixel in any tile, and palettes that differ while masks are read by their indices."""
+    """Return problems: labels without a pixel in any tile, and differing palettes of masks that are read by index."""
     if not seen:
         return []
     pixels = _summed(seen, tuple(seen), len(dataset.labels))[:-1]
@@ -147,7 +151,7 @@ def _oblong(sizes: Counter[tuple[int, int]]) -> list[str]:
     if not oblong:
         return []
     return [
-        f"{oblong.total()} of {sizes.total()} tiles are not square ({sizes_of(oblong)}): make squares of them with "
+        f"{oblong.total()} of {sizes.total()} tiles are not square ({sizes_of(oblong)}): make them square with "
         "fmcache data add --replace --square crop, tile or pad"
     ]
 
@@ -169,11 +173,11 @@ def _missing_labels(dataset: AnyDataset, seen: Mapping[str, TileStats]) -> list[
 def _scale(dataset: AnyDataset, sizes: Counter[tuple[int, int]]) -> list[str]:
     notes = []
     if dataset.mpp is None:
-        notes.append("um/px is unknown: add `mpp:` to the manifest, so that results say at what scale they hold")
+        notes.append("um/px is unknown: add `mpp:` to the manifest, so that results state their scale")
     elif not USUAL_MPP[0] <= dataset.mpp <= USUAL_MPP[1]:
         notes.append(
             f"um/px is {dataset.mpp:g}, outside the usual {USUAL_MPP[0]:g} to {USUAL_MPP[1]:g}: check its unit (um, "
-            "not mm or nm) and that it is that of the tiles, not of another level of the slide"
+            "not mm or nm), and check that it is the value of the tiles, not of another level of the slide"
         )
     if len(sizes) > 1:
         notes.append("tiles differ in size: all are resized to the recipe's tile_px, so their um/px will differ")
@@ -189,7 +193,10 @@ def _mostly_unlabelled(unlabelled: Mapping[str, float]) -> list[str]:
 
 
 def _copies(dataset: AnyDataset, seen: Mapping[str, TileStats]) -> tuple[list[str], list[str]]:
-    """Problems: images that are in two splits. Notes: tiles in two splits that look alike. Of one group, none part."""
+    """Return problems (images that are in two splits) and notes (similar tiles in two splits).
+
+    Two tiles of the same group are skipped: groups are kept in one split.
+    """
     ids, group = list(seen), {tile.id: tile.group for tile in dataset.tiles}
     arrangements = [("", dataset.splits), *((f" of fold {i}", fold) for i, fold in enumerate(dataset.folds))]
     split_of = [(title, {t: split for split in SPLITS for t in splits.of(split)}) for title, splits in arrangements]
@@ -206,13 +213,13 @@ def _copies(dataset: AnyDataset, seen: Mapping[str, TileStats]) -> tuple[list[st
                 alike.append(f"{one} and {other} ({where}; {pair.bits} of {BITS} bits differ)")
     if not n_alike:
         return same, []
-    what = "is one a copy of the other, or of the same spot? Then the test is not of new tissue"
+    what = "if one is a copy of the other or shows the same tissue, the test is not on new tissue"
     more = f" and {n_alike - SHOWN} more" if n_alike > SHOWN else ""
     return same, [f"{n_alike} pairs of tiles in different splits look alike; {what}: {', '.join(alike)}{more}"]
 
 
 def _parted(split_of: Sequence[tuple[str, Mapping[str, str]]], one: str, other: str) -> str:
-    """Where two tiles are in different splits: of the fixed split, else of the first such fold; empty if nowhere."""
+    """Return the two different splits of two tiles, in the fixed split or else in the first such fold; "" if none."""
     for title, splits in split_of:
         if one in splits and other in splits and splits[one] != splits[other]:
             return f"{splits[one]} and {splits[other]}{title}"

@@ -1,4 +1,4 @@
-"""What `fmcache data cut` does: whole slides and their annotations -> tiles, masks, and their entry in the manifest."""
+"""The command `fmcache data cut`: whole slides and their annotations -> tiles, masks, and an entry in the manifest."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ RULES, POSITIONS = "cut.json", "positions.csv"
 
 
 def cut(manifest: Path, name: str, wanted: CutRequest, replace: bool, say: Callable[[str], None] = print) -> str:
-    """Cut annotated tiles out of slides, list them as a dataset, and return a line on what was added.
+    """Cut annotated tiles out of slides, add them as a dataset, and return lines that describe what was added.
 
-    Tiles that an interrupted cut by the same rules left in the folder are kept.
+    Tiles in the folder from an interrupted cut by the same rules are kept.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def cut(manifest: Path, name: str, wanted: CutRequest, replace: bool, say: Calla
         raise SpecError(
             f"--mpp-of-slide {wanted.mpp_of_slide:g}",
             expected="um per pixel above 0, such as 0.25",
-            next_step="correct it",
+            next_step="correct --mpp-of-slide",
         )
     if wanted.tiles and wanted.tiles < (least := sum(sizes or (1, 1, 1))):
         problem = f"--tiles {wanted.tiles} is less than the split {wanted.split or '1/1/1'} needs"
@@ -105,7 +105,10 @@ def cut(manifest: Path, name: str, wanted: CutRequest, replace: bool, say: Calla
 def _lacking(
     plan: CutPlan, spots: Sequence[TileSite], sources: Sequence[AnnotatedSlide], rules: Rules, parted: bool
 ) -> list[str]:
-    """Return a sentence on each label that a split lacks, and why: counted in all annotated tiles, chosen or not."""
+    """Return a sentence on each label that a split lacks, with the reason.
+
+    The labels are counted in all annotated tiles, chosen or not.
+    """
     places = {spot[:3]: i for i, spot in enumerate(spots)}
     members = [[places[plan.spots[i][:3]] for i in part] for part in plan.splits]
     shares = np.stack([label_shares(spot, rules) for spot in spots])
@@ -114,10 +117,10 @@ def _lacking(
 
 
 def _refuse_absent(plan: CutPlan, sources: Sequence[AnnotatedSlide], rules: Rules) -> None:
-    """Refuse labels that none of the chosen tiles holds, before anything is cut."""
+    """Refuse labels that occur in none of the chosen tiles, before anything is cut."""
     if np.sum([label_shares(spot, rules) for spot in plan.spots], axis=0).all():
         return
-    pixels = np.zeros(IGNORE + 1, dtype=np.int64)  # counted: the shares are those of a lattice
+    pixels = np.zeros(IGNORE + 1, dtype=np.int64)  # exact counts: the shares are only sampled on a lattice
     for spot in plan.spots:
         source = sources[spot.source]
         drawn = source.regions.mask(source.grid, spot.column, spot.row)
@@ -132,7 +135,7 @@ def _refuse_absent(plan: CutPlan, sources: Sequence[AnnotatedSlide], rules: Rule
 
 
 def _prepare(wanted: CutRequest, rules: Rules, sources: Sequence[AnnotatedSlide], plan: CutPlan, replace: bool) -> None:
-    """Make the folder ready: refuse files of others, drop tiles cut by other rules, write the rules and positions."""
+    """Prepare the folder: refuse unrelated files, delete tiles cut by other rules, write the rules and positions."""
     identity = _identity(wanted, rules, sources)
     file, folders = wanted.into / RULES, [wanted.into / "images", wanted.into / "masks"]
     if file.exists():
@@ -167,7 +170,7 @@ def _prepare(wanted: CutRequest, rules: Rules, sources: Sequence[AnnotatedSlide]
 
 
 def _identity(wanted: CutRequest, rules: Rules, sources: Sequence[AnnotatedSlide]) -> dict[str, Any]:
-    """Return everything that can change a pixel of a tile or mask; what came later only where it is given."""
+    """Return every setting that can change a pixel of a tile or mask. Settings added later are included only if set."""
     later = {"objects": sorted(rules.selection.objects), "class_property": rules.selection.class_property}
     return {
         "tile_px": wanted.tile_px,
@@ -183,7 +186,7 @@ def _identity(wanted: CutRequest, rules: Rules, sources: Sequence[AnnotatedSlide
 
 
 def _positions(plan: CutPlan, sources: Sequence[AnnotatedSlide], rules: Rules) -> str:
-    """Return the CSV of tiles: place in pixels of level 0 as QuPath counts them, um/px, shares seen on a lattice."""
+    """Return the CSV of tiles: position in level 0 pixels as in QuPath, um/px, and shares sampled on a lattice."""
     split_of = {i: part for part, at in zip(SPLITS, plan.splits, strict=True) for i in at}
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
@@ -219,9 +222,9 @@ def _forecast(plan: CutPlan, sources: Sequence[AnnotatedSlide], cells: int, anno
 def _write(
     into: Path, name: str, plan: CutPlan, sources: Sequence[AnnotatedSlide], rules: Rules
 ) -> tuple[list[TileEntry], float]:
-    """Write masks, and the images that are not there, each file whole; return entries and the share under two labels.
+    """Write all masks and the missing images, each file atomically; return entries and the share under two labels.
 
-    Slides are opened one after the other, each once: every open slide holds a cache of its own.
+    Slides are opened one after the other, each once, because every open slide has its own cache in memory.
     """
     entries: dict[int, TileEntry] = {}
     overlap = 0.0
@@ -245,7 +248,7 @@ def _write(
 
 
 def _palette(mask: npt.NDArray[np.uint8], labels: Sequence[Label]) -> Image.Image:
-    """Return a palette image: the value is the label id, the colour that of the label, so that viewers show it."""
+    """Return a palette image: the value is the label id, and viewers show the label's colour."""
     picture = Image.fromarray(mask).convert("P")
     colours = np.full((IGNORE + 1, 3), 128, dtype=np.uint8)
     colours[: len(labels)] = [list(bytes.fromhex(label.colour[1:])) for label in labels]

@@ -1,4 +1,4 @@
-"""Which tiles of which slides: groups are dealt to splits, tiles are chosen to even out the labels. Arithmetic only."""
+"""Choose tiles of slides: assign groups to splits, and choose tiles so that labels are even. Arithmetic only."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from fmcache.manifest import SPLITS
 
 Counts = npt.NDArray[np.float64]
 TINY = 1e-9
-ALL_DEALS = 7000  # up to 3**8 deals are all looked at; beyond, this many random ones
+ALL_DEALS = 7000  # up to 3**8 deals, all are evaluated; above that, this many random ones
 
 
 def choose_even(pixels: Counts, slides: npt.NDArray[np.int64], wanted: int) -> list[int]:
-    """Return positions of `wanted` tiles (fewer when there are fewer) whose labels are as even as can be, best first.
+    """Return positions of `wanted` tiles (fewer when there are fewer) whose labels are as even as possible, best first.
 
-    Slides take turns, so that each gives as many as it can up to an equal share. Within its turn the tile is taken
-    after which the label shares of all tiles taken are nearest to each other (least sum of squares); the first of
-    equals. The first k of n chosen tiles are those that would be chosen for k.
+    Slides take turns, so that each slide gives as many tiles as it can up to an equal share. In each turn, the tile is
+    chosen that makes the label shares of all chosen tiles most equal (least sum of squares); of equal tiles, the first.
+    The first k of n chosen tiles are the same as a choice of k tiles.
 
     Parameters
     ----------
@@ -54,11 +54,12 @@ def choose_even(pixels: Counts, slides: npt.NDArray[np.int64], wanted: int) -> l
 def deal_groups(
     pixels: Counts, groups: npt.NDArray[np.int64], sizes: Sequence[int], seed: int, way: str = "pass --split {}"
 ) -> list[list[int]]:
-    """Return the groups (slides, or patients) of train, val and test: each in one, with enough tiles of every label.
+    """Return the groups (slides, or patients) of train, val and test: each in one split, with enough of every label.
 
-    Of all deals (of many random ones, for more than eight groups) that give each split its tiles, those are taken that
-    lack the fewest labels, in test first, then in train, then in val; of those the one whose scarcest label is least
-    scarce, and of those the one whose numbers of groups are most like the sizes.
+    A deal assigns each group to a split. All deals are evaluated, or many random ones for more than eight groups. Only
+    deals count that give each split its tiles. They are ranked by three criteria, in this order: the fewest missing
+    labels (first in test, then in train, then in val); the scarcest label is least scarce; the numbers of groups are
+    most similar to the proportions of `sizes`.
 
     Parameters
     ----------
@@ -69,7 +70,7 @@ def deal_groups(
     sizes
         Tiles wanted in train, val and test.
     way
-        How other sizes are asked for, for the message.
+        How the user can request other sizes; used in the error message.
 
     Raises
     ------
@@ -79,7 +80,7 @@ def deal_groups(
     names, tiles = np.unique(groups, return_counts=True)
     if len(names) < len(SPLITS):
         raise SpecError(
-            f"a split of {shown(sizes)} that never parts a slide or patient needs {len(SPLITS)} of them, annotated",
+            f"a split of {shown(sizes)} of whole slides or patients needs {len(SPLITS)} annotated ones",
             found=f"{len(names)}",
             next_step="add slides, or pass --group-by tile: tiles of one slide are then in several splits, and test "
             "scores look better than they would on a new slide",
@@ -105,9 +106,9 @@ def deal_groups(
 
 
 def largest_sizes(groups: npt.NDArray[np.int64], sizes: Sequence[int], seed: int) -> list[int] | None:
-    """Return the largest sizes, in the proportions of `sizes` and no larger, for which `deal_groups` finds a deal.
+    """Return the largest sizes for which `deal_groups` finds a deal, in the proportions of `sizes` and not above them.
 
-    Of more than a hundred tiles they may be 2 % short of the largest.
+    For more than a hundred tiles, the result may be 2 % below the largest possible sizes.
     """
     tiles = np.unique(groups, return_counts=True)[1]
     total = min(sum(sizes), len(groups)) if len(tiles) >= len(SPLITS) else 0
@@ -120,7 +121,7 @@ def largest_sizes(groups: npt.NDArray[np.int64], sizes: Sequence[int], seed: int
 
 
 def _possible_deals(tiles: npt.NDArray[np.int64], sizes: Sequence[int], seed: int) -> npt.NDArray[np.int64]:
-    """Return deals (deal, group), numbers of splits, that give each split its tiles."""
+    """Return the deals that give each split its tiles: (deal, group), values are numbers of splits."""
     if len(SPLITS) ** len(tiles) <= ALL_DEALS:
         deals = np.array(list(itertools.product(range(len(SPLITS)), repeat=len(tiles))))
     else:

@@ -1,4 +1,4 @@
-"""Which tiles to cut: slides and annotations opened, annotated tiles found, chosen, and dealt to splits."""
+"""Find the tiles to cut: open slides and annotations, find annotated tiles, choose tiles, and assign them to splits."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from fmcache.slides.slide import Slide, SlideGrid, describe, plan_grid
 from fmcache.tiles.annotation_notes import refuse_unknown_classes, told, unused_classes
 from fmcache.tiles.annotations import Annotation, read_annotations
 
-EDGE_PX = 2  # hands and rounding reach this far beyond an edge
+EDGE_PX = 2  # tolerance beyond an edge, for hand-drawn outlines and rounding
 
 
 class CutRequest(NamedTuple):
-    """What the user asks for; um/px as `mpp`, names and rules as `fmcache data cut --help` has them."""
+    """What the user requests: `mpp` in um/px; names and rules as in `fmcache data cut --help`."""
 
     slides: Sequence[Path]
     annotations: Path
@@ -53,7 +53,7 @@ class CutRequest(NamedTuple):
 
 
 class AnnotatedSlide(NamedTuple):
-    """A slide with its patient (or itself), grid and regions."""
+    """A slide with its group (its patient, or the slide itself), grid and regions."""
 
     name: str
     slide: Slide
@@ -64,7 +64,7 @@ class AnnotatedSlide(NamedTuple):
 
 
 class TileSite(NamedTuple):
-    """A tile of a grid: its slide's number, its place, and the shares of its pixels (labels, unannotated, ignored)."""
+    """A tile of a grid: number of its slide, position, and shares of its pixels (labels, unannotated, ignored)."""
 
     source: int
     column: int
@@ -73,20 +73,20 @@ class TileSite(NamedTuple):
 
 
 class CutPlan(NamedTuple):
-    """The tiles to cut, and which of them (by position) are in train, val and test."""
+    """The tiles to cut, and the positions in this list of those in train, val and test."""
 
     spots: list[TileSite]
     splits: list[list[int]]
 
 
 def find_sources(wanted: CutRequest, rules: Rules, say: Callable[[str], None]) -> list[AnnotatedSlide]:
-    """Return every slide with its annotations; complain of all unknown classes at once."""
+    """Return every slide with its annotations; unknown classes of all slides are reported in one error."""
     sources: list[AnnotatedSlide] = []
     found: Counter[tuple[str, str]] = Counter()
     all_notes: Counter[str] = Counter()
     pairs, patients = pair_slides(wanted.slides, wanted.annotations)
     if not wanted.groups:
-        _tell_folders(wanted.slides, patients, say)
+        _report_folders(wanted.slides, patients, say)
     groups = group_of(wanted.groups, pairs) if wanted.groups else patients
     for (name, path, drawn), group in zip(pairs, groups, strict=True):
         slide = describe(path, wanted.mpp_of_slide)
@@ -94,13 +94,13 @@ def find_sources(wanted: CutRequest, rules: Rules, say: Callable[[str], None]) -
             raise SpecError(
                 f"{path} is the same slide as {twin}",
                 found="the same quick hash",
-                next_step="leave one out, or the same tissue may be trained on and tested on",
+                next_step="leave one of them out; else the same tissue may be in training and in test",
             )
         grid = plan_grid(slide.size, slide.mpp, slide.downsamples, wanted.mpp, wanted.tile_px)
         if grid.window_px < grid.tile_px:
             say(
                 f"note: {slide.name} has {slide.mpp:g} um/px; tiles of {wanted.mpp:g} um/px are enlarged and show no "
-                "more than it does"
+                "more detail than the slide"
             )
         notes: Counter[str] = Counter()
         annotations = read_annotations(drawn, notes, rules.selection)
@@ -119,21 +119,24 @@ def find_sources(wanted: CutRequest, rules: Rules, say: Callable[[str], None]) -
     return sources
 
 
-def _tell_folders(slides: Sequence[Path], patients: Sequence[str], say: Callable[[str], None]) -> None:
-    """Tell that folders are taken as patients, or may be patients and are not."""
+def _report_folders(slides: Sequence[Path], patients: Sequence[str], say: Callable[[str], None]) -> None:
+    """Report that folders are used as patients, or that they may be patients but are not used as such."""
     folders = sorted({path.parent.name for path in slides})
     if any(patients):
         named = some(sorted(set(patients)))
-        say(f"note: slides of one name are told apart by folder, and folders are taken as patients: {named}")
+        say(f"note: slides of the same name differ by folder, so folders are used as patients: {named}")
     elif 1 < len(folders) < len(slides):
         say(
-            f"note: slides lie in several folders ({some(folders)}), but each counts as a patient of its own; if "
+            f"note: slides lie in several folders ({some(folders)}), but each slide counts as a separate patient; if "
             "folders are patients, pass --groups with a CSV (columns tile,group)"
         )
 
 
 def _check_place(path: Path, annotations: Sequence[Annotation], slide: Slide, say: Callable[[str], None]) -> None:
-    """Refuse annotations that all lie beside the slide, and tell of some: they are another image's, or of its scale."""
+    """Refuse annotations that all lie outside the slide, and report when only some reach beyond it.
+
+    Such annotations belong to another image, or were made at another scale.
+    """
     if not annotations:
         say(f"note: {path} holds no regions: no tile is cut from {slide.name}")
         return
@@ -147,14 +150,14 @@ def _check_place(path: Path, annotations: Sequence[Annotation], slide: Slide, sa
             f"{path}: no annotation lies on the slide",
             expected=f"regions in pixels of the slide at its full size; {size}",
             found=f"{len(annotations)} regions, the first from {edges[0, :2].tolist()} on",
-            next_step="export the annotations from this very slide",
+            next_step="export the annotations of exactly this slide",
         )
     if beyond.any():
         say(f"note: {path}: {beyond.sum()} of {len(annotations)} regions reach beyond the slide ({size})")
 
 
 def find_annotated(sources: Sequence[AnnotatedSlide], rules: Rules, min_share: float) -> tuple[list[TileSite], int]:
-    """Return the tiles of which at least `min_share` carries a label, and how many tiles the grids have."""
+    """Return the tiles with labels on at least `min_share` of their pixels, and the number of tiles on all grids."""
     spots, cells, bare = [], 0, len(rules.labels)
     with progress("looking for annotated tiles", sum(s.grid.rows for s in sources), "rows") as tick:
         for i, source in enumerate(sources):
@@ -169,7 +172,7 @@ def find_annotated(sources: Sequence[AnnotatedSlide], rules: Rules, min_share: f
 def choose_tiles(
     spots: list[TileSite], sources: Sequence[AnnotatedSlide], rules: Rules, wanted: CutRequest, sizes: list[int] | None
 ) -> CutPlan:
-    """Choose tiles and deal them to splits; without `sizes` 15/5/10, scaled when fewer tiles are annotated."""
+    """Choose tiles and assign them to splits; without `sizes` 15/5/10, scaled down when fewer tiles are annotated."""
     slides = np.array([spot.source for spot in spots], dtype=np.int64)
     if not sizes:
         sizes = scaled(USUAL, min(sum(USUAL), wanted.tiles or max(len(spots), len(SPLITS))))
@@ -196,11 +199,11 @@ def _too_few(
     if wanted.group_by == "slide":
         fit = largest_sizes(groups, sizes, wanted.seed)
     return SpecError(
-        f"{total} tiles are wanted",
+        f"{total} tiles are requested, but fewer are annotated",
         found=f"{found} tiles of {wanted.tile_px} px at {wanted.mpp:g} um/px that are annotated by "
         f"{100 * wanted.min_share:.0f} % or more",
         next_step=(f"{_way(wanted).format(shown(fit))}, or " if fit else "")
-        + "choose smaller --min-share or --tile-px, or annotate more",
+        + "choose a smaller --min-share or --tile-px, or annotate more",
     )
 
 
@@ -209,7 +212,7 @@ def _way(wanted: CutRequest) -> str:
 
 
 def _groups(sources: Sequence[AnnotatedSlide]) -> npt.NDArray[np.int64]:
-    """Return the number of the patient (or slide) of each slide."""
+    """Return the number of the group (patient or slide) of each slide: (slide,)."""
     names = sorted({source.group for source in sources})
     return np.array([names.index(source.group) for source in sources])
 
@@ -223,7 +226,10 @@ def _by_group(
     sizes: list[int],
     wanted: CutRequest,
 ) -> CutPlan:
-    """Deal whole slides (or patients) to splits, then choose the tiles of each split; what is beyond it is spare."""
+    """Assign whole slides (or patients) to splits, then choose the tiles of each split.
+
+    Chosen tiles beyond the size of a split are spare: they are in no split.
+    """
     groups = _groups(sources)[slides]
     spare = total - sum(sizes)
     quotas = [size + spare * size // sum(sizes) for size in sizes]
@@ -233,14 +239,14 @@ def _by_group(
     dealt = deal_groups(shares, groups, quotas, wanted.seed, _way(wanted))
     for members, quota, size in zip(dealt, quotas, sizes, strict=True):
         at = np.flatnonzero(np.isin(groups, members))
-        # the first tiles chosen are the best balanced: they make the split
+        # the first chosen tiles are the best balanced, so they form the split
         splits.append(list(range(len(chosen), len(chosen) + size)))
         chosen += [spots[at[i]] for i in choose_even(shares[at], slides[at], quota)]
     return CutPlan(chosen, splits)
 
 
 def label_shares(spot: TileSite, rules: Rules) -> npt.NDArray[np.float64]:
-    """Return the share of each label in a tile, unannotated pixels counted as the fill label if there is one."""
+    """Return the share of each label in a tile; unannotated pixels count as the fill label if there is one."""
     shares = spot.shares[: len(rules.labels)].copy()
     if rules.fill != IGNORE:
         shares[rules.fill] += spot.shares[len(rules.labels)]
@@ -248,7 +254,7 @@ def label_shares(spot: TileSite, rules: Rules) -> npt.NDArray[np.float64]:
 
 
 def tile_id(spot: TileSite, sources: Sequence[AnnotatedSlide]) -> str:
-    """Return the id of a tile: its slide, and its upper left corner in pixels of level 0."""
+    """Return the id of a tile: the name of its slide, and its upper left corner in pixels of level 0."""
     source = sources[spot.source]
     x, y = source.grid.corner(spot.column, spot.row)
     return f"{source.name}_x{x:06d}_y{y:06d}"

@@ -1,7 +1,7 @@
-"""Ways to deal groups of tiles to parts: many random ones, the best of them improved by swaps. Arithmetic only.
+"""Assign groups of tiles to parts: draw many random deals, and improve the best by swaps. Arithmetic only.
 
-A deal is the number of the part of each group. What makes one deal better than another is said in
-`fmcache.datasets.balance`, what sizes whole groups can add up to in `fmcache.datasets.split_sizes`.
+A deal is the number of the part of each group. `fmcache.datasets.balance` defines which of two deals is better.
+`fmcache.datasets.split_sizes` finds the sizes that whole groups can add up to.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ Numbers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 DRAWS, LEAST_DRAWS = 3000, 200
-MANY = 200  # of more groups than these, fewer deals are drawn, and fewer improved
-ALL_DEALS = 1 << 17  # no more than these are all looked at
-STARTS, LEAST_STARTS = 6, 2  # of the best draws, each improved by itself
-SWAPS, PAIRS = 4000, 400  # looked at in a step
-FEW = 60  # of no more groups than these, all swaps of two are looked at in each step
-STEPS, PATIENCE = 200, 4  # numbers, not seconds: the same deal on a slow machine
-TINY, GOOD = 1e-12, 1e-3  # a tenth of a point off is good enough
+MANY = 200  # with more groups than this, fewer deals are drawn, and fewer are improved
+ALL_DEALS = 1 << 17  # up to this many possible deals, all are evaluated
+STARTS, LEAST_STARTS = 6, 2  # number of best draws that are improved, each separately
+SWAPS, PAIRS = 4000, 400  # evaluated in each step
+FEW = 60  # up to this many groups, all swaps of two groups are evaluated in each step
+STEPS, PATIENCE = 200, 4  # counts, not seconds, so that a slow machine finds the same deal
+TINY, GOOD = 1e-12, 1e-3  # a deviation of 0.1 percentage points is good enough
 
 
 class Rank(NamedTuple):
-    """What deals are compared by, the lower the better: labels that parts lack, then how far label shares are off."""
+    """The criteria for deals, lower is better: labels that parts lack, then the deviation of label shares."""
 
     lacking: Numbers
     off: Floats
 
 
 class DealRequest(NamedTuple):
-    """What is dealt, to how many parts, and how deals are ranked.
+    """The groups to deal, the number of parts, and the ranking of deals.
 
     Attributes
     ----------
@@ -44,11 +44,11 @@ class DealRequest(NamedTuple):
     pixels
         (group, label): pixels of each label; whole numbers, so that sums are exact in any order.
     parts
-        Number of parts. With `sizes`, the last part takes what is left over.
+        Number of parts. With `sizes`, the last part takes the remaining groups.
     sizes
-        Tiles that each part but the last must have; None: any, but at least a group.
+        Number of tiles that each part except the last must have. None: any number, but at least one group.
     rank
-        From pixels (deal, part, label) and tiles (deal, part) to the rank of each deal.
+        Function from pixels (deal, part, label) and tiles (deal, part) to the rank of each deal.
     """
 
     tiles: Numbers
@@ -59,9 +59,9 @@ class DealRequest(NamedTuple):
 
 
 def best_deal(task: DealRequest, rng: np.random.Generator) -> Numbers:
-    """Return the best deal there is, where few enough are possible, else the best that is found.
+    """Return the best of all deals when few enough are possible, else the best deal that is found.
 
-    The generator alone decides what is tried.
+    The result depends only on the arguments, including the state of the generator.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def best_deal(task: DealRequest, rng: np.random.Generator) -> Numbers:
     used = task.parts if spare else task.parts - 1
     if used ** len(task.tiles) <= ALL_DEALS:
         every = np.arange(used ** len(task.tiles))[:, None] // used ** np.arange(len(task.tiles)) % used
-        every = rng.permutation(every)  # so that of equals it is any
+        every = rng.permutation(every)  # random choice among equal deals
         return np.asarray(_best(task, _valid(task, every), 1)[0])
     many = len(task.tiles) > MANY
     found = _valid(task, _drawn_deals(task, max(LEAST_DRAWS, DRAWS * MANY // len(task.tiles)) if many else DRAWS, rng))
@@ -83,7 +83,7 @@ def best_deal(task: DealRequest, rng: np.random.Generator) -> Numbers:
 
 
 def sizes_drawn(task: DealRequest, rng: np.random.Generator) -> list[list[int]]:
-    """Return sizes below those of the task that whole groups add up to, nearest first, as random deals find them."""
+    """Return sizes up to those of the task that whole groups add up to, nearest first, as found by random deals."""
     tiles = _tally(task, _drawn_deals(task, LEAST_DRAWS, rng))[1][:, :-1]
     found = np.unique(tiles[(tiles > 0).all(axis=1)], axis=0)
     return [[int(size) for size in sizes] for sizes in found[np.argsort(-found.sum(axis=1), kind="stable")]]
@@ -96,7 +96,10 @@ def _best(task: DealRequest, deals: Numbers, wanted: int) -> Numbers:
 
 
 def _drawn_deals(task: DealRequest, draws: int, rng: np.random.Generator) -> Numbers:
-    """Return random deals, some with sizes short: groups come in random order, in half of them larger ones first."""
+    """Return random deals; in some, parts are smaller than their sizes.
+
+    Groups are dealt in random order; in half of the deals, larger groups come first.
+    """
     orders = rng.permuted(np.tile(np.arange(len(task.tiles)), (draws, 1)), axis=1)
     larger = np.argsort(-task.tiles[orders[draws // 2 :]], axis=1, kind="stable")
     orders[draws // 2 :] = np.take_along_axis(orders[draws // 2 :], larger, axis=1)
@@ -106,7 +109,7 @@ def _drawn_deals(task: DealRequest, draws: int, rng: np.random.Generator) -> Num
     for group in orders.T:
         size = task.tiles[group]
         luck = rng.random(room.shape)
-        # into any part that has room for all of it; without sizes, into the part that is smallest so far
+        # into any part with room for the whole group; without sizes, into the part that is smallest so far
         liked = np.where(room >= size[:, None], luck, -1) if task.sizes is not None else room + luck / 2
         part = liked.argmax(axis=1)
         taken = liked[rows, part] >= 0 if task.sizes is not None else np.ones(draws, dtype=bool)
@@ -137,7 +140,7 @@ def _order(rank: Rank) -> Numbers:
 
 
 class _Bundles(NamedTuple):
-    """One or two groups of one part, or none: (bundle, 2) numbers of groups, -1 for no group; part, tiles, pixels."""
+    """Bundles of zero to two groups of one part: groups (bundle, 2), -1 means no group; part, tiles and pixels."""
 
     groups: Numbers
     part: Numbers
@@ -146,7 +149,10 @@ class _Bundles(NamedTuple):
 
 
 def _improved(task: DealRequest, deal: Numbers, rng: np.random.Generator) -> Numbers:
-    """Return what swaps make of a deal: each step the best of many, until several steps in a row find none better."""
+    """Return a deal improved by swaps: each step takes the best of many, until several steps in a row improve nothing.
+
+    The search also stops at the first step without improvement when the deviation is small enough.
+    """
     deal = deal.copy()
     rank = _ranked(task, deal[None])
     now, stuck = (int(rank.lacking[0]), float(rank.off[0])), 0
@@ -180,9 +186,9 @@ def _bundles(task: DealRequest, deal: Numbers, rng: np.random.Generator) -> _Bun
 
 
 def _swaps(task: DealRequest, bundles: _Bundles, rng: np.random.Generator) -> tuple[Numbers, Numbers]:
-    """Return pairs of bundles of different parts, of as many tiles where sizes are set; many random ones.
+    """Return many random pairs of bundles from different parts; with sizes, both bundles have equally many tiles.
 
-    Small parts are drawn from as often as large ones, and groups with a rare label as often as those with a common one.
+    Small parts are drawn as often as large ones, and groups with a rare label as often as groups with a common one.
     """
     seldom = 1 / np.bincount(bundles.part, minlength=task.parts)[bundles.part]
     holds = bundles.pixels[: len(task.tiles)] > 0

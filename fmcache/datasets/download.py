@@ -1,7 +1,7 @@
-"""A file from the web, resumed where it broke off, and held to its checksum.
+"""Download a file from the web, resume interrupted downloads, and check the file against its checksum.
 
-Checksums that nobody has published are recorded at the first download, in ``checksums.lock.yaml`` beside the files, and
-a file that differs from them is refused ever after.
+When no checksum is published, it is recorded at the first download, in ``checksums.lock.yaml`` beside the files. After
+that, a file that differs from the record is refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fmcache.runtime.progress import progress
 from fmcache.strict import Document, Frozen
 
 RECORD = "checksums.lock.yaml"
-BLOCK = 1 << 16  # what is lost, at most, of a connection that breaks
+BLOCK = 1 << 16  # bytes; at most this much is lost when a connection breaks
 MB = 10**6
 TIMEOUT_S = (15, 60)  # to connect; between two blocks
 ATTEMPTS = 5
@@ -28,7 +28,7 @@ WAIT_S = 1.0
 
 
 class Recorded(Frozen, frozen=True):
-    """What was found of a file when it was first here."""
+    """Size, checksum and address of a file at its first download."""
 
     bytes: int
     sha256: str
@@ -36,12 +36,14 @@ class Recorded(Frozen, frozen=True):
 
 
 def download_file(url: str, path: Path) -> None:
-    """Fetch `url` into `path`, which appears when it is whole; what broke off is kept as ``NAME.partial`` and resumed.
+    """Download `url` to `path`.
+
+    `path` appears only when the file is complete. An interrupted download is kept as ``NAME.partial`` and resumed.
 
     Raises
     ------
     DataUnavailable
-        When the server refuses, or the connection breaks again and again.
+        When the server refuses, or the connection breaks at every attempt.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
@@ -50,7 +52,7 @@ def download_file(url: str, path: Path) -> None:
         if attempt:
             time.sleep(WAIT_S * 2 ** (attempt - 1))
         try:
-            _go_on(url, partial)
+            _resume(url, partial)
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
             reason = error
             continue
@@ -61,18 +63,17 @@ def download_file(url: str, path: Path) -> None:
         return
     here = partial.stat().st_size if partial.exists() else 0
     raise DataUnavailable(
-        f"{url} cannot be fetched",
-        found=f"{reason}; {here / MB:.1f} MB are here"[:300],
-        next_step=f"try again: the same command goes on from there; or put the file at {path} yourself",
+        f"{url} cannot be downloaded",
+        found=f"{reason}; {here / MB:.1f} MB were downloaded"[:300],
+        next_step=f"try again: the same command resumes the download; or put the file at {path} yourself",
     )
 
 
 def check_file(path: Path, archive: Archive, url: str, fresh: bool) -> str:
-    """Hold a file to the manifest's checksum and to what was recorded of it; return its sha256.
+    """Check a file against the manifest's checksum and against its record; return its sha256.
 
-    `fresh` tells that it was fetched just now.
-
-    A fresh file that is wrong is removed, so that the next call fetches it anew.
+    `fresh` means that the file was downloaded just now. A fresh file that is wrong is deleted, so that the next call
+    downloads it again.
 
     Raises
     ------
@@ -86,7 +87,7 @@ def check_file(path: Path, archive: Archive, url: str, fresh: bool) -> str:
             if fresh:
                 path.unlink()
             raise ManifestError(
-                f"{path} is not the file that was {'listed' if kind == 'MD5' else 'here before'}",
+                f"{path} is not the file that was {'listed' if kind == 'MD5' else 'downloaded before'}",
                 expected=f"{kind} {expected}",
                 found=f"{kind} {found}, {'from ' + url if fresh else 'on this disk'}",
                 next_step="fetch it again" if fresh else "remove it and fetch it again",
@@ -95,37 +96,37 @@ def check_file(path: Path, archive: Archive, url: str, fresh: bool) -> str:
 
 
 def record(path: Path, url: str, sha256: str) -> bool:
-    """Record size and checksum of a file beside it, unless they are; return whether they are new."""
+    """Record size and checksum of a file beside it if there is no record yet; return whether the record is new."""
     known = recorded(path.parent)
     if path.name in known:
         return False
     known[path.name] = Recorded(path.stat().st_size, sha256, url)
     files = {name: {key: getattr(one, key) for key in Recorded.__struct_fields__} for name, one in known.items()}
     with whole_file(path.parent / RECORD, "w") as file:
-        file.write("# what these files were when they were first here; files that differ are refused\n")
+        file.write("# sizes and checksums of these files at their first download; files that differ are refused\n")
         yaml.safe_dump(files, file, sort_keys=True)
     return True
 
 
 def recorded(folder: Path) -> dict[str, Recorded]:
-    """Return what was recorded of the files of a folder."""
+    """Return the records of the files of a folder."""
     if not (folder / RECORD).exists():
         return {}
     found: dict[str, Recorded] = Document(folder / RECORD, ManifestError).convert(dict[str, Recorded])
     return found
 
 
-def _go_on(url: str, partial: Path) -> None:
-    """Append to `partial` what is missing of it."""
+def _resume(url: str, partial: Path) -> None:
+    """Download the missing rest of a file and append it to `partial`."""
     done = partial.stat().st_size if partial.exists() else 0
-    # identity: byte ranges of a body that is compressed on the way would be others
+    # identity: with compression in transit, byte ranges would refer to the compressed body
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
         if response.status_code == requests.codes.requested_range_not_satisfiable:
             if response.headers.get("Content-Range", "").endswith(f"/{done}"):
                 return
             partial.unlink()
-            raise requests.ConnectionError("what was here of the file does not fit what the server has")
+            raise requests.ConnectionError("the partial file on this disk does not match the file on the server")
         response.raise_for_status()
         if response.status_code != requests.codes.partial_content:
             done = 0  # the server sends the whole file again

@@ -1,4 +1,4 @@
-"""Tiles that look alike, by perceptual hash: 64 bits that hardly change with scale, compression or colour."""
+"""Find similar tiles by perceptual hash: 64 bits that hardly change with scale, compression or colour."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ PerceptualHashes = npt.NDArray[np.uint64]
 
 BITS = 64
 ALIKE = 8
-"""Tiles whose hashes differ in at most this many bits look alike. On real and drawn tiles, copies that were compressed,
-scaled, turned or recoloured differed in 0 to 4 bits, different tiles in 16 or more, half of those in over 25."""
+"""Tiles whose hashes differ in at most this many bits count as similar.
 
-_HASHED_PX = 32  # what imagehash scales to: scaled once here, then turned
-_ROWS = 128  # tiles compared with all others at a time, which bounds the memory
+Measured on real and synthetic tiles: copies that were compressed, scaled, rotated or recoloured differed in 0 to 4
+bits. Different tiles differed in 16 bits or more, half of them in over 25."""
+
+_HASHED_PX = 32  # the size that imagehash scales to: scaled once here, then rotated
+_ROWS = 128  # tiles compared with all others at a time; limits the memory
 
 
 class Alike(NamedTuple):
@@ -31,7 +33,7 @@ class Alike(NamedTuple):
 
 
 def look_hashes(image: Pixels) -> PerceptualHashes:
-    """Return the hashes (8,) of an RGB image (y, x, colour): as it is, and of its other 7 turns and reflections.
+    """Return the hashes (8,) uint64 of an RGB image (y, x, colour) and of its 7 other rotations and reflections.
 
     References
     ----------
@@ -39,14 +41,14 @@ def look_hashes(image: Pixels) -> PerceptualHashes:
     """
     small = Image.fromarray(image).convert("L").resize((_HASHED_PX, _HASHED_PX), Image.Resampling.LANCZOS)
     pixels = np.asarray(small)
-    ways = [np.rot90(side, turns) for side in (pixels, pixels[:, ::-1]) for turns in range(4)]
-    return np.array([int(str(imagehash.phash(Image.fromarray(way))), 16) for way in ways], dtype=np.uint64)
+    variants = [np.rot90(side, turns) for side in (pixels, pixels[:, ::-1]) for turns in range(4)]
+    return np.array([int(str(imagehash.phash(Image.fromarray(one))), 16) for one in variants], dtype=np.uint64)
 
 
 def pairs_alike(hashes: PerceptualHashes, most: int = ALIKE) -> Iterator[Alike]:
-    """Yield all pairs of tiles whose hashes differ in at most `most` bits, in any turn or reflection.
+    """Yield all pairs of tiles whose hashes differ in at most `most` bits in any rotation or reflection.
 
-    hashes: (tile, 8), as of `look_hashes`.
+    hashes: (tile, 8), from `look_hashes`.
     """
     for first in range(0, len(hashes), _ROWS):
         differing = np.bitwise_count(hashes[first : first + _ROWS, :1, None] ^ hashes[None]).min(axis=2)

@@ -1,6 +1,7 @@
-"""Writing entries of the manifest: comments and other entries survive; it is checked whole, then replaced in one step.
+"""Write entries of the manifest: comments and other entries are kept.
 
-Who changes it holds a lock beside it from reading to writing, so that of two commands at once neither loses an entry.
+The whole new manifest is checked, then the file is replaced in one step. A command that changes the manifest holds a
+lock beside it from reading to writing, so that two commands that run concurrently lose no entry.
 """
 
 from __future__ import annotations
@@ -23,17 +24,19 @@ from fmcache.locks import locked
 from fmcache.manifest import FORMAT, FolderDataset, GeojsonDataset, Label, Manifest, TileEntry
 
 WAIT_S = 60
-"""Whoever changes a manifest, or a lock file of its datasets, holds its lock meanwhile: never while it reads tiles."""
+"""Seconds to wait for the manifest's lock. A command holds it only while it changes the manifest or a lock file of its
+datasets, never while it reads tiles."""
 FLAGS = {"labels": "--labels", "ignore_values": "--ignore", "mpp": "--mpp"}
 
 
 def check_name(manifest: Path, name: str, replace: bool) -> None:
-    """Refuse, before any tile is read, a name that the manifest could not take.
+    """Refuse, before any tile is read, a name that cannot be added to the manifest.
 
     Raises
     ------
     ManifestError
-        When it is no name of a dataset, the manifest cannot be read, or lists it already and it is not to be replaced.
+        When it is not a valid dataset name, the manifest cannot be read, or the manifest already lists the name and
+        `replace` is not set.
     """
     Manifest.check_name(name)
     if manifest.exists() and replace:
@@ -43,12 +46,12 @@ def check_name(manifest: Path, name: str, replace: bool) -> None:
 
 
 def check_dataset(name: str, rule: FolderDataset | GeojsonDataset) -> None:
-    """Refuse, before any tile is read, labels and um/px that the manifest could not take; `rule` lists no tiles.
+    """Refuse, before any tile is read, labels and um/px that are not valid in a manifest; `rule` lists no tiles.
 
     Raises
     ------
     SpecError
-        Which names the flag.
+        When a value is not valid; the message names the flag.
     """
     try:
         Manifest.check_rules(name, rule, lambda *at: FLAGS[str(at[0])] if at else "NAME")
@@ -59,14 +62,14 @@ def check_dataset(name: str, rule: FolderDataset | GeojsonDataset) -> None:
 def _refuse_second(listed: Manifest, name: str) -> None:
     if name in {**listed.datasets, **listed.unfetched}:
         raise ManifestError(
-            f"{listed.path} lists a dataset {name!r} already", next_step="pass --replace, or another name"
+            f"{listed.path} already lists a dataset {name!r}", next_step="pass --replace, or another name"
         )
 
 
 def folder_entry(
     rule: FolderDataset | GeojsonDataset, entries: list[TileEntry], splits: dict[str, list[str]]
 ) -> CommentedMap:
-    """Return the manifest's entry of a folder of tiles: `rule` says all but tiles and splits."""
+    """Return the manifest entry of a folder of tiles: `rule` has all fields except tiles and splits."""
     entry = CommentedMap(format="folder", root=Quoted(rule.root))
     if isinstance(rule, GeojsonDataset):
         entry["format"] = "geojson"
@@ -96,15 +99,15 @@ def _flow(values: dict[str, Any]) -> CommentedMap:
 
 
 def write_entry(manifest: Path, name: str, entry: CommentedMap, replace: bool) -> None:
-    """Put an entry into a manifest, made when there is none; comments and other entries survive.
+    """Write an entry into a manifest; comments and other entries are kept. A missing manifest is created.
 
     Raises
     ------
     ManifestError
-        When the manifest would not be one that can be read, or lists the name by now and it is not to be replaced; the
-        file stays as it was.
+        When the new manifest would not be valid, or the manifest lists the name by now and `replace` is not set. The
+        file is then not changed.
     Busy
-        When another process does not let go of the manifest.
+        When another process does not release the lock of the manifest in time.
     """
     manifest.parent.mkdir(parents=True, exist_ok=True)
     with locked(manifest, WAIT_S):
@@ -121,12 +124,12 @@ def write_entry(manifest: Path, name: str, entry: CommentedMap, replace: bool) -
 
 @contextmanager
 def edited(manifest: Path) -> Iterator[CommentedMap]:
-    """Yield the manifest as a document to change, comments and all; write it back whole once it is checked.
+    """Yield the manifest, including comments, as a document to change; then check it and write it in one step.
 
     Raises
     ------
     ManifestError, Busy
-        As `write_entry`.
+        As in `write_entry`.
     """
     with locked(manifest, WAIT_S):
         document = _load(manifest)
@@ -135,25 +138,25 @@ def edited(manifest: Path) -> Iterator[CommentedMap]:
 
 
 def _bare_or_quoted(name: str) -> str:
-    """Quote a name that would be read back as a number, a date or a truth, such as 007 or no."""
+    """Quote a name that YAML would read back as a number, a date or a boolean, such as 007 or no."""
     return Quoted(name) if yaml.safe_dump(name).startswith("'") else name
 
 
 def _load(manifest: Path) -> CommentedMap:
-    """Return a manifest as a document to change; it need not be valid, so that an entry that is not can be replaced."""
+    """Return a manifest as a document to change. It need not be valid, so that an invalid entry can be replaced."""
     try:
         document: CommentedMap = _yaml().load(manifest.read_text(encoding="utf-8"))
         if isinstance(document["datasets"], CommentedMap):
             return document
     except (YAMLError, OSError, UnicodeDecodeError, LookupError, TypeError):
-        Manifest(manifest)  # which tells what is wrong, and where
-    raise ManifestError(f"{manifest} cannot be changed: it lists no datasets", next_step="mend or remove it")
+        Manifest(manifest)  # raises an error that says what is wrong, and where
+    raise ManifestError(f"{manifest} cannot be changed: it lists no datasets", next_step="fix or remove it")
 
 
 def flow_list(values: Iterable[Any]) -> CommentedSeq:
-    """Return a list that is written on one line; strings are quoted, lists inside it too.
+    """Return a list that is written on one line; its strings are quoted, also inside nested lists.
 
-    Bare, a tile called 007 or no would be read back as something else.
+    Without quotes, YAML would read a tile called 007 back as a number, and a tile called no as a boolean.
     """
     kept = (flow_list(v) if isinstance(v, tuple | list) else Quoted(v) if isinstance(v, str) else v for v in values)
     sequence = CommentedSeq(kept)
@@ -164,7 +167,7 @@ def flow_list(values: Iterable[Any]) -> CommentedSeq:
 def _yaml() -> YAML:
     yaml = YAML()
     yaml.width = 4096  # one line per tile
-    yaml.preserve_quotes = True  # bare, a tile called no would be read back as false
+    yaml.preserve_quotes = True  # without quotes, a tile called no would be read back as false
     yaml.indent(mapping=2, sequence=4, offset=2)
     return yaml
 
@@ -173,5 +176,5 @@ def _write(manifest: Path, document: CommentedMap) -> None:
     text = io.StringIO()
     _yaml().dump(document, text)
     Manifest(manifest, text.getvalue())
-    with whole_file(manifest.resolve()) as file:  # a link stays one
+    with whole_file(manifest.resolve()) as file:  # a symbolic link stays a link
         file.write(text.getvalue().encode())

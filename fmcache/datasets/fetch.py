@@ -1,7 +1,7 @@
 """`fmcache data fetch`: download or find the files of a dataset, list and split them, keep the list in a lock file.
 
-A lock file that is there is never changed but for the place of the files: whoever fetches again, anywhere, gets the
-same tiles and the same splits or an error.
+In an existing lock file, only the folder of the files may change. Fetching again on any machine therefore gives the
+same tiles and the same splits, or an error.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ HEADER = """\
 
 
 def fetch(manifest: Manifest, name: str, into: Path | None = None, source: str = "") -> str:
-    """Bring the files of a dataset to `into` (else its root) and write its lock file; return a line on what was done.
+    """Fetch the files of a dataset to `into` (default: its root) and write its lock file; return lines on the result.
 
     Parameters
     ----------
     source
-        Where archives lie instead of the manifest's `url`; ``{file}`` stands for their names, at the end if it is not
-        in it.
+        Address of the archives, used instead of the manifest's `url`. ``{file}`` stands for the archive's name; without
+        ``{file}``, the name is appended.
 
     Raises
     ------
     SpecError
-        When the dataset is not one that is fetched.
+        When the dataset has no `fetch` entry.
     DataUnavailable, ManifestError, TileError
-        When files cannot be had, are not those listed or recorded, or are not as they should be.
+        When files are unavailable, differ from those listed or recorded, or cannot be used.
     """
     dataset, how = _how(manifest, name)
     locked = manifest.datasets.get(name)
@@ -91,7 +91,7 @@ def _how(manifest: Manifest, name: str) -> tuple[FolderDataset | GeojsonDataset,
 
 
 def _all_there(dataset: FolderDataset | GeojsonDataset, root: Path, name: str) -> bool:
-    """Return whether every file of the lock is at `root` with its hash."""
+    """Return whether every file of the lock file is in `root` and has the listed hash."""
     files = [(tile.image, tile.image_sha256) for tile in dataset.tiles]
     files += [(tile.mask, tile.mask_sha256) for tile in dataset.tiles]
     if not all((root / file).is_file() for file, _ in files):
@@ -105,7 +105,7 @@ def _all_there(dataset: FolderDataset | GeojsonDataset, root: Path, name: str) -
 
 
 def _bring(dataset: FolderDataset | GeojsonDataset, how: Fetch, root: Path, source: str) -> list[str]:
-    """Download, check and unpack all archives; return those whose checksum was not known before."""
+    """Download, check and unpack all archives; return the names of those whose checksum was not known before."""
     new = []
     try:
         with locked(root / "fetch"):
@@ -117,7 +117,7 @@ def _bring(dataset: FolderDataset | GeojsonDataset, how: Fetch, root: Path, sour
                 sha256 = download.check_file(path, archive, url, fresh)
                 regions = archive.holds == "masks" and isinstance(dataset, GeojsonDataset)
                 unpack(path, root / getattr(how, archive.holds), REGIONS if regions else MASK_SUFFIXES)
-                # recorded only now: a file that cannot be unpacked is not one to be held to
+                # recorded only now: later downloads must not be checked against a file that cannot be unpacked
                 if download.record(path, url, sha256) and not archive.md5:
                     new.append(archive.file)
     except Busy as busy:
@@ -129,9 +129,9 @@ def _list(manifest: Manifest, name: str, dataset: FolderDataset | GeojsonDataset
     images, masks = root / how.images, root / how.masks
     if not images.is_dir() or not masks.is_dir():
         raise ManifestError(
-            f"{manifest.where(name)}: the files of {name!r} are not there",
+            f"{manifest.where(name)}: the folders of {name!r} do not exist",
             expected=f"{images} and {masks}\n{how.place}".rstrip(),
-            next_step=f"put them there (or pass --into DIR), then fmcache data fetch {name}",
+            next_step=f"put the files there (or pass --into DIR), then run fmcache data fetch {name}",
         )
     pairs = find_pairs(images, masks)
     with progress(f"reading {name}", len(pairs), "tiles") as tick:
@@ -139,7 +139,7 @@ def _list(manifest: Manifest, name: str, dataset: FolderDataset | GeojsonDataset
 
 
 def _splits(manifest: Manifest, name: str, how: Fetch, listing: Listing) -> tuple[Splits, list[str]]:
-    """Return the splits, and what is to be said of them: sizes and balance, then the labels that they lack."""
+    """Return the splits, and lines that report their sizes and balance, then the labels that they lack."""
     ids, groups = [e.id for e in listing.entries], [e.group for e in listing.entries]
     way = f"write `split: {{}}` below `fetch:` of {name} in {manifest.path}"
     sizes = split_sizes(how.split)
@@ -151,7 +151,7 @@ def _splits(manifest: Manifest, name: str, how: Fetch, listing: Listing) -> tupl
 
 
 def _refuse_other(manifest: Manifest, name: str, dataset: FolderDataset | GeojsonDataset, listing: Listing) -> None:
-    """Refuse files other than those of the lock; groups and splits stay as they are there."""
+    """Refuse files that differ from those of the lock file. Groups and splits of the lock file are kept."""
     listed = {tile.id: (tile.image_sha256, tile.mask_sha256) for tile in dataset.tiles}
     found = {tile.id: (tile.image_sha256, tile.mask_sha256) for tile in listing.entries}
     if odd := sorted(id_ for id_ in listed.keys() | found.keys() if listed.get(id_) != found.get(id_)):
@@ -159,7 +159,7 @@ def _refuse_other(manifest: Manifest, name: str, dataset: FolderDataset | Geojso
             f"the files of {name!r} are not those that {manifest.lock_path(name)} lists",
             expected=f"{len(listed)} tiles with the hashes of the lock file",
             found=f"{len(odd)} that differ, are missing or are new: {', '.join(odd[:5])}",
-            next_step="restore them; or, to start anew with other tiles and splits, remove the lock file",
+            next_step="restore the files; or remove the lock file to start again with other tiles and splits",
         )
 
 
@@ -182,7 +182,7 @@ def _write(manifest: Manifest, name: str, lock: Lock) -> None:
     document: dict[str, Any] = builtins(lock)
     document["tiles"] = [{key: text for key, text in tile.items() if text} for tile in document["tiles"]]
     document["splits"] = {split: list(lock.splits.of(split)) for split in SPLITS}
-    # innermost lists and mappings on one line each: a line per tile
+    # each innermost list or mapping is on one line, so each tile is on one line
     listed = yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=4096)
     text = HEADER.format(name=name) + listed
     with locked(manifest.path, WAIT_S):

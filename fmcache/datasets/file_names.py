@@ -1,4 +1,4 @@
-"""What names of files and folders say: which tile, image or mask, which split; and the tile id made from one."""
+"""Read names of files and folders: which tile, image or mask, and which split; make tile ids from names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MASK = (
     "anno|annot|annotated|annotation|annotations|manual|target|lbl|inst|instances?|semantic|binary|bin[-_ ]mask|"
     "simple[-_ ]segmentation|cp[-_ ]masks?|fuse"
 )
-_DRAWN = f"{_MASK}|tissue|nuclei"  # what is drawn marks a file as its mask; folders of these names may hold images
+_DRAWN = f"{_MASK}|tissue|nuclei"  # the last two mark a mask only in names of files: such folders may hold images
 _IMAGE = "image|images|img|im|rgb|tile|patch|he|h&e|original|orig|raw|input"
 _SIGNS = "[-_. ]"
 _AFFIXES = {
@@ -45,27 +45,28 @@ _SPLITS: dict[str, Split] = {
 _CLUTTER = ("thumbs.db", "desktop.ini", "__macosx", "ehthumbs.db", "@eadir")
 
 RULE = (
-    "a mask called as its image, but for the file ending and what marks a mask at either end (upper or lower case): "
-    "a_mask, a-labels, a-labelled, a_seg, a_segmentation, a_gt, a_anno, a_annotation, a_tissue, a.mask, mask_a, GT_a"
+    "a mask named like its image; the file ending may differ, and a mark of a mask (upper or lower case) may stand at "
+    "either end: a_mask, a-labels, a-labelled, a_seg, a_segmentation, a_gt, a_anno, a_annotation, a_tissue, a.mask, "
+    "mask_a, GT_a"
 )
 
 
 def stem_of(name: str) -> str:
-    """Return the name of a file less its ending (``.ome.tif`` and ``.geojson.gz`` are one), in Unicode NFC."""
+    """Return the name of a file without its ending, in Unicode NFC. ``.ome.tif`` and ``.geojson.gz`` are one ending."""
     return unicodedata.normalize("NFC", _ENDING.sub("", name, count=1) or name)
 
 
 def tile_key(text: str) -> str:
-    """Return the name of a tile as people write it into lists, with or without folders and ending, as `stem_of` has it.
+    """Return the name of a tile, in the form of `stem_of`, from a list entry with or without folders and ending.
 
-    Only endings of images, slides and masks are taken off: the dot in ``case1.5`` stays.
+    Only endings of images, slides and masks are removed: the dot in ``case1.5`` stays.
     """
     name = re.split(r"[/\\]", text.strip())[-1]
     return unicodedata.normalize("NFC", _KNOWN_ENDING.sub("", name))
 
 
 def stripped(stem: str, kind: str, times: int) -> set[str]:
-    """Return what is left of a stem when `times` marks of a ``mask`` or an ``image`` are taken off its ends."""
+    """Return all names left when `times` marks of a ``mask`` or an ``image`` are removed from the ends of a stem."""
     found = {stem}
     for _ in range(times):
         found = {rest for one in found for mark in _AFFIXES[kind] if (rest := mark.sub("", one)) not in ("", one)}
@@ -73,17 +74,17 @@ def stripped(stem: str, kind: str, times: int) -> set[str]:
 
 
 def is_clutter(name: str) -> bool:
-    """Return whether a file or folder is what systems leave behind (``._a.png``, ``.DS_Store``), or is hidden."""
+    """Return whether a file or folder is hidden or was left by an operating system (``._a.png``, ``.DS_Store``)."""
     return name.startswith(".") or name.lower() in _CLUTTER
 
 
 def role_of(folder: str) -> str:
-    """Return ``image`` or ``mask`` for a folder whose name says that it holds them, else nothing."""
+    """Return ``image`` or ``mask`` for a folder whose name says that it holds images or masks, else ""."""
     return next((role for role, words in _ROLES.items() if words.fullmatch(folder)), "")
 
 
 def split_of(folder: str) -> tuple[Split, str] | None:
-    """Return the split that a folder is called after (``train``, ``2.validation``, ``Testing``) and its role, or None.
+    """Return the split in a folder's name (``train``, ``2.validation``, ``Testing``) and the folder's role, or None.
 
     The role is ``image`` or ``mask`` for names such as ``train_images`` and ``masks-test``, else empty.
     """
@@ -98,8 +99,8 @@ def split_of(folder: str) -> tuple[Split, str] | None:
 def to_id(name: str, most_bytes: int = NAME_BYTES) -> str:
     """Return a tile id made from a name: letters and digits of any script stay, other runs become ``-``.
 
-    The id is safe as the name of a file on every system; what is longer than `most_bytes` of UTF-8 is cut, with a
-    digest in place of the rest. Empty when nothing is left.
+    The id is a safe file name on every system. An id longer than `most_bytes` of UTF-8 is cut, and a digest replaces
+    the rest. The id is empty when no character is left.
     """
     text = unicodedata.normalize("NFC", name)
     kept = re.sub("\0+", "-", "".join(c if is_name_character(c) else "\0" for c in text))

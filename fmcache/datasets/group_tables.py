@@ -1,4 +1,4 @@
-"""A table of tiles and their groups, as people export it: CSV of any delimiter, encoding and names of columns."""
+"""Read a table of tiles and their groups: CSV with different delimiters, encodings and names of columns."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 DELIMITERS = ",;\t|"
 TILE_WORDS = ("tile", "image", "img", "filename", "file", "path", "name", "id")
 GROUP_WORDS = ("group", "patient", "patientid", "subject", "case", "donor", "specimen", "slide", "wsi")
-_SEPARATOR = re.compile(r"\s*sep=(.)\s*")  # what Excel writes above a table to name its delimiter
+_SEPARATOR = re.compile(r"\s*sep=(.)\s*")  # the line above a table in which Excel names the delimiter
 
 Row = list[str]
 
 
 class Columns(NamedTuple):
-    """Positions of the two columns, their names ('' without a header), and the rows below it."""
+    """Positions of the two columns, their names ('' without a header), and the rows below the header."""
 
     tile: int
     group: int
@@ -36,15 +36,15 @@ class Columns(NamedTuple):
 
 
 def read_groups(path: Path, pairs: Sequence[Pair], say: Callable[[str], None]) -> list[str]:
-    """Return the group of each tile that a table lists, '' for those it lacks.
+    """Return the group of each tile as listed in a table, '' for tiles that are not listed.
 
-    `say` is told what columns were taken where they are not called tile and group, and of rows for tiles that are not
-    there.
+    `say` gets the names of the columns that were used, unless they are called tile and group, and the number of rows
+    for unknown tiles.
 
     Raises
     ------
     SpecError
-        When the table cannot be read, it does not show which column is which, or it gives a tile two groups.
+        When the table cannot be read, its columns cannot be identified, or it gives a tile two groups.
     """
     keys = [_keys_of(pair) for pair in pairs]
     known = {key for its in keys for key in its}
@@ -62,7 +62,7 @@ def read_groups(path: Path, pairs: Sequence[Pair], say: Callable[[str], None]) -
             for name in names:
                 listed.setdefault(name, []).append(value)
     if strangers:
-        say(f"{path}: {strangers} of {len(columns.rows)} rows are for tiles that are not there")
+        say(f"{path}: {strangers} of {len(columns.rows)} rows are for tiles that do not exist")
     found = []
     for pair, its in zip(pairs, keys, strict=True):
         values = next((listed[key] for key in its if key in listed), [""])
@@ -71,15 +71,15 @@ def read_groups(path: Path, pairs: Sequence[Pair], say: Callable[[str], None]) -
                 f"{path}: tile {pair.id!r} is listed with several groups",
                 expected="one group for each tile",
                 found=some(sorted(set(values))),
-                next_step="remove the rows that are wrong; tiles of one name in several folders are written with their "
-                "folder, as in P01/a.png",
+                next_step="remove the wrong rows; if tiles in several folders have the same name, write the folder "
+                "too, as in P01/a.png",
             )
         found.append(values[0])
     return found
 
 
 def _keys_of(pair: Pair) -> list[str]:
-    """Return the names by which a table may mean a tile, the surest first."""
+    """Return the names by which a table may list a tile, the most specific first."""
     name = tile_key(pair.image.name)
     folder = unicodedata.normalize("NFC", pair.image.parent.name)
     return [f"{folder}/{name}", pair.id, name, tile_key(pair.mask.name)]
@@ -92,9 +92,9 @@ def _keys_in(text: str) -> list[str]:
 
 
 def _rows(path: Path, say: Callable[[str], None]) -> list[Row]:
-    """Return the rows of a CSV file that are not blank."""
+    """Return the rows of a CSV file without blank rows."""
     if path.suffix.lower() in SHEETS:
-        raise SpecError(f"--groups {path}: spreadsheets are not read", next_step="save the sheet as CSV")
+        raise SpecError(f"--groups {path}: spreadsheets are not supported", next_step="save the sheet as CSV")
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise SpecError(
@@ -116,12 +116,12 @@ def _rows(path: Path, say: Callable[[str], None]) -> list[Row]:
         raise SpecError(f"{path} cannot be read as CSV", found=str(reason), next_step="save it as CSV again") from None
     if not rows:
         raise SpecError(
-            f"{path} is empty", expected="columns tile and group, a row for each tile", next_step="fill it in"
+            f"{path} is empty", expected="columns tile and group, a row for each tile", next_step="add the rows"
         )
     if max(map(len, rows)) < 2:
         raise SpecError(
             f"{path} has a single column",
-            expected="two columns, tile and group, parted by a comma, semicolon or tab",
+            expected="two columns, tile and group, separated by a comma, semicolon or tab",
             found=some([row[0] for row in rows], 3),
             next_step="add the column, or save it as CSV again",
         )
@@ -130,7 +130,7 @@ def _rows(path: Path, say: Callable[[str], None]) -> list[Row]:
 
 def _decoded(path: Path, say: Callable[[str], None]) -> str:
     raw = path.read_bytes()
-    encoding = json.detect_encoding(raw)  # by byte order mark, or by where zero bytes lie
+    encoding = json.detect_encoding(raw)  # by the byte order mark, or by the positions of zero bytes
     try:
         return _lines(raw.decode(encoding))
     except UnicodeDecodeError as reason:
@@ -140,7 +140,7 @@ def _decoded(path: Path, say: Callable[[str], None]) -> str:
     except UnicodeDecodeError:
         text = ""
     if not text:
-        raise SpecError(f"{path} is no text in UTF-8", found=problem, next_step="save it as CSV in UTF-8")
+        raise SpecError(f"{path} is not text in UTF-8", found=problem, next_step="save it as CSV in UTF-8")
     say(f"{path} is not UTF-8; it was read as Windows-1252")
     return text
 
@@ -150,7 +150,7 @@ def _lines(text: str) -> str:
 
 
 def _columns(path: Path, rows: Sequence[Row], known: set[str]) -> Columns:
-    """Find the two columns: by their names, where several could be by what is in them, else by position."""
+    """Find the two columns: by their names; by their contents when several columns are possible; else by position."""
     width = max(map(len, rows))
     header, body = [cell.strip() for cell in rows[0]] + [""] * (width - len(rows[0])), list(rows[1:])
     if any(known.intersection(_keys_in(cell)) for cell in header if cell):
@@ -166,10 +166,10 @@ def _columns(path: Path, rows: Sequence[Row], known: set[str]) -> Columns:
         groups = [1 - tile]
     if tile is None or not groups:
         raise SpecError(
-            f"--groups {path}: it does not show which column is which",
+            f"--groups {path}: the columns of tiles and groups cannot be identified",
             expected="columns called tile (or image, file, name) and group (or patient, case, slide)",
             found=f"columns {some(rows[0], 8)}",
-            next_step="name them tile and group in the first row; tiles are named as their images",
+            next_step="name them tile and group in the first row; write tiles by the names of their images",
         )
     at = groups[0]
     names = tuple(header[i].casefold() if header[i].casefold() in ("tile", "group") else header[i] for i in (tile, at))
@@ -177,6 +177,6 @@ def _columns(path: Path, rows: Sequence[Row], known: set[str]) -> Columns:
 
 
 def _called(header: Sequence[str], words: Sequence[str]) -> list[int]:
-    """Return the columns whose name holds one of `words`, in the order of the words."""
+    """Return the columns whose name contains one of `words`, in the order of the words."""
     parts = [set(re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cell).casefold())) for cell in header]
     return list(dict.fromkeys(at for word in words for at, its in enumerate(parts) if word in its))

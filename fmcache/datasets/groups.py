@@ -1,4 +1,4 @@
-"""Which patient or slide a tile is of: from a table that people keep, from a regex on names, or guessed for a hint."""
+"""Find the patient or slide of each tile: from a table, from a regex on names, or guessed for a hint."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ LIKELY = (
     r"^(.*[0-9].*?)[-_][0-9]+[-_][0-9]+$",
     r"^(.*[0-9].*)[-_][A-Za-z]*[0-9]+$",
 )
-"""Regexes under which names may fall into patients or slides, patients first: what comes first parts least."""
+"""Regexes that may group names by patient or slide. Patients come first, because the earlier regexes make larger
+groups."""
 
 
 def group_of(groups: str, pairs: Sequence[Pair], say: Callable[[str], None] = lambda line: None) -> list[str]:
@@ -30,7 +31,7 @@ def group_of(groups: str, pairs: Sequence[Pair], say: Callable[[str], None] = la
     groups
         A file (CSV, with commas, semicolons or tabs), or a regex on the name of the image without its ending.
     say
-        Is told, a line each, what was read otherwise than the first way.
+        Gets one line for each fact about how a table was read, such as its columns or its encoding.
 
     Raises
     ------
@@ -48,20 +49,22 @@ def group_of(groups: str, pairs: Sequence[Pair], say: Callable[[str], None] = la
             found = [(match.group(1) or "") if match else "" for match in matches]
         except (re.error, IndexError, RecursionError, OverflowError) as reason:
             raise SpecError(
-                f"--groups {groups!r} is no file, and no regex with one (group): {reason}",
+                f"--groups {groups!r} is neither a file nor a regex with one (group): {reason}",
                 next_step="check the path, or write a regex such as '^(P[0-9]+)_'",
             ) from None
     if lone := [pair.id for pair, group in zip(pairs, found, strict=True) if not group]:
         raise SpecError(
-            f"--groups {groups!r} gives no group to {len(lone)} tiles", found=some(lone), next_step="mend the rule"
+            f"--groups {groups!r} gives no group to {len(lone)} tiles",
+            found=some(lone),
+            next_step="change the regex or complete the table, so that each tile has a group",
         )
     return found
 
 
 def likely_groups(pairs: Sequence[Pair]) -> str:
-    """Return a line for names that look like several tiles of one patient or slide, with the regex that groups them.
+    """Return a hint when names look like several tiles of one patient or slide, with the regex that groups them.
 
-    Empty when they do not.
+    The hint is empty when names do not look so.
     """
     stems = [stem_of(pair.image.name) for pair in pairs]
     for rule in LIKELY:
@@ -70,8 +73,9 @@ def likely_groups(pairs: Sequence[Pair]) -> str:
         if all(matches) and 1 < len(teams) < len(stems) and max(teams.values()) > 1:
             named = some([f"{n} of {team}" for team, n in teams.most_common()], 3)
             return (
-                f"names look like tiles of {len(teams)} patients or slides ({named}), which the split may part: then "
-                f"the test is not of new patients. To keep them whole: --groups '{rule}'"
+                f"names look like tiles of {len(teams)} patients or slides ({named}). The split may put tiles of one "
+                f"patient into training and test, so the test may not be on new patients. To keep each patient in "
+                f"one split: --groups '{rule}'"
             )
     return ""
 
@@ -80,5 +84,5 @@ def _is_file(groups: str) -> bool:
     ending = Path(groups).suffix.lower()
     try:
         return ending in (*TABLES, *SHEETS) or Path(groups).exists()
-    except (OSError, ValueError):  # a regex may be no possible path
+    except (OSError, ValueError):  # a regex may not be a valid path
         return False

@@ -1,4 +1,4 @@
-"""What flags say of labels: their names, the mask values or classes that mean them, their order, what is ignored."""
+"""Parse flags on labels: names, their mask values or classes, drawing order, and ignored values or classes."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from fmcache.errors import SpecError
 from fmcache.manifest import IGNORE, Label, check_mask_values, mask_span
 from fmcache.quoting import COLON, Word, alternatives, quoted, refuse_signs, split_at, tokens_of, with_whole_name
 
-# Okabe & Ito 2008: told apart by people of all colour vision
+# Okabe & Ito 2008: distinguishable also with colour vision deficiency
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#999999")
 
 IGNORED = "ignore"
-TAKEN = {IGNORED: "ignore means no label", "mean": "mean is what reports call the mean over labels"}
-"""Names that no label can be given by a flag, and why."""
+TAKEN = {IGNORED: "ignore means no label", "mean": "reports use mean for the mean over labels"}
+"""Names that a flag cannot give to a label, with the reason."""
 
 
 def parse_labels(text: str, regions: bool = False) -> tuple[Label, ...]:
     """Return labels from ``name=value|value,name=#rrggbb,...``; without values, a label's position is its value.
 
-    With `regions`, values are names of classes (a bare ``#rrggbb`` among them is the label's colour), and the name of a
-    label without any is its class.
+    With `regions`, values are names of classes, and an unquoted ``#rrggbb`` among them is the label's colour. A label
+    without classes has its own name as its class.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def parse_labels(text: str, regions: bool = False) -> tuple[Label, ...]:
         raise SpecError(
             f"--labels {text!r}: {', '.join(map(quoted, bare))} without a mask value, others with one",
             expected="a value for each label, or for none (then a label's position is its value)",
-            next_step=f"add it, such as {quoted(bare[0])}=0",
+            next_step=f"add the missing values, such as {quoted(bare[0])}=0",
         )
     return labels
 
@@ -49,7 +49,7 @@ def parse_values(text: str) -> tuple[int | str, ...]:
     Raises
     ------
     SpecError
-        When one is no number, range or ``#rrggbb``.
+        When one is not a number, range or ``#rrggbb``.
     """
     return _values("--ignore", (word.text for word in alternatives(text, "--ignore")))
 
@@ -60,18 +60,18 @@ def parse_classes(text: str, flag: str = "--ignore") -> tuple[str, ...]:
     Raises
     ------
     SpecError
-        When it cannot be read.
+        When the text cannot be read.
     """
     return tuple(word.as_class for word in alternatives(text, flag))
 
 
 def parse_order(text: str, labels: Sequence[Label], ignored: Sequence[str]) -> tuple[str, ...]:
-    """Return all classes from lowest to highest, from labels (whose classes keep their order) and classes.
+    """Return all classes from lowest to highest; the text may name labels (their classes keep their order) or classes.
 
     Raises
     ------
     SpecError
-        When one is named twice, is unknown, or is left out.
+        When a class is named twice, is unknown, or is missing.
     """
     classes = {label.name: classes_of(label) for label in labels}
     known = {name for names in classes.values() for name in names} | set(ignored)
@@ -86,15 +86,16 @@ def parse_order(text: str, labels: Sequence[Label], ignored: Sequence[str]) -> t
     if order and sorted(order) != sorted(known):
         raise SpecError(
             f"--order {text!r} does not name every class once",
-            expected=f"from lowest to highest, labels or classes: {', '.join(quoted(name) for name in sorted(known))}",
+            expected=f"labels or classes, from lowest to highest, for all of "
+            f"{', '.join(quoted(name) for name in sorted(known))}",
             found=", ".join(quoted(name) for name in order),
-            next_step="complete it",
+            next_step="name every class once",
         )
     return order
 
 
 def parse_fill(text: str, labels: Sequence[Label]) -> str:
-    """Return the name of the label, or ``ignore``, that `--fill` names for pixels in no region.
+    """Return the label that `--fill` names for pixels in no region, or ``ignore``.
 
     Raises
     ------
@@ -108,7 +109,7 @@ def parse_fill(text: str, labels: Sequence[Label]) -> str:
         raise SpecError(f"--fill {text!r}: ignore means no label", next_step="give that label another name")
     if fill.text not in (*names, IGNORED):
         raise SpecError(
-            f"--fill {text!r} is no label",
+            f"--fill {text!r} is not a label",
             expected=", ".join([*(quoted(name) for name in names), IGNORED]),
             next_step="name one of them",
         )
@@ -116,22 +117,24 @@ def parse_fill(text: str, labels: Sequence[Label]) -> str:
 
 
 def refuse_twice(labels: Sequence[Label], ignored: Sequence[str], skipped: Sequence[str]) -> None:
-    """Raise SpecError when two labels have one name, or a class is in two labels, or both in one and left out."""
+    """Raise SpecError when two labels have the same name, or a class is named twice: in labels, ignored or skipped."""
     names = [label.name for label in labels]
     classes = [name for label in labels for name in classes_of(label)]
     for twice in (name for group in (names, [*classes, *ignored, *skipped]) for name in group if group.count(name) > 1):
-        raise SpecError(f"{quoted(twice)} means two things", next_step="name it once in --labels, --ignore and --skip")
+        raise SpecError(
+            f"{quoted(twice)} is named more than once", next_step="name it once in --labels, --ignore and --skip"
+        )
 
 
 def ignored_values(text: str, labels: Sequence[Label]) -> tuple[int | str, ...]:
-    """Return the values to ignore, less those that are a label's (so that the default 255 may be a label)."""
+    """Return the values to ignore; 255, the default, is left out if it is the value of a label."""
     used = [value for label in labels for value in label.values] or list(range(len(labels)))
     taken = any(low <= IGNORE <= high for low, high in map(mask_span, used))
     return tuple(value for value in parse_values(text) if value != IGNORE or not taken)
 
 
 def classes_of(label: Label) -> tuple[str, ...]:
-    """Return the names of the classes that mean a label of annotated regions."""
+    """Return the names of the classes that belong to a label of annotated regions."""
     return tuple(str(value) for value in label.values) or (label.name,)
 
 
@@ -141,7 +144,7 @@ def _label(place: int, part: list[Word | str], text: str, regions: bool) -> Labe
         raise SpecError(
             f"--labels {text!r}: a label has no name",
             expected="such as 'other=0,tumour=1|2'",
-            next_step="put the name before the '=', and no comma too many",
+            next_step="put a name before each '=', and remove extra commas",
         )
     name, values = part[0], part[2:]
     if len(part) == 1 and not name.quoted and (colon := COLON.search(name.text)):
@@ -149,7 +152,7 @@ def _label(place: int, part: list[Word | str], text: str, regions: bool) -> Labe
         raise SpecError(
             f"--labels {text!r}: {name.text!r} has a ':' where '=' is expected",
             expected=f"{quoted(left)}={right}",
-            next_step=f"write '='; if it is the whole name of a label: {quoted(name.text)}",
+            next_step=f"write '='; if this is the whole name of a label, write {quoted(name.text)}",
         )
     if name.text.lower() in TAKEN and (not name.quoted or name.text.lower() != IGNORED):
         raise SpecError(
@@ -164,15 +167,15 @@ def _label(place: int, part: list[Word | str], text: str, regions: bool) -> Labe
     parted = re.sub(r"\s*[;\n]\s*", ",", text.strip())
     if "=" in values and parted != text.strip():
         raise SpecError(
-            f"--labels {text!r}: labels are joined with ','",
+            f"--labels {text!r}: labels must be separated by ','",
             expected=parted,
-            next_step=f"--labels {shlex.quote(parted)}; a name that holds ; or a line break goes into double quotes",
+            next_step=f"--labels {shlex.quote(parted)}; put a name that contains ; or a line break into double quotes",
         )
     if (len(part) > 1 and part[1] != "=") or "=" in values:
         raise SpecError(
             f"--labels {text!r}: cannot be read",
             expected="name=value|value,name=value,...",
-            next_step="put a name that holds '=' or '|' into double quotes, such as 'tumour=\"a=b\"'",
+            next_step="put a name that contains '=' or '|' into double quotes, such as 'tumour=\"a=b\"'",
         )
     words = [word for word in values if isinstance(word, Word)]
     colours = [word.text for word in words if word.text.startswith("#") and not word.quoted]

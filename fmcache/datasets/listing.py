@@ -1,4 +1,4 @@
-"""Pairs of image and mask -> what a manifest lists of them: ids, groups, hashes, and the pixels of each label."""
+"""Pairs of image and mask -> tile entries for a manifest (ids, groups, hashes), and the pixels of each label."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from fmcache.tiles.values import Palette, ignored_keys, mask_values, palette_cla
 
 
 class Listing(NamedTuple):
-    """Entries of tiles in the order of their ids, (tile, label) pixels, and what is worth knowing, one line each."""
+    """Entries of tiles in the order of the pairs, pixels (tile, label), and notes, one line each."""
 
     entries: tuple[TileEntry, ...]
     pixels: npt.NDArray[np.int64]
@@ -35,7 +35,7 @@ class Listing(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """What is kept of a drawn tile: the share of pixels that several labels cover, what was mended or left out."""
+    """What is kept of a drawn tile: the share of pixels under several labels, and counts of repairs and omissions."""
 
     id: str
     overlap: float
@@ -69,7 +69,7 @@ def list_tiles(
         values.append(dict(drawn.found))
         if drawn.palette:
             palettes.append((str(pair.mask), drawn.palette))
-        # folders resolved as `root` is, the file not: it may be a link to elsewhere
+        # folders are resolved like `root`; the file is not, because it may be a link to another folder
         image, file = (
             (path.parent.resolve() / path.name).relative_to(root).as_posix() for path in (pair.image, pair.mask)
         )
@@ -78,7 +78,7 @@ def list_tiles(
     if isinstance(dataset, FolderDataset):
         if clash := palettes_apart(dataset, palettes):
             raise clash
-        if unknown:  # those of all files: a list that grows file by file helps nobody
+        if unknown:  # report those of all files in one error
             raise unknown_values(str(pairs[0].mask.parent), unknown, dataset)
         absent = absent_values(dataset, pixels.sum(axis=0), len(pairs), found)
     else:
@@ -92,9 +92,10 @@ def list_tiles(
 
 
 def odd_ones(dataset: FolderDataset, masks: Sequence[str], found: Sequence[Mapping[int, int]]) -> list[str]:
-    """Return a line on the few masks that hold an ignored value in place of a label's, while most masks ignore nothing.
+    """Return a line on masks that hold an ignored value instead of a label's value, if most masks ignore nothing.
 
-    They were most likely saved otherwise: as 0 and 255, where the others are 0 and 1. `found` has pixels by key.
+    Such masks were probably saved in another way: as 0 and 255, while the others are 0 and 1. `found` has the pixels
+    by key of each mask.
     """
     ignoring = [ignored_keys(dataset, values) - {TRANSPARENT} for values in found]
     if 2 * sum(map(bool, ignoring)) >= len(masks):
@@ -105,16 +106,16 @@ def odd_ones(dataset: FolderDataset, masks: Sequence[str], found: Sequence[Mappi
         if len(keys) == 1 and len(values.keys() & usual) < min(2, len(usual)):
             odd.setdefault(keys.pop(), []).append(mask)
     return [
-        f"{shown_key(key)} is ignored, and {len(names)} of {len(masks)} masks hold it and one label at most, while "
-        f"most hold none of it: {some(names)}; if it is a label there, add it to the label's values"
+        f"{shown_key(key)} is ignored, but {len(names)} of {len(masks)} masks hold it and at most one label, while "
+        f"most masks do not hold it: {some(names)}; if it is a label in these masks, add it to the label's values"
         for key, names in odd.items()
     ]
 
 
 def palettes_apart(dataset: FolderDataset, palettes: Sequence[tuple[str, Palette]]) -> TileError | None:
-    """Return the error that named masks are read by palette index, though their palettes differ; None when they do not.
+    """Return an error when named masks are read by palette index but their palettes differ, else None.
 
-    The way out are labels given by colour: those of the first palette, where it has them all.
+    The error proposes labels given by colour, with the colours of the first palette if it has all values.
     """
     clash = palette_clash(palettes)
     if not clash:
@@ -127,20 +128,20 @@ def palettes_apart(dataset: FolderDataset, palettes: Sequence[tuple[str, Palette
         labels = f"{quoted(ids[0][0])}={colours[0]},..."
     return TileError(
         "masks are read by their palette indices, but the palettes differ",
-        expected="one palette for all, or labels given by colour",
+        expected="the same palette in all masks, or labels given by colour",
         found=clash,
         next_step=f"give the labels by colour, such as --labels {shlex.quote(labels)}; if the indices are right and "
-        "the colours mean nothing, save the masks as grey values",
+        "the colours have no meaning, save the masks as grey values",
     )
 
 
 def known_classes(dataset: GeojsonDataset, pairs: Sequence[Pair]) -> Counter[tuple[str, str]]:
-    """Return regions by class and kind of object.
+    """Return the number of regions by class and kind of object.
 
     Raises
     ------
     TileError
-        When a file cannot be read, or there are classes that no label has: naming those of all files at once.
+        When a file cannot be read, or there are classes that no label has. The message names those of all files.
     """
     selection, files = Selection.of(dataset), [pair.mask for pair in pairs]
     counts = Counter((region.name, region.kind) for file in files for region in read_annotations(file, None, selection))
@@ -151,8 +152,10 @@ def known_classes(dataset: GeojsonDataset, pairs: Sequence[Pair]) -> Counter[tup
 def drawing_notes(
     dataset: FolderDataset | GeojsonDataset, classes: Mapping[tuple[str, str], int], drawings: Sequence[Drawing]
 ) -> list[str]:
-    """Return `region_notes`; which classes a dataset names that none of its regions (by class and kind) is of; and
-    which kinds of objects are drawn, where there are several."""
+    """Return `region_notes`, then notes on named classes without regions and on drawn kinds of objects.
+
+    `classes` is the number of regions by class and kind. Kinds of objects are noted only if there are several.
+    """
     notes = region_notes(dataset, drawings)
     if isinstance(dataset, GeojsonDataset):
         named = {
@@ -163,7 +166,7 @@ def drawing_notes(
         notes += unused_classes(named, _by(0, classes), {key: n for one in drawings for key, n in one.notes})
         kinds = _by(1, classes)
         if len(kinds) > 1 and not dataset.objects:
-            notes.append(f"regions are {listed(kinds)} objects, and all are drawn; --objects says which are to be")
+            notes.append(f"regions are {listed(kinds)} objects, and all are drawn; choose some of them with --objects")
     return notes
 
 
@@ -175,13 +178,13 @@ def _by(key: int, counts: Mapping[tuple[str, str], int]) -> Counter[str]:
 
 
 def region_notes(dataset: AnyDataset, tiles: Sequence[Tile | Drawing]) -> list[str]:
-    """Return what is worth knowing of annotated regions: how far labels overlap, what was mended or left out."""
+    """Return notes on annotated regions: how much labels overlap, and what was repaired or left out."""
     notes = []
     overlapping = [tile for tile in tiles if tile.overlap > 0]
     if overlapping:
         most = max(overlapping, key=lambda tile: tile.overlap)
         ordered = isinstance(dataset, GeojsonDataset) and dataset.order
-        winner = "the order in the manifest decides" if ordered else "the later in the file wins"
+        winner = "the order in the manifest decides" if ordered else "the later region in the file wins"
         notes.append(
             f"regions of different labels overlap in {len(overlapping)} of {len(tiles)} tiles, in "
             f"{sum(tile.overlap for tile in tiles) / len(tiles):.2%} of all pixels, at most in {most.overlap:.2%} "
@@ -193,7 +196,7 @@ def region_notes(dataset: AnyDataset, tiles: Sequence[Tile | Drawing]) -> list[s
     notes += told(found)
     if tiles and found[CORNER] == len(tiles):
         notes.append(
-            "in every tile all regions lie in the upper left quarter: are they in pixels of the tile, not in um or in "
-            "pixels of a smaller level?"
+            "in every tile all regions lie in the upper left quarter: check that their unit is pixels of the tile, not "
+            "um and not pixels of a smaller level"
         )
     return notes

@@ -1,6 +1,6 @@
-"""Which mask belongs to which image, by names alone: the same name first, then names less what marks a mask or image.
+"""Match masks with images by names alone: first equal names, then names without the marks of masks and images.
 
-What could belong to two is refused: a wrong pair gives wrong numbers, and nobody would be told.
+A file that could belong to two others is refused, because a wrong pair would give wrong results without any message.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ Key = tuple[tuple[str, ...], str]
 
 
 class File(NamedTuple):
-    """A file by what its name says: `place` are the folders it lies in below the given one, less those called images or
-    masks (then it has that `role`); `stem` is its name less the ending, in Unicode NFC."""
+    """A file and the parts of its name.
+
+    `place` are its folders below the given one, without those called images or masks; such a folder gives the file its
+    `role`. `stem` is the name without its ending, in Unicode NFC.
+    """
 
     path: Path
     place: tuple[str, ...]
@@ -29,7 +32,7 @@ class File(NamedTuple):
 
 
 class Matched(NamedTuple):
-    """Images with their masks, and those that are alone."""
+    """Images with their masks, and images and masks without a partner."""
 
     pairs: list[tuple[File, File]]
     lone_images: list[File]
@@ -37,10 +40,11 @@ class Matched(NamedTuple):
 
 
 def match(images: Sequence[File], masks: Sequence[File]) -> Matched:
-    """Return which mask belongs to which image, in the order of the images.
+    """Return images with their masks, in the order of the images.
 
-    The same name goes first; then a mask whose name less what marks a mask is an image's; then with what marks an image
-    taken off too; then all of these whatever the case of letters. Names are compared within a place (`File`).
+    Names are compared in rounds: first equal names; then names of masks without marks of a mask; then also names of
+    images without marks of an image; then all of these again without regard to upper and lower case. Only files of the
+    same place (`File`) are compared.
 
     Raises
     ------
@@ -70,7 +74,7 @@ Keys = Callable[[File], set[Key]]
 
 
 def _rounds() -> list[tuple[Keys, Keys]]:
-    """Return how names are read in each round: of images, of masks."""
+    """Return for each round the functions that give the names of an image and of a mask to compare."""
 
     def keys(kind: str, times: int, fold: bool) -> Keys:
         return lambda file: {
@@ -98,24 +102,24 @@ def _ambiguous(one: File, before: File, other: File, of_image: bool) -> Manifest
         return ManifestError(
             f"{one.path} could belong to two {kind}: {before.path} and {other.path}",
             expected="one mask for an image, and one image for a mask",
-            next_step="pass one of the folders; or, where each holds the masks of one label, --masks "
+            next_step="pass one of the folders; or, if each folder holds the masks of one label, pass --masks "
             f"{shlex.quote(one_each)}",
         )
     return ManifestError(
         f"{one.path} could belong to two {kind}: {before.path.name} and {other.path.name}",
         expected="one mask for an image, and one image for a mask",
-        next_step=f"move one of them elsewhere, or say which by a pattern in which * is the name of the tile: "
+        next_step=f"move one of them to another folder, or pass a pattern in which * is the name of the tile: "
         f"{flag} '{pattern_for(before, one)}' or {flag} '{pattern_for(other, one)}'",
     )
 
 
 def shown(file: File) -> str:
-    """Return the name of a file for a message, with the folders that tell it from others."""
+    """Return the name of a file for a message, with the folders that distinguish it from others."""
     return "/".join([*file.place, file.path.name])
 
 
 def pattern_for(file: File, partner: File) -> str:
-    """Return the pattern that picks a file and its like from a folder, such as ``masks/*_seg.png``."""
+    """Return a pattern that selects a file and similarly named files of its folder, such as ``masks/*_seg.png``."""
     stem, ending = file.path.stem, file.path.suffix
     mark = "*"
     if stem.startswith(partner.stem):

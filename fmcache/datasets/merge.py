@@ -1,4 +1,4 @@
-"""Masks of one label each, in a folder per label -> label images in one folder, for `fmcache data add`."""
+"""Masks of one label each, one folder per label -> label images in one folder, for `fmcache data add`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from fmcache.tiles.containers import look
 
 
 class Merged(NamedTuple):
-    """Labels as `--labels` has them, a line on overlaps, and the masks that were merged: none of them is an image."""
+    """Labels in the form of `--labels`, a line on overlaps, and the masks that were merged (they are not images)."""
 
     labels: str
     note: str
@@ -42,35 +42,43 @@ class Merged(NamedTuple):
 def merge_masks(
     images: Path, masks: str, into: Path | None, *, order: str, fill: str, replace: bool, skip_lone: bool = False
 ) -> Merged:
-    """Write one label image for each image to `into`; what decides a pixel is then in the hash of a file.
+    """Write one label image for each image to `into`. The hash of this file then covers every decision on a pixel.
 
     Parameters
     ----------
     masks
-        ``LABEL=FOLDER,...``, names in quotes where they hold a comma; labels get their ids in this order.
+        ``LABEL=FOLDER,...``, with quotes around names that contain a comma; labels get their ids in this order.
     order
-        Labels from lowest to highest, joined by commas; empty: as in `masks`, so that later ones lie over earlier ones.
+        Labels from lowest to highest, separated by commas. Empty means the order of `masks`: later labels cover
+        earlier ones.
     skip_lone
-        Pass over images that lack the mask of a label, and masks without images.
+        Skip images that lack the mask of a label, and masks without images.
     fill
-        A label, or ``ignore``, for pixels in no mask; it may be a label without masks.
+        A label, or ``ignore``, for pixels in no mask. It may be a label without masks.
 
     Raises
     ------
     SpecError, ManifestError, TileError
-        When flags do not fit together, files have no partner or are no masks of one label, or `into` is not empty.
+        When flags contradict each other, files have no partner or are not masks of one label, or `into` is not empty.
     """
     sources = parse_sources(masks)
     ranks, rest_name = parse_ranks(order, list(sources)), parse_rest(fill)
     names = [*sources, *({rest_name} - {*sources, IGNORED})]
     if len(names) < 2:
-        raise SpecError("a single label is no segmentation", next_step="name the rest: --fill other")
+        raise SpecError(
+            "segmentation needs two or more labels", next_step="name a label for the other pixels: --fill other"
+        )
     if into is None:
-        raise SpecError("masks of one label each are merged into label images", next_step="say where: --merge-into DIR")
+        raise SpecError(
+            "masks of one label each are merged into label images, which need a folder",
+            next_step="pass a folder for them: --merge-into DIR",
+        )
     inputs = [images, *(place.parent if "*" in place.name else place for place in sources.values())]
     full = into.exists() and any(into.iterdir())
     if into.resolve() in [place.resolve() for place in inputs] or (full and not replace):
-        raise ManifestError(f"{into} is not empty", next_step="choose another folder with --merge-into, or --replace")
+        raise ManifestError(
+            f"{into} is not empty", next_step="choose another folder with --merge-into, or pass --replace"
+        )
     listed = _images(images, sources)
     found = {label: find_masks(label, place, listed, skip_lone) for label, place in sources.items()}
     kept = [image for image in listed if all(image.path in of_image for of_image in found.values())]
@@ -97,19 +105,21 @@ def merge_masks(
     total = pixels.sum()
     counts = [*zip(names, pixels, strict=False), *([("ignored", pixels[IGNORE])] if fill == "ignore" else [])]
     shares = ", ".join(f"{name} {n / total:.0%}" for name, n in counts)
-    note = f"{into}: {len(kept)} masks merged: {shares}; {overlap:.2%} of pixels lie in several, {ranks[-1]} on top"
+    note = (
+        f"{into}: {len(kept)} masks merged: {shares}; {overlap:.2%} of pixels lie in several masks, {ranks[-1]} on top"
+    )
     if skipped := len(listed) - len(kept):
-        note += f"; {skipped} images without the mask of some label passed over"
+        note += f"; {skipped} images without the mask of some label were skipped"
     return Merged(labels, note, frozenset(mask for of_image in found.values() for mask in of_image.values()))
 
 
 def _inside(mask: Path, image: File) -> Inside:
-    """Return where a mask of one label is set, once it is known to be of the size of its image."""
-    inside, head = read_inside(mask), look(image.path)
-    if head and inside.shape[::-1] != head.size:
+    """Return where a mask of one label is set, after a check that it has the size of its image."""
+    inside, facts = read_inside(mask), look(image.path)
+    if facts and inside.shape[::-1] != facts.size:
         raise TileError(
             f"{mask}: mask and image differ in size",
-            expected=f"{head.size[0]} x {head.size[1]} px, as the image",
+            expected=f"{facts.size[0]} x {facts.size[1]} px, like the image",
             found=f"{inside.shape[1]} x {inside.shape[0]} px",
             next_step="export the mask again at the size of the image",
         )
@@ -117,12 +127,12 @@ def _inside(mask: Path, image: File) -> Inside:
 
 
 def _images(images: Path, sources: dict[str, Path]) -> Sequence[File]:
-    """Return the images, less masks that lie among them.
+    """Return the images, without masks that lie in the same folder.
 
     Raises
     ------
     ManifestError
-        When two images would have one merged mask.
+        When two images would have the same merged mask.
     """
     masks = {file.path for place in sources.values() if "*" in place.name for file in scan(place).files}
     listed, _ = find_images(images, masks)
@@ -131,6 +141,6 @@ def _images(images: Path, sources: dict[str, Path]) -> Sequence[File]:
         if names.count(name) > 1:
             raise ManifestError(
                 f"{image.path}: several images have the name {image.stem!r}",
-                next_step="choose by a pattern, such as --images 'tiles/*.jpg'",
+                next_step="choose one of them by a pattern, such as --images 'tiles/*.jpg'",
             )
     return listed

@@ -1,4 +1,4 @@
-"""Images told from masks where one folder holds both: by subfolder, by type, by name."""
+"""Separate images from masks in a folder that holds both: by subfolder, by type, by name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOSSY = (".jpg", ".jpeg")
 
 
 class Parted(NamedTuple):
-    """Images, masks, and pictures that lie beside folders of images and of masks and are neither."""
+    """Images, masks, and image files that are neither, because they lie outside folders of images and of masks."""
 
     images: list[File]
     masks: list[File]
@@ -24,12 +24,12 @@ class Parted(NamedTuple):
 
 
 def part(of_images: Scan, of_masks: Scan, pictures: list[File], drawn: list[File]) -> Parted:
-    """Part images from masks; both are all pictures of their folder or pattern.
+    """Separate images from masks. `pictures` and `drawn` are all image files of their folder or pattern.
 
     Raises
     ------
     ManifestError
-        When two pictures of one name could both be the image.
+        When two files have the same name and either could be the image.
     """
     base, mask_base = of_images.base.resolve(), of_masks.base.resolve()
     if base != mask_base:
@@ -50,14 +50,17 @@ def part(of_images: Scan, of_masks: Scan, pictures: list[File], drawn: list[File
         masks = _masks_among(drawn)
         pictures = [file for file in pictures if file.path not in masks]
         drawn = [file for file in drawn if file.path in masks]
-    # folders that were named with a flag hold what they were named for, whatever those below them are called
+    # a folder named with --images or --masks holds images or masks, even if names of its subfolders say otherwise
     named = base != mask_base
     images = [f for f in pictures if f.role != "mask"] or pictures * named
     return Parted(images, [f for f in drawn if f.role != "image"] or drawn * named, [])
 
 
 def _masks_among(files: Sequence[File]) -> set[Path]:
-    """Return which files of one folder are masks: by folder, by type where two have one name, else by their names."""
+    """Return the masks among the files of one folder.
+
+    They are found by subfolder, by type when two files have the same name, else by name.
+    """
     masks = {file.path for file in files if file.role == "mask" or file.path.suffix.lower() == ".npy"}
     open_files = [file for file in files if file.path not in masks and file.role != "image"]
     named: dict[tuple[tuple[str, ...], str], list[File]] = {}
@@ -78,7 +81,7 @@ def _masks_among(files: Sequence[File]) -> set[Path]:
 
 
 def _mask_of_twins(twins: Sequence[File]) -> Path:
-    """Return which of two files of one name is the mask: the other one is JPEG, or the only one in colour."""
+    """Return the mask of two files with the same name: the other file is a JPEG, or is the only one in colour."""
     lossless = [file.path for file in twins if file.path.suffix.lower() not in LOSSY]
     plain = [path for path in lossless if not _in_colour(path)]
     for masks in (lossless, plain):
@@ -87,11 +90,10 @@ def _mask_of_twins(twins: Sequence[File]) -> Path:
     raise ManifestError(
         f"{twins[0].path.parent}: {' and '.join(file.path.name for file in twins)} have the same name",
         expected="an image and its mask: one of them JPEG, or one in grey or palette and one in colour",
-        next_step="say which by patterns, such as --images 'DIR/*.tif' --masks 'DIR/*.png', or put masks into a folder "
-        "of their own",
+        next_step="pass patterns, such as --images 'DIR/*.tif' --masks 'DIR/*.png', or put masks into another folder",
     )
 
 
 def _in_colour(path: Path) -> bool:
-    head = look(path)
-    return head is None or head.mode not in ("1", "L", "LA", "P", "PA", "I", "I;16", "I;16B", "I;16L", "F")
+    facts = look(path)
+    return facts is None or facts.mode not in ("1", "L", "LA", "P", "PA", "I", "I;16", "I;16B", "I;16L", "F")

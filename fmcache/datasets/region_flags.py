@@ -1,4 +1,4 @@
-"""What flags say of annotated regions: which classes mean which label, and in what order."""
+"""Parse flags on annotated regions: the classes of each label, and the drawing order."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def parse_rules(
     Parameters
     ----------
     labels, order
-        As `parse_labels` and `parse_order` read them.
+        Texts in the form that `parse_labels` and `parse_order` read.
     fill
         A label, or ``ignore``, for pixels under no region.
     ignore, skip
-        Classes joined by ``|``: drawn as ignored pixels, or left out.
+        Classes separated by ``|``: drawn as ignored pixels, or left out.
     objects, class_property
-        As `parse_objects` and `parse_property` read them.
+        Texts in the form that `parse_objects` and `parse_property` read.
 
     Raises
     ------
     SpecError
-        When a label or class means two things, or order or fill name no label.
+        When a label or class is named more than once, or order or fill name an unknown label.
     """
     drawn, ignored, skipped = parse_labels(labels, regions=True), parse_classes(ignore), parse_classes(skip, "--skip")
     refuse_twice(drawn, ignored, skipped)

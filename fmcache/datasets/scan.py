@@ -1,4 +1,4 @@
-"""What lies in a folder, or under a pattern: files by name and place, which of them count, and what is left out."""
+"""List the files of a folder or pattern: their names and subfolders, which of them count, and which are left out."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from fmcache.errors import ManifestError
 from fmcache.tiles.geojson import EXPORT, XML_HEAD, xml_kind
 
 DEPTH = 4
-"""Folders below the given one that are looked into."""
+"""Number of levels of subfolders that are searched."""
 
 _SLIDES = (".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".czi", ".vsi", ".isyntax", ".dcm")
 ADVICE = {
-    **dict.fromkeys(_SLIDES, "whole slides: fmcache data cut makes tiles of them"),
-    ".xml": f"XML is not read: {EXPORT}",
-    ".annotations": "XML of HALO is not read: export GeoJSON there, or write each Region's V X, Y as the ring of a "
-    "feature, the Name of its Annotation in properties.classification.name",
-    ".qpdata": "QuPath's own file: in QuPath, File > Export objects as GeoJSON, one file for an image",
+    **dict.fromkeys(_SLIDES, "whole slides: fmcache data cut cuts tiles out of them"),
+    ".xml": f"XML is not supported: {EXPORT}",
+    ".annotations": "XML of HALO is not supported: export GeoJSON from HALO, or write each Region's V X, Y as the ring "
+    "of a feature, and the Name of its Annotation into properties.classification.name",
+    ".qpdata": "QuPath's internal format: in QuPath, use File > Export objects as GeoJSON, one file for each image",
     ".npz": "save each array as NAME.npy: numpy.save('NAME.npy', numpy.load('NAME.npz')['KEY'])",
     ".mat": "save each label array as NAME.npy: numpy.save('NAME.npy', scipy.io.loadmat('NAME.mat')['KEY'])",
     ".h5": "save each array as a PNG, or as NAME.npy",
@@ -34,13 +34,13 @@ ADVICE = {
     **dict.fromkeys((".svg", ".pdf", ".eps"), "export it as PNG, at the size of the image"),
 }  # fmt: skip
 IMAGE_ARRAYS = (
-    "arrays are read as masks only: save each image as PNG, PIL.Image.fromarray(a[i].astype('uint8')).save(f'{i}.png') "
-    "of a = numpy.load('images.npy')"
+    "arrays are supported only as masks: save each image as PNG with a = numpy.load('images.npy') and "
+    "PIL.Image.fromarray(a[i].astype('uint8')).save(f'{i}.png')"
 )
 
 
 class Scan(NamedTuple):
-    """All files below `base` that are not clutter, sorted; those that a pattern names where there is one."""
+    """All files below `base` that match the pattern, if there is one; sorted, without hidden and system files."""
 
     base: Path
     pattern: str
@@ -51,26 +51,27 @@ class Scan(NamedTuple):
         return [file for file in self.files if file.path.name.lower().endswith(tuple(suffixes))]
 
     def strangers(self, suffixes: Sequence[str]) -> Counter[str]:
-        """Return how many other files there are of kinds that people have, by ending."""
+        """Return the number of other files by ending, for the endings in `ADVICE`."""
         readable = {file.path for file in self.of(suffixes)}
         endings = (_ending(file.path) for file in self.files if file.path not in readable)
         return Counter(ending for ending in endings if ending in ADVICE)
 
 
 def scan(place: Path) -> Scan:
-    """Return what lies in a folder and a few folders below; or what a pattern names.
+    """Return the files of a folder and of a few levels of subfolders; or the files that match a pattern.
 
-    In a pattern, the last ``*`` is the name of the tile. One for a folder, as in ``set/Slide_*/*.png``, is its place.
+    In a pattern, the last ``*`` is the name of the tile. A ``*`` for a folder, as in ``set/Slide_*/*.png``, gives the
+    place of the file (`fmcache.datasets.matching.File`).
 
     Raises
     ------
     ManifestError
-        When there is no such folder, or a name is no text.
+        When the folder does not exist, or the name of a file is not text.
     """
     base, pattern = _parsed(place)
     if not base.is_dir():
         raise ManifestError(
-            f"{base} is no folder",
+            f"{base} is not a folder",
             expected="a folder, or a pattern such as masks/*_mask.png",
             found="a file" if base.exists() else "nothing of this name",
             next_step="check --images and --masks",
@@ -81,13 +82,13 @@ def scan(place: Path) -> Scan:
 
 
 def _parsed(place: Path) -> tuple[Path, str]:
-    """Return the folder that is looked into, and the pattern below it if there is one."""
+    """Return the folder to search, and the pattern below it if there is one."""
     at = next((i for i, part in enumerate(place.parts) if "*" in part), len(place.parts))
     return (place, "") if place.is_dir() else (Path(*place.parts[:at]), "/".join(place.parts[at:]))
 
 
 def _rule(part: str) -> re.Pattern[str]:
-    """Return the regex of a part of a pattern: the first ``*`` is the name, further ones are anything."""
+    """Return the regex of one part of a pattern: the first ``*`` is the name, every further ``*`` matches any text."""
     first, star, rest = re.sub(r"\*+", "*", part).partition("*")
     return re.compile(re.escape(first) + "(.+)" * bool(star) + ".*".join(map(re.escape, rest.split("*"))))
 
@@ -99,12 +100,12 @@ def _walk(folder: Path, place: tuple[str, ...], depth: int) -> Iterator[tuple[Pa
         if path.is_dir():
             if depth:
                 yield from _walk(path, (*place, path.name), depth - 1)
-        elif path.is_file() or path.is_symlink():  # a pipe would be waited for
+        elif path.is_file() or path.is_symlink():  # not pipes: reading one would block
             yield path, place
 
 
 def _named(path: Path, place: tuple[str, ...], named: Sequence[re.Pattern[str]]) -> File | None:
-    """Return a file by its name, or None when a pattern does not fit it; one of a single part fits in any folder."""
+    """Return a `File`, or None when it does not match the pattern. A pattern of a single part matches in any folder."""
     try:
         path.name.encode()
     except UnicodeEncodeError:
@@ -123,7 +124,8 @@ def _named(path: Path, place: tuple[str, ...], named: Sequence[re.Pattern[str]])
 
 
 def _file(path: Path, place: tuple[str, ...], stem: str) -> File:
-    """Return the file, its place without folders that only say what it is, and splits by the name that recipes use."""
+    """Return the `File`: its place leaves out folders that only name a role, and has folders of splits as train, val or
+    test."""
     kept: list[str] = []
     role = ""
     for folder in place:
@@ -142,10 +144,10 @@ def _ending(path: Path) -> str:
 
 
 def choose_level(files: Sequence[File]) -> tuple[list[File], list[File]]:
-    """Return the files that count as tiles, and those left out because they lie deeper.
+    """Return the files that count as tiles, and the files left out because they lie in deeper folders.
 
-    Where files lie in the folder itself, those in its subfolders are left out. Else folders called after splits count
-    where there are any (they may hold one folder for each patient), or one level of other folders.
+    If files lie in the folder itself, files in subfolders are left out. Else folders named after splits count, if there
+    are any; they may contain one folder for each patient. Else one level of other folders counts.
     """
     if top := [file for file in files if not file.place]:
         return top, [file for file in files if file.place]
@@ -167,36 +169,36 @@ def _split_names(files: Iterable[File]) -> set[str]:
 
 
 def left_out(scanned: Scan, left: Sequence[File]) -> list[str]:
-    """Return a line on images that lie in subfolders and were not listed; none where there are none."""
+    """Return a line on images that lie in subfolders and were not listed; an empty list if there are none."""
     if not left:
         return []
     folders = Counter(file.path.parent.relative_to(scanned.base).as_posix() for file in left)
     named = ", ".join(f"{n} in {folder}/" for folder, n in sorted(folders.items())[:5])
     more = f" and {len(folders) - 5} more folders" if len(folders) > 5 else ""
     return [
-        f"{len(left)} more images lie below {scanned.base} and were not listed: {named}{more}; move them beside the "
-        "others, or add their folder as a dataset of its own"
+        f"{len(left)} more images lie in subfolders of {scanned.base} and were not listed: {named}{more}; move them to "
+        "the folder of the other images, or add their folder as a separate dataset"
     ]
 
 
 def stranger_notes(scanned: Scan, suffixes: Sequence[str]) -> list[str]:
-    """Return a line for each kind of file that was passed over and may have been meant, with what to do with it."""
+    """Return a line for each kind of file that was skipped and may have been intended, with advice on it."""
     return [
-        f"{n} {ending} files in {scanned.base} were passed over ({ADVICE[ending]})"
+        f"{n} {ending} files in {scanned.base} were skipped ({ADVICE[ending]})"
         for ending, n in sorted(scanned.strangers(suffixes).items())
     ]
 
 
 def _xml_advice(path: Path) -> str:
-    """Return what is to be done with annotations in XML, by whose they are."""
+    """Return advice on annotations in XML, depending on the program that wrote them."""
     with path.open("rb") as file:
         text = file.read(XML_HEAD).decode(errors="replace")
     kind, way = xml_kind(text) or ("XML", EXPORT)
-    return f"{path.name} is {kind}, which is not read: {way}"
+    return f"{path.name} is {kind}, which is not supported: {way}"
 
 
 def nothing_there(scanned: Scan, what: str, suffixes: Sequence[str]) -> ManifestError:
-    """Return the error for a folder without images or masks: what was looked for, what is there, what to do with it."""
+    """Return the error for a folder without images or masks: expected endings, files found, and advice on them."""
     endings = Counter(_ending(file.path) or "no ending" for file in scanned.files)
     strangers = scanned.strangers(suffixes)
     advice = dict.fromkeys(ADVICE[ending] for ending in strangers)
@@ -204,9 +206,9 @@ def nothing_there(scanned: Scan, what: str, suffixes: Sequence[str]) -> Manifest
         advice = {_xml_advice(xml): None}
     if what == "images" and endings[".npy"]:
         advice[IMAGE_ARRAYS] = None
-    at = f"{scanned.base / scanned.pattern} fits no {what}" if scanned.pattern else f"{scanned.base} holds no {what}"
+    found_none = "matches" if scanned.pattern else "holds"
     return ManifestError(
-        at,
+        f"{scanned.base / scanned.pattern} {found_none} no {what}",
         expected=", ".join(suffixes),
         found=", ".join(f"{n} {ending}" for ending, n in endings.most_common(6)) or "no files",
         next_step="; ".join(advice) or "check the path",

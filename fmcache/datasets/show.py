@@ -1,4 +1,4 @@
-"""What `fmcache data show` does: pictures of the tiles, of the splits with their label shares, of one tile's views."""
+"""The command `fmcache data show`: sheets of the tiles, of the splits with their label shares, or of a tile's views."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOST_TILES, MOST_PER_SPLIT, VIEWS = 120, 16, 12
 
 
 def show(manifest: Manifest, name: str, out: Path) -> Path:
-    """Write the contact sheet of a dataset as PNG and return its path; of large sets, evenly chosen tiles.
+    """Write the contact sheet of a dataset as PNG and return its path; large datasets show evenly chosen tiles.
 
     Raises
     ------
@@ -41,9 +41,9 @@ def show(manifest: Manifest, name: str, out: Path) -> Path:
 
 
 def show_splits(manifest: Manifest, name: str, out: Path) -> Path:
-    """Write a sheet of the splits as PNG and return its path: label shares of each, and some of its tiles.
+    """Write a sheet of the splits as PNG and return its path: label shares of each split, and some of its tiles.
 
-    Folds and subsets get a line each, without tiles. Raises as `show`.
+    Folds and subsets get a line each, without tiles. Raises the same errors as `show`.
     """
     dataset = manifest.dataset(name)
     labels = [label.name for label in dataset.labels]
@@ -64,7 +64,8 @@ def show_splits(manifest: Manifest, name: str, out: Path) -> Path:
 def show_views(manifest: Manifest, name: str, recipe: Recipe, tile_id: str, out: Path) -> Path:
     """Write a sheet of a tile's first views under a recipe, each with its mask, as PNG; return its path.
 
-    Only the untouched tile has a scale bar: views are zoomed. Raises as `show`, and SpecError for an unknown tile.
+    Only the unchanged tile has a scale bar, because views are zoomed. Raises the same errors as `show`, and SpecError
+    for an unknown tile.
     """
     dataset = manifest.dataset(name)
     listed = {tile.id: tile for tile in dataset.tiles}

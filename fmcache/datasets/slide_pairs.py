@@ -1,4 +1,4 @@
-"""Slides and the files of annotations that are named after them, and what a slide's tiles are called."""
+"""Find the annotation file of each slide by its name, and name the slide's tiles."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ OF_ONE_IMAGE = re.compile(r"\.ome(\.tiff?|\.btf|\.zarr)$", re.IGNORECASE)  # o1.
 KIN = re.compile(
     r"([-_. ]+(annotations?|regions?|rois?|objects?|labels?|masks?|tissue|qupath|export))+$", re.IGNORECASE
 )
-MOST_BYTES = NAME_BYTES - len("_x00000000_y00000000")  # the place of a tile is put after the name of its slide
-OTHERS = (".xml", ".geojson.zip", ".zip")  # taken where there is nothing else, so that reading can say why not
+MOST_BYTES = NAME_BYTES - len("_x00000000_y00000000")  # a tile's position is appended to the name of its slide
+OTHERS = (".xml", ".geojson.zip", ".zip")  # used only if nothing else matches, so that the reader reports the problem
 RULE = "NAME.geojson (or .json, .geojson.gz, NAME.svs.geojson, NAME_annotations.geojson) for every slide NAME.*"
 
 
 def pair_slides(slides: Sequence[Path], annotations: Path) -> tuple[list[Pair], list[str]]:
-    """Return each slide with its annotation file and the name of its tiles; and the patient of each, if folders tell.
+    """Return each slide with its annotation file and the name of its tiles; and each slide's patient, if folders tell.
 
-    A folder of annotations is searched with the folders below it. Slides of one name are told apart by their folders:
-    they get these before their names, and their files must lie in folders of the same names; folders are then patients.
+    A folder of annotations is searched with its subfolders. Slides with the same name are distinguished by their
+    folders: names of folders are put before their names, and their annotation files must lie in folders of the same
+    names. The folders are then patients.
 
     Raises
     ------
     SpecError
-        When slides cannot be told apart, or one has no file or several.
+        When slides cannot be distinguished, or a slide has no annotation file or several.
     """
     folders = _telling_folders(slides)
     names = _names(slides, folders)
@@ -42,7 +43,7 @@ def pair_slides(slides: Sequence[Path], annotations: Path) -> tuple[list[Pair], 
         if len(slides) != 1:
             raise SpecError(
                 f"{annotations} is one file for {len(slides)} slides",
-                expected=f"a folder that holds {RULE}",
+                expected=f"a folder with {RULE}",
                 next_step="pass the folder to --annotations",
             )
         return [Pair(names[0], slides[0], annotations)], groups
@@ -60,7 +61,7 @@ def pair_slides(slides: Sequence[Path], annotations: Path) -> tuple[list[Pair], 
 
 
 def _telling_folders(slides: Sequence[Path]) -> list[tuple[str, ...]]:
-    """Return the folders that tell slides of one name apart, for every slide; nothing when no two have one name."""
+    """Return for every slide the folders that distinguish slides of the same name; empty if all names differ."""
     above = [slide.absolute().parts[-2:0:-1] for slide in slides]  # nearest first
     same: dict[str, list[int]] = {}
     for i, slide in enumerate(slides):
@@ -70,7 +71,7 @@ def _telling_folders(slides: Sequence[Path]) -> list[tuple[str, ...]]:
         depth = 0
         while len(members) > 1 and len({_at(above[i], depths) for i in members}) < len(members):
             if all(depth >= len(above[i]) for i in members):
-                break  # one file twice: refused by its name
+                break  # the same file twice: its name is refused later
             if len({_at(above[i], {depth}) for i in members}) > 1:
                 depths.add(depth)
             depth += 1
@@ -96,14 +97,14 @@ def _names(slides: Sequence[Path], folders: Sequence[tuple[str, ...]]) -> list[s
             raise SpecError(
                 f"{path}: tiles cannot be named after this slide",
                 expected="slides whose names (or folders) differ in letters and digits (of any script)",
-                found="the name of another slide" if name else "none of these",
-                next_step="rename it",
+                found="the same name as another slide" if name else "no letters or digits in its name",
+                next_step="rename the slide",
             )
     return names
 
 
 def _files(annotations: Path) -> list[tuple[Path, str]]:
-    """Return the files below a folder that may hold annotations, and their names without endings."""
+    """Return the files below a folder that may contain annotations, and their names without endings."""
     files = []
     for folder, _, names in os.walk(annotations):
         for name in sorted(names):
@@ -114,8 +115,10 @@ def _files(annotations: Path) -> list[tuple[Path, str]]:
 
 
 def _of_slide(slide: Path, folder: tuple[str, ...], files: Sequence[tuple[Path, str]], owned: set[str]) -> list[Path]:
-    """Return the files that are named after a slide; of several, those in its folders. Folders that tell it from slides
-    of the same name must be theirs too."""
+    """Return the files that are named after a slide; if there are several, those in folders of the slide's folders.
+
+    Folders that distinguish the slide from slides of the same name must also be folders of the file.
+    """
     bases, wanted = {_plain(base) for base in _bases(slide)}, set(_kept(folder))
     named = [
         file
@@ -133,7 +136,7 @@ def _bases(slide: Path) -> set[str]:
 
 
 def _plain(name: str) -> str:
-    return unicodedata.normalize("NFC", name)  # macOS keeps accents apart from their letters
+    return unicodedata.normalize("NFC", name)  # macOS separates accents from their letters
 
 
 def _refuse_all_but_one(
@@ -142,17 +145,17 @@ def _refuse_all_but_one(
     if several := [(slide, its) for slide, its in zip(slides, found, strict=True) if len(its) > 1]:
         raise SpecError(
             f"{len(several)} of {len(slides)} slides have several files of annotations",
-            expected="one for each slide",
+            expected="one file for each slide",
             found="; ".join(f"{slide.name}: {', '.join(map(str, its))}" for slide, its in several[:5]),
-            next_step=f"move those that are not meant out of {annotations}",
+            next_step=f"move the files that should not be used out of {annotations}",
         )
     if missing := [slide for slide, its in zip(slides, found, strict=True) if not its]:
         taken = {file for its in found for file in its}
         left = [str(file) for file, _ in files if file not in taken]
         raise SpecError(
             f"{len(missing)} of {len(slides)} slides have no annotations",
-            expected=RULE + "; for slides of one name, in folders named as theirs",
-            found=f"missing for: {', '.join(map(str, missing[:5]))}; files of no slide in {annotations}: "
+            expected=RULE + "; for slides of the same name, in folders named like the folders of the slides",
+            found=f"missing for: {', '.join(map(str, missing[:5]))}; files in {annotations} that match no slide: "
             + (some(left) or "none"),
-            next_step=f"{EXPORT}, or leave those slides out",
+            next_step=f"{EXPORT}, or leave these slides out",
         )

@@ -1,6 +1,6 @@
-"""What `fmcache data split` does: a fixed split, rotating folds and learning-curve subsets, into the manifest entry.
+"""The command `fmcache data split`: write a fixed split, rotating folds and learning-curve subsets to the manifest.
 
-Only lists of tile ids are written. Caches know nothing of splits, so none is made again when they change; tiles that
+Only lists of tile ids are written. Caches do not depend on splits, so a new split invalidates no cache. Tiles that
 become training tiles for the first time get their views at the next `fmcache extract`.
 """
 
@@ -25,34 +25,37 @@ from fmcache.manifest import SPLITS, AnyDataset, FileDataset, Manifest, Splits
 
 
 def split(manifest: Path, name: str, sizes: str, folds: int, subsets: str, seed: int) -> Group:
-    """Write the splits of a dataset and return a table of label shares, with how far each is off that of all tiles.
+    """Write the splits of a dataset and return a table of label shares and their deviations from those of all tiles.
 
     Parameters
     ----------
     sizes
-        ``15/5/10``: a new fixed split; empty: the one that is there stays.
+        ``15/5/10``: a new fixed split; empty: the existing split is kept.
     folds
-        Number of rotating folds over all tiles; 0: none, those that are there are removed.
+        Number of rotating folds over all tiles. 0: no folds; existing folds are removed.
     subsets
-        ``5,10,15``: sizes of the nested training subsets of the fixed split and of every fold; empty: none.
+        ``5,10,15``: sizes of the nested training subsets of the fixed split and of every fold. Empty: no subsets.
 
     Raises
     ------
     SpecError
-        When what is asked for cannot be made, or nothing is asked for.
+        When the requested splits are impossible, or nothing is requested.
     ManifestError, TileError
         When a tile cannot be read.
     """
     if not (sizes or folds or subsets):
-        raise SpecError("nothing to split", next_step=f"fmcache data split {name} --folds 3, or --split, --subsets")
+        raise SpecError(
+            "nothing to do: no split is requested",
+            next_step=f"fmcache data split {name} --folds 3, or pass --split or --subsets",
+        )
     listed = Manifest(manifest)
     dataset = listed.dataset(name)
     fetched = isinstance(dataset, FileDataset) and dataset.fetch is not None
     if fetched and (sizes or subsets):
         raise SpecError(
-            f"the fixed split of {name!r} stands in {listed.lock_path(name)}, as it was fetched",
-            expected="--folds alone",
-            next_step=f"for another fixed split change `split:` below `fetch:` in {manifest}, remove "
+            f"the fixed split of {name!r} is defined by {listed.lock_path(name)}, because the dataset was fetched",
+            expected="only --folds",
+            next_step=f"for another fixed split, change `split:` below `fetch:` in {manifest}, remove "
             f"{listed.lock_path(name)} and run fmcache data fetch {name}",
         )
     wanted, curve = split_sizes(sizes), _numbers(subsets)
@@ -79,12 +82,14 @@ def split(manifest: Path, name: str, sizes: str, folds: int, subsets: str, seed:
 
 
 def _removed(dataset: AnyDataset, folds: int, curve: Sequence[int], fetched: bool) -> list[str]:
-    """Return a line on the folds and subsets that were listed and, since none were asked for, are no more."""
+    """Return a line on the folds and subsets that were removed, because they were listed but not requested again."""
     gone = [f"{len(dataset.folds)} folds (--folds {len(dataset.folds)})"] if dataset.folds and not folds else []
     if dataset.splits.subsets and not curve and not fetched:
         sizes = ",".join(str(len(subset)) for subset in dataset.splits.subsets)
         gone.append(f"the subsets of {sizes} tiles (--subsets {sizes})")
-    return [f"note: {' and '.join(gone)} that were listed are removed: name them again to keep them"] if gone else []
+    if not gone:
+        return []
+    return [f"note: {' and '.join(gone)} were listed before and are now removed; to keep them, pass these flags again"]
 
 
 def shares_table(dataset: AnyDataset, name: str, pixels: npt.NDArray[np.int64]) -> Group:
@@ -147,6 +152,6 @@ def _numbers(text: str) -> list[int]:
         raise SpecError(
             f"--subsets {text!r}",
             expected="numbers of training tiles, such as 5,10,15",
-            next_step="join them with commas",
+            next_step="separate them with commas",
         )
     return [int(part) for part in parts]

@@ -1,4 +1,4 @@
-"""What makes one split better than another: labels that its parts lack, then how far label shares are off."""
+"""Rank splits: first by the labels that their parts lack, then by the deviation of label shares."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import numpy.typing as npt
 from fmcache.datasets.deals import Floats, Numbers, Rank
 from fmcache.manifest import SPLITS
 
-MANY = 1 << 8  # more labels than there can be: a label lacking in test is worse than all that train and val can lack
+MANY = 1 << 8  # above any number of labels: one missing in test outweighs all that may be missing in train and val
 LACKING = {"train": MANY, "val": 1, "test": MANY**2}
 
 Ranking = Callable[[Floats, Numbers], Rank]
 
 
 def rank_lacking(lacks: npt.NDArray[np.bool_]) -> Numbers:
-    """Return numbers that rank deals by the labels lacking in test, then in train, then in val.
+    """Return numbers that rank deals by the labels missing in test, then in train, then in val: (deal,).
 
-    lacks: (deal, split, label), of the labels that there are.
+    lacks: (deal, split, label), only for labels that occur in some tile.
     """
     ranked: Numbers = lacks.sum(axis=-1) @ np.array([LACKING[part] for part in SPLITS])
     return ranked
 
 
 def rank_of_splits(pixels: npt.NDArray[np.int64]) -> Ranking:
-    """Rank fixed splits: train, val and test, and what is left over.
+    """Rank fixed splits: parts are train, val, test and the remaining tiles.
 
-    pixels: (tile, label), of all tiles, as in all functions here.
+    pixels: (tile, label), of all tiles; the same in all functions of this module.
     """
 
     def rank(sums: Floats, _: Numbers) -> Rank:
@@ -42,7 +42,7 @@ def rank_of_splits(pixels: npt.NDArray[np.int64]) -> Ranking:
 def rank_of_folds(pixels: npt.NDArray[np.int64], folds: int) -> Ranking:
     """Rank cyclic parts of rotating folds: fold i tests on part i, validates on part i + 1 and trains on the rest.
 
-    How unlike the parts are in size counts with the deviation.
+    Differences in size between the parts are added to the deviation.
     """
 
     def rank(sums: Floats, tiles: Numbers) -> Rank:
@@ -56,7 +56,7 @@ def rank_of_folds(pixels: npt.NDArray[np.int64], folds: int) -> Ranking:
 
 
 def rank_of_subsets(pixels: npt.NDArray[np.int64]) -> Ranking:
-    """Rank nested subsets: parts are the smallest, what each next one adds, and what is in none."""
+    """Rank nested subsets: parts are the smallest subset, the tiles that each next subset adds, and the rest."""
 
     def rank(sums: Floats, _: Numbers) -> Rank:
         subsets = sums[:, :-1].cumsum(axis=1)
@@ -66,11 +66,11 @@ def rank_of_subsets(pixels: npt.NDArray[np.int64]) -> Ranking:
 
 
 def _lacking(sums: Floats, pixels: npt.NDArray[np.int64]) -> Numbers:
-    """Return how many of the labels that there are each part lacks: (deal, part), from (deal, part, label) pixels."""
+    """Return how many of the occurring labels each part lacks: (deal, part), from pixels (deal, part, label)."""
     return np.asarray((sums[..., pixels.sum(axis=0) > 0] == 0).sum(axis=-1))
 
 
 def deviations_of(sums: Floats, pixels: npt.NDArray[np.int64]) -> Floats:
-    """Return how far each label's share is off its share in all tiles, from (..., part, label) pixels; shares of 1."""
+    """Return each label's share minus its share in all tiles, from pixels (..., part, label), as fractions of 1."""
     whole = pixels.sum(axis=0) / max(pixels.sum(), 1)
     return np.asarray(sums / np.maximum(sums.sum(axis=-1, keepdims=True), 1) - whole)

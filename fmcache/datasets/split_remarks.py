@@ -1,4 +1,4 @@
-"""What is worth saying of a split: its sizes, how far it is off, and which labels its parts lack, and why."""
+"""Sentences on a split: its sizes, its deviation, the labels that its parts lack, and the reasons."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from fmcache.manifest import SPLITS
 
 
 def split_line(split: BalancedSplit, n_tiles: int, asked: Sequence[int] | None) -> str:
-    """Return the sizes of a split, as `sizes_line`, and how far it is off."""
+    """Return the sizes of a split, as in `sizes_line`, and its largest deviation."""
     sizes = sizes_line(split.members, n_tiles, asked)
-    return f"{sizes}; label shares of a split are at most {100 * split.off:.1f} points off those of all tiles"
+    return f"{sizes}; label shares of a split differ from those of all tiles by at most {100 * split.off:.1f} points"
 
 
 def sizes_line(members: Sequence[Sequence[int]], n_tiles: int, asked: Sequence[int] | None) -> str:
-    """Return the sizes of a split of `n_tiles` tiles; `asked`: those asked for, None: 15/5/10 or as near as can be."""
+    """Return the sizes of a split of `n_tiles` tiles as text.
+
+    `asked` are the requested sizes; None means 15/5/10 or the nearest possible sizes.
+    """
     sizes = tuple(len(part) for part in members)
     spare = n_tiles - sum(sizes)
     whole = " to whole groups" if n_tiles >= sum(USUAL) else ""
@@ -33,7 +36,7 @@ def sizes_line(members: Sequence[Sequence[int]], n_tiles: int, asked: Sequence[i
 def lacking_labels(
     members: Sequence[Sequence[int]], pixels: npt.NDArray[Any], names: Sequence[str], groups: Sequence[str]
 ) -> list[str]:
-    """Return a sentence on each label that train, val or test lacks: where it is, and why it is not everywhere.
+    """Return a sentence on each label that train, val or test lacks: where it occurs, and why not everywhere.
 
     Parameters
     ----------
@@ -42,7 +45,7 @@ def lacking_labels(
     pixels
         (tile, label): pixels, or shares of pixels, of each label.
     names, groups
-        Of labels; of tiles, empty for a tile that is a group of its own.
+        Names of labels; groups of tiles, empty for a tile that is a group by itself.
     """
     found = []
     for label, name in enumerate(names):
@@ -63,14 +66,14 @@ def lacking_labels(
 def labels_rarer_than_folds(
     pixels: npt.NDArray[Any], names: Sequence[str], groups: Sequence[str], folds: int
 ) -> list[str]:
-    """Return a sentence on each label that too few tiles or groups have for every fold to test it."""
+    """Return a sentence on each label that occurs in too few tiles or groups to be tested in every fold."""
     found = []
     for label, name in enumerate(names):
         holders = [i for i in range(len(groups)) if pixels[i, label] > 0]
         owners = len({groups[i] or f"\0{i}" for i in holders})
         if 0 < owners < folds:
             where = _where(len(holders), owners, any(groups))
-            found.append(f"label {name!r} is in {where}: no more than {owners} of {folds} folds can test it")
+            found.append(f"label {name!r} is in {where}: at most {owners} of {folds} folds can test it")
     return found
 
 
@@ -86,7 +89,7 @@ def _have(has: Sequence[str], lack: Sequence[str]) -> str:
 def _reason(owners: int, grouped: bool) -> str:
     one = "group (patient or slide)" if grouped else "tile"
     if owners < len(SPLITS):
-        return f"that cannot be helped: each of {len(SPLITS)} splits needs a {one} that has it"
+        return f"no split can avoid this: each of {len(SPLITS)} splits needs a {one} that has it"
     kind = " of whole groups (patients or slides)" if grouped else ""
     return f"no split of these sizes{kind} was found in which every split has every label"
 

@@ -1,4 +1,4 @@
-"""Sizes of splits: as they are typed, scaled to fewer tiles, and what whole groups of tiles can add up to."""
+"""Sizes of splits: parsed from text, scaled to fewer tiles, and the sizes that whole groups of tiles can add up to."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Numbers = npt.NDArray[np.int64]
 USUAL = (15, 5, 10)
 """Tiles to train, validate and test on in the paper's protocol."""
 
-WORK = 10**6  # sums that are looked at, in a second or two
+WORK = 10**6  # limit on evaluated sums; takes one or two seconds
 
 
 def split_sizes(split: str) -> list[int] | None:
@@ -24,14 +24,14 @@ def split_sizes(split: str) -> list[int] | None:
     Raises
     ------
     SpecError
-        When it is not three positive numbers.
+        When the text is not three positive numbers.
     """
     parts = split.split("/")
     if split and (len(parts) != len(SPLITS) or not all(map(_is_count, parts))):
         raise SpecError(
             f"--split {split!r}",
             expected="three numbers of tiles, such as 15/5/10 (train/val/test)",
-            next_step="correct it, or leave it out",
+            next_step="correct --split, or leave it out",
         )
     return [int(part) for part in parts] if split else None
 
@@ -41,12 +41,12 @@ def _is_count(text: str) -> bool:
 
 
 def shown(sizes: Sequence[int]) -> str:
-    """Return sizes as they are typed: ``15/5/10``."""
+    """Return sizes in the form that users type: ``15/5/10``."""
     return "/".join(map(str, sizes))
 
 
 def scaled(sizes: Sequence[int], total: int) -> list[int]:
-    """Return sizes in the same proportions that add up to `total`, at least one each (of a total of enough)."""
+    """Return sizes in the same proportions that add up to `total`, each at least one if `total` is large enough."""
     shares = np.array(sizes) * total / sum(sizes)
     found = np.maximum(np.floor(shares + 1e-9).astype(np.int64), 1)
     while found.sum() < total:
@@ -57,9 +57,9 @@ def scaled(sizes: Sequence[int], total: int) -> list[int]:
 
 
 def exact_deals(tiles: Numbers, sizes: Sequence[int], wanted: int, rng: np.random.Generator) -> Numbers:
-    """Return up to `wanted` random deals (deal, group) of exactly these sizes; groups left over get the next number.
+    """Return up to `wanted` random deals (deal, group) of exactly these sizes; remaining groups get the next number.
 
-    None are returned when there are none, or when there are too many sums to look at.
+    The result is empty when no such deal exists, or when too many sums would have to be evaluated.
     """
     deals: list[Numbers] = []
     shape = [size + 1 for size in sizes]
@@ -80,13 +80,13 @@ def exact_deals(tiles: Numbers, sizes: Sequence[int], wanted: int, rng: np.rando
 
 
 def nearest_sizes(tiles: Numbers, sizes: Sequence[int]) -> list[int] | None:
-    """Return the sizes nearest to these that whole groups add up to, none of them 0; None when that is not found.
+    """Return the sizes nearest to `sizes` that whole groups add up to, none of them 0; None if none are found.
 
-    Nearest is the least sum of differences; of equals, the one most like `sizes` in its proportions.
+    Nearest means the least sum of absolute differences; of equals, the one most similar to `sizes` in its proportions.
     """
     most, slack = int(tiles.max()) - 1, 0
     while True:
-        # a part that is larger by more than its largest group could do without a group
+        # larger slack is useless: a part that exceeds its size by its largest group or more can give up a group
         limits = [min(size + slack, int(tiles.sum())) for size in sizes]
         layers = _sums(np.sort(tiles), limits)
         if layers is None:
@@ -105,15 +105,15 @@ def nearest_sizes(tiles: Numbers, sizes: Sequence[int]) -> list[int] | None:
 
 
 def _sums(tiles: Numbers, limits: Sequence[int]) -> list[Numbers] | None:
-    """Return the sizes, up to `limits`, that the first 0, 1, 2, ... groups can add up to; None when these are too many.
+    """Return the sizes, up to `limits`, that the first 0, 1, 2, ... groups can add up to; None if there are too many.
 
-    Sizes of the parts are packed into one number, by `numpy.ravel_multi_index`; they are sorted.
+    The sizes of all parts are packed into one number by `numpy.ravel_multi_index`. The numbers are sorted.
     """
     shape = [limit + 1 for limit in limits]
     layers, work, full = [np.zeros(1, dtype=np.int64)], 0, 0
     for size in tiles.tolist():
         last = layers[-1]
-        if size == full:  # one more of this size adds nothing
+        if size == full:  # one more group of this size adds no new sums
             layers.append(last)
             continue
         work += len(last)

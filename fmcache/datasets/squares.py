@@ -1,4 +1,4 @@
-"""Images of any shape and their masks -> squares in a folder of their own, for `fmcache data add --square`."""
+"""Images of any shape and their masks -> squares in a separate folder, for `fmcache data add --square`."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ HEADER = ("tile", "image", "image_sha256", "mask", "mask_sha256", "x", "y", "siz
 
 
 class Squares(NamedTuple):
-    """Squares as they were written: pairs, the number of the source of each, the dataset that reads them, and the text
-    of a table of where each is from."""
+    """The written squares: their pairs, the position of each square's source image, the dataset that reads them, and
+    the text of a table that lists each square's source."""
 
     pairs: list[Pair]
     sources: list[int]
@@ -46,8 +46,8 @@ class Squares(NamedTuple):
 
 
 class SquareRequest(NamedTuple):
-    """What is asked for: the way (``crop``, ``tile``, ``pad``), the edge for ``tile``, where to, and whether squares
-    made otherwise may be replaced."""
+    """The requested squares: the way (``crop``, ``tile``, ``pad``), the edge in px for ``tile``, the output folder, and
+    whether squares made by other rules may be replaced."""
 
     way: str
     tile_px: int
@@ -56,36 +56,40 @@ class SquareRequest(NamedTuple):
 
 
 def check_square(way: str, tile_px: int, into: Path | None) -> None:
-    """Raise SpecError when `--square`, `--tile-px` and `--into` do not go together."""
+    """Raise SpecError when `--square`, `--tile-px` and `--into` do not fit together."""
     if way and way not in WAYS:
         raise SpecError(f"--square {way!r}", expected=", ".join(WAYS))
     if way == "tile" and not tile_px:
-        raise SpecError("--square tile needs the edge of the squares", next_step="--tile-px 512, for example")
+        raise SpecError("--square tile needs the edge of the squares", next_step="pass --tile-px 512, for example")
     if way == "tile" and not LEAST_PX <= tile_px <= MOST_PX:
         raise SpecError(
-            f"--tile-px {tile_px}", expected=f"{LEAST_PX} to {MOST_PX}", next_step="--tile-px 512, for example"
+            f"--tile-px {tile_px}", expected=f"{LEAST_PX} to {MOST_PX}", next_step="pass --tile-px 512, for example"
         )
     if way != "tile" and tile_px:
-        raise SpecError("--tile-px goes with --square tile", next_step="--square tile, or leave out --tile-px")
+        raise SpecError(
+            "--tile-px works only with --square tile", next_step="pass --square tile, or leave out --tile-px"
+        )
     if into and not way:
-        raise SpecError("--into goes with --square", next_step="--square crop, tile or pad, or leave out --into")
+        raise SpecError(
+            "--into works only with --square", next_step="pass --square crop, tile or pad, or leave out --into"
+        )
 
 
 def make_squares(
     dataset: FolderDataset | GeojsonDataset, pairs: Sequence[Pair], wish: SquareRequest, say: Callable[[str], None]
 ) -> Squares:
-    """Write the squares of all images and masks; tell what was dropped or padded.
+    """Write the squares of all images and masks; report what was dropped or padded.
 
-    Values of masks stay what they are, but for pixels beyond the image and transparent ones; annotated regions are
-    drawn as label ids. Squares that are there are kept. One image and its mask are in memory at a time.
+    Values of masks are kept, except for pixels outside the image and transparent pixels. Annotated regions are drawn as
+    label ids. Existing squares are kept. One image and its mask are in memory at a time.
 
     Raises
     ------
     ManifestError
         When the folder holds other files.
     TileError
-        When a file cannot be read, or a mask not be cut; when masks hold values that no label has, those of all; when a
-        label is in no mask.
+        When a file cannot be read or a mask cannot be cut; when a label is in no mask; when masks hold values that no
+        label has (the message lists those of all masks).
     """
     reader = dataset if isinstance(dataset, FolderDataset) else _of_label_ids(dataset)
     rim = with_rim(reader)
@@ -129,11 +133,11 @@ def make_squares(
             tick(1)
     if unknown:
         raise unknown_values(str(pairs[0].mask.parent), unknown, reader)
-    del found[TRANSPARENT]  # rims, most of them
+    del found[TRANSPARENT]  # most of these pixels are padded rims
     if isinstance(dataset, FolderDataset) and (
         absent := absent_values(reader, pixels[: len(reader.labels)], len(pairs), found)
     ):
-        raise absent  # of the values that masks hold: those of squares hold one for the rim too
+        raise absent  # lists the values in the source masks: masks of squares also have a value for the rim
     for note in drawing_notes(dataset, classes, drawings):
         say(note)
     say(_summary(wish, len(made), len(pairs), float(np.mean(dropped)), padded, bare))
@@ -141,7 +145,7 @@ def make_squares(
 
 
 def seal(wish: SquareRequest, squares: Squares) -> None:
-    """Write the table of where each square is from: what has one is not replaced unless that is asked for."""
+    """Write the table of each square's source. Squares with such a table are replaced only on request."""
     with whole_file(wish.into / TABLE) as file:
         file.write(squares.table.encode())
 
@@ -152,7 +156,7 @@ def _of_label_ids(dataset: GeojsonDataset) -> FolderDataset:
 
 
 def _raw_mask(pair: Pair, dataset: FolderDataset | GeojsonDataset, image: Pixels, drawings: list[Drawing]) -> RawMask:
-    """Return a mask as it is, or label ids of regions; what is to be told of these is added to `drawings`."""
+    """Return a mask unchanged, or label ids drawn from regions; notes on these regions are added to `drawings`."""
     if isinstance(dataset, GeojsonDataset):
         drawn = read_mask(pair.mask, dataset, image)
         drawings.append(Drawing(pair.id, drawn.overlap, drawn.notes))
@@ -169,7 +173,7 @@ def _square_of(pair: Pair, box: Box, wish: SquareRequest) -> Pair:
 
 
 def _write(square: Pair, pair: Pair, pixels: Pixels, part: RawMask, expected: Pixels, rim: Rim) -> None:
-    """Write image and mask of a square where they are not there yet, and see that the mask still says the same."""
+    """Write image and mask of a square if they do not exist, and check that the mask still gives the same label ids."""
     if not square.image.exists():
         _save(square.image, Image.fromarray(pixels))
     if not square.mask.exists():
@@ -183,7 +187,7 @@ def _write(square: Pair, pair: Pair, pixels: Pixels, part: RawMask, expected: Pi
     if not np.array_equal(read_mask(square.mask, rim.dataset, pixels).mask, expected):
         square.mask.unlink()
         raise TileError(
-            f"{pair.mask}: this mask cannot be cut into squares as it is",
+            f"{pair.mask}: this mask cannot be cut into squares in its present format",
             expected="a mask whose pixels are its values",
             next_step="save it as a grey, palette or RGB PNG",
         )
@@ -206,16 +210,17 @@ def _identity(dataset: FolderDataset | GeojsonDataset, pairs: Sequence[Pair], wi
 
 
 def _prepare(wish: SquareRequest, identity: dict[str, Any]) -> None:
-    """Make the folder ready: refuse files of others, drop squares that were made otherwise, write what these are.
+    """Prepare the folder: refuse unrelated files, delete squares made by other rules, write the present rules.
 
-    Squares without a table were never listed: labels were corrected since, as happens at a first try.
+    Squares without a table were never listed in a manifest, so they are replaced without a request. This happens when
+    labels are corrected after a first failed attempt.
     """
     file = wish.into / RULES
     if file.exists():
         changed = differences(msgspec.json.decode(file.read_bytes()), identity)
         if changed and not wish.replace and (wish.into / TABLE).exists():
             raise ManifestError(
-                f"{wish.into} holds squares that were made of other files or by other rules",
+                f"{wish.into} holds squares that were made from other files or by other rules",
                 found="; ".join(changed[:5]),
                 next_step="choose another folder with --into, or pass --replace",
             )
@@ -228,7 +233,7 @@ def _prepare(wish: SquareRequest, identity: dict[str, Any]) -> None:
 
 
 def _drop(into: Path) -> None:
-    """Remove the images and masks of squares; nothing else lies in these folders."""
+    """Delete the images and masks of squares; these folders hold nothing else."""
     for kind in ("images", "masks"):
         for path in (into / kind).glob("*.png"):
             path.unlink()
@@ -248,7 +253,7 @@ def _summary(wish: SquareRequest, made: int, images: int, dropped: float, padded
     if dropped:
         parts.append(f"{100 * dropped:.1f} % of an image, on average, lies in no square")
     if padded:
-        parts.append(f"{padded} images were padded by reflection, the rim ignored in the mask")
+        parts.append(f"{padded} images were padded by reflection; the padded rim is ignored in the mask")
     if bare:
-        parts.append(f"{bare} squares without any label left out")
+        parts.append(f"{bare} squares without any label were left out")
     return "; ".join(parts)

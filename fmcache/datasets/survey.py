@@ -1,4 +1,4 @@
-"""Reading every tile of a dataset once: decoded in threads, looked at, and dropped again, so that memory stays flat."""
+"""Read every tile of a dataset once: tiles are decoded in threads, evaluated and dropped, so memory stays constant."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ THREADS = min(8, os.cpu_count() or 1)
 def survey(
     manifest: Manifest, name: str, title: str, look: Callable[[Tile], T], tiles: Sequence[TileEntry] | None = None
 ) -> Iterator[tuple[TileEntry, T | FmcacheError]]:
-    """Yield what `look` returns of each tile of a dataset (or of some), in order; or why the tile cannot be read.
+    """Yield the result of `look` for each tile of a dataset (or for some tiles), in order; or the error of the tile.
 
-    `look` is called in threads; what it returns should be small.
+    `look` is called in threads; its result should be small.
     """
     dataset = manifest.dataset(name)
     entries = dataset.tiles if tiles is None else tiles
@@ -43,7 +43,7 @@ def survey(
 
 
 def label_counts(tile: Tile, n_labels: int) -> npt.NDArray[np.int64]:
-    """Return the number of pixels of each label and, last, of ignored ones."""
+    """Return the number of pixels of each label and, last, of ignored pixels: (label + 1,) int64."""
     counts = np.bincount(tile.mask.ravel(), minlength=IGNORE + 1)
     return np.append(counts[:n_labels], counts[IGNORE]).astype(np.int64)
 

@@ -1,1 +1,1 @@
-"""Opening slides, grids of tiles on them, annotated regions over a grid. Imports tiles."""
+"""Open slides, plan grids of tiles on them, and draw annotated regions over a grid. Imports tiles."""

@@ -1,7 +1,8 @@
-"""Whole slides: what a slide says of itself, the grid of tiles at a wanted um/px, and the pixels of one tile.
+"""Whole slides: metadata of a slide, the grid of tiles at a given um/px, and the pixels of one tile.
 
-OpenSlide reads the formats of the scanner makers; its Python package and library are an optional extra that installs
-from wheels. A slide is never read at once: a tile is read from the best level, in strips when the level is much finer.
+OpenSlide reads the formats of the scanner manufacturers. Its Python package and library are an optional extra that
+installs from wheels. A slide is never loaded as a whole: each tile is read from the best level, in strips when that
+level is much finer.
 """
 
 from __future__ import annotations
@@ -20,16 +21,17 @@ from fmcache.tiles.pictures import Pixels, over_white
 if TYPE_CHECKING:
     import openslide
 
-SAME_MPP = 0.01  # a level this near the wanted um/px is read as it is: resampling by 1 % would only blur
-STRIP_PX = 1 << 22  # pixels of a level held at a time (16 MiB as RGBA)
-PLAUSIBLE_MPP = (0.05, 20.0)  # beyond: 72 dots per inch (353 um/px) and the like, written by software, not by a scanner
+SAME_MPP = 0.01  # a level within 1 % of the requested um/px is not resampled, which would only blur
+STRIP_PX = 1 << 22  # pixels of a level in memory at a time (16 MiB as RGBA)
+PLAUSIBLE_MPP = (0.05, 20.0)  # values outside, such as 353 um/px (72 dots per inch), are defaults of software
 
 
 class SlideGrid(NamedTuple):
     """Tiles of one slide, side by side from its upper left corner, all of them inside the slide.
 
-    `level` is the level they are read from, `window_px` the edge of a tile there, read in `strips` of equal height;
-    `step_px` its edge in pixels of level 0, `mpp` the um/px of the finished tile of `tile_px`.
+    `level` is the level that tiles are read from. `window_px` is the edge of a tile in pixels of that level; it is read
+    in `strips` of equal height. `step_px` is the edge of a tile in pixels of level 0. `mpp` is the um/px of the
+    finished tile, whose edge is `tile_px`.
     """
 
     columns: int
@@ -42,7 +44,7 @@ class SlideGrid(NamedTuple):
     mpp: float
 
     def corner(self, column: int, row: int) -> tuple[int, int]:
-        """Return the upper left corner (x, y) of a tile in pixels of level 0 from the picture's origin, as QuPath's."""
+        """Return the upper left corner (x, y) of a tile in level 0 pixels from the picture's origin, as in QuPath."""
         return round(column * self.step_px), round(row * self.step_px)
 
     @property
@@ -52,10 +54,10 @@ class SlideGrid(NamedTuple):
 
 
 class Slide(NamedTuple):
-    """What a slide says of itself: `size` (width, height) and `origin` (x, y) of its picture in pixels of level 0.
+    """Metadata of a slide: `size` (width, height) and `origin` (x, y) of its picture in pixels of level 0.
 
-    The picture is the whole plane, but for formats (MIRAX, Leica) whose plane is larger than what was scanned.
-    `key` tells slides apart.
+    The picture is the whole plane, except in formats (MIRAX, Leica) whose plane is larger than the scanned part.
+    `key` identifies the slide.
     """
 
     path: Path
@@ -68,12 +70,12 @@ class Slide(NamedTuple):
 
 
 def describe(path: Path, mpp: float | None = None) -> Slide:
-    """Return what a slide says of itself; `mpp` overrules its um/px.
+    """Return the metadata of a slide; `mpp` overrides its um/px.
 
     Raises
     ------
     ExtraMissing, TileError
-        As `opened`; and when the slide states no um/px that could be true.
+        As in `opened`; also when the slide states no plausible um/px.
     """
     with opened(path) as handle:
         properties = dict(handle.properties)
@@ -92,7 +94,7 @@ def opened(path: Path) -> Iterator[openslide.OpenSlide]:
     ExtraMissing
         When OpenSlide is not installed.
     TileError
-        When the file is no slide or is damaged.
+        When the file is not a slide or is damaged.
     """
     try:
         import openslide
@@ -104,7 +106,7 @@ def opened(path: Path) -> Iterator[openslide.OpenSlide]:
             next_step="pip install 'fmcache[wsi]'",
         ) from None
     if not path.is_file():
-        raise TileError(f"{path}: there is no such slide", next_step="check the path")
+        raise TileError(f"{path}: this slide does not exist", next_step="check the path")
     try:
         handle = openslide.OpenSlide(path)
     except openslide.OpenSlideError as reason:
@@ -121,7 +123,7 @@ def opened(path: Path) -> Iterator[openslide.OpenSlide]:
 def picture_frame(properties: dict[str, str], plane: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return origin (x, y) and size (width, height) of the scanned part of the plane, in pixels of level 0.
 
-    QuPath counts coordinates from that origin, and shows and exports nothing beyond it.
+    QuPath counts coordinates from that origin, and shows and exports nothing outside this part.
 
     References
     ----------
@@ -135,20 +137,20 @@ def picture_frame(properties: dict[str, str], plane: tuple[int, int]) -> tuple[t
 
 
 def stated_mpp(path: Path, properties: dict[str, str]) -> float:
-    """Return um/px from a slide's properties (OpenSlide falls back to the TIFF's resolution by itself).
+    """Return um/px from a slide's properties. OpenSlide itself falls back to the resolution of the TIFF.
 
     Raises
     ------
     TileError
-        When there is none, it cannot be true, or it differs between x and y by more than 1 %.
+        When the value is missing, is not plausible, or differs between x and y by more than 1 %.
     """
     stated = [properties.get(f"openslide.mpp-{axis}", "") for axis in "xy"]
-    expected, next_step = "openslide.mpp-x and -y in its metadata", "look them up and pass --mpp-of-slide"
+    expected, next_step = "openslide.mpp-x and -y in its metadata", "find out the um/px and pass --mpp-of-slide"
     try:
         x, y = (float(text) for text in stated)
     except ValueError:
         raise TileError(
-            f"{path}: the slide does not say how many um a pixel is",
+            f"{path}: the slide does not state its um/px",
             expected=expected,
             found=f"mpp-x {stated[0] or 'absent'}, mpp-y {stated[1] or 'absent'}",
             next_step=next_step,
@@ -167,10 +169,11 @@ def stated_mpp(path: Path, properties: dict[str, str]) -> float:
 def plan_grid(
     size: tuple[int, int], slide_mpp: float, downsamples: Sequence[float], mpp: float, tile_px: int
 ) -> SlideGrid:
-    """Return the grid of whole tiles over a slide of `size` (width, height) px: integer arithmetic, no reading.
+    """Return the grid of whole tiles over a slide of `size` (width, height) px. Nothing is read.
 
-    The level is the coarsest that is still as fine as wanted. A tile covers a whole number of its pixels, so that
-    pixels of image and mask are cut at the same places; its um/px is then off by less than one part in `tile_px`.
+    The level is the coarsest that is still at least as fine as requested. A tile covers a whole number of pixels of
+    this level, so that image and mask are cut at the same positions. The tile's um/px therefore deviates by less than
+    one part in `tile_px`.
 
     Raises
     ------
@@ -186,13 +189,13 @@ def plan_grid(
     parts = _strips(tile_px, round(tile_px * factor)) if factor > 1 + SAME_MPP else 1
     window = tile_px if abs(factor - 1) <= SAME_MPP else max(1, round(tile_px * factor / parts)) * parts
     step = window * downsamples[level]
-    # a hair's breadth of tolerance: a level's downsample is a quotient of rounded sizes
+    # a small tolerance, because a level's downsample is a quotient of rounded sizes
     columns, rows = (int(edge / step + 1e-6) for edge in size)
     return SlideGrid(columns, rows, level, window, parts, step, tile_px, slide_mpp * step / tile_px)
 
 
 def _strips(tile_px: int, window_px: int) -> int:
-    # a divisor of tile_px: then no pixel of the tile averages over two strips, and strips change no value
+    # a divisor of tile_px: no pixel of the tile then averages over two strips, so strips change no value
     divisors = (n for n in range(1, tile_px + 1) if tile_px % n == 0)
     return next((n for n in divisors if window_px * window_px <= n * STRIP_PX), tile_px)
 
@@ -200,12 +203,12 @@ def _strips(tile_px: int, window_px: int) -> int:
 def read_slide_tile(handle: openslide.OpenSlide, slide: Slide, grid: SlideGrid, column: int, row: int) -> Pixels:
     """Return a tile as (y, x, colour) uint8 RGB: area means when it is coarser than the level, else interpolated.
 
-    Where a scanner took no picture the slide is white.
+    Areas that were not scanned are white.
 
     Raises
     ------
     TileError
-        When the slide is damaged there.
+        When the slide is damaged at this tile.
     """
     left, top = (start + at for start, at in zip(slide.origin, grid.corner(column, row), strict=True))
     height, drawn = grid.window_px // grid.strips, []
@@ -227,7 +230,7 @@ def _region(
         raise TileError(
             f"{path}: the slide cannot be read at x {place[0]}, y {place[1]}",
             found=str(reason)[:200],
-            next_step="copy the slide again: it is damaged",
+            next_step="copy the slide again from its source: this file is damaged",
         ) from None
     return over_white(region, region.getchannel("A"))
 

@@ -1,1 +1,1 @@
-"""Pixels only: images, masks, annotations, views, drawn tiles. Imports the ground floor alone."""
+"""Pixels only: images, masks, annotations, views, demo tiles. Imports only the base modules of fmcache."""

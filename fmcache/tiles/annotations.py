@@ -1,9 +1,9 @@
 """Features of GeoJSON -> regions with class names -> mask of label ids.
 
-Polygons are kept by shapely and drawn by rasterio (GDAL): it takes holes and MultiPolygons as they are, and a pixel
-belongs to a polygon when its centre does, so that neighbours that share an edge leave neither gap nor double pixels.
-OpenCV and Pillow draw the outline as well and would make every region half a pixel larger; GDAL comes in wheels for
-all systems and Python versions of fmcache.
+Polygons are stored with shapely and drawn with rasterio (GDAL), which supports holes and MultiPolygons. A pixel belongs
+to a polygon when its centre does, so that neighbours with a common edge leave no gap and share no pixel. OpenCV and
+Pillow also draw the outline, which would make every region half a pixel larger. GDAL is available as wheels for all
+systems and Python versions of fmcache.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from fmcache.tiles.unwarned import unwarned
 
 FIRST_PLANE = "z 0, t 0"
 FAR_PX = 1e9
-# what taking a feature apart raises when it is not built as GeoJSON has it
+# errors raised while a feature is parsed that is not valid GeoJSON
 ODD = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, ShapelyError)
 
 
 class Annotation(NamedTuple):
-    """A region: the name of its class, empty when it has none, its outline, a Polygon or MultiPolygon, (x, y), and
-    what kind of object it is in QuPath."""
+    """A region: the name of its class (empty when it has none), its outline (a Polygon or MultiPolygon, (x, y)), and
+    its kind of object in QuPath."""
 
     name: str
     geometry: BaseGeometry
@@ -46,7 +46,7 @@ class Annotation(NamedTuple):
 
 
 class Mask(NamedTuple):
-    """Label ids (y, x) uint8, and the share of pixels that two or more different labels cover."""
+    """Label ids (y, x) uint8, and the share of pixels under two or more different labels."""
 
     mask: npt.NDArray[np.uint8]
     overlap: float
@@ -57,17 +57,18 @@ def read_annotations(
 ) -> list[Annotation]:
     """Return the regions of a GeoJSON file in file order: a FeatureCollection, a list of features or one feature.
 
-    Outlines that cross themselves are mended. What is no region (points, lines, empty outlines) is left out, as is what
-    `selection` leaves out; `notes`, when passed, counts what was left out or mended, as `told` has it in words.
+    Outlines that cross themselves are repaired. Features that are not regions (points, lines, empty outlines) are left
+    out, and so are features excluded by `selection`. `notes`, when passed, counts what was left out or repaired;
+    `fmcache.tiles.annotation_notes.told` makes sentences of it.
 
     Raises
     ------
     TileError
-        When the file is not GeoJSON, a feature is not as GeoJSON has it, or regions lie on several planes of a stack.
+        When the file is not GeoJSON, a feature is not valid GeoJSON, or regions lie on several planes of a stack.
 
     References
     ----------
-    RFC 7946, The GeoJSON Format; planes are where QuPath writes them, in ``geometry.plane``.
+    RFC 7946, The GeoJSON Format; planes are read from ``geometry.plane``, where QuPath writes them.
     """
     notes = Counter() if notes is None else notes
     annotations = []
@@ -79,7 +80,7 @@ def read_annotations(
                 notes[SKIPPED + reason] += 1
                 continue
             parts = list(_polygons(feature["geometry"], notes))
-            whole = _mended(parts, notes) if parts else shapely.MultiPolygon()
+            whole = _repaired(parts, notes) if parts else shapely.MultiPolygon()
             plane = _plane(feature)
         except ODD as why:
             raise TileError(
@@ -111,25 +112,26 @@ def rasterise(
     scale: float = 1.0,
     fill: int = IGNORE,
 ) -> Mask:
-    """Return the label of every pixel: that of the last region drawn whose inside holds the pixel's centre.
+    """Return the label of every pixel: the label of the last drawn region that contains the pixel's centre.
 
     Parameters
     ----------
     ids
         Label id by class name; 255 for a class whose pixels are ignored.
     size_px
-        (width, height) of the mask; what lies outside is cut off.
+        (width, height) of the mask; regions are cut off at its edges.
     order
-        Class names from lowest to highest: later ones lie over earlier ones. Empty: the order of the file.
+        Class names from lowest to highest: later ones cover earlier ones. Empty: the order of the file.
     origin, scale
-        (x, y) of the mask's upper left corner in the coordinates of the annotations, and mask pixels per unit there.
+        (x, y) of the mask's upper left corner in the coordinates of the annotations, and the number of mask pixels per
+        unit of these coordinates.
     fill
-        Label id where there is no region, and in holes below which there is none.
+        Label id of pixels in no region, such as pixels in a hole with no other region below it.
 
     Raises
     ------
     TileError
-        Listing all class names with their counts, when `ids` or a given `order` lacks one.
+        When `ids` or a given `order` lacks a class. The message lists all class names with their counts.
     """
     counts = class_counts(annotations)
     _refuse_unknown(counts, ids, "that no label has", "add them to a label's values, to ignore_values or to skip")
@@ -156,7 +158,7 @@ def _drawn(
 ) -> npt.NDArray[np.uint8]:
     if not shapes:
         return np.full(shape, fill, dtype=np.uint8)
-    with unwarned(NotGeoreferencedWarning):  # pixels of a tile have no place on earth
+    with unwarned(NotGeoreferencedWarning):  # tiles have no geographic coordinates
         drawn = rasterize(shapes, out_shape=shape, transform=place, fill=fill, dtype="uint8")
     return np.asarray(drawn, dtype=np.uint8)
 
@@ -175,7 +177,7 @@ def _refuse_planes(path: Path, planes: Mapping[str, int]) -> None:
     if len(planes) > 1:
         raise TileError(
             f"{path}: regions lie on several planes of a stack",
-            expected="regions of one plane: that of the image",
+            expected="regions of one plane: the plane of the image",
             found="; ".join(f"{plane}: {n} regions" for plane, n in planes.items()),
             next_step="export one plane: in QuPath select its objects (Automate > Script editor: selectObjects "
             "{it.getROI().getZ() == 0 && it.getROI().getT() == 0}), then File > Export objects as GeoJSON, selected "
@@ -208,24 +210,24 @@ def _polygons(geometry: dict[str, Any] | None, notes: Counter[str]) -> Iterator[
     elif kind in SHAPES:
         notes[f"no region ({kind})"] += 1
     else:
-        raise ValueError(f"{kind!r} is no type of geometry")
+        raise ValueError(f"{kind!r} is not a type of geometry")
 
 
 def _check_depth(kind: str, coordinates: Any) -> None:
-    """Refuse coordinates with a bracket too many or too few by name."""
+    """Refuse coordinates with too many or too few brackets, with an error that names this cause."""
     depth, found = {"Polygon": 3, "MultiPolygon": 4}[kind], 0
     while isinstance(coordinates, list) and coordinates:
         coordinates, found = coordinates[0], found + 1
     if found != depth and isinstance(coordinates, int | float):
         raise ValueError(
-            f"coordinates of a {kind} in {found} brackets, where GeoJSON has {depth}: [[[x, y], ...]] is a ring"
+            f"coordinates of a {kind} in {found} brackets, but GeoJSON needs {depth}: [[[x, y], ...]] is a ring"
         )
 
 
 def _points(ring: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
     points = [(float(x), float(y)) for x, y, *_ in ring]
     for x, y in points:
-        if not (-FAR_PX < x < FAR_PX and -FAR_PX < y < FAR_PX):  # NaN is not, either
+        if not (-FAR_PX < x < FAR_PX and -FAR_PX < y < FAR_PX):  # also true for NaN
             raise ValueError(f"coordinates ({x}, {y}) are not on any image")
     return points
 
@@ -234,12 +236,12 @@ def _encloses(ring: list[tuple[float, float]]) -> bool:
     return len(ring) - (len(ring) > 1 and ring[0] == ring[-1]) >= 3
 
 
-def _mended(parts: list[shapely.Polygon], notes: Counter[str]) -> BaseGeometry:
+def _repaired(parts: list[shapely.Polygon], notes: Counter[str]) -> BaseGeometry:
     whole: BaseGeometry = parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
     if shapely.is_valid(whole):
         return whole
     notes[MENDED] += 1
-    # "structure" keeps what any loop or part encloses; the older method makes holes where two of them overlap
-    mended = shapely.make_valid(whole, method="structure", keep_collapsed=False)
-    areas = [part for part in shapely.get_parts(mended) if part.geom_type == "Polygon"]
+    # "structure" keeps the area inside any loop or part; the older method makes holes where two of them overlap
+    repaired = shapely.make_valid(whole, method="structure", keep_collapsed=False)
+    areas = [part for part in shapely.get_parts(repaired) if part.geom_type == "Polygon"]
     return areas[0] if len(areas) == 1 else shapely.MultiPolygon(areas)

@@ -1,4 +1,4 @@
-"""Squares out of images of any shape: where they lie, and the pixels of image and mask in them."""
+"""Squares cut out of images of any shape: their positions, and the pixels of image and mask in them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Value = TypeVar("Value", bound=np.generic)
 
 
 class Box(NamedTuple):
-    """A square in pixels of an image; what lies beyond the image (x or y below 0) is padded."""
+    """A square in pixels of an image. It may reach beyond the image (x or y below 0); that part is padded."""
 
     x: int
     y: int
@@ -33,9 +33,9 @@ class Box(NamedTuple):
 def plan_boxes(width: int, height: int, way: str, tile_px: int) -> list[Box]:
     """Return the squares of an image.
 
-    ``crop``: the largest square in its middle. ``pad``: the smallest square around it. ``tile``: squares of `tile_px`
-    side by side, in the middle, so that the rim that is dropped is even; along an edge shorter than `tile_px`, one that
-    reaches beyond on both sides.
+    ``crop``: the largest square in the middle of the image. ``pad``: the smallest square around the image. ``tile``:
+    squares of `tile_px` side by side in the middle, so that the dropped rim is equally wide on opposite sides. Along an
+    edge shorter than `tile_px`, one square reaches beyond the image on both sides.
     """
     if way == "tile":
         xs, ys = _starts(width, tile_px), _starts(height, tile_px)
@@ -51,7 +51,7 @@ def _starts(length: int, step: int) -> list[int]:
 
 
 def reaches_beyond(box: Box, width: int, height: int) -> bool:
-    """Return whether part of a square lies beyond the image."""
+    """Return whether part of a square lies outside the image."""
     return box.x < 0 or box.y < 0 or box.x + box.size > width or box.y + box.size > height
 
 
@@ -62,19 +62,19 @@ def dropped_share(boxes: Sequence[Box], width: int, height: int) -> float:
 
 
 def cut_image(image: Pixels, box: Box) -> Pixels:
-    """Return the square of an image, (y, x, colour) uint8, reflected where it lies beyond."""
+    """Return the square of an image, (y, x, colour) uint8; pixels outside the image are filled by reflection."""
     inner, rims = _inner(image, box)
     return np.pad(inner, (*rims, (0, 0)), mode="reflect") if any(map(any, rims)) else inner
 
 
 def cut_raw(raw: RawMask, box: Box) -> RawMask:
-    """Return the square of a mask; what lies beyond the image cannot be seen (`TRANSPARENT`), so it is ignored."""
+    """Return the square of a mask; pixels outside the image get the key `TRANSPARENT`, so they are ignored."""
     inner, rims = _inner(raw.keys, box)
     return raw._replace(keys=np.pad(inner, rims, constant_values=TRANSPARENT))
 
 
 def _inner(array: npt.NDArray[Value], box: Box) -> tuple[npt.NDArray[Value], tuple[tuple[int, int], tuple[int, int]]]:
-    """Return the part of a square in the array, and how far it reaches beyond: (top, bottom), (left, right)."""
+    """Return the part of a square inside the array, and the widths outside it in px: (top, bottom), (left, right)."""
     height, width = array.shape[:2]
     rims = (
         (max(0, -box.y), max(0, box.y + box.size - height)),
@@ -86,12 +86,13 @@ def _inner(array: npt.NDArray[Value], box: Box) -> tuple[npt.NDArray[Value], tup
 def picture_of(square: RawMask, rim: Rim) -> Image.Image:
     """Return a mask as a picture to save as PNG: numbers of 8 or 16 bits, with their palette, or colours in RGB.
 
-    What cannot be seen gets the value of `rim`, and so does its entry of every palette, or palettes would differ by it.
+    Transparent pixels get the value of `rim`. The entry of this value in a palette is always set, because palettes of
+    different squares must not differ.
 
     Raises
     ------
     TileError
-        When a number does not fit into 16 bits, or no value is left to say that a pixel is ignored.
+        When a number does not fit into 16 bits, or no value is free to mark ignored pixels.
     """
     hidden = square.keys == TRANSPARENT
     keys = shown_keys(square) if reads_by_colour(rim.dataset) else square.keys.copy()
@@ -106,13 +107,13 @@ def picture_of(square: RawMask, rim: Rim) -> Image.Image:
             "values of this mask do not fit into a PNG",
             expected=f"0 to {MOST}",
             found=f"{int(keys.min())} to {most}",
-            next_step="number the instances from 1 on in each mask, or cut the squares yourself",
+            next_step="number the instances from 1 in each mask, or cut the squares with another tool",
         )
     if most > 255 or not len(square.colours):
         return Image.fromarray(keys.astype(np.uint16))
     made = Image.fromarray(keys.astype(np.uint8))
     if square.is_palette:
-        palette = np.full((256, 3), 128, dtype=np.uint8)  # whole, or PNG would cut the rim's value
+        palette = np.full((256, 3), 128, dtype=np.uint8)  # 256 entries: a shorter palette would lack the rim's value
         palette[: len(square.colours)] = square.colours
         if rim.number is not None and rim.number < 256:
             palette[rim.number] = 128
@@ -122,23 +123,23 @@ def picture_of(square: RawMask, rim: Rim) -> Image.Image:
 
 
 def image_sizes(paths: Sequence[Path]) -> Counter[tuple[int, int]]:
-    """Return how many images have each (width, height), of those whose first bytes can be read."""
+    """Return the number of images of each (width, height), for images whose header can be read."""
     sizes: Counter[tuple[int, int]] = Counter()
     for path in paths:
-        if (head := look(path)) is not None:
-            sizes[head.size] += 1
+        if (facts := look(path)) is not None:
+            sizes[facts.size] += 1
     return sizes
 
 
 def shape_note(sizes: Counter[tuple[int, int]]) -> str:
-    """Return a line on images that are not square or of several sizes, with the way out; empty when there are none."""
+    """Return a line on images that are not square or differ in size, with a solution; empty when there are none."""
     total, oblong = sizes.total(), sum(n for (width, height), n in sizes.items() if width != height)
-    way = "--square crop, tile or pad makes squares of them (tile: with --tile-px)"
+    way = "make them square with --square crop, tile or pad (tile needs --tile-px)"
     if oblong:
-        return f"{oblong} of {total} images are not square ({sizes_of(sizes)}), and encoders see squares: {way}"
+        return f"{oblong} of {total} images are not square ({sizes_of(sizes)}), but encoders need squares: {way}"
     if len(sizes) > 1:
         return (
-            f"images are of {len(sizes)} sizes ({sizes_of(sizes)}): each is resized to the recipe's tile_px, so their "
+            f"images have {len(sizes)} sizes ({sizes_of(sizes)}): each is resized to the recipe's tile_px, so their "
             f"um/px will differ; --square tile --tile-px {min(sizes)[0]} cuts them into squares of one size"
         )
     return ""

@@ -1,4 +1,4 @@
-"""What the properties of a GeoJSON feature say: its class, what kind of object it is; and which there are at all."""
+"""Read the properties of a GeoJSON feature: its class, its kind of object, and the names of all properties."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from fmcache.manifest import GeojsonDataset
 from fmcache.quoting import alternatives, quoted
 
 CLASS = "classification"
-OLD_CLASS = "pathClass"  # QuPath's name for it inside, which scripts write
+OLD_CLASS = "pathClass"  # QuPath's internal name for the class, which scripts write
 ANNOTATION = "annotation"
 KINDS = (ANNOTATION, "detection", "cell", "tile", "tma_core", "root")
-# before objectType, QuPath told it by the id
+# before QuPath had objectType, it wrote the kind as the id
 _KIND_OF_ID = {
     f"Path{name}Object": kind
     for name, kind in [
@@ -29,7 +29,7 @@ _KIND_OF_ID = {
 _LITERAL = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"|\b(?:None|True|False)\b""", re.DOTALL)
 _CONSTANT = {"None": "null", "True": "true", "False": "false"}
 USUAL = ("type", "label", "class", "class_name", "category", "structure", "name")
-"""Properties in which other tools write the class, likeliest first."""
+"""Properties in which other tools write the class, the most likely first."""
 
 QUPATH = {"objectType", "object_type", "isLocked", "is_locked", "color", "colorRGB", "measurements"}
 """Properties of QuPath that are never the class."""
@@ -38,10 +38,10 @@ SHOWN = 3
 
 
 class Selection(NamedTuple):
-    """Which features are regions, and where their class is.
+    """Which features are regions, and which property holds their class.
 
-    Features of the classes `skip`, and of other kinds than `objects` if there are any, are as if not drawn.
-    `class_property` is the property that names the class; empty: where QuPath writes it.
+    Features of the classes `skip` count as not drawn. If `objects` is not empty, features of other kinds also count as
+    not drawn. `class_property` is the property that names the class; empty means the property that QuPath writes.
     """
 
     skip: frozenset[str] = frozenset()
@@ -50,11 +50,11 @@ class Selection(NamedTuple):
 
     @classmethod
     def of(cls, dataset: GeojsonDataset) -> Selection:
-        """Return what the manifest says of a dataset."""
+        """Return the selection that the manifest defines for a dataset."""
         return cls(frozenset(dataset.skip), frozenset(dataset.objects), dataset.class_property)
 
     def leaves_out(self, name: str, kind: str) -> str:
-        """Return why a feature is left out, for the notes; empty when it is not."""
+        """Return the reason why a feature is left out, as text for the notes; empty when it is not left out."""
         if self.objects and kind not in self.objects:
             return f"{quoted(kind)} objects"
         return f"{quoted(name)}" if name in self.skip else ""
@@ -74,9 +74,9 @@ def parse_objects(text: str) -> tuple[str, ...]:
     kinds = tuple(word.text for word in alternatives(text, "--objects"))
     if odd := [kind for kind in kinds if kind not in KINDS]:
         raise SpecError(
-            f"--objects {text!r}: {', '.join(odd)} is no kind of object",
+            f"--objects {text!r}: {', '.join(odd)} is not a kind of object",
             expected="|".join(KINDS),
-            next_step="name one or several of them",
+            next_step="name one or several of these kinds",
         )
     return kinds
 
@@ -87,24 +87,26 @@ def parse_property(text: str) -> str:
     Raises
     ------
     SpecError
-        When it is not one name.
+        When the text is not one name.
     """
     words = alternatives(text, "--class-property")
     if len(words) > 1:
-        raise SpecError(f"--class-property {text!r}", expected="one property of the features", next_step="name one")
+        raise SpecError(
+            f"--class-property {text!r}", expected="one property of the features", next_step="name one property"
+        )
     return words[0].text if words else ""
 
 
 def class_name(properties: dict[str, Any], class_property: str = "") -> str:
     """Return the name of a feature's class, empty when it has none; never its colour.
 
-    It is in `class_property`, else where QuPath writes it: ``classification``, as a name, ``{name}``, ``{names}`` of a
-    derived class such as ``Tumor: Positive``, or text of one of these, as GeoPandas writes it.
+    It is read from `class_property`, or by default from QuPath's ``classification``. The value is a name, ``{name}``,
+    ``{names}`` of a derived class such as ``Tumor: Positive``, or one of these as text, as GeoPandas writes it.
 
     Raises
     ------
     TypeError, ValueError
-        When a class is there and no name can be read from it.
+        When the feature has a class but no name can be read from it.
     """
     keys = [class_property] if class_property else [CLASS, OLD_CLASS]
     found: Any = next((properties[key] for key in keys if properties.get(key) not in (None, "", {})), "")
@@ -115,16 +117,16 @@ def class_name(properties: dict[str, Any], class_property: str = "") -> str:
             raise ValueError(f"{keys[0]} has no name, only {', '.join(map(str, found))}"[:150])
         found = found.get("name") or ": ".join(found.get("names") or ())
     if class_property and isinstance(found, int | float):
-        found = f"{found:.0f}" if found == found // 1 else "" if found != found else found  # tables hold 3.0, and NaN
+        found = f"{found:.0f}" if found == found // 1 else "" if found != found else found  # tables hold 3.0 and NaN
     if not isinstance(found, str):
         way = f"; --class-property {keys[0]} reads it" if isinstance(found, int | float) else ""
         raise TypeError(f"the class name is {found!r}, not text{way}")
-    found.encode()  # half a character can be neither shown nor typed
+    found.encode()  # raises for half of a surrogate pair, which can be neither shown nor typed
     return found
 
 
 def object_kind(feature: dict[str, Any]) -> str:
-    """Return what kind of object a feature is in QuPath; an annotation when it does not say."""
+    """Return a feature's kind of object in QuPath; an annotation when the feature states no kind."""
     properties = feature.get("properties") or {}
     kind = properties.get("objectType") or properties.get("object_type")
     if isinstance(kind, str):
@@ -133,7 +135,7 @@ def object_kind(feature: dict[str, Any]) -> str:
 
 
 def other_properties(features: Iterable[dict[str, Any]], class_property: str) -> dict[str, list[str]] | None:
-    """Return the properties of features with some of their values, likely ones first; None when any tells its class."""
+    """Return the properties of features with some of their values, the most likely first; None if any has a class."""
     keys = {class_property} if class_property else {CLASS, OLD_CLASS}
     seen: dict[str, list[str]] = {}
     for feature in features:
@@ -156,7 +158,7 @@ def described(properties: dict[str, list[str]]) -> str:
 
 
 def _dictionary(text: str, key: str) -> dict[str, Any]:
-    """Return a dictionary that is given as text of JSON, or as Python prints it."""
+    """Return a dictionary from text, written as JSON or as Python prints it."""
     for written in (text, _LITERAL.sub(_as_json, text)):
         try:
             found = json.loads(written)
@@ -164,12 +166,12 @@ def _dictionary(text: str, key: str) -> dict[str, Any]:
             continue
         if isinstance(found, dict):
             return found
-    raise ValueError(f"{key} is text that looks like a dictionary and is none: {text!r}"[:150])
+    raise ValueError(f"{key} is text that looks like a dictionary but is not one: {text!r}"[:150])
 
 
 def _as_json(found: re.Match[str]) -> str:
     single, double = found.groups()
     if single is None and double is None:
         return _CONSTANT[found[0]]
-    # quotes are escaped in Python alone; what else follows a backslash is written alike in both
+    # only Python escapes single quotes; all other backslash escapes are the same in both
     return '"' + re.sub(r"\\'", "'", single).replace('"', '\\"') + '"' if double is None else found[0]

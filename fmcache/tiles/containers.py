@@ -1,4 +1,4 @@
-"""Opening a picture by what it holds, whatever its name ends with, and refusing what no tile can be."""
+"""Open image files by their content, not by the ending of their name, and refuse files that cannot be tiles."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from fmcache.tiles.unwarned import unwarned
 ORIENTATION = 0x0112  # EXIF tag
 COLOUR_MAP = 320  # TIFF tag
 LARGEST_PX = 178_956_970
-"""More is no tile: Pillow's own guard against files that unpack to far more than they are stops there too."""
+"""The most pixels of a tile; Pillow's limit against decompression bombs is the same."""
 
 LARGEST_CUT_PX = 536_870_912
-"""More is not cut into squares by `data add`, which holds image and mask in memory whole."""
+"""The most pixels of an image that `data add` cuts into squares, because it loads image and mask as a whole."""
 CUT_BYTES = 22
-"""Memory that cutting takes at most for a pixel: measured on an RGBA image with a mask in RGB."""
+"""The most bytes of memory per pixel while squares are cut, measured on an RGBA image with a mask in RGB."""
 
 DAMAGED = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, EOFError, struct.error, zlib.error,
     OverflowError, MemoryError, RuntimeError, ZeroDivisionError, AssertionError,
 )  # fmt: skip
-"""What Pillow and NumPy raise on broken files, found by feeding them broken ones."""
+"""Errors that Pillow and NumPy raise on broken files, found by tests with broken files."""
 
 HEAD = 32
 STARTS = {
@@ -55,10 +55,10 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class Decoded(NamedTuple):
-    """A picture as stored: its Pillow mode, its values (y, x) or (y, x, channel) without transparency, bits of a value.
+    """A picture as stored: Pillow mode, values (y, x) or (y, x, channel) without transparency, and bits per value.
 
-    `alpha` (y, x) uint8 is 0 where the picture is transparent, None where nothing is; `palette` (index, colour) uint8;
-    `page` is what a TIFF says of itself.
+    `alpha` (y, x) uint8 is 0 where the picture is transparent; it is None when no pixel is. `palette` is (index,
+    colour) uint8. `page` is the metadata of a TIFF.
     """
 
     mode: str
@@ -70,7 +70,7 @@ class Decoded(NamedTuple):
 
 
 def kind_of(path: Path) -> str:
-    """Return what a file is by its first bytes, such as PNG or JPEG; empty when they are unknown.
+    """Return the kind of a file by its first bytes, such as PNG or JPEG; empty when they are unknown.
 
     Raises
     ------
@@ -79,34 +79,39 @@ def kind_of(path: Path) -> str:
     """
     try:
         with path.open("rb") as file:
-            head = file.read(HEAD)
+            first_bytes = file.read(HEAD)
     except OSError as reason:
         raise TileError(
-            f"{path} cannot be opened", found=reason.strerror or str(reason), next_step="check the file and its rights"
+            f"{path} cannot be opened",
+            found=reason.strerror or str(reason),
+            next_step="check the file and its permissions",
         ) from None
-    if not head:
+    if not first_bytes:
         raise TileError(f"{path} is empty", found="0 bytes", next_step="export or download it again")
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+    if first_bytes[:4] == b"RIFF" and first_bytes[8:12] == b"WEBP":
         return "WebP"
-    if head[4:8] == b"ftyp":
+    if first_bytes[4:8] == b"ftyp":
         return "AVIF or HEIC"
-    return next((kind for start, kind in STARTS.items() if head.startswith(start)), "")
+    return next((kind for start, kind in STARTS.items() if first_bytes.startswith(start)), "")
 
 
 class Head(NamedTuple):
-    """What a picture says of itself before its pixels: (width, height), and its Pillow mode."""
+    """The header of an image file: size (width, height) and Pillow mode."""
 
     size: tuple[int, int]
     mode: str
 
 
 def look(path: Path) -> Head | None:
-    """Return what a PNG, JPEG, BMP or TIFF says of itself; None when it cannot be read: who reads it will say why."""
+    """Return the header of a PNG, JPEG, BMP or TIFF; None when it cannot be read.
+
+    The functions that read the pixels report the error.
+    """
     try:
         kind = kind_of(path)
         if kind not in READERS:
             return None
-        # whoever reads the pixels says what is wrong
+        # without warnings: the functions that read the pixels report problems
         with unwarned(Warning), READERS[kind](path) as picture:
             return Head(picture.size, picture.mode)
     except (TileError, *DAMAGED):
@@ -119,8 +124,8 @@ def decode(path: Path, kind: str, most_px: int = LARGEST_PX) -> Decoded:
     Raises
     ------
     TileError
-        When the file is damaged, too large, holds several pictures, has 16 bits per colour or is to be shown rotated;
-        as `check_tiff`.
+        When the file is damaged or too large, holds several pictures, has 16 bits per colour, or has a tag that rotates
+        it; also as in `check_tiff`.
     """
     page = None
     try:
@@ -151,21 +156,21 @@ def check_size(path: Path, size: tuple[int, int], most_px: int = LARGEST_PX) -> 
 
 
 def _too_large(path: Path, found: str, most_px: int) -> TileError:
-    elsewhere = "fmcache data cut for slides with annotations, else any tool that saves crops"
+    other_tools = "fmcache data cut for slides with annotations, or any tool that saves crops"
     if most_px > LARGEST_PX:
         return TileError(
-            f"{path} is too large to be cut into squares here, where it is held in memory whole",
-            expected=f"at most {most_px / 1e6:.0f} megapixels, which take {most_px * CUT_BYTES / 1e9:.0f} GB",
+            f"{path} is too large for --square, which loads the whole image into memory",
+            expected=f"at most {most_px / 1e6:.0f} megapixels, which need {most_px * CUT_BYTES / 1e9:.0f} GB of memory",
             found=found,
-            next_step=f"cut it with {elsewhere}",
+            next_step=f"cut it with {other_tools}",
         )
     return TileError(
         f"{path} is too large for a tile",
         expected=f"at most {LARGEST_PX / 1e6:.0f} megapixels; tiles are usually 256 to 2048 px wide",
         found=found,
-        next_step="cut it into squares: --square tile --tile-px 512 of fmcache data add, for pictures of up to "
-        f"{LARGEST_CUT_PX / 1e6:.0f} megapixels (which take {LARGEST_CUT_PX * CUT_BYTES / 1e9:.0f} GB of memory); "
-        f"else {elsewhere}",
+        next_step="cut it into squares with fmcache data add --square tile --tile-px 512 (up to "
+        f"{LARGEST_CUT_PX / 1e6:.0f} megapixels, which need {LARGEST_CUT_PX * CUT_BYTES / 1e9:.0f} GB of memory), "
+        f"or with {other_tools}",
     )
 
 
@@ -174,11 +179,11 @@ def _loaded(path: Path, picture: ImageFile.ImageFile, kind: str, page: Page | No
     _check_single(path, picture, kind)
     if kind == "BMP":
         _check_bmp(path, picture)
-    # of planes apart, Pillow would take every second byte; the raw mode is gone after loading
+    # checked before loading, which deletes the raw mode; of separate planes, Pillow would read every second byte
     deep = ";16" in str(picture.tile) or (page is not None and page.bits > 8)
     picture.load()
     if deep and not picture.mode.startswith(("I", "F")):
-        # Pillow keeps the upper byte alone: images of 12 bits would come out nearly black, nobody would know
+        # Pillow keeps only the upper byte: images of 12 bits would silently become nearly black
         raise TileError(
             f"{path} has 16 bits per colour",
             expected="8 bits per colour",
@@ -186,7 +191,7 @@ def _loaded(path: Path, picture: ImageFile.ImageFile, kind: str, page: Page | No
         )
     if picture.getexif().get(ORIENTATION, 1) != 1:
         raise TileError(
-            f"{path} is to be shown rotated (EXIF orientation), but a mask made beside it may not be",
+            f"{path} has a tag that rotates it (EXIF orientation), but its mask may not be rotated",
             next_step="save the image upright, without the tag",
         )
     return _decoded(path, picture, kind, page)
@@ -195,8 +200,8 @@ def _loaded(path: Path, picture: ImageFile.ImageFile, kind: str, page: Page | No
 def _check_single(path: Path, picture: Image.Image, kind: str) -> None:
     if kind not in ("TIFF", "JPEG") and (frames := getattr(picture, "n_frames", 1)) > 1:
         raise TileError(
-            f"{path} holds {frames} pictures (an animation): one of them alone is not the tile",
-            next_step="save the one that is the tile as PNG or TIFF",
+            f"{path} holds {frames} pictures (an animation), so it is unclear which is the tile",
+            next_step="save only the picture of the tile, as PNG or TIFF",
         )
 
 
@@ -209,11 +214,11 @@ def _decoded(path: Path, picture: Image.Image, kind: str, page: Page | None) -> 
     alpha = bands.pop() if names[-1] == "A" else None
     values = np.stack(bands, axis=-1) if len(bands) > 1 else bands[0]
     if picture.mode in ("L", "LA") and bits in (2, 4):
-        values = values // (255 // (2**bits - 1))  # Pillow stretches them to 255; stored they are 0 to 3 or 0 to 15
+        values = values // (255 // (2**bits - 1))  # Pillow stretches them to 255; stored values are 0 to 3 or 0 to 15
     if page and page.sample_format == SIGNED and values.dtype == np.uint8:
         values = values.view(np.int8)
     if kind == "BMP":
-        alpha = alpha if alpha is not None and alpha.any() else None  # all 0: a byte nobody filled, as viewers have it
+        alpha = alpha if alpha is not None and alpha.any() else None  # all 0: an unused byte, as viewers assume
     palette = None
     if picture.mode in ("P", "PA"):
         palette = _palette(picture)
@@ -225,30 +230,30 @@ def _decoded(path: Path, picture: Image.Image, kind: str, page: Page | None) -> 
 def _palette(picture: Image.Image) -> Pixels:
     palette = np.array(picture.getpalette("RGB") or [], dtype=np.uint8).reshape(-1, 3)
     if isinstance(picture, TiffImageFile) and not palette.any() and any(found := picture.tag_v2.get(COLOUR_MAP, ())):
-        # a writer put 8-bit colours where 16-bit ones belong, and Pillow dropped all that was in them
+        # the file has 8-bit colours in place of 16-bit colours, so Pillow dropped all their bits
         return np.array(found, dtype=np.uint8).reshape(3, -1).T
     return palette
 
 
 def _bits(path: Path, kind: str) -> int:
-    """Return the bits of a value that a PNG or BMP states, 8 for other files."""
+    """Return the bits per value that a PNG or BMP states; 8 for other files."""
     with path.open("rb") as file:
-        head = file.read(HEAD)
-    return head[24] if kind == "PNG" else int.from_bytes(head[28:30], "little") if kind == "BMP" else 8
+        header = file.read(HEAD)
+    return header[24] if kind == "PNG" else int.from_bytes(header[28:30], "little") if kind == "BMP" else 8
 
 
 def _check_bmp(path: Path, picture: Image.Image) -> None:
     bits = _bits(path, "BMP")
     if picture.mode in ("1", "L") and bits != {"1": 1, "L": 8}[picture.mode]:
-        # Pillow takes a short grey palette for the depth of the pixels, and would read them at the wrong places
+        # Pillow derives the depth of pixels from a short grey palette, and would read them at wrong positions
         raise TileError(
-            f"{path} is a BMP of {bits} bits with a short grey palette, which is not read",
+            f"{path} is a BMP of {bits} bits with a short grey palette, which is not supported",
             next_step="save it as PNG or TIFF",
         )
 
 
 def _keyed(picture: Image.Image, values: npt.NDArray[np.generic], bits: int, kind: str) -> Pixels | None:
-    """Return the alpha that a PNG or GIF gives to palette entries, or to one grey value or colour."""
+    """Return the alpha (y, x) that a PNG or GIF defines for palette entries, or for one grey value or colour."""
     key = picture.info.get("transparency")
     if key is None:
         return None
@@ -262,6 +267,6 @@ def _keyed(picture: Image.Image, values: npt.NDArray[np.generic], bits: int, kin
     if picture.mode == "1":
         key = key > 0
     elif kind == "PNG":
-        key = np.asarray(key) & (2**bits - 1)  # the specification: only the bits of a value count
+        key = np.asarray(key) & (2**bits - 1)  # PNG specification: only the low bits, as many as a value has, count
     same = values == key
     return np.where(same.all(axis=-1) if same.ndim == 3 else same, np.uint8(0), np.uint8(255))

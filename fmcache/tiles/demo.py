@@ -1,11 +1,11 @@
-"""The embedded dataset: tiles drawn from a seed to look like H&E, with three tissues that colour cannot tell apart.
+"""The embedded dataset: tiles drawn from a seed to look like H&E, with three tissues that do not differ in colour.
 
-Tumour has large, crowded, uneven nuclei; stroma has wavy fibres, thin nuclei along them and white clefts; other
+Tumour has large, crowded, uneven nuclei. Stroma has wavy fibres, thin nuclei along them and white clefts. Other
 (lymphoid) has small, round, dense nuclei and white gaps. Every tissue is scaled to the same mean density of both
-stains, and stains vary from slide to slide (group): what is left to decide by is size, shape, density and direction of
-structures.
+stains, and stains vary between slides (groups). Only size, shape, density and direction of structures distinguish the
+tissues.
 
-Colours come from densities of haematoxylin and eosin by the law of Beer and Lambert.
+Colours are computed from densities of haematoxylin and eosin by the Beer-Lambert law.
 
 References
 ----------
@@ -28,7 +28,7 @@ Field = npt.NDArray[np.float32]
 
 TUMOUR, STROMA, OTHER = 0, 1, 2
 DRAWN = ("tumour", "stroma", "other")
-"""What is drawn, by label id."""
+"""The drawn tissues, by label id."""
 
 HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])
 EOSIN = np.array([0.07, 0.99, 0.11])
@@ -36,9 +36,9 @@ DRAWN_PX = 512
 MEAN_DENSITY = {"haematoxylin": 0.42, "eosin": 0.40}
 
 
-@functools.lru_cache(maxsize=64)  # one dataset; every encoder asks for the same tiles
+@functools.lru_cache(maxsize=64)  # enough for one dataset; every encoder needs the same tiles
 def draw_tile(seed: int, tile: TileEntry, size_px: int) -> tuple[Pixels, Pixels]:
-    """Return image (y, x, colour) and mask (y, x), both uint8: a function of seed, tile id and group alone."""
+    """Return image (y, x, colour) and mask (y, x), both uint8. They depend only on seed, tile id, group and size."""
     rng = _generator(seed, "tile", tile.id)
     mask = _regions(rng)
     haematoxylin, eosin, gaps = _tissue(rng, mask)
@@ -50,13 +50,13 @@ def draw_tile(seed: int, tile: TileEntry, size_px: int) -> tuple[Pixels, Pixels]
 
 
 def _regions(rng: np.random.Generator) -> Pixels:
-    """Label of every pixel: the largest of three smooth random fields."""
+    """Return the label of every pixel, (y, x): the index of the largest of three smooth random fields."""
     fields = np.stack([_smooth_noise(rng, 55.0) + rng.normal(0, 0.25) for _ in range(3)])
     return np.asarray(fields.argmax(axis=0), dtype=np.uint8)
 
 
 def _tissue(rng: np.random.Generator, mask: Pixels) -> tuple[Field, Field, Field]:
-    """Densities of both stains, and white gaps (1 = glass), each (y, x)."""
+    """Return the densities of both stains, and white gaps (1 = glass), each (y, x)."""
     angle = np.pi * _smooth_noise(rng, 70.0)
     fibres = _fibres(rng, angle)
     blank = np.zeros((DRAWN_PX, DRAWN_PX), np.float32)
@@ -89,7 +89,7 @@ def _nuclei(
     stretch: tuple[float, float],
     angle: Field | None,
 ) -> Field:
-    """Density of nuclei on a jittered lattice, (y, x): about 1 in a nucleus, uneven with its chromatin."""
+    """Return the density of nuclei on a jittered lattice, (y, x): about 1 in a nucleus, varied by its chromatin."""
     canvas = np.zeros((DRAWN_PX, DRAWN_PX), np.float32)
     lattice = np.stack(np.meshgrid(*[np.arange(0, DRAWN_PX, spacing)] * 2), -1).reshape(-1, 2)
     at = lattice + rng.uniform(-0.42, 0.42, lattice.shape) * spacing
@@ -107,7 +107,7 @@ def _nuclei(
 
 
 def _fibres(rng: np.random.Generator, angle: Field) -> Field:
-    """Noise drawn out along a field of directions, (y, x), zero mean, unit deviation."""
+    """Return noise stretched along a field of directions, (y, x), with zero mean and unit standard deviation."""
     noise = rng.standard_normal((DRAWN_PX, DRAWN_PX)).astype(np.float32)
     y, x = np.mgrid[:DRAWN_PX, :DRAWN_PX].astype(np.float32)
     total = np.zeros_like(noise)
@@ -126,7 +126,7 @@ def _fibres(rng: np.random.Generator, angle: Field) -> Field:
 def _stain(
     slide: np.random.Generator, rng: np.random.Generator, haematoxylin: Field, eosin: Field, gaps: Field
 ) -> Pixels:
-    """RGB of both densities: stain vectors and strengths of the slide, light through, sensor noise."""
+    """Return the RGB image of both densities, from the slide's stain vectors and strengths, with sensor noise."""
     vectors = [v + slide.normal(0, 0.035, 3) for v in (HAEMATOXYLIN, EOSIN)]
     strengths = slide.uniform(0.85, 1.2, 2)
     tissue = 1 - gaps

@@ -1,6 +1,6 @@
-"""A file of annotations -> its GeoJSON features: compressed or not, in any Unicode encoding, NaN among measurements.
+"""A file of annotations -> its GeoJSON features. Files may be compressed, in any Unicode encoding, and contain NaN.
 
-What other tools write in files of the same endings is refused by name, with the way to GeoJSON.
+Formats of other tools in files of the same endings are refused; the error names the format and how to convert it.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ FEATURE = (
     '"properties": {"classification": {"name": "Tumor"}}}'
 )
 COLLECTION = "a FeatureCollection, a list of features or one feature"
-# JSON of annotations shrinks to a tenth, a file of zeros to a thousandth
+# limits against decompression bombs: annotations compress about 10-fold, a file of zeros 1000-fold
 MOST_TIMES, ALWAYS_BYTES = 100, 2**26
 LFS = b"version https://git-lfs"
 SHAPES = ("Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon", "GeometryCollection")
 AS_RINGS = (
-    "write each {one} as the ring of a feature (a hole as a further ring), in pixels of the image, its class in "
+    "write each {one} as the ring of a feature (a hole as another ring), in pixels of the image, with its class in "
     "properties.classification.name"
 )
 XML_HEAD = 4096
@@ -43,7 +43,7 @@ XML = (
         "Aperio ImageScope XML",
         'pip install wsi-annotations-kit; python -c "from wsi_annotations_kit.wsi_annotations_kit import Converter; '
         "Converter('a.xml', {'Tumor': 1}).geojson_save('a.geojson')\" with the Id of each Annotation, then "
-        "--class-property structure (it rounds to pixels and fills holes, Regions of NegativeROA=1); or "
+        "--class-property structure (the tool rounds to pixels and fills holes, Regions of NegativeROA=1); or "
         + AS_RINGS.format(one="Region's Vertex X, Y"),
     ),
     ("<html", "a web page", "download the file itself: this is the page that shows or denies it"),
@@ -58,7 +58,8 @@ def read_features(path: Path) -> list[dict[str, Any]]:
     Raises
     ------
     TileError
-        When the file cannot be read or is none, or its text is in no Unicode encoding; files of other kinds by name.
+        When the file cannot be read, is not GeoJSON, or is not in a Unicode encoding. The error names other known
+        formats.
     """
     document = _document(path, _text(path, _unpacked(path)))
     features = document
@@ -76,9 +77,9 @@ def read_features(path: Path) -> list[dict[str, Any]]:
 
 
 def xml_kind(text: str) -> tuple[str, str] | None:
-    """Return whose XML a text is, and how to make GeoJSON of it; None when it is no XML."""
-    head = text.lstrip("\ufeff \t\r\n")[:XML_HEAD].lower()
-    return next(((kind, way) for start, kind, way in XML if head.startswith("<") and start.lower() in head), None)
+    """Return the kind of an XML text and how to convert it to GeoJSON; None when it is not XML."""
+    start_of = text.lstrip("\ufeff \t\r\n")[:XML_HEAD].lower()
+    return next(((kind, way) for mark, kind, way in XML if start_of.startswith("<") and mark.lower() in start_of), None)
 
 
 def _unpacked(path: Path) -> bytes:
@@ -87,11 +88,11 @@ def _unpacked(path: Path) -> bytes:
     except FileNotFoundError:
         raise TileError(f"{path} does not exist", next_step="export the annotations as GeoJSON") from None
     except OSError as reason:
-        raise TileError(f"{path} cannot be read", found=str(reason)[:200], next_step="pass a file of GeoJSON") from None
+        raise TileError(f"{path} cannot be read", found=str(reason)[:200], next_step="pass a GeoJSON file") from None
     if data.startswith(LFS):
-        raise TileError(f"{path} is a pointer of Git LFS, not the file itself", next_step="git lfs pull")
+        raise TileError(f"{path} is a pointer of Git LFS, not the file itself", next_step="run git lfs pull")
     if data.startswith(b"PK\x03\x04"):
-        raise TileError(f"{path} is a zip archive, not GeoJSON", next_step="unpack it and pass what is in it")
+        raise TileError(f"{path} is a zip archive, not GeoJSON", next_step="unpack it and pass the files in it")
     if not data.startswith(b"\x1f\x8b"):
         return data
     most = max(ALWAYS_BYTES, MOST_TIMES * len(data))
@@ -105,14 +106,14 @@ def _unpacked(path: Path) -> bytes:
     if len(unpacked) > most:
         raise TileError(
             f"{path} unpacks to more than {most / 2**20:.0f} MB",
-            expected=f"at most {MOST_TIMES} times its {len(data)} bytes, as annotations do",
-            next_step="if it is meant, unpack it yourself (gunzip) and pass the .geojson",
+            expected=f"at most {MOST_TIMES} times its {len(data)} bytes, as is usual for annotations",
+            next_step="if this size is correct, unpack the file (gunzip) and pass the .geojson",
         )
     return unpacked
 
 
 def _text(path: Path, data: bytes) -> str:
-    encoding = json.detect_encoding(data)  # by byte order mark, or by where zero bytes lie
+    encoding = json.detect_encoding(data)  # by the byte order mark, or by the positions of zero bytes
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as reason:
@@ -134,19 +135,19 @@ def _document(path: Path, text: str) -> Any:
     except RecursionError:
         raise TileError(f"{path}: its JSON is nested too deeply", next_step=EXPORT) from None
     except (msgspec.DecodeError, UnicodeEncodeError):
-        pass  # NaN and Infinity are no JSON, but QuPath and Python write them among measurements
+        pass  # NaN and Infinity are not valid JSON, but QuPath and Python write them in measurements
     try:
         return json.loads(text)
     except json.JSONDecodeError as reason:
-        raise _no_json(path, text, reason) from None
+        raise _not_json(path, text, reason) from None
     except (ValueError, RecursionError) as reason:
         raise TileError(
             f"{path} is not valid JSON", found=str(reason)[:200], next_step="export or download it again"
         ) from None
 
 
-def _no_json(path: Path, text: str, reason: json.JSONDecodeError) -> TileError:
-    """Return the error for text that is no JSON: with what stands where reading ended."""
+def _not_json(path: Path, text: str, reason: json.JSONDecodeError) -> TileError:
+    """Return the error for text that is not JSON, with the text at the position where parsing stopped."""
     if not text.strip():
         return TileError(f"{path} is not valid JSON: it is an empty file", next_step=f"{EXPORT}, or download it again")
     sequence = text.startswith("\x1e")
@@ -159,7 +160,7 @@ def _no_json(path: Path, text: str, reason: json.JSONDecodeError) -> TileError:
             f"{path} holds several JSON documents, one after the other",
             expected=COLLECTION,
             found="a sequence of documents (RFC 8142)" if sequence else f"line {reason.lineno} begins another one",
-            next_step="keep one of them where they repeat each other; else make one list of their features: "
+            next_step="if they are the same, keep one of them; else make one list of their features: "
             f"{join} > ONE.geojson",
         )
     around = " ".join(text[max(reason.pos - 30, 0) : reason.pos + 10].split())
@@ -167,12 +168,12 @@ def _no_json(path: Path, text: str, reason: json.JSONDecodeError) -> TileError:
     return TileError(
         f"{path} is not valid JSON",
         found=f"{reason.msg}, line {reason.lineno}, column {reason.colno}: {around!r}",
-        next_step="take out the comma before the bracket" if comma else "export or download it again",
+        next_step="remove the comma before the bracket" if comma else "export or download it again",
     )
 
 
 def _odd(features: Any) -> str:
-    """Return which of several features is none."""
+    """Return a description of the first item in a list that is not a feature; empty when there is nothing to say."""
     if isinstance(features, list) and not all(isinstance(f, dict) for f in features[:1]):
         return ""
     if not isinstance(features, list) or not features:
@@ -184,10 +185,10 @@ def _odd(features: Any) -> str:
 
 
 def _kind(document: Any) -> tuple[str, str]:
-    """Return what a document is that holds no features, empty if that is not known, and how to make GeoJSON of it."""
+    """Return the kind of a document without features (empty if unknown), and how to convert it to GeoJSON."""
     if isinstance(document, list):
         if any(isinstance(item, dict) and item.keys() & {"annotations", "label"} for item in document):
-            percent = " (its polygonlabels); points are there in percent of width and height"
+            percent = " (its polygonlabels); in Label Studio, points are in percent of width and height"
             return "Label Studio JSON", AS_RINGS.format(one="polygon's points") + percent
         numbers = document and all(isinstance(item, int | float | list) for item in document)
         return ("a plain list of numbers" if numbers else ""), (AS_RINGS.format(one="outline") if numbers else EXPORT)
@@ -197,7 +198,7 @@ def _kind(document: Any) -> tuple[str, str]:
     if kind == "Topology":
         return "TopoJSON", "convert it: mapshaper FILE -o format=geojson"
     if "collection" in keys:
-        return "JSON of Cytomine", AS_RINGS.format(one="location (WKT)") + "; y is counted there from the lower edge"
+        return "JSON of Cytomine", AS_RINGS.format(one="location (WKT)") + "; in Cytomine, y starts at the lower edge"
     if keys >= {"images", "annotations"} or keys >= {"categories", "annotations"}:
         return "COCO JSON", AS_RINGS.format(one="annotation's segmentation") + "; one file per image"
     if isinstance(document.get("shapes"), list):
@@ -210,5 +211,5 @@ def _kind(document: Any) -> tuple[str, str]:
         esri = any(isinstance(f, dict) and "attributes" in f for f in document["features"])
         return ("Esri JSON", "convert it: ogr2ogr -f GeoJSON OUT FILE") if esri else ("", EXPORT)
     if kind in SHAPES:
-        return f"a bare {kind}", "write it as the geometry of a feature, which says its class"
+        return f"a {kind} without a feature", "write it as the geometry of a feature that names its class"
     return "", EXPORT

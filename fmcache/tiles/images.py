@@ -30,13 +30,13 @@ from fmcache.tiles.placement import check_place
 from fmcache.tiles.values import Palette, read_values, unknown_values
 
 Pixels = npt.NDArray[np.uint8]
-MPP_TOLERANCE = 0.02  # scanners differ by more from one to the next
+MPP_TOLERANCE = 0.02  # differences between scanners are larger
 
 
 class Tile(NamedTuple):
     """A tile: image (y, x, colour) uint8 RGB, mask (y, x) uint8 label ids with 255 = ignore, and the sha256 of both.
 
-    The rest is as in `Drawn`.
+    The other fields are those of `Drawn`.
     """
 
     id: str
@@ -53,9 +53,9 @@ class Tile(NamedTuple):
 class Drawn(NamedTuple):
     """A mask, (y, x) uint8 label ids with 255 = ignore.
 
-    Of annotated regions also the share of pixels that two or more labels cover, and what was mended or left out, with
-    its count; of pictures the values that occur, as keys of `read_values` with their pixels, and the palette if the
-    mask was read by its indices.
+    For annotated regions, `overlap` is the share of pixels under two or more labels, and `notes` counts what was
+    repaired or left out. For mask images, `found` has the values that occur, as keys of `read_values` with their
+    numbers of pixels, and `palette` is set if the mask was read by palette index.
     """
 
     mask: Pixels
@@ -71,22 +71,22 @@ def read_tile(dataset: AnyDataset, entry: TileEntry, folder: Path) -> Tile:
     Parameters
     ----------
     folder
-        The manifest's folder, where relative roots start.
+        The manifest's folder; relative roots start there.
 
     Raises
     ------
     ManifestError
-        When a file is missing or is not the one that was listed; when drawn tiles hold more labels than the dataset.
+        When a file is missing or is not the listed file; when demo tiles have more labels than the dataset.
     TileError
-        When a file cannot be read; as `read_mask`.
+        When a file cannot be read; also as in `read_mask`.
     """
     if isinstance(dataset, DemoDataset):
         if len(dataset.labels) < len(DRAWN):
             raise ManifestError(
-                f"drawn tiles (format: demo) hold {len(DRAWN)} labels, and the dataset lists {len(dataset.labels)}",
+                f"demo tiles (format: demo) have {len(DRAWN)} labels, but the dataset lists {len(dataset.labels)}",
                 expected=f"labels for {', '.join(DRAWN)}, in this order",
                 found=", ".join(map(quoted, dataset.label_names)),
-                next_step="list the labels that are lacking in the manifest",
+                next_step="add the missing labels to the manifest",
             )
         image, mask = draw_tile(dataset.seed, entry, dataset.size_px)
         return Tile(entry.id, image, mask, _sha256(image), _sha256(mask))
@@ -102,18 +102,18 @@ def read_tile(dataset: AnyDataset, entry: TileEntry, folder: Path) -> Tile:
 def read_mask(
     path: Path, dataset: FolderDataset | GeojsonDataset, image: Pixels, unknown: Counter[int] | None = None
 ) -> Drawn:
-    """Return the label ids of a mask file: of its pixels, or of its regions drawn at the size of `image`.
+    """Return the label ids of a mask file: read from its pixels, or drawn from its regions at the size of `image`.
 
     Parameters
     ----------
     unknown
-        When passed, pixels of values that no label has are counted there by key, and are no error.
+        When passed, pixels of values that no label has are counted here by key, and cause no error.
 
     Raises
     ------
     TileError
-        When the file cannot be read, holds a value or class no label has, is of another size than `image`, or has all
-        its regions beside it.
+        When the file cannot be read, holds a value or class that no label has, differs in size from `image`, or has all
+        its regions outside the image.
     """
     height, width = image.shape[:2]
     if isinstance(dataset, FolderDataset):
@@ -140,26 +140,26 @@ def read_mask(
 
 
 def check_same_size(path: Path, raw: RawMask, image: Pixels) -> None:
-    """Raise TileError when a mask is of another size than its image."""
+    """Raise TileError when a mask and its image differ in size."""
     (rows, columns), (height, width) = raw.keys.shape, image.shape[:2]
     if (rows, columns) != (height, width):
         raise TileError(
             f"{path}: mask and image differ in size",
-            expected=f"{width} x {height} px, as the image",
+            expected=f"{width} x {height} px, like the image",
             found=f"{columns} x {rows} px",
             next_step="export the mask again at the size of the image",
         )
 
 
 def check_view_mpp(dataset: AnyDataset, tile: Tile, tile_px: int) -> None:
-    """Raise TileError when a dataset says at what um/px encoders must see it, and `tile_px` gives another."""
+    """Raise TileError when a dataset requires a um/px for encoders (`view_mpp`), and `tile_px` gives another um/px."""
     if isinstance(dataset, DemoDataset) or not (dataset.view_mpp and dataset.mpp):
         return
     side_px = max(tile.mask.shape)
     seen, wanted = dataset.mpp * side_px / tile_px, dataset.view_mpp
     if abs(seen / wanted - 1) > MPP_TOLERANCE:
         raise TileError(
-            f"tile {tile.id!r}: {side_px} px of {dataset.mpp:g} um, resized to {tile_px} px, give another um/px",
+            f"tile {tile.id!r}: {side_px} px of {dataset.mpp:g} um, resized to {tile_px} px, give a wrong um/px",
             expected=f"view_mpp: {wanted:g}",
             found=f"{seen:.3g} um/px",
             next_step=f"set tile_px: {round(side_px * dataset.mpp / wanted)} in the recipe, or cut tiles of "
@@ -168,10 +168,10 @@ def check_view_mpp(dataset: AnyDataset, tile: Tile, tile_px: int) -> None:
 
 
 def resize_tile(tile: Tile, tile_px: int) -> Tile:
-    """Return a square tile at `tile_px` pixels; the same when it has that size.
+    """Return a square tile resized to `tile_px` pixels; the same tile when it already has this size.
 
-    The image is averaged over areas when it shrinks (so that no detail turns into false pattern) and interpolated
-    when it grows; the mask takes the nearest pixel centre.
+    The image is averaged over areas when it is reduced (to avoid aliasing) and interpolated when it is enlarged. The
+    mask takes the value at the nearest pixel centre.
 
     Raises
     ------
@@ -184,7 +184,7 @@ def resize_tile(tile: Tile, tile_px: int) -> Tile:
             f"tile {tile.id!r} is not square",
             expected="a square tile",
             found=f"{width} x {height} px",
-            next_step="cut it into squares: stretching would change the shape of cells",
+            next_step="cut it into squares (it is not stretched, because this would change the shape of cells)",
         )
     if height == tile_px:
         return tile
@@ -196,12 +196,16 @@ def resize_tile(tile: Tile, tile_px: int) -> Tile:
 
 def _check_file(tile: str, path: Path, listed: str) -> None:
     if not path.is_file():
-        raise ManifestError(f"tile {tile!r}: {path} is missing", next_step="restore it, or fmcache data add --replace")
+        raise ManifestError(
+            f"tile {tile!r}: {path} is missing", next_step="restore it, or run fmcache data add --replace"
+        )
     try:
         found = sha256_file(path)
     except OSError as reason:
         raise TileError(
-            f"tile {tile!r}: {path} cannot be read", found=reason.strerror or "", next_step="check the file's rights"
+            f"tile {tile!r}: {path} cannot be read",
+            found=reason.strerror or "",
+            next_step="check the file's permissions",
         ) from None
     if found != listed:
         raise ManifestError(

@@ -1,4 +1,4 @@
-"""Masks that are NumPy arrays in .npy files."""
+"""Read masks from NumPy arrays in .npy files."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from fmcache.tiles.containers import DAMAGED, LARGEST_PX, check_size
 
 NEXT_STEP = "save label ids as a 2-D array of whole numbers: numpy.save(path, mask.astype('uint8'))"
 
-PLANES = "one plane per class: save numpy.argmax over that axis as a 2-D array; colours: save them as PNG"
+PLANES = "if the array has one plane per class, save numpy.argmax over that axis; if it has colours, save it as PNG"
 
 
 def read_array(path: Path, most_px: int = LARGEST_PX) -> npt.NDArray[np.int32]:
-    """Return the values of a .npy file, (y, x) int32; a third axis of length 1 is dropped. Nothing in it is executed.
+    """Return the values of a .npy file, (y, x) int32; a third axis of length 1 is dropped. No code in it is executed.
 
     Raises
     ------
     TileError
-        When the file is damaged, or no 2-D array of whole numbers from 0 to 2147483647.
+        When the file is damaged, or is not a 2-D array of whole numbers from 0 to 2147483647.
     """
     try:
-        # mapped, so that a header that lies about the size is refused before memory is asked for
+        # memory-mapped, so that a wrong size in the header is refused before memory is allocated
         values = np.load(path, mmap_mode="r", allow_pickle=False)
     except (*DAMAGED, tokenize.TokenError) as reason:
         raise TileError(
@@ -40,7 +40,7 @@ def read_array(path: Path, most_px: int = LARGEST_PX) -> npt.NDArray[np.int32]:
         values = values[..., 0] if values.shape[2] == 1 else values[0]
     if values.ndim != 2 or values.dtype.kind not in "buif":
         raise TileError(
-            f"{path} is no mask: not a 2-D array of numbers",
+            f"{path} is not a mask: not a 2-D array of numbers",
             expected="axes (y, x), whole numbers",
             found=found,
             next_step=PLANES if values.ndim == 3 else NEXT_STEP,
@@ -55,13 +55,13 @@ def whole_numbers(path: Path, values: npt.NDArray[Any], found: str, next_step: s
     Raises
     ------
     TileError
-        When one is not whole, or not from 0 to 2147483647.
+        When a number is not whole, or is not from 0 to 2147483647.
     """
     if values.dtype.kind == "f" and not (np.isfinite(values).all() and (values == np.rint(values)).all()):
-        raise TileError(f"{path}: mask values that are no whole numbers", found=found, next_step=next_step)
+        raise TileError(f"{path}: mask values that are not whole numbers", found=found, next_step=next_step)
     if values.size and (values.min() < 0 or values.max() > MASK_MAX):
         raise TileError(
-            f"{path}: mask values below 0 or above {MASK_MAX} (they go from {values.min()} to {values.max()})",
-            next_step="export values from 0 on, such as 255 for what is not annotated",
+            f"{path}: mask values below 0 or above {MASK_MAX} (they range from {values.min()} to {values.max()})",
+            next_step="export values of 0 or more, such as 255 for pixels that are not annotated",
         )
-    return np.array(values, dtype=np.int32)  # a copy: the file is let go of
+    return np.array(values, dtype=np.int32)  # a copy, so that the file is closed

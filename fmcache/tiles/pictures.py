@@ -1,4 +1,4 @@
-"""Images and masks that are pictures: what each container can hold is honoured here, or refused by name."""
+"""Read images and masks from image files: each feature of a file format is supported here, or refused by name."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ ARRAY = "NumPy array"
 LOSSLESS_KINDS = ("PNG", "TIFF", "BMP", "GIF")
 LOSSY_KINDS = ("JPEG", "JPEG 2000", "WebP", "AVIF or HEIC")
 TRANSPARENT = -(1 << 24) - 1
-"""Key of a pixel that cannot be seen; below those of all colours."""
+"""Key of a transparent pixel; lower than the keys of all colours."""
 
 RAMPS = {bits: np.linspace(0, 255, 1 << bits).astype(np.uint8)[:, None].repeat(3, axis=1) for bits in (1, 2, 4, 8)}
 
 
 class RawMask(NamedTuple):
-    """A mask file as it is.
+    """A mask file as stored.
 
-    `keys` (y, x) int32 holds grey values and palette indices as they are stored, colours as -1 less 0xrrggbb (see
-    `mask_span`), and `TRANSPARENT`. `colours` (number, colour) uint8 is what the first numbers show, of a palette or of
-    grey values of up to 8 bits; deeper ones and arrays show none.
+    `keys` (y, x) int32 holds grey values and palette indices as stored, colours as -1 - 0xrrggbb (see `mask_span`), and
+    `TRANSPARENT`. `colours` (number, colour) uint8 is the colour of each number, from a palette or from grey values of
+    up to 8 bits. It is empty for arrays and for grey values of more bits.
     """
 
     keys: npt.NDArray[np.int32]
@@ -48,21 +48,22 @@ def read_image(path: Path, most_px: int = LARGEST_PX) -> Pixels:
     Raises
     ------
     TileError
-        When the file is damaged or too large, holds several pictures, or is CMYK, 16 bits deep or rotated by its tag.
+        When the file is damaged or too large, holds several pictures, is CMYK, has 16 bits per colour, or has a tag
+        that rotates it.
     """
     kind = kind_of(path)
     if kind not in (*LOSSLESS_KINDS, *LOSSY_KINDS):
         raise TileError(
             f"{path} cannot be read as an image",
             expected="PNG, TIFF, JPEG or BMP",
-            found=f"a {kind}" if kind else "first bytes that none of them has",
+            found=f"a {kind}" if kind else "first bytes of none of these formats",
             next_step="save the image as 8-bit RGB, as PNG or TIFF",
         )
     found = decode(path, kind, most_px)
     if found.mode not in ("RGB", "L", "P", "1") or found.values.dtype == np.int8:
         mode = "L, signed" if found.values.dtype == np.int8 else found.mode
         raise TileError(
-            f"{path}: an image of mode {mode} is not read",
+            f"{path}: images of mode {mode} are not supported",
             expected="8-bit RGB, RGBA, grey or palette",
             next_step="convert it to 8-bit RGB, so that you decide how its values are scaled",
         )
@@ -73,22 +74,22 @@ def read_image(path: Path, most_px: int = LARGEST_PX) -> Pixels:
 
 
 def over_white(picture: Image.Image, alpha: Image.Image) -> Pixels:
-    """Return a picture laid on white, as glass is: (y, x, colour) uint8; `alpha` of 255 hides the white."""
+    """Return a picture on a white background, the colour of glass: (y, x, colour) uint8; `alpha` 255 is opaque."""
     white = Image.new("RGB", picture.size, "white")
     white.paste(picture, mask=alpha)
     return np.asarray(white, dtype=np.uint8)
 
 
 def read_raw_mask(path: Path, most_px: int = LARGEST_PX) -> RawMask:
-    """Return a mask file as it is: numbers that are stored, colours that are shown, and what cannot be seen.
+    """Return a mask file as stored: its numbers, the colours they show, and its transparent pixels.
 
-    RGB pictures without colour are grey values.
+    RGB pictures that contain only grey are read as grey values.
 
     Raises
     ------
     TileError
         When the file is damaged, too large or compressed with loss, holds several pictures or values below 0, is of a
-        kind that is no mask, or has pixels that are half transparent.
+        kind that cannot be a mask, or has pixels that are partly transparent.
     """
     kind = kind_of(path)
     if kind == ARRAY:
@@ -99,7 +100,7 @@ def read_raw_mask(path: Path, most_px: int = LARGEST_PX) -> RawMask:
         raise TileError(
             f"{path} cannot be read as a mask",
             expected="PNG, TIFF, BMP or a NumPy array (.npy)",
-            found=f"a {kind}" if kind else "first bytes that none of them has",
+            found=f"a {kind}" if kind else "first bytes of none of these formats",
             next_step="save the mask as PNG or TIFF, or as .npy with numpy.save",
         )
     found = decode(path, kind, most_px)
@@ -108,22 +109,22 @@ def read_raw_mask(path: Path, most_px: int = LARGEST_PX) -> RawMask:
     if found.page and found.page.photometric == 0:
         raise TileError(
             f"{path} is a TIFF in which 0 is white (PhotometricInterpretation WhiteIsZero)",
-            expected="label ids that mean the same whether they are read as stored or as shown",
+            expected="label ids that are the same as stored and as shown",
             next_step="save it with 0 as black, as PNG or TIFF (ImageJ: Image > Lookup Tables > Grays, then save; "
             "tifffile: mask.astype('uint8'))",
         )
     if found.mode not in ("RGB", "L", "P", "1", "I;16", "I;16B", "I", "F"):
         raise TileError(
-            f"{path}: a mask of mode {found.mode} is not read",
+            f"{path}: masks of mode {found.mode} are not supported",
             expected="grey (8 to 64 bits), palette or RGB",
-            next_step="export label ids as an 8-bit PNG, numbered instances as a 16-bit one",
+            next_step="export label ids as an 8-bit PNG, or numbered instances as a 16-bit PNG",
         )
     keys, colours = _keys(path, found)
     if found.alpha is not None:
         if partly := int(((found.alpha > 0) & (found.alpha < 255)).sum()):
             raise TileError(
-                f"{path}: {partly} pixels of the mask are half transparent, so it is open whether they are labelled",
-                expected="every pixel opaque, or transparent where nothing is annotated",
+                f"{path}: {partly} pixels of the mask are partly transparent, so it is unclear if they are labelled",
+                expected="every pixel opaque, or fully transparent where nothing is annotated",
                 next_step="export it without smoothed edges (anti-aliasing) and without opacity",
             )
         keys[found.alpha == 0] = TRANSPARENT
@@ -137,19 +138,19 @@ def _keys(path: Path, found: Decoded) -> tuple[npt.NDArray[np.int32], Pixels]:
         keys = red.astype(np.int32)
         if (red == green)[seen].all() and (red == blue)[seen].all():
             return keys, RAMPS[8]
-        for band in (green, blue):  # in place: masks that are cut into squares are large
+        for band in (green, blue):  # in place, because masks that are cut into squares are large
             keys <<= 8
             keys |= band
         return np.invert(keys, out=keys), RAMPS[8][:0]
     if found.mode == "F":
-        next_step = "export label ids as an 8-bit PNG, numbered instances as a 16-bit one"
-        return whole_numbers(path, found.values, str(found.page or "numbers with a point"), next_step), RAMPS[8][:0]
+        next_step = "export label ids as an 8-bit PNG, or numbered instances as a 16-bit PNG"
+        return whole_numbers(path, found.values, str(found.page or "floating-point numbers"), next_step), RAMPS[8][:0]
     keys = found.values.astype(np.int32)
     if keys.size and (least := int(keys.min())) < 0:
         if found.page and found.page.bits == 32 and found.page.sample_format != 2:
-            raise TileError(f"{path}: mask values above {MASK_MAX}", next_step="number labels or instances from 0 on")
+            raise TileError(f"{path}: mask values above {MASK_MAX}", next_step="number labels or instances from 0")
         raise TileError(
-            f"{path}: mask values below 0 (the least is {least})", next_step="export values from 0 on, such as 255"
+            f"{path}: mask values below 0 (the lowest is {least})", next_step="export values of 0 or more, such as 255"
         )
     if found.mode == "P":
         return keys, found.palette if found.palette is not None else RAMPS[8][:0]
@@ -168,7 +169,7 @@ def _rgb(found: Decoded) -> Pixels:
 
 def _lossy(path: Path, what: str, codec: str) -> TileError:
     return TileError(
-        f"{path} is {what}: {codec} is lossy, its values near edges are not those that were drawn",
-        expected="a mask that was saved without loss",
-        next_step="export the masks again, as PNG or TIFF (to convert these files would keep their wrong values)",
+        f"{path} is {what}: {codec} is lossy, so its values near edges differ from those that were drawn",
+        expected="a mask saved with lossless compression",
+        next_step="export the masks again, as PNG or TIFF (do not convert these files: their wrong values would stay)",
     )

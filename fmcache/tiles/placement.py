@@ -1,4 +1,4 @@
-"""Where annotated regions lie on their image: beside it or within a pixel, they are in coordinates of another kind."""
+"""Check the position of annotated regions on their image. Regions outside it, or within one pixel, have other units."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fmcache.errors import TileError
 from fmcache.tiles.annotation_notes import BEYOND, CORNER
 from fmcache.tiles.annotations import Annotation
 
-EDGE_PX = 2  # hands and rounding reach this far beyond an edge
+EDGE_PX = 2  # tolerance beyond an edge, for hand-drawn outlines and rounding
 
 
 def check_place(path: Path, annotations: Sequence[Annotation], size: tuple[int, int]) -> Counter[str]:
@@ -22,7 +22,7 @@ def check_place(path: Path, annotations: Sequence[Annotation], size: tuple[int, 
     Raises
     ------
     TileError
-        When all lie beside the image, or within its first pixel.
+        When all regions lie outside the image, or within its first pixel.
     """
     edges = np.array([annotation.geometry.bounds for annotation in annotations])
     low, high, size_px = edges[:, :2], edges[:, 2:], np.array(size)
@@ -31,7 +31,7 @@ def check_place(path: Path, annotations: Sequence[Annotation], size: tuple[int, 
     if not inside.any() or within_a_pixel:
         raise TileError(
             f"{path}: " + ("all regions lie in the first pixel" if within_a_pixel else "no region lies on the image"),
-            expected=f"coordinates in pixels of the image, 0 to {size[0]} and 0 to {size[1]}, y from above",
+            expected=f"coordinates in pixels of the image, x 0 to {size[0]} and y 0 to {size[1]}, y from the top edge",
             found=f"{len(annotations)} regions, from {tuple(low.min(axis=0).tolist())} to "
             f"{tuple(high.max(axis=0).tolist())}",
             next_step=_way(bool(within_a_pixel), bool((high[:, 1] <= 0).all())),
@@ -43,7 +43,7 @@ def check_place(path: Path, annotations: Sequence[Annotation], size: tuple[int, 
 
 def _way(shares: bool, upside_down: bool) -> str:
     if shares:
-        return "these are shares of the image: multiply them by its width and height"
+        return "the coordinates are fractions of the image: multiply them by its width and height"
     if upside_down:
-        return "y counts upwards here: turn its sign"
-    return "export the annotations from this very image"
+        return "y increases upwards in this file: change its sign"
+    return "export the annotations of exactly this image"

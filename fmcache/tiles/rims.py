@@ -1,4 +1,4 @@
-"""How a square says that a pixel is ignored, since it lies beyond the image or is transparent: which value is free."""
+"""Find a free mask value for ignored pixels of a square: pixels outside the image, and transparent pixels."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ MOST = 65535
 
 
 class Rim(NamedTuple):
-    """What means ignored as a number and as a colour (a key of `RawMask`), and the dataset that reads both so.
+    """The number and the colour (keys of `RawMask`) that mark ignored pixels, and the dataset that ignores both.
 
-    None where masks do not need it, or every value is a label's.
+    A key is None when masks do not need it, or when no value is free.
     """
 
     dataset: FolderDataset
@@ -26,17 +26,17 @@ class Rim(NamedTuple):
     colour: int | None
 
     def key(self, in_colour: bool) -> int:
-        """Return what means ignored.
+        """Return the key that marks ignored pixels.
 
         Raises
         ------
         TileError
-            When every value is a label's.
+            When no value is free.
         """
         found = self.colour if in_colour else self.number
         if found is None:
             raise TileError(
-                "no mask value is left to mark what lies beyond an image or is transparent",
+                "no mask value is free to mark pixels that lie outside an image or are transparent",
                 expected="a value from 0 to 255 that no label has",
                 next_step="end a range of --labels earlier, such as 'nucleus=1-65534'",
             )
@@ -44,9 +44,10 @@ class Rim(NamedTuple):
 
 
 def with_rim(dataset: FolderDataset) -> Rim:
-    """Return what means ignored pixels: values that the dataset ignores, else some that no label has, added to these.
+    """Return the keys that mark ignored pixels.
 
-    Where a range without end leaves no number free, it is ended before the last that a PNG holds, and that is taken.
+    These are values that the dataset already ignores, or else free values, which are then added to its ignored values.
+    When a range without end, such as ``1-``, leaves no number free, it is cut off below `MOST`, and `MOST` is used.
     """
     values = [*(value for value, _ in mask_values(dataset.labels)), *dataset.ignore_values]
     ignored = [mask_span(value)[0] for value in dataset.ignore_values]
@@ -66,7 +67,8 @@ def with_rim(dataset: FolderDataset) -> Rim:
 
 
 def _free_grey(values: Sequence[int | str]) -> int | None:
-    """Return a grey value of 8 bits that is listed neither as a number nor as a colour: of the two, a colour counts."""
+    """Return a grey value of 8 bits that is listed neither as a number nor as a colour, because colours take
+    precedence; None if there is none."""
     spans = [mask_span(value) for value in values]
     return next(
         (n for n in range(255, -1, -1) if not any(a <= k <= b for a, b in spans for k in (n, -1 - n * 0x010101))), None
@@ -74,7 +76,8 @@ def _free_grey(values: Sequence[int | str]) -> int | None:
 
 
 def _ended(dataset: FolderDataset) -> tuple[FolderDataset, int | None]:
-    """Return a dataset whose range without end, such as ``1-``, ends before `MOST`, which is free then."""
+    """Return the dataset with a range without end, such as ``1-``, cut off below `MOST`, and `MOST`, which is free
+    then; if another value covers `MOST`, the unchanged dataset and None."""
 
     def ended(value: int | str) -> int | str:
         low, high = mask_span(value)

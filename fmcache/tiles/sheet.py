@@ -1,4 +1,4 @@
-"""Contact sheets: what the tiles look like, and where their labels lie. Sections of entries under one legend."""
+"""Contact sheets: pictures of tiles beside their labels, in sections under one legend."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IGNORED = "#808080"
 
 
 class SheetPicture(NamedTuple):
-    """One picture on a sheet and its mask, already small: (y, x, colour) and (y, x) uint8, with a caption.
+    """One picture on a sheet and its mask, already reduced: (y, x, colour) and (y, x) uint8, with a caption.
 
     `mpp` is um per pixel of the small picture, for its scale bar; None draws no bar.
     """
@@ -33,7 +33,7 @@ class SheetPicture(NamedTuple):
 
 
 class Section(NamedTuple):
-    """Entries under a heading. `shares` (one per label, shares of 1) are drawn as a bar in label colours beside it."""
+    """Entries under a heading. `shares` (one per label, as fractions of 1) are drawn as a bar beside the heading."""
 
     heading: str
     entries: Sequence[SheetPicture]
@@ -41,7 +41,7 @@ class Section(NamedTuple):
 
 
 def entry(image: Pixels, mask: Pixels, caption: str, mpp: float | None, tile_px: int = 192) -> SheetPicture:
-    """Return a tile (y, x, colour) and its mask (y, x), at `mpp` um per pixel, made small for a sheet."""
+    """Return a tile (y, x, colour) and its mask (y, x), at `mpp` um per pixel, reduced for a sheet."""
     scale = max(mask.shape) / tile_px
     shown, labels = (_fitted(a, tile_px, how) for a, how in ((image, cv2.INTER_AREA), (mask, cv2.INTER_NEAREST_EXACT)))
     return SheetPicture(shown, labels, caption, mpp * scale if mpp else None)
@@ -59,7 +59,7 @@ def overlay(image: Pixels, mask: Pixels, labels: Sequence[Label]) -> Pixels:
 
 
 def lettering(title: str, sections: Sequence[Section], labels: Sequence[Label]) -> Lettering:
-    """Return what writes all texts of a sheet."""
+    """Return the `Lettering` for all texts of a sheet."""
     captions = [one.caption for section in sections for one in section.entries]
     return Lettering([title, *(section.heading for section in sections), *captions, *(label.name for label in labels)])
 
@@ -67,7 +67,7 @@ def lettering(title: str, sections: Sequence[Section], labels: Sequence[Label]) 
 def contact_sheet(title: str, sections: Sequence[Section], labels: Sequence[Label], columns: int = 4) -> Image.Image:
     """Return a sheet: each picture beside its overlay, with headings, captions, legend and scale bars.
 
-    It is as wide as its longest text asks for; a legend that is wider still goes on in the next line.
+    It is wide enough for its longest text; a wider legend continues on the next line.
     """
     pen = lettering(title, sections, labels)
     cells = [entry for section in sections for entry in section.entries]
@@ -78,9 +78,9 @@ def contact_sheet(title: str, sections: Sequence[Section], labels: Sequence[Labe
     width = max(columns * cell_x + GAP, 2 * GAP + ceil(pen.length(title)), bars + (BAR_PX if _barred(sections) else 0))
     legend = _legend(labels, any((one.mask == IGNORE).any() for one in cells), width, pen)
     rows = [-(-len(section.entries) // columns) for section in sections]
-    heads = sum(TEXT + GAP for section in sections if section.heading)
+    headings = sum(TEXT + GAP for section in sections if section.heading)
     top = 2 * GAP + 2 * TEXT + TEXT * max((key.line for key in legend), default=0)
-    sheet = Image.new("RGB", (width, top + TEXT - GAP + heads + sum(rows) * cell_y), "white")
+    sheet = Image.new("RGB", (width, top + TEXT - GAP + headings + sum(rows) * cell_y), "white")
     draw = ImageDraw.Draw(sheet)
     pen.write(draw, GAP, GAP, title)
     for key in legend:
@@ -111,7 +111,7 @@ class _Key(NamedTuple):
 
 
 def _legend(labels: Sequence[Label], ignored: bool, width: int, pen: Lettering) -> list[_Key]:
-    """Where each label of the legend lies."""
+    """Return the position of each label in the legend."""
     keys = [(label.name, label.colour) for label in labels] + ([("ignored", IGNORED)] if ignored else [])
     placed, x, line = [], GAP, 0
     for name, colour in keys:
@@ -136,7 +136,7 @@ def _heading(
     width: int,
     pen: Lettering,
 ) -> None:
-    """Draw a rule, the heading, and from `left` on the bar of shares."""
+    """Draw a line, the heading, and the bar of shares, which starts at `left`."""
     draw.line((GAP, top, width - GAP, top), fill="#bbbbbb")
     pen.write(draw, GAP, top + 3, section.heading)
     for label, share in zip(labels, section.shares, strict=False):

@@ -1,6 +1,6 @@
-"""What a TIFF holds beyond one plane of pixels, read from its directories: pages, stacks, extra channels, rotation.
+"""Check a TIFF for more than one plane of pixels, from its directories: pages, stacks, extra channels, rotation.
 
-A TIFF is a container of many things, of which readers show the first page and keep silent about the rest.
+A TIFF can contain many images. Most readers show the first page and do not report the others.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DESCRIPTION, ORIENTATION, SAMPLES, SUB_IFDS, EXTRA_SAMPLES, SAMPLE_FORMAT = 270,
 REDUCED = 1  # bit of NewSubfileType: a smaller version of another page
 UNSIGNED, SIGNED = 1, 2
 BIG = 43  # version number of BigTIFF
-MOST_PAGES = 1000  # counted: whoever has more does not need the number
+MOST_PAGES = 1000  # pages above this number are not counted
 LOSSY = {
     6: "JPEG", 7: "JPEG", 34892: "JPEG", 33003: "JPEG 2000", 33005: "JPEG 2000", 34712: "JPEG 2000",
     22610: "JPEG XR", 34934: "JPEG XR", 50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL",
@@ -37,7 +37,7 @@ FORMATS = {UNSIGNED: "unsigned", SIGNED: "signed", 3: "float"}
 
 
 class Page(NamedTuple):
-    """What a directory says: sizes in px, bits per sample, and numbers as the TIFF specification has them."""
+    """The content of a directory: sizes in px, bits per sample, and numbers defined by the TIFF specification."""
 
     size: tuple[int, int]
     reduced: bool
@@ -57,57 +57,59 @@ class Page(NamedTuple):
 
 
 def check_tiff(file: BinaryIO, path: Path) -> Page:
-    """Return what the only full-size page says; smaller versions of it (a pyramid) may lie beside it.
+    """Return the only full-size page; the file may also hold smaller versions of it (a pyramid).
 
     Raises
     ------
     TileError
-        When there are other pages, several planes or channels under one directory, channels of unknown meaning, or the
-        page is to be shown rotated or is itself a smaller version.
+        When there are other pages, several planes or channels under one directory, or channels of unknown meaning; also
+        when the page has a tag that rotates it, or is itself a smaller version.
     """
     file.seek(0)
     if file.read(4) == b"MM\0\x2b":
         raise TileError(
-            f"{path} is a BigTIFF with the high byte first, which is not read",
+            f"{path} is a BigTIFF with the high byte first, which is not supported",
             next_step="save it as PNG, or as TIFF with the low byte first (tifffile: byteorder='<')",
         )
     first, *others = _pages(file)
-    next_step = "save the plane or channels that are the tile as a file of their own, as PNG or TIFF"
+    next_step = "save only the plane or channels of the tile in a separate file, as PNG or TIFF"
     if odd := [page for page in others if not (page.reduced and _within(page, first))]:
         pages = f"{len(others) + 1} pages" if len(others) < MOST_PAGES else f"more than {MOST_PAGES} pages"
         raise TileError(
-            f"{path} holds {pages}: one of them alone is not the tile",
-            expected="one page, or one with smaller versions of it that are marked as such",
+            f"{path} holds {pages}, so it is unclear which is the tile",
+            expected="one page, or one page with smaller versions of it that are marked as such",
             found=f"sizes {', '.join(f'{w} x {h} px' for w, h in [page.size for page in (first, *odd)][:4])}",
             next_step=f"{next_step} (a whole slide: fmcache data cut)",
         )
     if first.reduced or not all(_within(page, first) for page in _at(file, first.inner)):
-        raise TileError(f"{path}: the first page is a smaller version of another image in it", next_step=next_step)
+        raise TileError(
+            f"{path}: the first page is a smaller version of another image in this file", next_step=next_step
+        )
     if planes := _planes(first):
         raise TileError(f"{path} holds {planes} planes or channels under one page", expected="one", next_step=next_step)
     if _unexplained(path, first):
         raise TileError(
-            f"{path} has extra channels that it does not explain",
-            expected="grey, RGB or palette; beside them transparency, or channels that are the same everywhere",
+            f"{path} has extra channels of unknown meaning",
+            expected="grey, RGB or palette, with no other channels than transparency or constant ones",
             found=f"{first.samples} channels (ExtraSamples {', '.join(map(str, first.extra))})",
-            next_step="save it without them",
+            next_step="save it without the extra channels",
         )
     if first.orientation != 1:
         raise TileError(
-            f"{path} is to be shown rotated (orientation tag), but its partner may not be",
+            f"{path} has a tag that rotates it (orientation), but its image or mask partner may not be rotated",
             next_step="save it upright, without the tag",
         )
     return first
 
 
 def read_numbers(path: Path) -> npt.NDArray[np.generic]:
-    """Return the values (y, x) of a TIFF of one channel, of any type: Pillow reads none of 64 bits."""
+    """Return the values (y, x) of a TIFF of one channel, of any type; Pillow cannot read 64 bits."""
     with unwarned(NotGeoreferencedWarning), rasterio.open(path) as file:
         return np.asarray(file.read(1))
 
 
 def _unexplained(path: Path, page: Page) -> bool:
-    """Return whether channels that are no transparency hold anything: Pillow drops them unseen, so GDAL reads them."""
+    """Return whether channels of unknown meaning vary. Pillow drops them silently, so GDAL reads them."""
     first = page.samples - len(page.extra) + 1
     bands = [first + i for i, kind in enumerate(page.extra) if kind == 0]
     if not bands:
@@ -172,9 +174,10 @@ def _within(page: Page, whole: Page) -> bool:
 
 
 def _planes(page: Page) -> int:
-    """Return the number of planes of a stack of which only one has a directory; 0 when there is one.
+    """Return the number of planes of a stack in which only one plane has a directory; 0 when there is one plane.
 
-    ImageJ writes large stacks so, tifffile those that were truncated, and OME-TIFF may spread a stack over files.
+    ImageJ writes large stacks in this form, tifffile writes truncated stacks so, and OME-TIFF may spread a stack over
+    several files.
     """
     text, count = page.description, 1
     if text.startswith("ImageJ="):

@@ -1,4 +1,4 @@
-"""Reading pictures without the warnings of libraries that expect other ones: with a place on earth, say."""
+"""Read pictures without irrelevant warnings of libraries, such as missing geographic coordinates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TURN = threading.RLock()
 
 @contextmanager
 def unwarned(category: type[Warning]) -> Iterator[None]:
-    """Ignore warnings in the body; one thread at a time, since filters are everybody's, and all are given back."""
+    """Ignore warnings in the body, then restore the filters. One thread at a time, because filters are global."""
     with _TURN, warnings.catch_warnings():
         warnings.simplefilter("ignore", category)
         yield

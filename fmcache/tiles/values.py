@@ -1,4 +1,4 @@
-"""What the values of a mask mean: numbers and colours -> label ids, and how values are named in messages."""
+"""Convert the values of a mask, numbers and colours, to label ids, and name values in messages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Keys = npt.NDArray[np.int32]
 UNKNOWN = -1
 SHOWN = 8
 MANY = 256
-"""Colours that no set of labels has."""
+"""More unknown colours than this cannot come from a set of labels."""
 
 
 class Palette(NamedTuple):
@@ -29,9 +29,10 @@ class Palette(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """A mask read by a dataset's values: label ids (y, x) uint8, 255 = ignore; pixels by key, and those of no label.
+    """A mask read with a dataset's values: label ids (y, x) uint8, 255 = ignore.
 
-    `palette` is set when a palette mask was read by index.
+    `found` has the number of pixels by key, `unknown` the same for values that no label has. `palette` is set when a
+    palette mask was read by index.
     """
 
     mask: Pixels
@@ -41,10 +42,10 @@ class Reading(NamedTuple):
 
 
 def read_values(raw: RawMask, dataset: FolderDataset) -> Reading:
-    """Return what a mask means to a dataset; labels without values mean their position.
+    """Return the label ids of a mask for a dataset; the value of a label without values is its position.
 
-    When all values of labels are colours, masks are read by the colours they show. Else grey values and palette indices
-    are read as they are stored; where a grey value also shows a colour that is listed, that counts.
+    When all values of labels are colours, masks are read by the colours they show. Otherwise grey values and palette
+    indices are read as stored; but if a grey value shows a listed colour, this colour takes precedence.
     """
     stored, inverse, counts = np.unique(raw.keys, return_inverse=True, return_counts=True)
     shown = _shown(stored, raw.colours)
@@ -67,7 +68,7 @@ def read_values(raw: RawMask, dataset: FolderDataset) -> Reading:
 
 
 def unknown_values(where: str, counts: Mapping[int, int], dataset: FolderDataset) -> TileError:
-    """Return the error that masks hold values that no label has."""
+    """Return the error for masks that hold values that no label has."""
     meanings = [*dataset.ignore_values, *(value for value, _ in mask_values(dataset.labels))]
     return TileError(
         f"{where}: mask values that no label has",
@@ -80,19 +81,20 @@ def unknown_values(where: str, counts: Mapping[int, int], dataset: FolderDataset
 def _way_out(counts: Mapping[int, int], dataset: FolderDataset) -> str:
     if sum(key < 0 for key in counts) > MANY:
         return (
-            "files of so many colours are pictures, overlays, or masks that were smoothed or JPEG once: export label "
-            "images; and see that --images and --masks are not interchanged"
+            "files with so many colours are photographs, overlays, or masks that were smoothed or saved as JPEG: "
+            "export label images, and check that --images and --masks are not interchanged"
         )
     way = (
-        "add them to a label's values or to ignore_values (fmcache data add --labels, --ignore); a mask that numbers "
-        "instances takes a range, such as 'nucleus=1-'"
+        "add them to a label's values or to ignore_values (fmcache data add --labels, --ignore); for a mask of "
+        "numbered instances, use a range, such as 'nucleus=1-'"
     )
     by_value = {value: dataset.labels[label].name for value, label in mask_values(dataset.labels)}
     if by_value.keys() == {0, 255} and len(counts) > 1:
         way += (
-            f"; if edges were smoothed, halve the range: '{quoted(by_value[0])}=0-127,{quoted(by_value[255])}=128-255'"
+            "; if edges were smoothed, split the range in the middle: "
+            f"'{quoted(by_value[0])}=0-127,{quoted(by_value[255])}=128-255'"
         )
-    return way + ("; a mask that was smoothed or a JPEG once is best exported anew" if len(counts) > SHOWN else "")
+    return way + ("; if the mask was smoothed or saved as JPEG, export it again" if len(counts) > SHOWN else "")
 
 
 def mask_values(labels: tuple[Label, ...]) -> list[tuple[int | str, int]]:
@@ -108,24 +110,25 @@ def reads_by_colour(dataset: FolderDataset) -> bool:
 
 
 def ignored_keys(dataset: FolderDataset, keys: Mapping[int, int]) -> set[int]:
-    """Return the keys that are ignored: by the dataset's rule, or since they cannot be seen."""
+    """Return the keys that are ignored, by the dataset's rule or because they are transparent."""
     array = np.array(list(keys), dtype=np.int32)
     table = _meaning(array, [(value, IGNORE) for value in dataset.ignore_values])
     return {int(key) for key in array[(table == IGNORE) | (array == TRANSPARENT)]}
 
 
 def shown_keys(raw: RawMask) -> Keys:
-    """Return the keys of a mask, (y, x) int32, those that show a colour as that colour."""
+    """Return the keys of a mask, (y, x) int32; each key that shows a colour is replaced by this colour's key."""
     return _shown(raw.keys, raw.colours)
 
 
 def shown_key(key: int) -> str:
-    """Return a key as flags have it: a number or ``#rrggbb``."""
+    """Return a key in the form that flags use: a number or ``#rrggbb``."""
     return str(key) if key >= 0 else f"#{-1 - key:06x}"
 
 
 def listed_values(counts: Mapping[int, int], say: Callable[[int], str]) -> str:
-    """Return values with what `say` makes of their pixel counts; of many numbers those in a row become a range."""
+    """Return values with their pixel counts as `say` formats them; when there are many, consecutive numbers become a
+    range."""
     ordered = sorted((key for key in counts if key != TRANSPARENT), key=lambda key: (key < 0, abs(key)))
     rows: list[tuple[int, int, int]] = []
     for key in ordered:
@@ -138,14 +141,15 @@ def listed_values(counts: Mapping[int, int], say: Callable[[int], str]) -> str:
 
 
 def palette_clash(palettes: Sequence[tuple[str, Palette]]) -> str:
-    """Return how named palette masks differ in what an index shows or where a colour stands; empty when they do not."""
+    """Return a difference between palettes of named masks: another colour for an index, or another index for a colour;
+    empty when there is none."""
     by_index: dict[int, tuple[str, Palette]] = {}
     by_colour: dict[str, tuple[int, str, Palette]] = {}
     for name, palette in palettes:
         for i in palette.used:
             colour = palette.colours[i]
             at, other, theirs = by_colour.setdefault(colour, (i, name, palette))
-            # both palettes may hold the colour twice, as those of many labels do
+            # not a difference if a palette holds the colour at both indices, as palettes of many labels do
             if at != i and colour not in (*palette.colours[at : at + 1], *theirs.colours[i : i + 1]):
                 return f"{colour} has index {at} in {other} and index {i} in {name}"
             other, theirs = by_index.setdefault(i, (name, palette))

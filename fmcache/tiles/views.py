@@ -1,8 +1,8 @@
 """Views of a tile: (view recipe, dataset, tile id, view index) -> pixels and mask.
 
-View 0 is the untouched tile. Views 1, 2, ... are a random affine warp of image and mask together and a colour jitter
-of the image. Their parameters come from a counter-based generator (Philox) keyed by the four names above: they depend
-neither on the order of calls, nor on the process, nor on how many views there are.
+View 0 is the unchanged tile. Views 1, 2, ... are a random affine warp of both image and mask, and a colour jitter of
+the image. Their parameters come from a counter-based generator (Philox) whose key is made of the four inputs above.
+They do not depend on the order of calls, on the process, or on the number of views.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Pixels = npt.NDArray[np.uint8]
 
 @contextmanager
 def opencv_on_one_thread() -> Iterator[None]:
-    """Keep OpenCV from starting threads of its own below each of ours: views are rendered in parallel as they are."""
+    """Keep OpenCV from starting additional threads in each of our threads: views are already rendered in parallel."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
@@ -36,7 +36,8 @@ def opencv_on_one_thread() -> Iterator[None]:
 
 
 class ViewParams(NamedTuple):
-    """How one view is drawn: angles in degrees, shifts as shares of the tile, factors (`hue`: share of the circle)."""
+    """Parameters of one view: angles in degrees, shifts as fractions of the tile, factors; `hue` as a fraction of the
+    colour circle."""
 
     rotate_deg: float
     shear_deg: float
@@ -58,7 +59,7 @@ def view_params(spec: ViewSpec, dataset: str, tile: str, view: int) -> ViewParam
     if view == 0:
         return UNTOUCHED
     generator = np.random.Generator(np.random.Philox(key=random_key("view", spec.seed, dataset, tile, view)))
-    # all draws happen in this order whatever the ranges are, so that changing one range moves only its own parameter
+    # all numbers are drawn in this order for any ranges, so that changing one range changes only its own parameter
     u = generator.uniform(-1.0, 1.0, size=10).tolist()
     return ViewParams(
         rotate_deg=spec.rotate_deg * u[0],
@@ -75,9 +76,9 @@ def view_params(spec: ViewSpec, dataset: str, tile: str, view: int) -> ViewParam
 
 
 def affine_matrix(params: ViewParams, size: int) -> npt.NDArray[np.float64]:
-    """Return the 2 x 3 matrix that takes pixel centres (x, y) of the tile to those of the view.
+    """Return the 2 x 3 matrix that maps pixel centres (x, y) of the tile to those of the view.
 
-    Flip, shear, zoom and rotation are about the tile's centre, then the shift.
+    Flip, shear, zoom and rotation are applied about the tile's centre, then the shift.
     """
     turn, shear = math.radians(params.rotate_deg), math.tan(math.radians(params.shear_deg))
     rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
@@ -104,7 +105,10 @@ def render_view(spec: ViewSpec, dataset: str, tile: str, view: int, image: Pixel
 
 
 def render_mask(spec: ViewSpec, dataset: str, tile: str, view: int, mask: Pixels) -> Pixels:
-    """Return the mask of a view, (y, x) uint8 label ids, by nearest neighbour; 255 beyond the tile (or reflected)."""
+    """Return the mask of a view, (y, x) uint8 label ids, by nearest neighbour.
+
+    Pixels outside the tile are 255 or reflected, as `spec.outside` says.
+    """
     params = view_params(spec, dataset, tile, view)
     if params == UNTOUCHED:
         return mask
@@ -128,7 +132,7 @@ def _jitter(image: Pixels, params: ViewParams) -> Pixels:
     ):
         picture = enhance(picture).enhance(factor)
     if params.hue:
-        # HSV_FULL spreads the colour circle over 0..255, so the shift wraps around by itself in uint8
+        # HSV_FULL spreads the colour circle over 0..255, so the shift wraps around in uint8
         hsv = cv2.cvtColor(np.asarray(picture), cv2.COLOR_RGB2HSV_FULL)
         hsv[..., 0] += np.uint8(round(params.hue * 256) % 256)
         return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL), dtype=np.uint8)
