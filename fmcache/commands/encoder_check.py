@@ -18,7 +18,7 @@ from fmcache.encoders.hub import check_access, local_file, must_not_ask
 from fmcache.encoders.hub_words import not_here, unreachable
 from fmcache.encoders.load import Encoder, card_of, load_encoder
 from fmcache.encoders.tokens import token_grids
-from fmcache.encoders.weights import read_lock
+from fmcache.encoders.weights import pinned_weights
 from fmcache.errors import FmcacheError, HubUnreachable
 from fmcache.grid import GridGeometry
 from fmcache.manifest import TileEntry
@@ -123,7 +123,7 @@ def _have_file(card: Card, choice: EncoderChoice, flags: Flags, fetch: bool, hub
     if choice.weights or not weights.repo:
         row["access"], row["file"] = "not needed", choice.weights or weights.file or NOT_TRIED
         return True
-    held = read_lock(places.weights_lock(flags.work)).get(f"{weights.repo}/{weights.file}")
+    held = pinned_weights(places.weights_lock(flags.work)).read().get(f"{weights.repo}/{weights.file}")
     if held and not weights.revision:
         weights = msgspec.structs.replace(weights, revision=held.revision)
     here = local_file(weights)

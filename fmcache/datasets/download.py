@@ -11,13 +11,12 @@ import time
 from pathlib import Path
 
 import requests
-import yaml
 
 from fmcache.errors import DataUnavailable, ManifestError
-from fmcache.identity import whole_file
 from fmcache.manifest import Archive
+from fmcache.pins import Pins
 from fmcache.runtime.progress import progress
-from fmcache.strict import Document, Frozen
+from fmcache.strict import Frozen
 
 RECORD = "checksums.lock.yaml"
 BLOCK = 1 << 16  # bytes; at most this much is lost when a connection breaks
@@ -81,7 +80,7 @@ def check_file(path: Path, archive: Archive, url: str, fresh: bool) -> str:
         When a checksum differs.
     """
     md5, sha256 = _digests(path)
-    known = recorded(path.parent).get(archive.file)
+    known = downloads(path.parent).read().get(archive.file)
     for kind, expected, found in (("MD5", archive.md5, md5), ("SHA-256", known.sha256 if known else "", sha256)):
         if expected and found != expected:
             if fresh:
@@ -95,25 +94,10 @@ def check_file(path: Path, archive: Archive, url: str, fresh: bool) -> str:
     return sha256
 
 
-def record(path: Path, url: str, sha256: str) -> bool:
-    """Record size and checksum of a file beside it if there is no record yet; return whether the record is new."""
-    known = recorded(path.parent)
-    if path.name in known:
-        return False
-    known[path.name] = Recorded(path.stat().st_size, sha256, url)
-    files = {name: {key: getattr(one, key) for key in Recorded.__struct_fields__} for name, one in known.items()}
-    with whole_file(path.parent / RECORD, "w") as file:
-        file.write("# sizes and checksums of these files at their first download; files that differ are refused\n")
-        yaml.safe_dump(files, file, sort_keys=True)
-    return True
-
-
-def recorded(folder: Path) -> dict[str, Recorded]:
-    """Return the records of the files of a folder."""
-    if not (folder / RECORD).exists():
-        return {}
-    found: dict[str, Recorded] = Document(folder / RECORD, ManifestError).convert(dict[str, Recorded])
-    return found
+def downloads(folder: Path) -> Pins[Recorded]:
+    """Return the records of the files of a folder, by file name; ManifestError when they have another form."""
+    heading = "sizes and checksums of these files at their first download; files that differ are refused"
+    return Pins(folder / RECORD, Recorded, ManifestError, heading)
 
 
 def _resume(url: str, partial: Path) -> None:

@@ -118,7 +118,8 @@ def _bring(dataset: FolderDataset | GeojsonDataset, how: Fetch, root: Path, sour
                 regions = archive.holds == "masks" and isinstance(dataset, GeojsonDataset)
                 unpack(path, root / getattr(how, archive.holds), REGIONS if regions else MASK_SUFFIXES)
                 # recorded only now: later downloads must not be checked against a file that cannot be unpacked
-                if download.record(path, url, sha256) and not archive.md5:
+                first = download.Recorded(path.stat().st_size, sha256, url)
+                if download.downloads(path.parent).add(path.name, first) and not archive.md5:
                     new.append(archive.file)
     except Busy as busy:
         raise Busy(f"another process is fetching into {root}", found=busy.found, next_step=busy.next_step) from None

@@ -7,17 +7,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-import yaml
 
 from fmcache.encoders.cards import Card, Weights
 from fmcache.encoders.hub import commit_of, download_weights
 from fmcache.encoders.index import is_index, sha256_weights
 from fmcache.errors import EncoderUnavailable, SpecError, WeightsMismatch, some
-from fmcache.identity import whole_file
-from fmcache.locks import locked
-from fmcache.strict import Document, Frozen, builtins
+from fmcache.pins import Pins
+from fmcache.strict import Frozen
 
-WAIT_S = 60  # the lock is held only to write one entry
 USUAL = ("model.safetensors", "pytorch_model.bin")
 """The file names that transformers uses for the weights in a folder."""
 
@@ -84,16 +81,17 @@ def local_weights(card: Card, chosen: str) -> Path:
 
 
 def _from_hub(card: Card, weights: Weights, offline: bool, lock: Path | None) -> WeightsFile:
-    held = read_lock(lock).get(hub_name(weights))
-    revision = weights.revision or (held.revision if held else "")
+    pinned = pinned_weights(lock).read().get(hub_name(weights))
+    revision = weights.revision or (pinned.revision if pinned else "")
     path = download_weights(card, msgspec.structs.replace(weights, revision=revision), offline)
     if weights.sha256:
         return WeightsFile(path, check_sha256(path, weights.sha256, "the card"))
-    if held and held.revision == revision:
-        return WeightsFile(path, check_sha256(path, held.sha256, str(lock)))
+    if pinned and pinned.revision == revision:
+        return WeightsFile(path, check_sha256(path, pinned.sha256, str(lock)))
     found = WeightsFile(path, sha256_weights(path))
-    if lock:
-        _record(lock, hub_name(weights), PinnedWeights(revision or commit_of(path), found.sha256))
+    # a card that asks for another revision moves the pin
+    now = PinnedWeights(revision or commit_of(path), found.sha256)
+    pinned_weights(lock).add(hub_name(weights), now, replace=True)
     return found
 
 
@@ -102,27 +100,9 @@ def hub_name(weights: Weights) -> str:
     return f"{weights.repo}/{weights.file}"
 
 
-def read_lock(lock: Path | None) -> dict[str, PinnedWeights]:
-    """Return the pinned weights in a lock file by hub file (``repo/file``); empty when there is no lock file.
-
-    Raises
-    ------
-    SpecError
-        When the lock file has another form than `find_weights` writes.
-    """
-    if lock is None or not lock.is_file():
-        return {}
-    held: dict[str, PinnedWeights] = Document(lock, SpecError).convert(dict[str, PinnedWeights])
-    return held
-
-
-def _record(lock: Path, key: str, held: PinnedWeights) -> None:
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with locked(lock, WAIT_S):
-        entries = read_lock(lock) | {key: held}
-        with whole_file(lock, "w") as file:
-            file.write("# Weights at their first download; every later run is pinned to these.\n")
-            yaml.safe_dump({name: builtins(entry) for name, entry in sorted(entries.items())}, file)
+def pinned_weights(lock: Path | None) -> Pins[PinnedWeights]:
+    """Return the pinned weights in a lock file, by hub file (``repo/file``); SpecError when it has another form."""
+    return Pins(lock, PinnedWeights, SpecError, "Weights at their first download; every later run is pinned to these.")
 
 
 def _chosen_file(card: Card, weights: Weights, chosen: Path) -> Path:

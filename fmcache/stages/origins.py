@@ -16,7 +16,7 @@ from fmcache.cache.header import Header, read_header
 from fmcache.cache.reader import Cache
 from fmcache.encoders.cards import SUFFIXES, TIMM, Card, Weights, card_names, precision_of, read_card
 from fmcache.encoders.index import is_index, listed_files, sha256_weights
-from fmcache.encoders.weights import hub_name, local_weights, read_lock
+from fmcache.encoders.weights import hub_name, local_weights, pinned_weights
 from fmcache.errors import CacheCorrupt, CacheMismatch, EncoderUnavailable, FmcacheError
 from fmcache.identity import differences
 from fmcache.scores.records import EncoderInfo
@@ -225,7 +225,7 @@ def _compare_weights(
         raise _other_weights(cache, "as the card states", weights.sha256, sha256)
     if weights.repo and not chosen:
         name = hub_name(weights)
-        held = read_lock(lock).get(name)
+        held = pinned_weights(lock).read().get(name)
         if held and held.sha256 != sha256 and weights.revision in ("", held.revision):
             raise _other_weights(cache, f"{name}, by {lock}", held.sha256, sha256)
         fetched = origin.hub == name and weights.revision in ("", *Path(origin.weights).parts)

@@ -324,7 +324,7 @@ def test_links_damage_twins_and_archives_without_images_are_refused(manifest, se
         with pytest.raises(ManifestError, match=says):
             get(manifest, server)
         folder = manifest.parent / "data" / "puma"
-        assert MASKS not in download.recorded(folder)
+        assert MASKS not in download.downloads(folder).read()
         (folder / MASKS).unlink()
 
 
