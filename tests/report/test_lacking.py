@@ -87,7 +87,7 @@ def test_the_challenge_metric_leaves_out_the_background_and_counts_what_is_not_t
     assert "'mean' is the mean over 2 labels: other is left out." in lines([three("x", 0, SEEN, SEEN, SEEN, **puma)])
     found = lines([three("x", 0, ABSENT, SEEN, ABSENT, **puma)])
     assert "'mean' is the mean over 2 labels: other is left out." in found
-    assert "necrosis has no pixel in the test tiles: the challenge counts that as Dice 0." in found
+    assert "necrosis has no pixel in the test tiles: the challenge counts this as Dice 0." in found
 
 
 @pytest.mark.parametrize("dice", ["pooled", "per_tile", "puma"])
