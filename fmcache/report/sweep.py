@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 from matplotlib.figure import Figure
 from rich.table import Table
 
@@ -17,7 +16,7 @@ from fmcache.report.escapes import escape_markdown
 from fmcache.report.figures import COLOURS, CONTROL, Write, names_shown, rendered
 from fmcache.report.notes import lacking, marks
 from fmcache.report.summary import Row, Summary
-from fmcache.report.tables import markdown_head
+from fmcache.report.tables import markdown_head, percent
 
 TITLES = {"views": "views of each training tile", "passes_per_epoch": "passes over the training tiles in an epoch"}
 
@@ -89,15 +88,21 @@ class SweepTable(NamedTuple):
         ]
 
     def _csv(self) -> str:
-        file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([self.field, "encoder", "title", "label", "seeds", "dice_mean_percent", "dice_std_percent"])
-        for value, summary in self.summaries.items():
-            for row in summary.rows:
-                for column, mean, std in zip(summary.columns, 100 * row.mean, 100 * row.std, strict=True):
-                    described = [row.encoder.name, row.encoder.display, column]
-                    writer.writerow([value, *described, len(row.seeds), f"{mean:.4f}", f"{std:.4f}"])
-        return file.getvalue()
+        lines = [
+            {
+                self.field: value,
+                "encoder": row.encoder.name,
+                "title": row.encoder.display,
+                "label": label,
+                "seeds": len(row.seeds),
+                "dice_mean_percent": percent(mean),
+                "dice_std_percent": percent(std),
+            }
+            for value, summary in self.summaries.items()
+            for row in summary.rows
+            for label, mean, std in zip(summary.columns, row.mean, row.std, strict=True)
+        ]
+        return pl.DataFrame(lines, infer_schema_length=None).write_csv(float_precision=4)
 
 
 def dice_by_value(sweep: SweepTable, write: Write) -> Figure:

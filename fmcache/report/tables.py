@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 from rich.table import Table
 from rich.text import Text
 
@@ -88,24 +87,35 @@ def latex(summary: Summary) -> str:
 
 def csv_text(summary: Summary) -> str:
     """Return the table as CSV: one line per encoder and label, machine-readable, in percent."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(
-        ["study", "dataset", "encoder", "title", "label", "seeds", "dice_mean_percent", "dice_std_percent",
-         "collapsed_seeds", "still_falling_seeds", "control", "random_weights", "params", "dice",
-         "validation_rising_seeds", "training_ended_seeds", "ending_unknown_seeds"]
-    )  # fmt: skip
+    record, lines = summary.record, []
     for row in summary.rows:
-        ended = Counter(row.endings)
-        for column, mean, std in zip(summary.columns, row.mean, row.std, strict=True):
-            writer.writerow(
-                [summary.record.study, summary.record.dataset, row.encoder.name, row.encoder.display, column,
-                 len(row.seeds), _number(mean), _number(std), ended[Ending.COLLAPSED],
-                 ended[Ending.RISING] + ended[Ending.LEARNT],
-                 row.encoder.control, row.encoder.random_weights, row.encoder.params, summary.reduction,
-                 ended[Ending.RISING], ended[Ending.ENDED], ended[Ending.UNTOLD]]
-            )  # fmt: skip
-    return file.getvalue()
+        ended, encoder = Counter(row.endings), row.encoder
+        for label, mean, std in zip(summary.columns, row.mean, row.std, strict=True):
+            lines.append({
+                "study": record.study,
+                "dataset": record.dataset,
+                "encoder": encoder.name,
+                "title": encoder.display,
+                "label": label,
+                "seeds": len(row.seeds),
+                "dice_mean_percent": percent(mean),
+                "dice_std_percent": percent(std),
+                "collapsed_seeds": ended[Ending.COLLAPSED],
+                "still_falling_seeds": ended[Ending.RISING] + ended[Ending.LEARNT],
+                "control": str(encoder.control),
+                "random_weights": str(encoder.random_weights),
+                "params": encoder.params,
+                "dice": summary.reduction,
+                "validation_rising_seeds": ended[Ending.RISING],
+                "training_ended_seeds": ended[Ending.ENDED],
+                "ending_unknown_seeds": ended[Ending.UNTOLD],
+            })  # fmt: skip
+    return pl.DataFrame(lines, infer_schema_length=None).write_csv(float_precision=4)
+
+
+def percent(share: float) -> float | None:
+    """Return a share in percent; None where it is undefined, which CSV leaves empty."""
+    return None if np.isnan(share) else 100 * float(share)
 
 
 def terminal(summary: Summary) -> Table:
@@ -128,7 +138,3 @@ def terminal(summary: Summary) -> Table:
 
 def _style(cell: Cell) -> str:
     return " ".join(["bold"] * (1 <= cell.place <= 3) + ["underline"] * (cell.place == 1))
-
-
-def _number(value: float) -> str:
-    return "" if np.isnan(value) else f"{100 * value:.4f}"
