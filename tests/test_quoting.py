@@ -103,7 +103,7 @@ def test_a_joining_sign_of_another_flag_is_refused_with_the_right_sign():
     with pytest.raises(SpecError) as refused:
         parse_values("0,255")
     assert parse_values(refused.value.expected) == (0, 255)
-    with pytest.raises(SpecError, match="is no label"):
+    with pytest.raises(SpecError, match="is not a label"):
         parse_fill("stroma,tumour", [Label("stroma", "#000000"), Label("tumour", "#000000")])
 
 

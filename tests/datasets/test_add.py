@@ -116,7 +116,7 @@ def notes_of(folder):
     return check(Manifest(folder / "data_manifest.yaml"), "mine").notes
 
 
-def test_unlabelled_shares_and_mostly_unlabelled_tiles_are_told(folders):
+def test_unlabelled_shares_and_mostly_unlabelled_tiles_are_reported(folders):
     mask = np.full((32, 32), 255, "uint8")
     mask[:2, :16], mask[:2, 16:] = 0, 1
     Image.fromarray(mask).save(folders / "masks" / "p1_2_mask.png")
@@ -142,13 +142,16 @@ def test_a_tile_without_a_label_is_a_note_and_a_split_without_one_a_problem(fold
     result = check(Manifest(path), "mine")
     (split,) = (name for name in ("train", "val", "test") if "p1_2" in result.dataset.splits.of(name))
     assert result.problems == []
-    assert f"in 1 tiles every pixel is ignored; they neither teach nor test: p1_2 ({split})" in result.notes
+    assert (
+        f"in 1 tiles every pixel is ignored; they contribute nothing to training or to scores: p1_2 ({split})"
+        in result.notes
+    )
     ignore_all(folders, "p1_3")
     add_to(folders, replace=True)
     result = check(Manifest(path), "mine")
     (problem,) = result.problems
     (split,) = (name for name in ("train", "val", "test") if "p1_2" in result.dataset.splits.of(name))
-    assert problem.startswith(f"{split} has not one labelled pixel: label one of its tiles (p1_2, p1_3)")
+    assert problem.startswith(f"{split} has no labelled pixel: label one of its tiles (p1_2, p1_3)")
     assert not [note for note in result.notes if "does not occur" in note]
 
 
@@ -286,10 +289,10 @@ def test_without_sizes_the_split_is_scaled_and_the_line_says_so(folders):
     assert "6 tiles: split 2/1/1 (2 in no split); label" in add_to(folders, name="asked", groups="", split="2/1/1")
 
 
-def test_a_label_that_a_split_cannot_have_is_told_with_the_reason(folders):
+def test_a_label_that_a_split_cannot_have_is_reported_with_the_reason(folders):
     for i in range(2, 6):
         Image.fromarray(np.zeros((32, 32), "uint8")).save(folders / "masks" / f"p{i // 2}_{i}_mask.png")
-    said = "label 'tumour' is in 2 tiles of 1 group: test has it, train and val lack it; that cannot be helped"
+    said = "label 'tumour' is in 2 tiles of 1 group: test has it, train and val lack it; no split can avoid this"
     assert f"\nnote: {said}" in add_to(folders)
     table = split(folders / "data_manifest.yaml", "mine", "2/2/2", 0, "", 0)
     assert any(f"note: {said}" in str(part) for part in table.renderables)

@@ -54,7 +54,7 @@ def dataset(folder, name="mine"):
     return Manifest(folder / "m.yaml").dataset(name)
 
 
-def test_folders_of_splits_win_over_a_split_that_is_asked_for_and_it_is_said(tmp_path):
+def test_folders_of_splits_win_over_a_split_that_is_asked_for_and_it_is_reported(tmp_path):
     draw(tmp_path, ["train/a", "train/b", "val/c", "test/d", "test/e"])
     code, said = run(tmp_path, "--mpp", "0.5")
     assert code == 0
@@ -101,7 +101,7 @@ def test_names_in_any_script_are_ids(tmp_path):
     assert {tile.id for tile in dataset(tmp_path, "乳腺").tiles} == {"肿瘤", "间质", "坏死", "淋巴"}
 
 
-def test_names_that_look_like_patients_are_told_with_a_rule_that_works(tmp_path):
+def test_names_that_look_like_patients_are_reported_with_a_rule_that_works(tmp_path):
     draw(tmp_path, ["P01_1", "P01_2", "P02_1", "P03_1"])
     said = run(tmp_path)[1]
     assert "patients or slides" in said
@@ -119,7 +119,7 @@ def test_um_per_px_that_cannot_be_is_refused_at_once(tmp_path, mpp):
     assert not (tmp_path / "m.yaml").exists()
 
 
-def test_lone_files_are_passed_over_when_asked_to(tmp_path):
+def test_lone_files_are_skipped_when_asked_to(tmp_path):
     draw(tmp_path, "abcde")
     (tmp_path / "masks" / "e.png").unlink()
     code, said = run(tmp_path)
@@ -127,7 +127,7 @@ def test_lone_files_are_passed_over_when_asked_to(tmp_path):
     assert "--missing skip" in said
     code, said = run(tmp_path, "--missing", "skip")
     assert code == 0
-    assert "1 images without a mask and 0 masks without an image passed over: e.png" in said
+    assert "1 images without a mask and 0 masks without an image were skipped: e.png" in said
     assert len(dataset(tmp_path).tiles) == 4
 
 
@@ -146,7 +146,7 @@ def test_masks_of_a_label_among_the_images_are_merged_and_are_no_images(tmp_path
     assert [tile.id for tile in dataset(tmp_path).tiles] == list("abcd")
 
 
-def test_images_that_lack_a_label_s_mask_are_passed_over_when_asked_to(tmp_path):
+def test_images_that_lack_a_label_s_mask_are_skipped_when_asked_to(tmp_path):
     draw(tmp_path, "abcde")
     (tmp_path / "masks" / "e.png").unlink()
     flags = ["--fill", "other", "--merge-into", tmp_path / "merged"]
@@ -155,7 +155,7 @@ def test_images_that_lack_a_label_s_mask_are_passed_over_when_asked_to(tmp_path)
     assert "--missing skip" in said
     code, said = run(tmp_path, *flags, "--missing", "skip", labels="", masks=f"tumour={tmp_path}/masks")
     assert code == 0, said
-    assert "1 images without the mask of some label passed over" in said
+    assert "1 images without the mask of some label were skipped" in said
 
 
 def test_masks_of_labels_in_folders_of_splits_are_merged_into_such_folders(tmp_path):
@@ -178,7 +178,7 @@ def test_masks_of_labels_in_folders_of_splits_are_merged_into_such_folders(tmp_p
 GLAS = {"names": [f"t{i}" for i in range(4)], "size": (77, 52)}
 
 
-def test_oblong_tiles_are_told_at_once_and_check_sums_them_up(tmp_path):
+def test_oblong_tiles_are_reported_at_once_and_check_sums_them_up(tmp_path):
     draw(tmp_path, **GLAS)
     code, said = run(tmp_path)
     assert code == 0
@@ -186,7 +186,7 @@ def test_oblong_tiles_are_told_at_once_and_check_sums_them_up(tmp_path):
     assert "--square crop, tile or pad" in said
     problems = check(Manifest(tmp_path / "m.yaml"), "mine").problems
     assert problems == [
-        "4 of 4 tiles are not square (4 of 77 x 52 px): make squares of them with fmcache data add --replace --square "
+        "4 of 4 tiles are not square (4 of 77 x 52 px): make them square with fmcache data add --replace --square "
         "crop, tile or pad"
     ]
 
@@ -227,7 +227,7 @@ def test_squares_side_by_side_stay_in_one_split_and_their_origin_is_recorded(tmp
     assert (np.asarray(Image.open(tmp_path / "sq" / "images" / "t1_x000038_y000026.png")) == whole).all()
 
 
-def test_squares_without_a_label_and_small_images_are_told(tmp_path):
+def test_squares_without_a_label_and_small_images_are_reported(tmp_path):
     draw(tmp_path, **{**GLAS, "size": [(77, 52), (77, 52), (77, 52), (20, 30)]})
     blank = np.full((52, 77), 255, "uint8")
     blank[:, :30] = 1
@@ -235,7 +235,7 @@ def test_squares_without_a_label_and_small_images_are_told(tmp_path):
     code, said = run(tmp_path, "--square", "tile", "--tile-px", "26", split="6/4/1")
     assert code == 0, said
     assert "1 images were padded by reflection" in said
-    assert "2 squares without any label left out" in said
+    assert "2 squares without any label were left out" in said
     assert check(Manifest(tmp_path / "m.yaml"), "mine").problems == []
 
 
@@ -286,8 +286,8 @@ def test_annotated_regions_become_label_ids_in_squares(tmp_path):
         (["--square", "tile"], "--tile-px 512"),
         (["--square", "tile", "--tile-px", "2"], "16 to"),
         (["--square", "tile", "--tile-px", "1000000"], "16 to"),
-        (["--tile-px", "32"], "goes with --square tile"),
-        (["--into", "x"], "goes with"),
+        (["--tile-px", "32"], "works only with --square tile"),
+        (["--into", "x"], "works only with"),
     ],
 )
 def test_flags_of_squares_that_do_not_fit_are_refused(tmp_path, flags, says):
@@ -311,14 +311,14 @@ def test_groups_that_folders_or_squares_say_can_be_declined(tmp_path):
     assert run(tmp_path / "one", "--square", "tile", "--tile-px", "16", "--groups", "none", split="")[0] == 0
 
 
-def test_a_mask_that_was_saved_otherwise_than_the_others_is_told(tmp_path):
+def test_a_mask_that_was_saved_otherwise_than_the_others_is_reported(tmp_path):
     draw(tmp_path, "abcd")
-    assert "is ignored, and" not in run(tmp_path)[1]
+    assert "is ignored, but" not in run(tmp_path)[1]
     path = tmp_path / "masks" / "c.png"
     Image.fromarray(np.asarray(Image.open(path)) * 255).save(path)
     code, said = run(tmp_path, "--replace")
     assert code == 0
-    assert "255 is ignored, and 1 of 4 masks hold it and one label at most" in said
+    assert "255 is ignored, but 1 of 4 masks hold it and at most one label" in said
     assert "masks/c.png" in said
 
 
@@ -329,7 +329,7 @@ def test_smoothed_masks_are_refused_with_ranges_that_work_and_pictures_called_so
         whole.resize((99, 99), Image.Resampling.BICUBIC).resize(whole.size, Image.Resampling.BICUBIC).save(path)
     code, said = run(tmp_path, labels="other=0,tumour=255")
     assert code == 1
-    labels = said.partition("halve the range: '")[2].partition("'")[0]
+    labels = said.partition("split the range in the middle: '")[2].partition("'")[0]
     assert run(tmp_path, labels=labels)[0] == 0
     code, said = run(tmp_path, images="masks", masks="images", name="b")
     assert code == 1

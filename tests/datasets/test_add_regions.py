@@ -84,7 +84,7 @@ def test_geojson_beside_the_images_is_drawn_in_file_order_and_the_rest_ignored(f
     assert (mask[4:, 14:] == 1).all()
     result = check(listed, "mine")
     assert result.problems == []
-    assert any("overlap in 4 of 4 tiles" in note and "later in the file" in note for note in result.notes)
+    assert any("overlap in 4 of 4 tiles" in note and "later region in the file" in note for note in result.notes)
 
 
 def test_an_order_of_labels_and_a_fill_change_the_mask_and_the_identity_of_its_bank(folder):
@@ -123,9 +123,9 @@ def test_unknown_classes_of_all_files_are_listed_with_their_counts(folder):
     [
         ({"order": "tumour,stroma"}, "does not name every class once"),
         ({"order": "tumour,stroma,rest,Tumor"}, "does not name every class once"),
-        ({"fill": "white"}, "--fill 'white' is no label"),
-        ({"skip": "Stroma"}, "Stroma means two things"),
-        ({"objects": "annotation|cells"}, "cells is no kind of object"),
+        ({"fill": "white"}, "--fill 'white' is not a label"),
+        ({"skip": "Stroma"}, "Stroma is named more than once"),
+        ({"objects": "annotation|cells"}, "cells is not a kind of object"),
         ({"class_property": "type|label"}, "--class-property"),
     ],
 )
@@ -163,14 +163,14 @@ def test_annotations_of_another_picture_are_refused(folder):
         add_to(folder)
 
 
-def test_what_was_mended_or_left_out_is_in_the_notes_of_a_check(folder):
+def test_what_was_repaired_or_left_out_is_in_the_notes_of_a_check(folder):
     bow_tie = square("Tumor", 0, 0, 8, 8)
     ring = bow_tie["geometry"]["coordinates"][0]
     ring[1], ring[2] = ring[2], ring[1]
     point = {"type": "Feature", "geometry": {"type": "Point", "coordinates": [1, 1]}, "properties": {}}
     (folder / "t1.geojson").write_text(json.dumps([*regions(1), bow_tie, point]))
     notes = " ".join(check(add_to(folder)[0], "mine").notes)
-    assert "1 regions whose outline crossed itself were mended" in notes
+    assert "1 regions whose outline crossed itself were repaired" in notes
     assert "no region (Point) (1)" in notes
 
 
@@ -295,7 +295,7 @@ def test_the_way_that_the_message_names_works_when_it_is_typed(folder, monkeypat
     assert CliRunner().invoke(app, ["data", "check", "mine"]).exit_code == 0
 
 
-def test_adding_tells_once_what_was_left_out_mended_or_never_there(folder):
+def test_adding_reports_once_what_was_left_out_repaired_or_never_there(folder):
     for i in range(4):
         cross = square("Tumor", 0, 0, 9, 9)
         cross["geometry"]["coordinates"] = [[[0, 0], [9, 9], [9, 0], [0, 9], [0, 0]]]
@@ -306,12 +306,12 @@ def test_adding_tells_once_what_was_left_out_mended_or_never_there(folder):
     said = []
     add_to(folder, LABELS + "|Necrotic", ignore="Blood", skip="Fold|Pen", say=said.append)
     for line in (
-        "note: 4 regions whose outline crossed itself were mended",
+        "note: 4 regions whose outline crossed itself were repaired",
         "note: features skipped, as if not drawn: Fold (4)",
         "note: features left out: no region (Point) (4)",
-        "note: 8 regions reach beyond their image: are they in its pixels, not those of another level?",
+        "note: 8 regions reach beyond their image: check that their unit is pixels of this image, not of another level",
         "note: no region is of class Necrotic (--labels), Blood (--ignore), Pen (--skip): check the spelling",
-        "note: regions are annotation (16), cell (4) objects, and all are drawn; --objects says which are to be",
+        "note: regions are annotation (16), cell (4) objects, and all are drawn; choose some of them with --objects",
     ):
         assert said.count(line) == 1, said
     squares = []
@@ -327,7 +327,7 @@ def test_adding_tells_once_what_was_left_out_mended_or_never_there(folder):
         ("Tumor, Stroma", "--labels 'LABEL=\"Tumor, Stroma\",...'"),
     ],
 )
-def test_a_class_that_labels_nearly_have_is_told_with_how_to_write_it(folder, drawn, way):
+def test_a_class_that_labels_nearly_have_is_reported_with_how_to_write_it(folder, drawn, way):
     for i in range(4):
         (folder / f"t{i}.geojson").write_text(json.dumps([*regions(i), square(drawn, 0, 0, 9, 9)]))
     with pytest.raises(TileError) as refused:
@@ -335,7 +335,7 @@ def test_a_class_that_labels_nearly_have_is_told_with_how_to_write_it(folder, dr
     assert way in refused.value.next_step
 
 
-def test_regions_that_all_lie_in_the_upper_left_quarter_are_told(folder):
+def test_regions_that_all_lie_in_the_upper_left_quarter_are_reported(folder):
     for i in range(4):
         small = [square("Tumor", 0, 0, 8, 16), square("Stroma", 8, 0, 16, 16)]
         (folder / f"t{i}.geojson").write_text(json.dumps(small))

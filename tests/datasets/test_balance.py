@@ -228,6 +228,6 @@ def test_fewer_than_three_tiles_or_groups_are_refused_in_plain_words():
         with pytest.raises(SpecError, match=r"needs 3 tiles or more(.|\n)*found: 2 tiles"):
             balanced_split(["a", "b"], ["", ""], np.ones((2, 2), int), sizes, 0)
         with pytest.raises(
-            SpecError, match=r"parts no patient or slide needs 3(.|\n)*found: 2 of them, with 4, 2 tiles"
+            SpecError, match=r"split of whole patients or slides needs 3(.|\n)*found: 2 of them, with 4, 2 tiles"
         ):
             balanced_split(list("abcdef"), list("xxxxyy"), np.ones((6, 2), int), sizes, 0)

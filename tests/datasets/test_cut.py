@@ -104,7 +104,7 @@ def test_the_same_cut_gives_the_same_bytes(slides):
     assert datasets["cut"].splits == datasets["again"].splits
 
 
-def test_an_interrupted_cut_leaves_whole_files_and_goes_on(slides, monkeypatch):
+def test_an_interrupted_cut_leaves_whole_files_and_resumes(slides, monkeypatch):
     calls = []
 
     def stopping(*arguments):
@@ -158,17 +158,19 @@ def test_without_sizes_the_split_is_scaled_to_what_is_annotated(slides):
     assert [len(listed(slides).dataset("six").splits.of(part)) for part in ("train", "val", "test")] == [3, 1, 2]
     with pytest.raises(SpecError, match="--tiles 2 is less"):
         do(slides, split="", tiles=2, name="two")
-    with pytest.raises(SpecError, match="are wanted") as caught:
+    with pytest.raises(SpecError, match="are requested") as caught:
         do(slides, split="30/10/20", tile_px=96, min_share=0.4, name="many", into=slides[0].parent / "many")
     assert caught.value.next_step.startswith("pass --split 10/3/6, or")
 
 
-def test_a_label_that_a_split_cannot_have_is_told(slides):
+def test_a_label_that_a_split_cannot_have_is_reported(slides):
     for slide in slides[1:]:
         path = slide.parent / "geojson" / f"{slide.stem}.geojson"
         path.write_text(path.read_text().replace("Stroma", "Tumor"))
     text, _ = do(slides)
-    assert "note: label 'stroma' is in 8 tiles of 1 group: test has it, train and val lack it; that cannot" in text
+    assert (
+        "note: label 'stroma' is in 8 tiles of 1 group: test has it, train and val lack it; no split can avoid" in text
+    )
 
 
 @pytest.mark.parametrize(
@@ -182,7 +184,7 @@ def test_what_the_manifest_could_not_take_is_refused_before_anything_is_cut(slid
 
 
 def test_patients_are_kept_together(slides):
-    with pytest.raises(SpecError, match="3 of them") as caught:
+    with pytest.raises(SpecError, match="needs 3 annotated") as caught:
         do(slides, groups=r"^(p\d)")
     assert caught.value.found == "2"
     (slides[0].parent / "who.csv").write_text("tile,group\np0_s0,a\np0_s1,a\np1_s2,b\np1_s3,c\n")
@@ -201,7 +203,7 @@ def test_tiles_beyond_the_split_are_cut_and_left_out_of_it(slides):
         do(slides, name="few", tiles=3)
 
 
-def test_one_slide_is_refused_unless_tiles_may_be_parted_and_then_warned_of(slides):
+def test_one_slide_is_refused_unless_tiles_may_be_split_and_then_a_warning_is_given(slides):
     one = {"slides": slides[:1], "annotations": slides[0].parent / "geojson" / "p0_s0.geojson"}
     with pytest.raises(SpecError, match="--group-by tile"):
         do(slides, **one)
@@ -221,12 +223,12 @@ def test_unannotated_pixels_become_the_fill_label(slides):
     do(slides, labels="tumour=Tumor,other=Stroma", fill="other", tile_px=96, min_share=0.4, split="2/1/1")
     result = check(listed(slides), "cut")
     assert result.pixels[:, 2].sum() == 0
-    with pytest.raises(SpecError, match="19 tiles are wanted") as caught:
+    with pytest.raises(SpecError, match="19 tiles are requested") as caught:
         do(slides, name="other", min_share=1.0, tile_px=96, split="15/2/2", into=slides[0].parent / "x")
     assert caught.value.found.startswith("16 tiles of 96 px")
 
 
-def test_enlarged_tiles_are_told(slides):
+def test_enlarged_tiles_are_reported(slides):
     _, said = do(slides, mpp=0.25)
     assert sum("are enlarged and" in line for line in said) == 4
 
@@ -257,14 +259,14 @@ def test_one_slide_under_two_names_is_found(slides):
         do([*slides, twin])
 
 
-def test_a_full_disk_is_foretold(slides, monkeypatch):
+def test_a_full_disk_is_reported_in_advance(slides, monkeypatch):
     monkeypatch.setattr(stage.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     with pytest.raises(NoRoom, match="too small for 8 tiles"):
         do(slides)
     assert not (slides[0].parent / "tiles" / "images").exists()
 
 
-def test_annotations_of_another_image_are_refused_and_those_reaching_beyond_the_slide_told(slides):
+def test_annotations_of_another_image_are_refused_and_those_reaching_beyond_the_slide_reported(slides):
     path = slides[0].parent / "geojson" / "p0_s0.geojson"
     document = json.loads(path.read_text())
     beyond = {**document, "features": [*document["features"], feature("Tumor", 300, 0, 900, 9)]}
@@ -313,7 +315,7 @@ def test_slides_of_one_name_in_patient_folders_are_cut_and_patients_kept_togethe
         moved.append(slide.rename(patient / ("b.tif" if i == 1 else "a.tif")))
         (folder / "geojson" / f"{slide.stem}.geojson").rename(patient / f"{moved[-1].name}.geojson")
     _, said = do(slides, slides=moved, annotations=folder)
-    assert "folders are taken as patients: patient0, patient1, patient2" in said[0]
+    assert "folders are used as patients: patient0, patient1, patient2" in said[0]
     tiles = listed(slides).dataset("cut").tiles
     names = {(tile.id.rsplit("_", 2)[0], tile.group) for tile in tiles}
     assert names == {
@@ -328,7 +330,7 @@ def test_slides_of_one_name_in_patient_folders_are_cut_and_patients_kept_togethe
     assert {tile.group for tile in listed(slides).dataset("other").tiles} == {"x", "y", "z"}
 
 
-def test_folders_that_may_be_patients_are_told(slides):
+def test_folders_that_may_be_patients_are_reported(slides):
     (slides[0].parent / "p").mkdir()
     moved = [slide.rename(slide.parent / "p" / slide.name) for slide in slides[:2]]
     _, said = do(slides, slides=[*moved, *slides[2:]])
@@ -336,7 +338,7 @@ def test_folders_that_may_be_patients_are_told(slides):
     assert "--groups" in said[0]
 
 
-def test_a_class_that_no_slide_has_and_a_slide_without_regions_are_told(slides):
+def test_a_class_that_no_slide_has_and_a_slide_without_regions_are_reported(slides):
     (slides[0].parent / "geojson" / f"{slides[3].stem}.geojson").write_text(
         '{"type": "FeatureCollection", "features": []}'
     )

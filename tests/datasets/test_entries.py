@@ -112,7 +112,7 @@ def test_refused_flags_leave_the_manifest_as_it_was_and_no_tile_is_read(folder, 
 @pytest.mark.parametrize(
     "flags", [{"split": "20/5/10"}, {"split": "1/2/3", "groups": r"^(p\d)"}, {"labels": "a=0,b=9"}]
 )
-def test_what_only_the_tiles_tell_leaves_the_manifest_as_it_was_too(folder, flags):
+def test_what_only_the_tiles_show_leaves_the_manifest_as_it_was_too(folder, flags):
     assert isinstance(call(folder, **flags).exception, FmcacheError)
     assert not (folder / "m.yaml").exists()
     (folder / "m.yaml").write_text(THERE)

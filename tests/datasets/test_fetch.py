@@ -200,7 +200,7 @@ def test_a_fetched_dataset_gets_folds_and_keeps_its_fixed_split(manifest, server
     assert (listed.splits, len(listed.folds)) == (fixed, 3)
     before = manifest.read_bytes()
     for sizes, subsets in (("2/2/2", ""), ("", "2")):
-        with pytest.raises(SpecError, match=r"stands in .*puma\.lock\.yaml(.|\n)*fmcache data fetch puma"):
+        with pytest.raises(SpecError, match=r"is defined by .*puma\.lock\.yaml(.|\n)*fmcache data fetch puma"):
             write_splits(manifest, "puma", sizes, 0, subsets, 0)
     assert manifest.read_bytes() == before
 
@@ -240,7 +240,7 @@ def test_both_datasets_share_the_files_and_the_official_one_has_its_own_labels(m
     assert (mask[3, 3], mask[30, 0], mask[60, 60], mask[45, 45]) == (2, 3, 1, 0)
 
 
-def test_a_download_that_breaks_off_goes_on_where_it_stopped(manifest, server, files):
+def test_a_download_that_breaks_off_resumes_where_it_stopped(manifest, server, files):
     server.breaks = 2
     get(manifest, server)
     whole, *resumed = [asked for name, asked in server.log if name == IMAGES]
@@ -250,9 +250,9 @@ def test_a_download_that_breaks_off_goes_on_where_it_stopped(manifest, server, f
     assert (manifest.parent / "data" / "puma" / IMAGES).read_bytes() == files[IMAGES]
 
 
-def test_a_second_call_goes_on_with_what_the_first_one_left(manifest, server, files):
+def test_a_second_call_resumes_with_what_the_first_one_left(manifest, server, files):
     server.breaks = 99
-    with pytest.raises(DataUnavailable, match="goes on from there"):
+    with pytest.raises(DataUnavailable, match="resumes the download"):
         get(manifest, server)
     partial = manifest.parent / "data" / "puma" / f"{IMAGES}.partial"
     here = partial.stat().st_size
@@ -286,7 +286,7 @@ def test_a_wrong_checksum_is_refused_and_the_file_removed(manifest, server):
     assert not (manifest.parent / "data" / "puma" / IMAGES).exists()
 
 
-def test_a_checksum_recorded_at_the_first_download_is_held_to(manifest, server, files):
+def test_a_checksum_recorded_at_the_first_download_is_checked(manifest, server, files):
     get(manifest, server)
     folder = manifest.parent / "data" / "puma"
     assert yaml.safe_load((folder / download.RECORD).read_text())[MASKS]["sha256"] == (
@@ -295,7 +295,7 @@ def test_a_checksum_recorded_at_the_first_download_is_held_to(manifest, server, 
     (folder / MASKS).unlink()
     (folder / "masks" / f"{STEMS[0]}_tissue.geojson").unlink()
     server.files[MASKS] = zipped({f"{stem}_tissue.geojson": json.dumps(tissue(0)) for stem in STEMS})
-    with pytest.raises(ManifestError, match="not the file that was here before"):
+    with pytest.raises(ManifestError, match="not the file that was downloaded before"):
         get(manifest, server)
     (folder / download.RECORD).unlink()  # and even then, the lock knows the tiles
     with pytest.raises(ManifestError, match=r"not those that .*lock\.yaml lists"):
@@ -303,9 +303,9 @@ def test_a_checksum_recorded_at_the_first_download_is_held_to(manifest, server, 
 
 
 @pytest.mark.parametrize("name", ["../evil.geojson", "/evil.geojson", "a/../../evil.geojson", "..\\evil.geojson"])
-def test_names_that_lead_out_of_the_folder_are_refused_before_anything_is_written(manifest, server, name):
+def test_names_that_point_outside_the_folder_are_refused_before_anything_is_written(manifest, server, name):
     server.files[MASKS] = zipped({f"{STEMS[0]}_tissue.geojson": "[]", name: "[]"})
-    with pytest.raises(ManifestError, match="leads out"):
+    with pytest.raises(ManifestError, match="points outside"):
         get(manifest, server)
     assert not list(manifest.parent.rglob("*.geojson"))
 
@@ -315,10 +315,10 @@ def test_links_damage_twins_and_archives_without_images_are_refused(manifest, se
     link.external_attr = 0o120777 << 16
     twins = zipped({"x/a.geojson": "[]", "y/a.geojson": "[]"})
     for body, says in [
-        (zipped({link: "/etc/passwd"}), "leads out"),
+        (zipped({link: "/etc/passwd"}), "points outside"),
         (files[MASKS][:-40], "cannot be unpacked"),
         (twins, "two files named a.geojson"),
-        (zipped({"readme.txt": "?"}), "no such files"),
+        (zipped({"readme.txt": "?"}), "no files of the expected types"),
     ]:
         server.files[MASKS] = body
         with pytest.raises(ManifestError, match=says):

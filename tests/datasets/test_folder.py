@@ -68,7 +68,7 @@ def test_an_image_and_its_mask_in_two_folders_are_paired_by_name(tmp_path, image
         ("a.png", "a.geojson"), ("a_image.png", "a_mask.png"), ("a.png", "mask_a.png"), ("a.png", "a.npy"),
     ],
 )  # fmt: skip
-def test_an_image_and_its_mask_in_one_folder_are_told_apart(tmp_path, image, mask):
+def test_an_image_and_its_mask_in_one_folder_are_distinguished(tmp_path, image, mask):
     put(tmp_path, f"tiles/{image}", f"tiles/{mask}")
     pairs, _ = paired(tmp_path, "tiles", "tiles")
     assert list(pairs.values()) == [(f"tiles/{image}", f"tiles/{mask}")]
@@ -115,7 +115,7 @@ def test_what_could_belong_to_two_is_named_and_refused_with_a_pattern_to_choose_
     put(tmp_path, *(f"images/{name}" for name in images), *(f"masks/{name}" for name in masks))
     with pytest.raises(ManifestError, match="could belong to two") as caught:
         paired(tmp_path)
-    assert "by a pattern" in caught.value.next_step
+    assert "pass a pattern" in caught.value.next_step
 
 
 def test_the_pattern_that_the_message_names_works(tmp_path):
@@ -136,7 +136,7 @@ def test_the_pattern_that_the_message_names_works(tmp_path):
     assert len(paired(tmp_path, masks=rel(tmp_path, tmp_path / pattern))[0]) == 2
 
 
-def test_a_stray_annotation_beside_masks_changes_nothing_and_is_told(tmp_path):
+def test_a_stray_annotation_beside_masks_changes_nothing_and_is_reported(tmp_path):
     put(
         tmp_path,
         "images/a.png",
@@ -153,7 +153,7 @@ def test_a_stray_annotation_beside_masks_changes_nothing_and_is_told(tmp_path):
     assert not [note for note in found.notes if "._a" in note or "Thumbs" in note]
 
 
-def test_a_stray_picture_beside_annotations_changes_nothing_and_is_told(tmp_path):
+def test_a_stray_picture_beside_annotations_changes_nothing_and_is_reported(tmp_path):
     put(tmp_path, "images/a.png", "masks/a.geojson", "masks/overview.png", "masks/project.json")
     pairs, found = paired(tmp_path)
     assert found.regions
@@ -164,16 +164,16 @@ def test_a_stray_picture_beside_annotations_changes_nothing_and_is_told(tmp_path
 
 def test_a_folder_of_both_kinds_is_refused_and_a_pattern_chooses(tmp_path):
     put(tmp_path, "images/a.png", "masks/a.png", "masks/a.geojson")
-    with pytest.raises(ManifestError, match="both pictures and annotated regions") as caught:
+    with pytest.raises(ManifestError, match="both mask images and annotated regions") as caught:
         paired(tmp_path)
     assert f"--masks '{tmp_path / 'masks'}/*.geojson'" in caught.value.next_step
     assert paired(tmp_path, masks="masks/*.geojson")[1].regions
     assert not paired(tmp_path, masks="masks/*.png")[1].regions
 
 
-def test_when_nothing_pairs_both_sides_and_the_rule_are_told(tmp_path):
+def test_when_nothing_pairs_both_sides_and_the_rule_are_reported(tmp_path):
     put(tmp_path, *(f"images/a{i}.png" for i in range(9)), *(f"masks/b{i}.png" for i in range(9)))
-    with pytest.raises(ManifestError, match="no image and mask go together") as caught:
+    with pytest.raises(ManifestError, match="no image and mask match") as caught:
         paired(tmp_path)
     assert "a0.png, a1.png, a2.png and 6 more" in caught.value.found
     assert "b0.png, b1.png, b2.png and 6 more" in caught.value.found
@@ -181,7 +181,7 @@ def test_when_nothing_pairs_both_sides_and_the_rule_are_told(tmp_path):
     assert "mask_a" in caught.value.expected
 
 
-def test_lone_files_are_refused_by_name_or_passed_over_with_counts(tmp_path):
+def test_lone_files_are_refused_by_name_or_skipped_with_counts(tmp_path):
     put(tmp_path, "images/a.png", "images/b.png", "masks/a.png", "masks/c.png")
     with pytest.raises(ManifestError, match="2 files have no partner") as caught:
         paired(tmp_path)
@@ -189,7 +189,7 @@ def test_lone_files_are_refused_by_name_or_passed_over_with_counts(tmp_path):
     assert "--missing skip" in caught.value.next_step
     pairs, found = paired(tmp_path, skip=True)
     assert list(pairs) == ["a"]
-    assert "1 images without a mask and 1 masks without an image passed over: b.png, c.png" in found.notes
+    assert "1 images without a mask and 1 masks without an image were skipped: b.png, c.png" in found.notes
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_files_of_other_kinds_are_named_with_what_to_do(tmp_path, name, says):
         ("<kml/>", "a.xml is XML"),
     ],
 )
-def test_a_folder_of_xml_is_told_whose_it_is_and_how_to_make_geojson_of_it(tmp_path, text, says):
+def test_a_folder_of_xml_is_refused_with_its_kind_and_how_to_make_geojson_of_it(tmp_path, text, says):
     put(tmp_path, "images/a.png", "masks/a.xml")
     (tmp_path / "masks" / "a.xml").write_text(text, encoding="utf-8")
     with pytest.raises(ManifestError, match="holds no masks") as caught:
@@ -256,7 +256,7 @@ def test_splits_are_found_in_every_layout(tmp_path, names, layout):
     assert all("image" in image and "mask" in mask for image, mask in pairs.values())
 
 
-def test_image_and_mask_side_by_side_in_folders_of_splits_are_told_apart(tmp_path):
+def test_image_and_mask_side_by_side_in_folders_of_splits_are_distinguished(tmp_path):
     put(tmp_path, *(f"data/{split}/{name}" for split in ("train", "val", "test") for name in ("a.png", "a_mask.png")))
     pairs, found = paired(tmp_path, "data", "data")
     assert splits(found) == {"test_a": "test", "train_a": "train", "val_a": "val"}
@@ -275,7 +275,7 @@ def test_folders_of_patients_are_groups_and_part_of_the_id_where_names_repeat(tm
     assert list(pairs) == ["P1_1", "P1_2", "P2_1", "P2_2"]
     assert pairs["P2_1"] == ("images/P2/1.png", "masks/P2/1.png")
     assert found.groups == ["P1", "P1", "P2", "P2"]
-    assert [note for note in found.notes if "2 folders of images are taken as patients" in note]
+    assert [note for note in found.notes if "2 folders of images are used as patients" in note]
 
 
 def test_folders_of_patients_below_splits_are_groups_unless_they_recur(tmp_path):
@@ -288,7 +288,7 @@ def test_folders_of_patients_below_splits_are_groups_unless_they_recur(tmp_path)
     assert [note for note in found.notes if "P1 are in several splits" in note]
 
 
-def test_what_lies_in_subfolders_and_was_left_out_is_told_with_counts(tmp_path):
+def test_what_lies_in_subfolders_and_was_left_out_is_reported_with_counts(tmp_path):
     put(
         tmp_path,
         "images/a.png",
@@ -300,7 +300,7 @@ def test_what_lies_in_subfolders_and_was_left_out_is_told_with_counts(tmp_path):
     assert [note for note in found.notes if "3 more images" in note and "3 in more/" in note]
 
 
-def test_other_folders_beside_whole_splits_are_left_out_and_told(tmp_path):
+def test_other_folders_beside_whole_splits_are_left_out_and_reported(tmp_path):
     put(tmp_path, *TREE, "images/extra/x.png", "masks/extra/x.png")
     pairs, found = paired(tmp_path)
     assert list(pairs) == ["a", "b", "c"]
@@ -311,7 +311,7 @@ def test_images_many_folders_deep_are_refused_with_where_they_are(tmp_path):
     put(
         tmp_path, *(f"{kind}/{p}/{s}/a.png" for kind in ("images", "masks") for p in ("P1", "P2") for s in ("s1", "s2"))
     )
-    with pytest.raises(ManifestError, match="several folders deep") as caught:
+    with pytest.raises(ManifestError, match="several levels of subfolders") as caught:
         paired(tmp_path)
     assert "P1/s1" in caught.value.found
 
@@ -361,7 +361,7 @@ def test_masks_in_one_folder_may_carry_the_folder_of_their_image_in_their_name(t
     assert [mask for _, mask in paired(tmp_path)[0].values()] == ["masks/P1_a.png", "masks/P2_a.png"]
 
 
-def test_one_folder_of_masks_for_each_label_is_told_as_such(tmp_path):
+def test_one_folder_of_masks_for_each_label_is_reported_as_such(tmp_path):
     put(tmp_path, "images/a.png", "masks/tumour/a.png", "masks/stroma/a.png")
     with pytest.raises(ManifestError, match="could belong to two masks") as caught:
         paired(tmp_path)
@@ -369,18 +369,18 @@ def test_one_folder_of_masks_for_each_label_is_told_as_such(tmp_path):
     assert f"--masks {places}" in caught.value.next_step
 
 
-def test_pictures_beside_folders_of_images_and_masks_are_neither_and_told(tmp_path):
+def test_pictures_beside_folders_of_images_and_masks_are_neither_and_reported(tmp_path):
     put(
         tmp_path, *(f"data/{split}/{kind}/a.png" for split in ("val", "test") for kind in ("img", "mask", "background"))
     )
     pairs, found = paired(tmp_path, "data", "data")
     assert list(pairs) == ["test_a", "val_a"]
-    assert [note for note in found.notes if "2 pictures beside" in note and "val/background/a.png" in note]
+    assert [note for note in found.notes if "2 image files outside" in note and "val/background/a.png" in note]
 
 
-def test_one_folder_in_which_nothing_is_told_as_a_mask_is_refused_with_how_masks_are_told(tmp_path):
+def test_one_folder_in_which_nothing_is_recognised_as_a_mask_is_refused_with_how_masks_are_recognised(tmp_path):
     put(tmp_path, "tiles/a.png", "tiles/b.png")
-    with pytest.raises(ManifestError, match="none of its files is told as a mask") as caught:
+    with pytest.raises(ManifestError, match="none of its files is recognised as a mask") as caught:
         paired(tmp_path, "tiles", "tiles")
     assert "a_mask" in caught.value.expected
     assert caught.value.found == "a.png, b.png"
@@ -428,14 +428,14 @@ def test_folders_that_were_named_hold_what_they_were_named_for(tmp_path):
     assert [pair.id for pair in find_tiles(tmp_path / "x", tmp_path / "y").pairs] == ["b"]
 
 
-def test_where_each_object_has_a_mask_that_is_said(tmp_path):
+def test_where_each_object_has_a_mask_that_is_reported(tmp_path):
     put(tmp_path, *(f"s/{i}/images/{i}.png" for i in "ab"), *(f"s/{i}/masks/{i}{k}x.png" for i in "ab" for k in "12"))
     with pytest.raises(ManifestError) as caught:
         find_tiles(tmp_path / "s", tmp_path / "s")
-    assert "each object has a mask of its own" in caught.value.next_step
+    assert "each object has a separate mask" in caught.value.next_step
 
 
-def test_a_pipe_in_a_folder_is_passed_over(tmp_path):
+def test_a_pipe_in_a_folder_is_skipped(tmp_path):
     put(tmp_path, "images/a.png", "masks/a.png")
     os.mkfifo(tmp_path / "images" / "b.png")
     assert list(paired(tmp_path)[0]) == ["a"]

@@ -45,7 +45,7 @@ def said(tile="{}", group="{}"):
         text([*ROWS, *ROWS[1:]]), text([row[::-1] for row in ROWS]), text().replace("ä", "a\u0308"),
     ],
 )  # fmt: skip
-def test_a_table_is_read_as_programs_export_it_and_nothing_need_be_told(tmp_path, content):
+def test_a_table_is_read_as_programs_export_it_and_nothing_need_be_reported(tmp_path, content):
     assert read(tmp_path, content) == (GROUPS, "")
 
 
@@ -64,13 +64,13 @@ def test_the_ending_of_the_file_does_not_matter(tmp_path, name):
         (("x", "y"), "'x', groups in column 'y'"), (("id", "patient"), "'id', groups in column 'patient'"),
     ],
 )  # fmt: skip
-def test_columns_of_other_names_are_taken_and_told(tmp_path, header, told):
+def test_columns_of_other_names_are_taken_and_reported(tmp_path, header, told):
     groups, notes = read(tmp_path, text([header, *ROWS[1:]]))
     assert groups == GROUPS
     assert told in notes
 
 
-def test_a_table_without_a_header_is_read_and_told(tmp_path):
+def test_a_table_without_a_header_is_read_and_reported(tmp_path):
     groups, notes = read(tmp_path, text(ROWS[1:]))
     assert groups == GROUPS
     assert "number 1" in notes
@@ -83,7 +83,7 @@ def test_among_many_columns_the_patient_goes_before_the_slide(tmp_path):
     assert "groups in column 'patient'" in notes
 
 
-def test_windows_1252_is_read_and_told(tmp_path):
+def test_windows_1252_is_read_and_reported(tmp_path):
     groups, notes = read(tmp_path, text().encode("cp1252"))
     assert groups == GROUPS
     assert "Windows-1252" in notes
@@ -93,7 +93,7 @@ def test_rows_for_tiles_that_are_not_there_are_counted(tmp_path):
     assert "2 of 6 rows" in read(tmp_path, text([*ROWS, ("t9", "P9"), ("t8", "P9")]))[1]
 
 
-def test_tiles_of_one_name_in_two_folders_are_told_apart_by_their_folder(tmp_path):
+def test_tiles_of_one_name_in_two_folders_are_distinguished_by_their_folder(tmp_path):
     pairs = [Pair(f"P{i}_a", Path(f"images/P{i}/a.png"), Path(f"masks/P{i}/a.png")) for i in (1, 2)]
     path = tmp_path / "g.csv"
     path.write_text("tile,group\nP1/a.png,one\nP2/a.png,two\n")
@@ -111,7 +111,8 @@ def test_tiles_of_one_name_in_two_folders_are_told_apart_by_their_folder(tmp_pat
         "several groups"),
         (text(ROWS[:3]), "g.csv", "no group to 2 tiles"), (b"tile\nt1\n", "g.csv", "single column"), (b"x",
         "g.xlsx", "save the sheet as CSV"),
-        (text([("a", "b", "c"), *((*row, "") for row in ROWS[1:])]), "g.csv", "which column is which"),
+        (text([("a", "b", "c"), *((*row, "") for row in ROWS[1:])]), "g.csv",
+        "columns of tiles and groups cannot be identified"),
         (text([ROWS[0], *((a, "") for a, _ in ROWS[1:])]), "g.csv", "no group to 4 tiles"), (b"\x81\x8d\xff,\n",
         "g.csv", "UTF-8"),
         (b'tile,group\n"t1,P1\n', "g.csv", "no group"),
@@ -124,7 +125,7 @@ def test_a_table_that_cannot_be_read_is_refused_with_what_is_wrong(tmp_path, con
 
 
 @pytest.mark.parametrize("name", ["absent.csv", "absent.TSV"])
-def test_a_table_that_is_not_there_is_told_as_such(tmp_path, name):
+def test_a_table_that_is_not_there_is_reported_as_such(tmp_path, name):
     with pytest.raises(SpecError, match="does not exist"):
         group_of(str(tmp_path / name), PAIRS)
     (tmp_path / name).mkdir()
@@ -154,7 +155,7 @@ def pairs_of(names):
         (["case3-a", "case3-b", "case4-a"], ["case3", "case3", "case4"]),
     ],
 )  # fmt: skip
-def test_names_that_look_like_patients_are_told_with_a_regex_that_groups_them(names, groups):
+def test_names_that_look_like_patients_are_reported_with_a_regex_that_groups_them(names, groups):
     hint = likely_groups(pairs_of(names))
     rule = hint.partition("--groups '")[2].rstrip("'")
     assert group_of(rule, pairs_of(names)) == groups

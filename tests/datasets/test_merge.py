@@ -82,17 +82,17 @@ def test_labels_of_any_name_are_listed_as_they_are_called(folder):
 
 
 def test_masks_that_do_not_go_with_the_images_are_refused(folder):
-    with pytest.raises(ManifestError, match="'tumour' and images do not go together"):
+    with pytest.raises(ManifestError, match="'tumour' and images do not match"):
         merged(folder, masks=f"tumour={folder / 'both'}/*_nothing.png,stroma={folder / 'tumour'}")
     (folder / "tumour" / "t2_mask.png").unlink()
-    with pytest.raises(ManifestError, match="do not go together") as caught:
+    with pytest.raises(ManifestError, match="do not match") as caught:
         merged(folder)
     assert "t2" in caught.value.found
 
 
 def test_masks_of_several_values_or_other_sizes_are_refused_by_tile(folder):
     Image.fromarray(square(0, 8) + square(6, 7, 3)).save(folder / "tumour" / "t2_mask.png")
-    with pytest.raises(TileError, match="no mask of one label"):
+    with pytest.raises(TileError, match="is not a mask of one label"):
         merged(folder)
     Image.fromarray(np.zeros((8, 8), "uint8")).save(folder / "tumour" / "t2_mask.png")
     with pytest.raises(TileError, match=r"tile t2: .*mask and image differ in size"):
@@ -111,7 +111,7 @@ def test_an_empty_mask_is_a_label_that_is_not_there(folder):
         ({"order": "tumour,stroma,other"}, SpecError, "--order"),
         ({"masks": "tumour="}, SpecError, "does not say where"),
         ({"masks": "a=x,a=y"}, SpecError, "does not say where"),
-        ({"masks": "tumour=x", "fill": "ignore"}, SpecError, "single label"),
+        ({"masks": "tumour=x", "fill": "ignore"}, SpecError, "needs two or more labels"),
         ({"into": "tumour", "replace": True}, ManifestError, "not empty"),
         ({"into": "both", "replace": True}, ManifestError, "not empty"),
         ({"into": "images"}, ManifestError, "not empty"),

@@ -71,7 +71,7 @@ def test_a_file_that_is_named_exactly_after_a_slide_is_of_no_other(tree):
 
 
 @pytest.mark.parametrize("annotations", ["ann", "slides"])
-def test_slides_of_one_name_are_told_apart_by_their_folders_which_are_patients(tree, annotations):
+def test_slides_of_one_name_are_distinguished_by_their_folders_which_are_patients(tree, annotations):
     make, pairs = tree
     make(*(f"{annotations}/{folder}/a.geojson" for folder in ("p1", "p2")), f"{annotations}/b.geojson")
     found, groups = pairs("p1/a.svs", "p2/a.svs", "p1/b.svs", annotations=annotations)
@@ -79,7 +79,7 @@ def test_slides_of_one_name_are_told_apart_by_their_folders_which_are_patients(t
     assert groups == ["p1", "p2", "p1"]
 
 
-def test_folders_further_up_tell_slides_apart_too(tree):
+def test_folders_further_up_distinguish_slides_too(tree):
     make, pairs = tree
     make("ann/p1/scan/a.geojson", "ann/p2/a.geojson")
     found, groups = pairs("p1/scan/a.svs", "p2/scan/a.svs")
@@ -97,11 +97,11 @@ def test_a_slide_of_one_name_takes_the_file_of_its_own_folder_only(tree):
     make("ann2/a.geojson", "ann2/p1/a.geojson")
     with pytest.raises(SpecError, match="1 of 2 slides have no annotations") as refused:
         pairs("p1/a.svs", "p2/a.svs", annotations="ann2")
-    assert "files of no slide in" in refused.value.found
-    assert refused.value.found.endswith("ann2: a.geojson")
+    assert "that match no slide" in refused.value.found
+    assert refused.value.found.endswith("match no slide: a.geojson")
 
 
-def test_what_cannot_be_told_apart_is_refused(tree):
+def test_what_cannot_be_distinguished_is_refused(tree):
     make, pairs = tree
     make("ann/a.geojson")
     with pytest.raises(SpecError, match="cannot be named"):

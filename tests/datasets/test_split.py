@@ -77,7 +77,7 @@ def test_the_table_says_how_far_each_split_is_off_in_each_label(manifest):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("", 0, ""), "nothing to split"),
+        (("", 0, ""), "nothing to do"),
         (("6/3", 0, ""), "--split"),
         (("", 0, "a few"), "--subsets"),
         (("", 0, "7"), "subsets of 7"),
@@ -92,7 +92,7 @@ def test_what_cannot_be_is_refused_and_the_manifest_stays_as_it_was(manifest, ar
     assert manifest.read_text() == before
 
 
-def test_folds_and_subsets_that_a_new_split_drops_are_told(manifest):
+def test_folds_and_subsets_that_a_new_split_drops_are_reported(manifest):
     assert "removed" not in text(split(manifest, "mine", "", 4, "2,4", 0))
     told = " ".join(text(split(manifest, "mine", "6/3/3", 0, "", 0)).split())
-    assert "note: 4 folds (--folds 4) and the subsets of 2,4 tiles (--subsets 2,4) that were listed are removed" in told
+    assert "note: 4 folds (--folds 4) and the subsets of 2,4 tiles (--subsets 2,4) were listed before" in told

@@ -126,7 +126,7 @@ def test_instances_that_no_png_holds_are_refused_by_the_name_of_the_mask(tmp_pat
     assert "140000" in caught.value.found
 
 
-def test_values_that_no_label_has_are_told_of_all_masks_at_once(tmp_path):
+def test_values_that_no_label_has_are_reported_of_all_masks_at_once(tmp_path):
     pairs = [written(tmp_path, "png", Image.fromarray(IDS + i), f"m{i}") for i in (0, 5, 50)]
     with pytest.raises(TileError, match="no label has") as caught:
         cut(of(NUMBERS, 255), pairs, tmp_path / "made", "crop")
@@ -134,7 +134,7 @@ def test_values_that_no_label_has_are_told_of_all_masks_at_once(tmp_path):
     assert "52 (" in caught.value.found
 
 
-def test_a_label_in_no_mask_is_told_by_the_values_of_masks_not_by_that_of_the_rim(tmp_path):
+def test_a_label_in_no_mask_is_reported_by_the_values_of_masks_not_by_that_of_the_rim(tmp_path):
     pair = written(tmp_path, "png", Image.fromarray(IDS))
     with pytest.raises(TileError, match=r"'l3' .* has no pixel") as caught:
         cut(of((0, 1, 2, 3), 255), [pair], tmp_path / "made")

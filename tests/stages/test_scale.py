@@ -65,7 +65,7 @@ def test_what_encoders_must_see_is_asked_of_all_tiles_again_when_the_manifest_sa
     study.edit(lambda entry: entry.update(view_mpp=1.0))
     with pytest.raises(CacheMismatch, match=r"view_mpp: expected 1\.0, found null"):
         study.fit()
-    with pytest.raises(TileError, match="give another um/px"):
+    with pytest.raises(TileError, match="give a wrong um/px"):
         study.extract()
     study.edit(lambda entry: entry.update(view_mpp=0.5))
     assert all("complete" in line for line in study.extract())

@@ -66,7 +66,7 @@ def mean_dice(train_x, train_y, test_x, test_y):
     return float(np.mean(both))
 
 
-def test_colour_alone_cannot_tell_the_labels_apart_and_texture_can(samples):
+def test_colour_alone_cannot_distinguish_the_labels_and_texture_can(samples):
     (colour, texture, labels), (test_colour, test_texture, test_labels) = samples
     by_colour = mean_dice(colour, labels, test_colour, test_labels)
     by_texture = mean_dice(texture, labels, test_texture, test_labels)
@@ -90,6 +90,6 @@ def test_stain_varies_from_slide_to_slide():
 
 def test_a_dataset_with_fewer_labels_than_are_drawn_is_refused_by_name(tmp_path):
     two = DemoDataset(labels=(Label("a", "#ffffff"), Label("b", "#000000")), seed=1)
-    with pytest.raises(ManifestError, match="hold 3 labels, and the dataset lists 2") as refused:
+    with pytest.raises(ManifestError, match="have 3 labels, but the dataset lists 2") as refused:
         read_tile(two, TileEntry("x"), tmp_path)
     assert refused.value.expected == "labels for tumour, stroma, other, in this order"

@@ -84,7 +84,7 @@ def test_damaged_and_bottomless_compressed_files_are_refused(tmp_path):
         ({"a.png123": {"filename": "a.png", "regions": []}}, "VIA JSON"),
         ({"features": [{"attributes": {}, "geometry": {"rings": []}}], "spatialReference": {}}, "Esri JSON"),
         ({"name": "x", "elements": [{"type": "polyline"}]}, "HistomicsTK"),
-        ({"type": "Polygon", "coordinates": [RING]}, "a bare Polygon"),
+        ({"type": "Polygon", "coordinates": [RING]}, "a Polygon without a feature"),
         ([RING], "a plain list of numbers"),
         (5, "a single int"),
         ([feature("a"), {"type": "Feature"}], "no GeoJSON features"),
@@ -152,7 +152,7 @@ def test_skipped_classes_and_kinds_of_objects_are_as_if_not_drawn(tmp_path):
     assert names(path, None, Selection(frozenset({""}))) == ["Tumor", "ROI", "Positive", "Tumor"]
 
 
-def test_regions_on_several_planes_are_refused_and_on_one_other_plane_told(tmp_path):
+def test_regions_on_several_planes_are_refused_and_on_one_other_plane_reported(tmp_path):
     first, seventh = {"c": -1, "z": 0, "t": 0}, {"c": -1, "z": 7, "t": 0}
     path = written(tmp_path, [feature("a"), feature("a", first), feature("b", seventh)])
     with pytest.raises(TileError, match="several planes") as refused:
@@ -241,11 +241,11 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory, rng: random.Random, enc
     [
         ('{"a": 1}\n{"a": 2}\n', "several JSON documents", "jq -s"),
         ('\x1e{"a": 1}\n\x1e{"a": 2}\n', "several JSON documents", "tr -d '\\036' <"),
-        ('[{"a": 1},]', "not valid JSON", "take out the comma"),
+        ('[{"a": 1},]', "not valid JSON", "remove the comma"),
         ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS", "git lfs pull"),
         ('<Annotations><Annotation Name="T"><Region><V X="1" Y="2"/>', "HALO XML", "properties.classification.name"),
         ("<annotations><version>1.1</version>", "CVAT XML", "one file per image"),
-        ('{"collection": [{"location": "POLYGON ((0 0))"}]}', "JSON of Cytomine", "y is counted there from the lower"),
+        ('{"collection": [{"location": "POLYGON ((0 0))"}]}', "JSON of Cytomine", "y starts at the lower"),
         ('[{"id": 1, "annotations": [{"result": []}]}]', "Label Studio JSON", "in percent"),
     ],
 )

@@ -79,7 +79,7 @@ def test_negative_and_fractional_mask_values_are_refused(tmp_path):
     with pytest.raises(TileError, match="below 0"):
         read_raw_mask(tmp_path / "a.tif")
     tifffile.imwrite(tmp_path / "b.tif", np.full((2, 2), 0.5, "float32"))
-    with pytest.raises(TileError, match="no whole numbers"):
+    with pytest.raises(TileError, match="not whole numbers"):
         read_raw_mask(tmp_path / "b.tif")
 
 

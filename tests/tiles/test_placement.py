@@ -18,8 +18,8 @@ def notes(*boxes):
     ("boxes", "way"),
     [
         ([(0, 0, 0.5, 1), (0.5, 0, 1, 1)], "multiply them by its width and height"),
-        ([(0, -50, 100, 0)], "turn its sign"),
-        ([(5000, 60, 5010, 70), (100, 0, 200, 50)], "from this very image"),
+        ([(0, -50, 100, 0)], "change its sign"),
+        ([(5000, 60, 5010, 70), (100, 0, 200, 50)], "of exactly this image"),
     ],
 )
 def test_other_coordinates_are_refused_with_the_way_to_pixels(boxes, way):

@@ -41,6 +41,6 @@ def test_a_range_without_end_is_ended_where_it_leaves_no_value_for_a_rim():
 
 def test_no_value_left_for_a_rim_is_an_error_only_where_one_is_needed():
     rim = with_rim(dataset((0,), ("1-70000",)))
-    with pytest.raises(TileError, match="no mask value is left") as caught:
+    with pytest.raises(TileError, match="no mask value is free") as caught:
         rim.key(in_colour=False)
     assert "nucleus=1-65534" in caught.value.next_step

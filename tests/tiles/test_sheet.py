@@ -31,7 +31,7 @@ def test_a_sheet_is_wide_enough_for_its_texts():
         assert not ink(sheet) or "heading" in texts  # its rule ends at the rim
 
 
-def test_a_legend_that_is_wider_than_the_sheet_goes_on_in_the_next_line():
+def test_a_legend_that_is_wider_than_the_sheet_continues_on_the_next_line():
     labels = tuple(Label(f"label number {i}", f"#{i:02x}00ff") for i in range(12))
     few, many = (a_sheet(labels=some)[0] for some in (labels[:2], labels))
     assert many.width == few.width

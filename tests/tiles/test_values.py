@@ -109,7 +109,7 @@ def test_colours_of_a_palette_that_no_pixel_has_and_twins_in_one_palette_do_not_
     assert pixels(tmp_path, ["t1.png", "t2.png"], "a=0,b=1") == [[8, 8], [0, 16]]
 
 
-def test_unknown_values_of_all_masks_are_told_at_once_and_rows_of_numbers_as_ranges(tmp_path):
+def test_unknown_values_of_all_masks_are_reported_at_once_and_rows_of_numbers_as_ranges(tmp_path):
     Image.fromarray(HALVES * 3).save(tmp_path / "t1.png")
     Image.fromarray(HALVES * 7).save(tmp_path / "t2.png")
     with pytest.raises(TileError) as caught:
@@ -141,7 +141,7 @@ def test_no_value_is_suggested_when_two_labels_are_missing_or_nothing_is_ignored
     assert "did you mean" not in caught.value.next_step
 
 
-def test_what_is_transparent_is_told_apart_from_what_was_found(tmp_path):
+def test_what_is_transparent_is_distinguished_from_what_was_found(tmp_path):
     picture = Image.merge("LA", [Image.fromarray(HALVES), Image.fromarray(HALVES * 255)])
     picture.save(tmp_path / "t1.png")
     with pytest.raises(TileError, match=r"label 'a' .*; transparent pixels \(50 %\) are ignored") as caught:
