@@ -1,14 +1,9 @@
-import os
-import pickle
+"""Datasets of a manifest: what is wrong is refused with file, line and key."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from fmcache.errors import FmcacheError, ManifestError, NoRoom, SpecError
-from fmcache.identity import canonical_json, differences, fingerprint, random_key, whole_file
+from fmcache.errors import ManifestError
 from fmcache.manifest import Manifest
-from fmcache.specs import Recipe, read_recipe
 
 GOOD = """\
 format: 1
@@ -55,6 +50,8 @@ def test_a_wrong_manifest_is_refused_with_line_and_key(tmp_path, change, line, s
 
 
 ODD_TEXTS = ["", "[]", "a: &b [*b]", "[" * 5000, "? [a]\n: b", "d: 2024-02-31", "d: 0x_", "a: " + "9" * 5000]
+
+
 ODD_TEXTS += ["a: !!timestamp z", "a: !!int x", "\x00", "<<: [1]", "--- a\n--- b", "? .nan\n: 1", "a: *b"]
 
 
@@ -151,105 +148,3 @@ def test_a_group_in_two_splits_of_a_fold_is_refused_even_if_the_fixed_split_is_c
         Manifest(
             write(tmp_path, text.replace("- {train: [x], val: [y], test: [z]}", "- {train: [x], val: [y], test: [w]}"))
         )
-
-
-def test_a_recipe_with_only_a_name_is_the_papers_protocol(tmp_path):
-    recipe = read_recipe(write(tmp_path, "name: paper"))
-    assert recipe == Recipe()
-    fit = recipe.fit
-    assert (recipe.tile_px, recipe.views.count, recipe.decoder.width, recipe.grid, recipe.taps) == (
-        512,
-        50,
-        256,
-        "fit",
-        ("last",),
-    )
-    assert (fit.seeds, fit.epochs, fit.batch, fit.learning_rate, fit.restart_epochs) == (10, 50, 8, 1e-4, 10)
-    assert (fit.passes_per_epoch, fit.standardise, recipe.dice, recipe.store) == (1, "none", "pooled", "float16")
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("fit: {epochs: 0}", "fit.epochs"),
-        ("fit:\n  bogus: 1", "f.yaml:2: fit.bogus"),
-        ("encoders: [a, {name: a}]", "listed twice"),
-        ("name: a/b", "recipe name"),
-        ("[: ", "not valid YAML"),
-        ("- 1", "Expected `object`"),
-    ],
-)
-def test_a_wrong_recipe_is_refused_with_line_and_key(tmp_path, text, says):
-    with pytest.raises(SpecError, match=r"f\.yaml") as error:
-        read_recipe(write(tmp_path, text))
-    assert says in str(error.value)
-
-
-def test_paths_in_a_recipe_are_relative_to_it(tmp_path):
-    recipe = read_recipe(write(tmp_path, "encoders: [mine.yaml, {name: virchow2, weights: w.bin}]"))
-    mine, virchow = recipe.encoder_choices
-    assert (mine.name, virchow.name, virchow.weights) == (
-        str(tmp_path / "mine.yaml"),
-        "virchow2",
-        str(tmp_path / "w.bin"),
-    )
-
-
-values = st.recursive(
-    st.none() | st.booleans() | st.integers(-1000, 1000) | st.text(max_size=4),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", min_size=1, max_size=2), inner, max_size=3)
-    ),
-    max_leaves=8,
-)
-
-
-@given(st.dictionaries(st.text("abc", min_size=1, max_size=2), values, max_size=4))
-def test_the_order_of_keys_does_not_change_a_fingerprint(value):
-    backwards = dict(reversed(value.items()))
-    assert fingerprint(value) == fingerprint(backwards)
-    assert differences(value, backwards) == []
-
-
-@given(values, values)
-def test_a_difference_is_reported_exactly_when_two_values_differ(one, other):
-    assert (canonical_json(one) == canonical_json(other)) == (differences({"v": one}, {"v": other}) == [])
-
-
-def test_different_lists_of_names_give_different_keys():
-    assert len({random_key("a", "bc"), random_key("ab", "c"), random_key("abc"), random_key("a", "b", "c")}) == 4
-    assert random_key("seed", 1) == random_key("seed", 1)
-    assert random_key("seed", 1) != random_key("seed", "1")
-
-
-def test_a_file_appears_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "deep" / "f.txt"
-    with whole_file(path, "w") as file:
-        file.write("old")
-        assert not path.exists()
-    with pytest.raises(RuntimeError), whole_file(path, "w") as file:
-        file.write("half of the n")
-        raise RuntimeError
-    assert path.read_text() == "old"
-    assert os.listdir(path.parent) == ["f.txt"]  # noqa: PTH208
-
-
-def every_error(kind=FmcacheError):
-    yield kind
-    for child in kind.__subclasses__():
-        yield from every_error(child)
-
-
-@pytest.mark.parametrize("kind", list(every_error()), ids=lambda kind: kind.__name__)
-def test_every_error_is_in_the_tree_of_the_docstring_and_can_be_pickled(kind):
-    import fmcache.errors
-
-    assert kind.__name__ in fmcache.errors.__doc__
-    error = pickle.loads(pickle.dumps(kind("what", expected="a", found="b", next_step="c")))  # noqa: S301
-    assert type(error) is kind
-    assert str(error) == "what\n  expected: a\n  found: b\n  next: c"
-
-
-def test_no_room_is_an_os_error_with_our_message():
-    with pytest.raises(OSError, match="disk"):
-        raise NoRoom("disk is small")
