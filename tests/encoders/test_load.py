@@ -169,5 +169,5 @@ def test_a_hub_name_is_never_handed_to_timm():
 
 
 def test_random_weights_and_a_file_exclude_each_other(write_card, tmp_path):
-    with pytest.raises(SpecError, match="random weights and those of a file"):
+    with pytest.raises(SpecError, match="both random weights and a weights file"):
         load(write_card(), tmp_path / "w.safetensors", random_weights=True)

@@ -237,7 +237,7 @@ def test_a_card_of_a_map_has_its_stride_as_patch(map_card):
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("inception_v3", "8 x 8 at 320 px, where a stride of 32 px makes 10 x 10"),
+        ("inception_v3", "8 x 8 at 320 px, where a stride of 32 px gives 10 x 10"),
         ("mixer_s32_224", "features (1, 49, 512) at 224 px: not a map with rows"),
         ("coat_tiny", "features of other kinds"),
     ],

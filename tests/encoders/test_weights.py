@@ -161,7 +161,7 @@ def test_layer_scale_as_it_was_made_is_not_taken_for_trained(write_card, tiny_mo
     assert len(gammas) == 4
     untrained = {name: torch.full_like(t, 1e-5) if name in gammas else t for name, t in state.items()}
     save_file(untrained, tmp_path / "weights.safetensors")
-    with pytest.raises(WeightsMismatch, match="does not seem to hold trained LayerScale") as caught:
+    with pytest.raises(WeightsMismatch, match="does not seem to hold a trained LayerScale") as caught:
         load(write_card())
     assert "1e-05 in all 4 gammas" in caught.value.found
     untrained[gammas[-1]] = state[gammas[-1]]
