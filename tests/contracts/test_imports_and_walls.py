@@ -26,7 +26,8 @@ MAY = {
     "cache": BELOW | {"cache"},
     "scores": BELOW | {"scores"},
     "decoders": BELOW | {"cache", "scores", "decoders"},
-    "report": BELOW | {"scores", "report"},
+    "statistics": BELOW | {"scores", "statistics"},
+    "report": BELOW | {"scores", "statistics", "report"},
     "stages": BELOW | {"runtime", "tiles", "slides", "encoders", "cache", "decoders", "scores", "report", "stages"},
     "stages.fit": BELOW | {"runtime", "cache", "decoders", "scores", "stages"},
     "stages.report": BELOW | {"scores", "report"},
@@ -116,6 +117,11 @@ def test_fit_loads_no_timm_no_images_and_no_hub():
 
 def test_report_loads_no_torch_and_no_cache():
     assert not {"torch", "timm", "zarr", "cv2"} & loaded_after("import fmcache.stages.report")
+
+
+def test_statistics_need_numpy_scipy_and_polars_alone():
+    heavy = HEAVY | {"typer", "rich", "pandas"}
+    assert heavy & loaded_after("import fmcache.statistics.answer") == {"numpy", "polars"}
 
 
 def test_a_plan_without_measuring_loads_no_torch():

@@ -1,0 +1,1 @@
+"""Intervals, pairs, ranks, and what would settle a study: numbers only. Imports scores."""

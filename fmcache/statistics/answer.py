@@ -1,0 +1,220 @@
+"""All that is known of how sure a dataset's comparison is, as tables.
+
+Nothing is drawn at random here: the same results give the same bytes. What cannot be said is null, and the table of
+intervals tells why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from fmcache.errors import SpecError
+from fmcache.scores.dice import mean_of_defined
+from fmcache.statistics.evidence import Evidence, Floats
+from fmcache.statistics.family import Family, family
+from fmcache.statistics.intervals import LEVEL, intervals
+from fmcache.statistics.leave_out import FEWEST_HOLDERS, Linearised, linearise, seed_scores
+from fmcache.statistics.pairs import Differences, all_pairs, differences
+from fmcache.statistics.settle import settle
+
+MEAN = "mean"
+INTERVALS = {
+    "encoder": pl.String,
+    "label": pl.String,
+    "score": pl.String,
+    "estimate": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "by_tiles": pl.Float64,
+    "by_seeds": pl.Float64,
+    "rank_low": pl.Int64,
+    "rank_high": pl.Int64,
+    "may_be_best": pl.Boolean,
+    "cannot": pl.String,
+    "units": pl.Int64,
+    "seeds": pl.Int64,
+    "lost": pl.Int64,
+    "estimate_without": pl.Float64,
+}
+"""One row an encoder and label, the label `mean` last.
+
+score: `dice_` and the reduction. estimate: 0..1, null: undefined. low, high: 95 %, of this score alone. by_tiles,
+by_seeds: shares of the variance, sum 1 (by_tiles: by test units). rank_low, rank_high, may_be_best: among the encoders
+that are no controls, from all pairs of this label at once; null for controls, for a lone encoder and where undefined.
+cannot: why there is no interval (``no whole run``; ``absent``: no truth has the label; ``one seed``; ``too few units``
+hold it; ``one fold`` holds it; ``nothing varied``), else null. units: test units whose truth holds the label; of the
+mean, the fewest of its labels; below 10 the interval is optimistic. seeds: seeds that tested all tiles. lost: seeds
+that never predicted a label that is there, or have a Dice below 0.05 for it. estimate_without: the estimate without
+those seeds.
+"""
+PAIRS = {
+    "a": pl.String,
+    "b": pl.String,
+    "label": pl.String,
+    "score": pl.String,
+    "difference": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "differs": pl.Boolean,
+    "p": pl.Float64,
+    "low_alone": pl.Float64,
+    "high_alone": pl.Float64,
+    "could_see": pl.Float64,
+    "units_low": pl.Int64,
+    "units_high": pl.Int64,
+    "more_seeds": pl.Boolean,
+}
+"""One row a pair of encoders (a before b by name, no controls) and label.
+
+difference: a - b. low, high: 95 % for all pairs of the label at once. differs: told apart, with an error of 5 % for all
+pairs at once (Holm); p: so adjusted. Holm is the sharper of the two: it can tell apart where low..high holds 0.
+low_alone, high_alone: 95 % for this pair alone, for who asked of no other. could_see: the smallest difference that this
+study would have found with probability 0.8, this pair alone. units_low, units_high: test units that would tell the two
+apart, a range; null: no limit can be given. more_seeds: seeds alone hide the difference, so more tiles would not do.
+"""
+AGAINST_CONTROL = {
+    "encoder": pl.String,
+    "control": pl.String,
+    "label": pl.String,
+    "score": pl.String,
+    "difference": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "beats": pl.Boolean,
+}
+"""One row an encoder and label: its difference to the control of the highest estimate, with the 95 % limits of that
+pair alone. beats: low is above 0; null where there are no limits."""
+
+
+class Answer(NamedTuple):
+    """Tables by the schemas `INTERVALS`, `PAIRS` and `AGAINST_CONTROL`, in the order of encoders and labels."""
+
+    intervals: pl.DataFrame
+    pairs: pl.DataFrame
+    against_control: pl.DataFrame
+
+
+def answer(evidence: Evidence, controls: Collection[str] = ()) -> Answer:
+    """Return the tables of a dataset's evidence.
+
+    Parameters
+    ----------
+    controls
+        Encoders that are never ranked: controls, and those with random weights.
+
+    Raises
+    ------
+    SpecError
+        When a control is no encoder of the evidence.
+    """
+    if unknown := sorted(set(controls) - set(evidence.encoders)):
+        raise SpecError("controls have no results", expected=", ".join(evidence.encoders), found=", ".join(unknown))
+    figures = linearise(evidence)
+    apart = np.array([name in controls for name in evidence.encoders])
+    there = figures.n_seeds > 0
+    ranked = np.flatnonzero(~apart & there)
+    subset = figures.only(ranked)
+    of = differences(subset, *all_pairs(np.arange(len(ranked))))
+    families = [family(of, column, len(ranked)) for column in range(len(evidence.labels) + 1)]
+    names = tuple(evidence.encoders[i] for i in ranked)
+    return Answer(
+        _frame(_interval_rows(evidence, figures, names, families), INTERVALS),
+        _frame(_pair_rows(evidence, names, of, families), PAIRS),
+        _frame(_control_rows(evidence, figures, ranked, np.flatnonzero(apart & there)), AGAINST_CONTROL),
+    )
+
+
+def _interval_rows(
+    evidence: Evidence, figures: Linearised, ranked: tuple[str, ...], families: list[Family]
+) -> Iterator[tuple[Any, ...]]:
+    limits = intervals(figures)
+    place = {name: i for i, name in enumerate(ranked)} if len(ranked) > 1 else {}
+    for i, name in enumerate(evidence.encoders):
+        lost, without = _lost(evidence, i)
+        for column, label in enumerate((*evidence.labels, MEAN)):
+            estimate = figures.estimate[i, column]
+            ranks: tuple[Any, ...] = (None, None, None)
+            if name in place and not np.isnan(estimate):
+                of = families[column]
+                at = place[name]
+                ranks = (int(of.rank_low[at]), int(of.rank_high[at]), bool(of.may_be_best[at]))
+            values = (estimate, *(one[i, column] for one in limits))
+            why = _cannot(figures, i, column) or ("nothing varied" if np.isnan(values[1]) else None)
+            counts = (_holders(figures, column), len(evidence.seeds[i]), int(lost[column]))
+            yield (name, label, _score(evidence), *values, *ranks, why, *counts, without[column])
+
+
+def _cannot(figures: Linearised, encoder: int, column: int) -> str | None:
+    """Why a column of an encoder has no interval; None where only a lack of variance is left as a reason."""
+    if not figures.n_seeds[encoder]:
+        return "no whole run"
+    if np.isnan(figures.estimate[encoder, column]):
+        return "absent"
+    if figures.n_seeds[encoder] < 2:
+        return "one seed"
+    if _holders(figures, column) < FEWEST_HOLDERS:
+        return "too few units"
+    return None if figures.able[column] else "one fold"
+
+
+def _holders(figures: Linearised, column: int) -> int:
+    """Units that hold a label; of the mean, the fewest of its labels."""
+    if column < len(figures.holders):
+        return int(figures.holders[column])
+    return int(figures.holders[figures.defined].min(initial=figures.n_units)) if figures.defined.any() else 0
+
+
+def _lost(evidence: Evidence, encoder: int) -> tuple[Floats, Floats]:
+    """Number of lost seeds of an encoder by column, and its estimates without them; NaN where none is left."""
+    lost = np.column_stack([evidence.lost[encoder], evidence.lost[encoder].any(axis=1)])
+    scores = seed_scores(evidence, encoder)
+    kept = np.where(lost, np.nan, scores)
+    return lost.sum(axis=0), mean_of_defined(kept, axis=0)
+
+
+def _score(evidence: Evidence) -> str:
+    return f"dice_{evidence.reduction}"
+
+
+def _pair_rows(
+    evidence: Evidence, names: tuple[str, ...], of: Differences, families: list[Family]
+) -> Iterator[tuple[Any, ...]]:
+    low, high = of.limits(LEVEL)
+    needs = settle(of, len(evidence.units))
+    for pair, (a, b) in enumerate(zip(of.a, of.b, strict=True)):
+        for column, label in enumerate((*evidence.labels, MEAN)):
+            at = (pair, column)
+            all_of = families[column]
+            known = not np.isnan(all_of.low[pair])
+            at_once = (all_of.low[pair], all_of.high[pair], bool(all_of.differs[pair]), all_of.p[pair])
+            units = (int(one[at]) if np.isfinite(one[at]) else None for one in (needs.units_low, needs.units_high))
+            rest = (low[at], high[at], needs.could_see[at], *units, bool(needs.more_seeds[at]))
+            head = (names[a], names[b], label, _score(evidence), of.difference[at])
+            yield (*head, *(at_once if known else (None,) * 4), *(rest if known else (None,) * 6))
+
+
+def _control_rows(
+    evidence: Evidence, figures: Linearised, ranked: npt.NDArray[np.intp], controls: npt.NDArray[np.intp]
+) -> Iterator[tuple[Any, ...]]:
+    if not len(controls):
+        return
+    for column, label in enumerate((*evidence.labels, MEAN)):
+        scores = figures.estimate[controls, column]
+        best = controls[np.argmax(np.nan_to_num(scores, nan=-1.0))]
+        of = differences(figures, ranked, np.full(len(ranked), best))
+        low, high = (one[:, column] for one in of.limits(LEVEL))
+        for i, encoder in enumerate(ranked):
+            beats = None if np.isnan(low[i]) else bool(low[i] > 0)
+            names = (evidence.encoders[encoder], evidence.encoders[best], label, _score(evidence))
+            yield (*names, of.difference[i, column], low[i], high[i], beats)
+
+
+def _frame(rows: Iterator[tuple[Any, ...]], schema: dict[str, Any]) -> pl.DataFrame:
+    """A table of rows, NaN as null."""
+    frame = pl.DataFrame(list(rows), schema=schema, orient="row")
+    return frame.with_columns(pl.col(pl.Float64).fill_nan(None))

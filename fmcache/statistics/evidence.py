@@ -1,0 +1,189 @@
+"""From the results table to arrays: what one dataset's runs say, as sums over test units and over folds.
+
+A unit is what another study would draw again: the patient or slide where that is known, else the tile. Every score is a
+function of sums over units, so that leaving a unit out is a subtraction (`fmcache.statistics.leave_out`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from fmcache.errors import ResultsMismatch, ResultsNotFound, SpecError
+from fmcache.scores.dice import PUMA_EPSILON, Reduction, check_reduction, dice
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+DEAD = 0.05
+"""A Dice below this counts as a dead label."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """The test results of one dataset.
+
+    encoders, labels, units: names. seeds: of each encoder, those that tested every tile. sums: of each encoder,
+    (seed, unit, label, part), see `parts_of`. fold_sums: of each encoder, (seed, fold, label, part); the fold axis is
+    empty for a fixed split. holds: (unit, label), whether the truth of a unit has the label. lost: of each encoder,
+    (seed, label), whether the seed never predicted a label of the truth, or reached a Dice below `DEAD`.
+    left_out: (encoder, seed) of the runs that lack tiles which others tested.
+    """
+
+    encoders: tuple[str, ...]
+    labels: tuple[str, ...]
+    units: tuple[str, ...]
+    tiles: int
+    seeds: tuple[tuple[int, ...], ...]
+    sums: tuple[Floats, ...]
+    fold_sums: tuple[Floats, ...]
+    holds: Flags
+    lost: tuple[Flags, ...]
+    reduction: Reduction
+    left_out: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def holders(self) -> npt.NDArray[np.int64]:
+        """Number of units that hold each label, (label,)."""
+        return np.asarray(self.holds.sum(axis=0))
+
+
+def evidence_of(
+    results: pl.DataFrame,
+    reduction: Reduction,
+    unit_of: Mapping[str, str] | None = None,
+    labels: Sequence[str] = (),
+) -> Evidence:
+    """Return the evidence of one dataset's results; the order of their rows plays no part, but for labels not given.
+
+    Parameters
+    ----------
+    results
+        The table of `fmcache.scores.results.results_table`; of its rows those of the split `test`.
+    reduction
+        The recipe's: ``pooled``, ``per_tile`` or ``puma``.
+    unit_of
+        The group (patient, slide) of each tile. A tile that is not in it is a unit of its own.
+    labels
+        All labels in the recipe's order; without them, as they come.
+
+    Raises
+    ------
+    ResultsNotFound
+        When no row is of the test split.
+    ResultsMismatch
+        When a run counts a tile twice, as folds of two different cuts do.
+    SpecError
+        When there are several datasets, or labels that the reduction is not for.
+    """
+    test = results.filter(pl.col("split") == "test")
+    if test.is_empty():
+        raise ResultsNotFound("no run has test tiles", next_step="fmcache fit")
+    if len(found := sorted(set(test["dataset"]))) > 1:
+        raise SpecError("datasets are never pooled", expected="rows of one dataset", found=", ".join(found))
+    labels = tuple(labels) or tuple(test["label"].unique(maintain_order=True))
+    check_reduction(reduction, labels)
+    tiles = sorted(set(test["tile"]))
+    groups = [(unit_of or {}).get(tile, tile) for tile in tiles]
+    fold_of = dict(test.select("tile", "fold").unique().iter_rows())
+    if len(test.select("encoder", "seed", "tile", "label").unique()) < len(test):
+        raise ResultsMismatch("a run counts a tile twice", expected="each tile in one fold", next_step="fmcache fit")
+    seeds, counts, left_out = {}, {}, []
+    for name in sorted(set(test["encoder"])):
+        seeds[name], counts[name], lacking = _dense(test.filter(pl.col("encoder") == name), tiles, labels)
+        left_out += [(name, seed) for seed in lacking]
+    return from_counts(
+        counts, labels, groups, reduction, [fold_of[tile] for tile in tiles], seeds=seeds, left_out=tuple(left_out)
+    )
+
+
+def _dense(
+    table: pl.DataFrame, tiles: Sequence[str], labels: Sequence[str]
+) -> tuple[tuple[int, ...], npt.NDArray[np.int64], list[int]]:
+    """One encoder's whole seeds, their counts (seed, tile, label, 3), and the seeds that lack tiles."""
+    seeds = sorted(set(table["seed"]))
+    counts = np.zeros((len(seeds), len(tiles), len(labels), 3), np.int64)
+    seen = np.zeros(counts.shape[:3], bool)
+    axes = (("seed", seeds), ("tile", tiles), ("label", labels))
+    at = tuple(np.array([{n: i for i, n in enumerate(names)}[n] for n in table[axis]]) for axis, names in axes)
+    counts[at] = table.select("tp", "fp", "fn").to_numpy()
+    seen[at] = True
+    whole = np.asarray(seen.all(axis=(1, 2)))
+    kept, lacking = ([seed for seed, one in zip(seeds, whole, strict=True) if one is how] for how in (True, False))
+    return tuple(kept), counts[whole], lacking
+
+
+def from_counts(
+    counts: Mapping[str, npt.NDArray[np.int64]],
+    labels: Sequence[str],
+    groups: Sequence[str],
+    reduction: Reduction = "pooled",
+    folds: Sequence[int | None] = (),
+    *,
+    seeds: Mapping[str, tuple[int, ...]] | None = None,
+    left_out: tuple[tuple[str, int], ...] = (),
+) -> Evidence:
+    """Return the evidence of counts by encoder, (seed, tile, label, 3); `groups` and `folds` go along the tile axis."""
+    units, unit_at = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    parted = len(set(folds)) > 1
+    fold_at = np.unique(np.asarray(folds), return_inverse=True)[1] if parted else np.zeros(0, int)
+    truth = [one[..., 0] + one[..., 2] for one in counts.values() if len(one)]
+    in_truth = np.any([one.any(axis=0) for one in truth], axis=0) if truth else np.zeros((len(groups), len(labels)))
+    holds = np.zeros((len(units), len(labels)), bool)
+    np.logical_or.at(holds, unit_at, in_truth.astype(bool))
+    parts = [parts_of(one, reduction) for one in counts.values()]
+    return Evidence(
+        encoders=tuple(counts),
+        labels=tuple(labels),
+        units=tuple(map(str, units)),
+        tiles=len(groups),
+        seeds=tuple((seeds or {}).get(name, tuple(range(len(one)))) for name, one in counts.items()),
+        sums=tuple(_added(one, unit_at, len(units)) for one in parts),
+        fold_sums=tuple(_added(one, fold_at, len(set(folds))) if parted else one[:, :0] for one in parts),
+        holds=holds,
+        lost=tuple(_lost(one, np.asarray(holds.any(axis=0))) for one in counts.values()),
+        reduction=reduction,
+        left_out=left_out,
+    )
+
+
+def parts_of(counts: npt.NDArray[np.int64], reduction: Reduction) -> Floats:
+    """Return what is summed over tiles, (..., label, part): tp, fp, fn; for ``per_tile`` Dice and 1 if defined."""
+    if reduction != "per_tile":
+        return counts.astype(np.float64)
+    per_tile = dice(counts)
+    return np.stack([np.nan_to_num(per_tile), ~np.isnan(per_tile)], axis=-1)
+
+
+def score_of(sums: Floats, reduction: Reduction, held: Flags) -> Floats:
+    """Return the score of sums (..., label, part), (..., label); NaN where undefined.
+
+    `held` (..., label): whether the summed truth has the label. A label that no truth has is undefined, not 0; only
+    the PUMA challenge counts it as 0.
+    """
+    if reduction == "puma":
+        tp, wrong = sums[..., 0], sums[..., 1] + sums[..., 2]
+        score: Floats = np.where(tp > 0, (2 * tp + PUMA_EPSILON) / (2 * tp + wrong + PUMA_EPSILON), 0.0)
+        score[..., 0] = np.nan
+        return score
+    above, below = sums[..., 0], sums[..., 1]
+    if reduction == "pooled":
+        above, below = 2 * above, 2 * above + below + sums[..., 2]
+    defined = (below > 0) & held
+    return np.asarray(np.divide(above, below, out=np.full(above.shape, np.nan), where=defined))
+
+
+def _added(parts: Floats, at: npt.NDArray[np.intp], n: int) -> Floats:
+    """Sum (seed, tile, label, part) over the tiles that share a place of `at`."""
+    sums = np.zeros((parts.shape[0], n, *parts.shape[2:]))
+    for place in range(n):
+        sums[:, place] = parts[:, at == place].sum(axis=1)
+    return sums
+
+
+def _lost(counts: npt.NDArray[np.int64], held: Flags) -> Flags:
+    pooled = dice(counts.sum(axis=1))
+    return np.asarray(held & (np.nan_to_num(pooled) < DEAD))

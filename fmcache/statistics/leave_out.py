@@ -1,0 +1,125 @@
+"""Scores without one unit, and the pseudo-values that turn a ratio of sums into something like a mean over units.
+
+From the pseudo-values come the variance by units, by seeds, and by both together (their interaction).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from fmcache.scores.dice import mean_of_defined
+from fmcache.statistics.evidence import Evidence, Flags, Floats, score_of
+
+FEWEST_HOLDERS = 3
+"""With fewer units that hold a label nothing is said of how sure its score is."""
+
+
+@dataclass(frozen=True, eq=False)
+class Linearised:
+    """The figures of all encoders with what moves them. Columns are the labels and, last, their mean.
+
+    estimate: (encoder, column), the mean of the seeds' scores. n_seeds: (encoder,). n_units: T. units: (encoder, unit,
+    column), the seed means of the pseudo-values. seed_cov: (encoder, column, column), the covariance of the scores over
+    seeds / seeds: the variance of `estimate` by seeds. crossed: (encoder, column), the part that seeds and units share.
+    folds: (encoder, fold, column), pseudo-values by fold; an empty axis without folds. holders: (label,), units that
+    hold each label. able: (column,), whether enough units (and two folds, if there are folds) hold what the column is
+    made of. defined: (label,). NaN: no seed, one seed, undefined.
+    """
+
+    estimate: Floats
+    n_seeds: Floats
+    n_units: int
+    units: Floats
+    seed_cov: Floats
+    crossed: Floats
+    folds: Floats
+    holders: Floats
+    able: Flags
+    defined: Flags
+
+    @property
+    def by_seeds(self) -> Floats:
+        """Variance of `estimate` by seeds, (encoder, column)."""
+        return np.asarray(np.einsum("ecc->ec", self.seed_cov))
+
+    @property
+    def unit_freedom(self) -> Floats:
+        """Degrees of freedom of a variance by units, (column,): of a label, the units that hold it less one."""
+        return np.append(self.holders - 1, self.n_units - 1.0)
+
+    def only(self, places: npt.NDArray[np.intp]) -> Linearised:
+        """Return the figures of the encoders at `places`, in that order."""
+        names = ("estimate", "n_seeds", "units", "seed_cov", "crossed", "folds")
+        return replace(self, **{name: getattr(self, name)[places] for name in names})
+
+
+def linearise(evidence: Evidence) -> Linearised:
+    """Return the figures of evidence, linearised.
+
+    Pseudo-values are P[s,t] = T D[s] - (T - 1) J[s,t], D the score, J the score without unit t.
+
+    References
+    ----------
+    Efron and Stein 1981, The jackknife estimate of variance. Miller 1974, The jackknife: a review.
+    """
+    n_columns, n_units = len(evidence.labels) + 1, len(evidence.units)
+    n_folds = evidence.fold_sums[0].shape[1] if evidence.fold_sums else 0
+    shape = (len(evidence.encoders), n_columns)
+    estimate, crossed = np.full(shape, np.nan), np.full(shape, np.nan)
+    units = np.full((shape[0], n_units, n_columns), np.nan)
+    folds = np.full((shape[0], n_folds, n_columns), np.nan)
+    seed_cov = np.full((*shape, n_columns), np.nan)
+    held = np.asarray(evidence.holds.any(axis=0))
+    others = evidence.holders - evidence.holds > 0
+    for i, sums in enumerate(evidence.sums):
+        if not len(sums):
+            continue
+        score = seed_scores(evidence, i)
+        without = _with_mean(score_of(sums.sum(axis=1, keepdims=True) - sums, evidence.reduction, others))
+        pseudo = n_units * score[:, None] - (n_units - 1) * without
+        estimate[i], units[i] = score.mean(axis=0), pseudo.mean(axis=0)
+        if len(sums) > 1:
+            seed_cov[i] = np.cov(score, rowvar=False) / len(sums)
+            crossed[i] = _crossed(pseudo)
+        if n_folds:
+            parts = evidence.fold_sums[i]
+            left = _with_mean(score_of(parts.sum(axis=1, keepdims=True) - parts, evidence.reduction, held))
+            folds[i] = n_folds * estimate[i] - (n_folds - 1) * left.mean(axis=0)
+    defined = ~np.isnan(estimate[:, :-1]).all(axis=0)
+    enough = (evidence.holders >= FEWEST_HOLDERS) & _in_two_folds(evidence)
+    able = np.append(enough & defined, defined.any() and enough[defined].all())
+    n_seeds = np.array([len(seeds) for seeds in evidence.seeds], dtype=float)
+    return Linearised(
+        estimate, n_seeds, n_units, units, seed_cov, crossed, folds, evidence.holders.astype(float), able, defined
+    )
+
+
+def seed_scores(evidence: Evidence, encoder: int) -> Floats:
+    """Return the scores of an encoder's seeds, (seed, column); NaN where undefined."""
+    held = np.asarray(evidence.holds.any(axis=0))
+    return _with_mean(score_of(evidence.sums[encoder].sum(axis=1), evidence.reduction, held))
+
+
+def _with_mean(scores: Floats) -> Floats:
+    return np.concatenate([scores, mean_of_defined(scores, axis=-1)[..., None]], axis=-1)
+
+
+def _crossed(pseudo: Floats) -> Floats:
+    """Residual mean square of (seed, unit, column) after seeds and units, / (seeds x units): (column,)."""
+    n_seeds, n_units, _ = pseudo.shape
+    if n_units < 2:
+        return np.full(pseudo.shape[2], np.nan)
+    rest = pseudo - pseudo.mean(axis=0) - pseudo.mean(axis=1, keepdims=True) + pseudo.mean(axis=(0, 1))
+    return np.asarray(np.square(rest).sum(axis=(0, 1)) / ((n_seeds - 1) * (n_units - 1) * n_seeds * n_units))
+
+
+def _in_two_folds(evidence: Evidence) -> Flags:
+    """Whether the score of each label stays defined without any one fold, (label,); True for a fixed split."""
+    if not evidence.fold_sums or not evidence.fold_sums[0].shape[1]:
+        return np.ones(len(evidence.labels), bool)
+    truth = [1] if evidence.reduction == "per_tile" else [0, 2]
+    there = [sums[..., truth].any(axis=(0, 3)) for sums in evidence.fold_sums if len(sums)]
+    return np.asarray(np.any(there, axis=0).sum(axis=0) >= 2)

@@ -1,0 +1,97 @@
+"""The difference of two encoders on the same test units: each pair for itself.
+
+Units are shared, so that what a tile does to all encoders drops out; seeds are not.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fmcache.statistics.evidence import Floats
+from fmcache.statistics.leave_out import Linearised
+from fmcache.statistics.student import quantile
+
+Places = npt.NDArray[np.intp]
+
+
+class Differences(NamedTuple):
+    """Differences a - b, each (pair, column); a and b are positions of encoders, (pair,).
+
+    variance, freedom: of a pair alone. variance_of_all, freedom_of_all: for all pairs at once. by_seeds: variance by
+    seeds alone, without what they do together with units; seed_freedom: its degrees of freedom. unit_freedom:
+    (column,). NaN where nothing can be said.
+    """
+
+    a: Places
+    b: Places
+    difference: Floats
+    variance: Floats
+    freedom: Floats
+    variance_of_all: Floats
+    freedom_of_all: Floats
+    by_seeds: Floats
+    seed_freedom: Floats
+    unit_freedom: Floats
+
+    def limits(self, level: float) -> tuple[Floats, Floats]:
+        """Return lower and upper limits, each (pair, column), of a pair alone."""
+        half = quantile((1 + level) / 2, self.freedom) * np.sqrt(self.variance)
+        return self.difference - half, self.difference + half
+
+
+def all_pairs(places: Places) -> tuple[Places, Places]:
+    """Return both sides of all pairs of some encoders."""
+    first, second = np.triu_indices(len(places), 1)
+    return places[first], places[second]
+
+
+def differences(figures: Linearised, a: Places, b: Places) -> Differences:
+    """Return the differences of the encoders at `a` and those at `b`, (pair,).
+
+    U is the variance of the mean pseudo-value difference over units, B that by seeds, I what units and seeds do
+    together, which both contain. A pair alone has v = max(U + B - I, U, B), all pairs at once U + B; degrees of freedom
+    by Satterthwaite. Where the jackknife over folds is larger it takes their place: seeds and units are inside it.
+
+    References
+    ----------
+    Satterthwaite 1946, An approximate distribution of estimates of variance components.
+    """
+    unknown = np.where(figures.able & (figures.n_units > 1), 0.0, np.nan)  # NaN where a column bears no interval
+    units = (figures.units[a] - figures.units[b]).var(axis=1) / max(figures.n_units - 1, 1) + unknown
+    crossed = figures.crossed[a] + figures.crossed[b] + unknown
+    of_a, of_b = figures.by_seeds[a] + unknown, figures.by_seeds[b] + unknown
+    seeds = of_a + of_b
+    rest_a, rest_b = (np.maximum(figures.n_seeds[side] - 1, 1)[:, None] for side in (a, b))
+    seed_squares = of_a**2 / rest_a + of_b**2 / rest_b
+    squares = units**2 / np.maximum(figures.unit_freedom, 1) + seed_squares
+    alone = np.maximum(units + seeds - crossed, np.maximum(units, seeds))
+    chosen = [_with_folds(figures, a, b, one, _ratio(one**2, squares)) for one in (alone, units + seeds)]
+    return Differences(
+        a,
+        b,
+        figures.estimate[a] - figures.estimate[b],
+        *chosen[0],
+        *chosen[1],
+        np.maximum(seeds - crossed, 0.0),
+        _ratio(seeds**2, seed_squares),
+        figures.unit_freedom,
+    )
+
+
+def _with_folds(figures: Linearised, a: Places, b: Places, variance: Floats, freedom: Floats) -> tuple[Floats, Floats]:
+    """The larger of a variance and the jackknife over folds, and its degrees of freedom."""
+    n_folds = figures.folds.shape[1]
+    if not n_folds:
+        return variance, freedom
+    by_folds = (figures.folds[a] - figures.folds[b]).var(axis=1) / (n_folds - 1)
+    wider = by_folds > variance
+    return np.where(wider, by_folds, variance), np.where(wider, n_folds - 1.0, freedom)
+
+
+def _ratio(above: Floats, below: Floats) -> Floats:
+    """Return above / below, 1 where both are 0, NaN where either is."""
+    result = np.where(np.isnan(above + below), np.nan, 1.0)
+    return np.divide(above, below, out=result, where=below > 0)
