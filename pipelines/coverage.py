@@ -14,6 +14,7 @@ line is JSON with the extremes over all worlds, and the cells outside the target
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import time
@@ -29,7 +30,7 @@ from fmcache.statistics.evidence import Evidence, from_counts
 from fmcache.statistics.family import family
 from fmcache.statistics.intervals import intervals
 from fmcache.statistics.leave_out import linearise
-from fmcache.statistics.pairs import all_pairs, differences
+from fmcache.statistics.pairs import Differences, all_pairs, differences
 from fmcache.statistics.settle import settle, units_needed
 
 Floats = npt.NDArray[np.float64]
@@ -140,6 +141,12 @@ def _in_groups(group: Floats, tile: Floats, unit: npt.NDArray[np.int64], world: 
     return (group[unit] + tile) / np.sqrt(2) if world.grouped else tile
 
 
+@functools.cache
+def known_truth(name: str, encoders: int) -> Floats:
+    """The figures of endless tiles and seeds of unequal encoders, (encoder, column)."""
+    return truth_of(WORLDS[name], levels(WORLDS[name], encoders, equal=False))
+
+
 def truth_of(world: World, quality: Floats) -> Floats:
     """The figures of endless tiles and seeds, (encoder, column); seeds at 48 quantiles, 20,000 tiles."""
     rng = np.random.Generator(np.random.Philox(key=random_key("coverage truth", repr(world))))
@@ -209,9 +216,10 @@ def look(cell: Cell, evidence: Evidence, truth: Floats) -> None:
         set_size=all_of.may_be_best.sum(),
         best_kept=bool(all_of.may_be_best[truth[:, -1].argmax()]),
     )
-    needs = settle(of, len(evidence.units))
-    cell.add(could_see=needs.could_see[:, -1], difference=of.difference[:, -1], by_seeds=of.by_seeds[:, -1])
-    cell.add(units_low=needs.units_low[:, -1], units_high=needs.units_high[:, -1])
+    mean = Differences(of.a, of.b, *(values[..., -1] for values in of[2:]))
+    needs = settle(mean, len(evidence.units))
+    cell.add(could_see=needs.could_see, units_low=needs.units_low, units_high=needs.units_high)
+    cell.add(difference=mean.difference, by_seeds=mean.by_seeds)
 
 
 def false_alarm(evidence: Evidence) -> float:
@@ -231,9 +239,8 @@ def settled(cell: Cell, units: int, truth: Floats, world: World) -> dict[str, fl
     a, b = all_pairs(np.arange(len(truth)))
     true = np.abs(truth[a, -1] - truth[b, -1])
     variance = np.stack(cell.seen["difference"]).var(axis=0, ddof=1)
-    ratio = np.stack(cell.seen["could_see"]) / (
-        np.sqrt(variance) * (stdtrit(units - 1, 0.975) + stdtrit(units - 1, 0.8))
-    )
+    seen = np.sqrt(variance) * (stdtrit(units - 1, 0.975) + stdtrit(units - 1, 0.8))
+    ratio = np.stack(cell.seen["could_see"]) / seen
     seeds = np.minimum(np.stack(cell.seen["by_seeds"]).mean(axis=0), variance)
     freedom = np.full(len(a), 2.0 * (world.seeds - 1))
     needed = units_needed(true, variance - seeds, seeds, freedom, units)
@@ -245,7 +252,8 @@ def settled(cell: Cell, units: int, truth: Floats, world: World) -> dict[str, fl
 
 COLUMNS = (
     "label", "last_label", "last_label_few", "mean", "pair_label", "pair_last_label", "pair", "at_once", "ranks",
-    "family_error", "wrong_way", "power", "set_size", "best_kept", "could_see_low", "could_see_high", "units_held", "said",
+    "family_error", "wrong_way", "power", "set_size", "best_kept", "could_see_low", "could_see_high", "units_held",
+    "said",
 )  # fmt: skip
 COVERAGE = COLUMNS[:7]
 TARGET = (0.93, 0.97)
@@ -257,7 +265,7 @@ def simulate(name: str, units: int, studies: int, encoders: int) -> dict[str, fl
     world, cell = WORLDS[name], Cell()
     rng = np.random.Generator(np.random.Philox(key=random_key("coverage", name, units)))
     quality = levels(world, encoders, equal=False)
-    truth = truth_of(world, quality)
+    truth = known_truth(name, encoders)
     equal = levels(world, encoders, equal=True)
     for _ in range(studies):
         look(cell, draw(rng, world, quality, units).evidence(), truth)
@@ -285,11 +293,11 @@ def main() -> None:
     """Print a row a world and number of units, then a line of JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="60 studies a cell, 10 and 20 units")
-    parser.add_argument("--studies", type=int, default=0, help="studies a cell (default: 500)")
+    parser.add_argument("--studies", type=int, default=0, help="studies a cell (default: 400)")
     parser.add_argument("--encoders", type=int, default=8)
     parser.add_argument("--world", action="append", choices=WORLDS, help="only this world; may be repeated")
     flags = parser.parse_args()
-    studies = flags.studies or (60 if flags.quick else 500)
+    studies = flags.studies or (60 if flags.quick else 400)
     start, rows = time.monotonic(), {}
     print(f"{'world, units':18s}", *(f"{column[-9:]:>9s}" for column in COLUMNS))
     for name in flags.world or WORLDS:

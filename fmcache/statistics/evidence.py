@@ -112,8 +112,8 @@ def _dense(
     counts[at] = table.select("tp", "fp", "fn").to_numpy()
     seen[at] = True
     whole = np.asarray(seen.all(axis=(1, 2)))
-    kept, lacking = ([seed for seed, one in zip(seeds, whole, strict=True) if one is how] for how in (True, False))
-    return tuple(kept), counts[whole], lacking
+    kept = tuple(seed for seed, one in zip(seeds, whole, strict=True) if one)
+    return kept, counts[whole], [seed for seed in seeds if seed not in kept]
 
 
 def from_counts(
@@ -178,10 +178,10 @@ def score_of(sums: Floats, reduction: Reduction, held: Flags) -> Floats:
 
 def _added(parts: Floats, at: npt.NDArray[np.intp], n: int) -> Floats:
     """Sum (seed, tile, label, part) over the tiles that share a place of `at`."""
-    sums = np.zeros((parts.shape[0], n, *parts.shape[2:]))
-    for place in range(n):
-        sums[:, place] = parts[:, at == place].sum(axis=1)
-    return sums
+    if n == parts.shape[1]:
+        return parts[:, np.argsort(at)]
+    order = np.argsort(at, kind="stable")
+    return np.asarray(np.add.reduceat(parts[:, order], np.searchsorted(at[order], np.arange(n)), axis=1))
 
 
 def _lost(counts: npt.NDArray[np.int64], held: Flags) -> Flags:

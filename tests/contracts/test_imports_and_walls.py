@@ -98,7 +98,7 @@ def loaded_after(code):
 
 
 HEAVY = {"torch", "timm", "zarr", "numcodecs", "polars", "numpy", "dask", "distributed", "matplotlib", "PIL", "cv2"}
-HEAVY |= {"shapely", "rasterio", "requests", "openslide"}
+HEAVY |= {"shapely", "rasterio", "requests", "openslide", "scipy"}
 
 
 def test_help_loads_the_ground_floor_and_typer_only():
@@ -121,7 +121,7 @@ def test_report_loads_no_torch_and_no_cache():
 
 def test_statistics_need_numpy_scipy_and_polars_alone():
     heavy = HEAVY | {"typer", "rich", "pandas"}
-    assert heavy & loaded_after("import fmcache.statistics.answer") == {"numpy", "polars"}
+    assert heavy & loaded_after("import fmcache.statistics.answer") == {"numpy", "polars", "scipy"}
 
 
 def test_a_plan_without_measuring_loads_no_torch():
