@@ -59,6 +59,8 @@ def evidence_of(
 ) -> Evidence:
     """Return the evidence of one dataset's results; the order of their rows plays no part, but for labels not given.
 
+    The folds of a seed are put together: its score is that of the tiles of all folds, each tested in one.
+
     Parameters
     ----------
     results

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import polars as pl
 
-from fmcache.statistics.answer import MEAN, Answer
+from fmcache.statistics.answer import Answer
+from fmcache.statistics.schemas import MEAN
 
 
 class Verdict(NamedTuple):

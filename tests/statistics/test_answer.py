@@ -7,11 +7,12 @@ import polars as pl
 import pytest
 
 from fmcache.errors import SpecError
-from fmcache.statistics.answer import AGAINST_CONTROL, INTERVALS, PAIRS, answer
+from fmcache.statistics.answer import answer
 from fmcache.statistics.evidence import from_counts
 from fmcache.statistics.intervals import intervals
 from fmcache.statistics.leave_out import linearise
 from fmcache.statistics.pairs import differences
+from fmcache.statistics.schemas import AGAINST_CONTROL, INTERVALS, PAIRS
 
 
 def why(answered, encoder="e0"):

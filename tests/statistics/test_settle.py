@@ -59,3 +59,13 @@ def test_nothing_is_said_where_there_is_no_variance(study, recwarn):
     assert np.isnan(found.units_low).all()
     assert not found.more_seeds.any()
     assert not recwarn.list
+
+
+def test_few_seeds_widen_the_range_since_they_tell_little_of_what_more_tiles_cannot_mend():
+    few, many = (settle(one_pair(0.03, 1e-4, 2e-5, seed_freedom=n), 10) for n in (4.0, 400.0))
+    assert few.units_low[0, 0] <= many.units_low[0, 0]
+    assert few.units_high[0, 0] > many.units_high[0, 0]
+    low, high = (2e-5 * 4 / stats.chi2.ppf(p, 4) for p in (0.9, 0.1))
+    half = stats.t.ppf(0.9, 9) * 0.01
+    for part, d, found in ((low, 0.03 + half, few.units_low), (high, 0.03 - half, few.units_high)):
+        assert units_needed(*(np.array([[x]]) for x in (d, 8e-5, part, 4.0)), 10).tolist() == found.tolist()
