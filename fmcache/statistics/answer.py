@@ -25,7 +25,7 @@ from fmcache.statistics.settle import settle
 
 
 class Answer(NamedTuple):
-    """Tables by `INTERVALS`, `PAIRS` and `AGAINST_CONTROL` of `fmcache.statistics.schemas`; rows by encoder and label."""
+    """Tables by `INTERVALS`, `PAIRS` and `AGAINST_CONTROL` of `fmcache.statistics.schemas`, by encoder and label."""
 
     intervals: pl.DataFrame
     pairs: pl.DataFrame

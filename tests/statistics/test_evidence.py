@@ -92,3 +92,21 @@ def test_a_label_that_no_truth_has_is_undefined_whatever_is_predicted():
 def test_seeds_that_never_predict_a_label_or_hardly_are_lost():
     some = np.array([[[0, 0, 9]], [[1, 0, 99]], [[9, 1, 1]]])[:, None]
     assert from_counts({"x": some}, ("a",), ["t"]).lost[0].tolist() == [[True], [True], [False]]
+
+
+def test_a_table_and_its_counts_give_the_same_evidence(counts):
+    made = counts((0.5, 1.0), units=6, seeds=3)
+    group_of = {f"t{i}": f"p{i % 4}" for i in range(6)}
+    rows = [
+        row(name, s, f"t{t}", "ab"[label], tuple(map(int, one[s, t, label])), fold=t % 2)
+        for name, one in made.items() for s, t, label in np.ndindex(one.shape[:3])
+    ]  # fmt: skip
+    read = evidence_of(table(rows), "pooled", group_of)
+    given = from_counts(made, ("a", "b"), list(group_of.values()), "pooled", [t % 2 for t in range(6)])
+    for field in ("encoders", "labels", "units", "tiles", "seeds", "reduction", "left_out"):
+        assert getattr(read, field) == getattr(given, field), field
+    for field in ("sums", "fold_sums", "lost"):
+        assert all(np.array_equal(a, b) for a, b in zip(getattr(read, field), getattr(given, field), strict=True)), (
+            field
+        )
+    assert np.array_equal(read.holds, given.holds)
