@@ -1,6 +1,6 @@
 """Do the intervals of `fmcache.statistics` hold the truth? Studies with known truth through the same functions.
 
-    python pipelines/coverage.py             about 4 minutes on one core
+    python pipelines/coverage.py             about 3 minutes of one core
     python pipelines/coverage.py --quick     about half a minute
 
 A world says how scores vary: an encoder's Dice in a tile is the logistic function of its quality plus what the tile
@@ -290,7 +290,7 @@ def misses(rows: dict[str, dict[str, float]], studies: int) -> dict[str, bool]:
             low, high = (0.0, FAMILY_ERROR) if column == "family_error" else TARGET
             value = figures.get(column, float("nan"))
             if value < low or value > high:
-                found[f"{cell}: {column} {value:.3f}"] = value < low - slack or value > high + slack
+                found[f"{cell}: {column} {value:.3f}"] = bool(value < low - slack or value > high + slack)
     return found
 
 

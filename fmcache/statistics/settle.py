@@ -36,7 +36,7 @@ def settle(of: Differences, n_units: int) -> Settling:
     A difference is seen when it is (t(.975) + t(.80)) standard errors. Variance by units falls as 1 / units, variance
     by seeds stays. The present difference is widened and narrowed by its half 80 % interval, and the variance by seeds
     goes from the lower to the upper end of its own: few seeds tell little of it. Among pairs that need more units than
-    there are, the range held the true number in 0.74 to 0.93 of simulated studies.
+    there are, the range held the true number in 0.82 to 0.91 of simulated studies.
     """
     error = np.sqrt(of.variance)
     low, high = of.limits(0.80)
