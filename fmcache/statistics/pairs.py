@@ -54,7 +54,7 @@ def differences(figures: Linearised, a: Places, b: Places) -> Differences:
     U is the variance of the mean pseudo-value difference over units, B that by seeds, I what units and seeds do
     together, which both contain. A pair alone has v = max(U + B - I, U, B), all pairs at once U + B; degrees of freedom
     by Satterthwaite, where a label's variance by units counts the units that hold it, less one (with T - 1 for a label
-    that two tiles of five hold, coverage was 0.88 for 0.95 at 10 tiles; 0.93 so).
+    that two tiles of five hold, coverage was 0.88 instead of 0.95 at 10 tiles; it is 0.925 so).
     Where the jackknife over folds is larger it takes their place: seeds and units are inside it.
 
     References
