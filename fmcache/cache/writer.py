@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import glob
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ import numpy.typing as npt
 import zarr
 
 from fmcache.cache.checksums import (
+    CHECKSUMS,
     DAMAGED,
     UNKNOWN,
     Crcs,
@@ -277,11 +279,18 @@ def is_complete(path: Path, kind: Kind, expected: dict[str, Any], demand: Mappin
         array = open_array(path, header)
     except (CacheNotFound, CacheMismatch, CacheCorrupt):
         return False
-    if header.state != "sealed" or header.kind != kind or (path / FILLING).exists():
+    if header.state != "sealed" or header.kind != kind or _has_leftovers(path):
         return False
     wanted = [demand.get(id_, 0) for id_ in header.tiles]
     known = demand.keys() <= set(header.tiles)
     return known and not Writer(path, header, _layout_of(array), wanted, FAST).missing()
+
+
+def _has_leftovers(path: Path) -> bool:
+    """Return whether a killed process left something that the next holder of the lock removes, or one is at work."""
+    beside = path.parent.glob(f".{glob.escape(path.name)}.*")
+    lists = list(path.glob(CHECKSUMS.format("*")))
+    return (path / FILLING).exists() or len(lists) > 1 or any(not one.name.endswith(".lock") for one in beside)
 
 
 def write_shard(path: Path, kind: Kind, shard: Shard, values: npt.NDArray[Any]) -> None:

@@ -17,7 +17,7 @@ import zarr
 from fmcache.cache.header import Header, read_header
 from fmcache.cache.reader import open_cache
 from fmcache.cache.verify import find_caches, remove_cache, verify_cache
-from fmcache.cache.writer import open_writer, write_shard
+from fmcache.cache.writer import is_complete, open_writer, write_shard
 from fmcache.errors import Busy, CacheCorrupt, CacheMismatch, CacheNotFound, CacheUnsealed, TokensOverflow
 
 IDENTITY = {
@@ -375,3 +375,34 @@ def test_checksums_of_a_cache_are_those_that_format_md_says(name):
             offset, length = index[view % block].tolist()
             found.append(shard[offset : offset + length][-4:])
     assert listed == b"".join(found)
+
+
+def test_a_cache_is_complete_only_if_it_holds_what_is_asked_for_and_nothing_is_left_to_do(tmp_path):
+    path = tmp_path / "t.zarr"
+    fill(path)
+
+    def complete(**changed):
+        asked = {"kind": "tokens", "expected": IDENTITY, "demand": DEMAND} | changed
+        return is_complete(path, asked["kind"], asked["expected"], asked["demand"])
+
+    assert complete()
+    assert complete(expected={"tap": "last"})
+    assert not complete(kind="view_bank")
+    assert not complete(expected=IDENTITY | {"store": "another"})
+    tile = next(iter(DEMAND))
+    assert not complete(demand=DEMAND | {tile: DEMAND[tile] + 1})
+    assert not complete(demand=DEMAND | {"unknown": 1})
+    owner = path.with_name(f".{path.name}.lock.owner")
+    for left in (owner, path.with_name(f".{path.name}.77.removed"), path / "checksums-0123456789abcdef.bin"):
+        left.touch()
+        assert not complete(), left
+        left.unlink()
+    for folder in ("filling", "damaged"):
+        (path / folder).mkdir()
+        (path / folder / "0.0").touch()
+        assert not complete(), folder
+        shutil.rmtree(path / folder)
+    assert complete()
+    next(file for file in (path / "tokens" / "c").rglob("*") if file.is_file()).unlink()
+    assert not complete()
+    assert not is_complete(tmp_path / "none.zarr", "tokens", {}, {})

@@ -15,7 +15,8 @@ RECIPE = {"name": "toy", "encoders": ["raw-pixels"], "tile_px": 32, "views": {"c
 
 FORKS = """
 import json, os, re, sys
-import fmcache.cli, fmcache.stages.extract, fmcache.commands.caches, fmcache.cache.verify  # once for all commands
+import fmcache.cli, fmcache.stages.extract, fmcache.stages.filling  # once for all commands
+import fmcache.commands.caches, fmcache.cache.verify
 
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "open"}
 folder = sys.argv[1]
