@@ -23,8 +23,8 @@ from typing import NamedTuple
 PATIENCE_S = 120
 IN_USE = (
     "fmcache.stages.extract", "fmcache.stages.filling", "fmcache.stages.fit", "fmcache.stages.report",
-    "fmcache.commands.cache_tables", "fmcache.datasets.add", "fmcache.datasets.split", "fmcache.datasets.fetch", "distributed", "matplotlib.pyplot",
-    "huggingface_hub", "timm",
+    "fmcache.commands.cache_tables", "fmcache.datasets.add", "fmcache.datasets.split", "fmcache.datasets.fetch",
+    "distributed", "matplotlib.pyplot", "huggingface_hub", "timm",
 )  # fmt: skip
 CRASHED = 70
 
