@@ -1,1 +1,1 @@
-"""Extract, fit and report, and their identities and places. Imports all rooms but commands, planning, datasets."""
+"""Extract, fit and report, with identities and paths. Imports all packages except commands, planning and datasets."""

@@ -1,6 +1,6 @@
 """Stage one: manifest -> views -> encoder -> cache. Every frozen encoder runs once over every view.
 
-What is left to do is decided here, from headers and hashes. torch and weights load only for what is missing
+This module decides from headers and hashes what is missing. torch and weights are loaded only if something is missing
 (filling.py).
 """
 
@@ -40,20 +40,20 @@ from fmcache.tiles.images import read_tile
 
 
 def extract(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], None] = print) -> list[Failure]:
-    """Make the mask cache of each dataset of `recipe` and the cache of each of its encoders; return those that failed.
+    """Write the mask cache of each dataset of `recipe` and the caches of its encoders; return the encoders that failed.
 
-    What is there is kept; only missing shards are written. `say` gets one line on each cache.
+    Shards that exist are kept; only missing shards are written. `say` gets one line for each cache.
 
     Raises
     ------
     FmcacheError
-        For anything that would spoil all encoders: manifest, tiles, disk space, a mask cache of other views, a split
-        without a labelled pixel. What concerns one encoder (its weights, its cache, another process at it, memory) is
-        returned.
+        For an error that affects all encoders: manifest, tiles, disk space, a mask cache with other views, a split
+        without a labelled pixel. An error of one encoder (its weights, its cache, another process that writes its
+        cache, memory) is not raised but returned.
     """
-    # views 1..n do not depend on how many there are: the variant with most of them holds those of all others
+    # view i does not depend on the number of views: the variant with the most views includes the views of all variants
     recipe = max(variants(recipe), key=lambda variant: variant.views.count)
-    places.encoder_keys(recipe)  # two encoders of one name are refused before one of them has run
+    places.encoder_keys(recipe)  # raises if two encoders have the same name, before any encoder runs
     failures, remembered = [], Remembered(places.remembered(flags.work))
     for demand in demands(recipe, manifest):
         check_sources(demand, manifest.folder, remembered)
@@ -63,7 +63,7 @@ def extract(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str
 
 
 def content_hashes(demand: Demand, folder: Path) -> Hashes:
-    """Return (image, mask) sha256 by tile id: those of the manifest for files, of what is drawn for drawn tiles."""
+    """Return (image, mask) sha256 by tile id: from the manifest for files, from the drawn pixels for drawn tiles."""
     if hashes := demand.listed_hashes:
         return hashes
     tiles = (read_tile(demand.dataset, entry, folder) for entry in demand.entries)
@@ -96,8 +96,8 @@ def _extract_dataset(asked: ExtractRequest, remembered: Remembered) -> list[Fail
             WorkerDied,
         ) as error:
             if not mask_cache.made and isinstance(error, CacheMismatch | CacheCorrupt | WorkerDied):
-                raise  # the mask cache is everybody's
-            # with its traceback an error would keep what filled the memory
+                raise  # all encoders need the mask cache
+            # the traceback of an error would keep large objects in memory
             failures.append(Failure(name, places.encoder_key(choice), error.bare()))
             more = "; continuing with the next encoder" if i < len(choices) else ""
             asked.say(f"{name} · {choice.name}: failed{more}")
@@ -105,13 +105,13 @@ def _extract_dataset(asked: ExtractRequest, remembered: Remembered) -> list[Fail
 
 
 class _MaskCache:
-    """The mask cache of a dataset, made once for all encoders, and not before one of them is ready to run."""
+    """The mask cache of a dataset. It is written once for all encoders, when the first encoder is ready to run."""
 
     def __init__(self, asked: ExtractRequest) -> None:
         self._asked, self.made = asked, False
 
     def make(self) -> None:
-        """Make it, unless that was done; refuse a split without a labelled pixel: no encoder need run for it."""
+        """Write the mask cache if not yet done. Raise for a split without a labelled pixel, before an encoder runs."""
         if self.made:
             return
         asked, demand = self._asked, self._asked.demand
@@ -142,9 +142,9 @@ class _MaskCache:
 
 
 def _complete(asked: ExtractRequest, choice: EncoderChoice, remembered: Remembered) -> str:
-    """Return how an encoder is called if all of its caches are complete and all facts of it could be compared.
+    """Return the display name of an encoder if all its caches are complete and all facts about it were compared.
 
-    Else nothing: then it is loaded, which finds out what is the matter.
+    Otherwise return an empty string. Then the encoder is loaded, and loading reports the problem.
     """
     if asked.flags.recompute:
         return ""

@@ -1,4 +1,4 @@
-"""What an extract is asked to do for one dataset: constant for all of its caches, and passed whole."""
+"""What extract must do for one dataset. It is the same for all caches of the dataset and is passed as one object."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fmcache.stages.identities import Hashes
 
 
 class ExtractRequest(NamedTuple):
-    """A recipe's demand of a dataset, the content hashes of its tiles, and the manifest's folder; `say` takes lines."""
+    """What a recipe needs from a dataset, its tiles' hashes, the manifest's folder; `say` receives message lines."""
 
     recipe: Recipe
     demand: Demand
@@ -25,5 +25,5 @@ class ExtractRequest(NamedTuple):
 
     @property
     def mask_cache_path(self) -> Path:
-        """Where the mask cache lies."""
+        """The path of the mask cache."""
         return places.mask_cache_path(self.flags.work, self.demand.name, self.recipe)

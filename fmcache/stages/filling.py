@@ -1,4 +1,4 @@
-"""Filling mask caches and token caches: what is missing is found, forecast, written in shards, sealed."""
+"""Fill mask caches and token caches: find missing shards, report their size, write them, seal the cache."""
 
 from __future__ import annotations
 
@@ -52,15 +52,16 @@ WAIT_S = 0.5
 
 
 def fill_masks(asked: ExtractRequest) -> None:
-    """Write what is missing in the mask cache of a dataset; raises as `fmcache.stages.extract.extract`."""
+    """Write the missing shards of a dataset's mask cache; raises the errors of `fmcache.stages.extract.extract`."""
     with using_threads(asked.flags.threads):
         _fill_masks(asked)
 
 
 def fill_encoder(asked: ExtractRequest, choice: EncoderChoice, make_mask_cache: Callable[[], None]) -> None:
-    """Load an encoder and write what is missing in its caches of a dataset; it is freed when this returns.
+    """Load an encoder and write the missing shards of its caches for a dataset; free the encoder at the end.
 
-    `make_mask_cache` is called in between: a user without access to the weights learns it before masks are rendered.
+    `make_mask_cache` is called after the encoder is loaded. So a user without access to the weights sees the error
+    before masks are rendered.
     """
     with using_threads(asked.flags.threads):
         _fill_encoder(asked, choice, make_mask_cache)
@@ -73,7 +74,7 @@ def _fill_masks(asked: ExtractRequest) -> None:
     scale = scale_of(dataset)
     about = {"versions": versions("fmcache", "opencv-python-headless", "pillow")} | scale
     item, title = (recipe.tile_px, recipe.tile_px), f"{name} · mask cache"
-    # shards that are there were made, and checked, under what the manifest stated then
+    # existing shards were checked against the um/px that the manifest stated at that time: check the tiles again
     if scale["view_mpp"] and not asked.flags.recompute and not is_recorded(path, dataset):
         for entry in demand.entries:
             source.tile(entry)
@@ -104,7 +105,7 @@ def _fill_encoder(asked: ExtractRequest, choice: EncoderChoice, make_mask_cache:
         title = f"{name} · {_info(encoder, choice, LAST).display}"
         with ExitStack() as stack:
             writers = [stack.enter_context(_token_writer(asked, setup, encoder, tap)) for tap in recipe.taps]
-            # processes of a cluster load their own
+            # each worker process loads its own encoder
             encoding = None if flags.workers else LoadedEncoder(setup, encoder)
             del encoder
             work = _Work(title, f"{name} · {choice.name}", setup, encoding, write_token_shards)
@@ -120,7 +121,7 @@ def _source(asked: ExtractRequest) -> ViewSource:
 def _when_free(
     opened: Callable[[], AbstractContextManager[Writer]], title: str, say: Callable[[str], None]
 ) -> Iterator[Writer]:
-    """Open a cache that every process needs: while another one makes it, wait."""
+    """Open a cache that all processes need; wait while another process writes it."""
     with ExitStack() as held:
         while True:
             try:
@@ -166,7 +167,7 @@ def _token_writer(
 
 
 def _info(encoder: Encoder, choice: EncoderChoice, tap: str) -> EncoderInfo:
-    """Return what tables and figures say of an encoder; a tap other than the last makes it another entry."""
+    """Return the facts about an encoder for tables and figures; each tap except the last is a separate entry."""
     card, kind, key = encoder.card, "block" if encoder.axes == "tokens" else "stage", places.encoder_key(choice)
     title = choice.alias or card.title
     name, title = (key, title) if tap == LAST else (f"{key}@{tap}", f"{title}, {kind} {tap}")
@@ -178,7 +179,7 @@ def _info(encoder: Encoder, choice: EncoderChoice, tap: str) -> EncoderInfo:
 
 
 class _Work(NamedTuple):
-    """How shards are written: the setup of a process of a cluster, and what it gives where it is open here."""
+    """How shards are written: `setup` for worker processes, and `shared`, the opened setup, for this process."""
 
     title: str
     of: str
@@ -188,10 +189,11 @@ class _Work(NamedTuple):
 
 
 def _fill(asked: ExtractRequest, writers: Sequence[Writer], taps: Sequence[str], work: _Work) -> None:
-    """Write what is missing in caches of the same views; one task for the same views in all of them.
+    """Write the missing shards of caches with the same views. One task covers the same views in all these caches.
 
-    Views of taps whose shards hold different numbers of them go through the encoder once for each such number. Here,
-    all tasks are written together, working ahead from one to the next; on a cluster each process gets one at a time.
+    Shards of different taps may hold different numbers of views. Then the views go through the encoder once for each
+    such number. Without workers, this process writes all tasks as one pipeline: it prepares the next task while the
+    current one runs. With workers, each process gets one task at a time.
     """
     first, title, say = writers[0], work.title, asked.say
     by_views: dict[tuple[str, int, int], list[Target]] = {}
@@ -243,6 +245,6 @@ def _fill(asked: ExtractRequest, writers: Sequence[Writer], taps: Sequence[str],
 def _one(
     write: Callable[[H, Sequence[ShardTask], runners.Tick], None], shared: H, task: ShardTask, tick: runners.Tick
 ) -> Sequence[None]:
-    """Write the shards of one task: what a worker process is given at a time. The shards are all there is of it."""
+    """Write the shards of one task in a worker process. The shards are the only result, so it returns no items."""
     write(shared, [task], tick)
     return ()
