@@ -1,4 +1,4 @@
-"""Stage two: cache -> decoder -> counts. Trains (encoder, seed) runs; no encoder, image or hub token in sight."""
+"""Stage two: cache -> decoder -> counts. Trains (encoder, seed) runs without encoders, images or a hub token."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ LESS_MEMORY = (
 class EncoderRuns(NamedTuple):
     """All runs of one encoder on one dataset and fold (None: its fixed split); picklable.
 
-    `identity` (JSON) is that of its runs, but for the seed.
+    `identity` (JSON) is the identity of these runs without the seed.
     """
 
     recipe: Recipe
@@ -80,16 +80,16 @@ class EncoderRuns(NamedTuple):
     device: str
     threads: int
     label_pixels: tuple[tuple[Split, tuple[int, ...]], ...] = ()
-    """Pixels of each label in the untouched tiles of each split; no part of the identity."""
+    """Pixels of each label in the untouched tiles of each split; not part of the identity."""
 
     @property
     def at_once(self) -> int:
-        """How many seeds are trained concurrently."""
+        """The number of seeds that are trained concurrently."""
         return concurrent_seed_count(self._step, self.recipe.fit.seeds, torch.device(self.device), self.threads)
 
     @property
     def seed_threads(self) -> int:
-        """On how many threads of the CPU a seed is trained."""
+        """The number of CPU threads on which one seed is trained."""
         return threads_of_a_seed(self._step, torch.device(self.device), self.threads)
 
     @property
@@ -100,12 +100,12 @@ class EncoderRuns(NamedTuple):
 
     @property
     def grid(self) -> GridGeometry:
-        """How the tile's pixels lie under the token grid."""
+        """The geometry of the token grid on the tile's pixels."""
         return GridGeometry(self.recipe.tile_px, self.encoder.patch, self.recipe.grid)
 
     @contextlib.contextmanager
     def open(self) -> Iterator[LoadedRuns]:
-        """Load the grids, read once for all seeds; they are freed when this is left."""
+        """Load the token grids once for all seeds; they are freed when the context is left."""
         yield LoadedRuns(self, _load(self))
 
     @property
@@ -114,7 +114,7 @@ class EncoderRuns(NamedTuple):
         return f"{self.dataset} · {self.encoder.display}" + ("" if self.fold is None else f" · fold {self.fold}")
 
     def run_identity(self, seed: int) -> dict[str, Any]:
-        """Return everything that can change the counts of a run."""
+        """Return the identity of a run: everything that can change its counts."""
         return {**msgspec.json.decode(self.identity), "seed": seed}
 
     def folder(self, seed: int) -> Path:
@@ -123,14 +123,14 @@ class EncoderRuns(NamedTuple):
 
 
 class LoadedRuns(NamedTuple):
-    """The runs of an encoder with what they share: grids in memory and an untrained decoder."""
+    """The runs of an encoder with the objects that they share: loaded token grids and an untrained decoder."""
 
     runs: EncoderRuns
     training: Training
 
 
 class RunTask(NamedTuple):
-    """Runs of one encoder that are trained concurrently; the results of each appear when it has ended."""
+    """Runs of one encoder that are trained concurrently; the results of each run are written when it ends."""
 
     of: str
     seeds: tuple[int, ...]
@@ -147,24 +147,24 @@ class RunTask(NamedTuple):
 
 
 def fit(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], None] = print) -> list[Failure]:
-    """Train every (dataset, encoder, seed) of `recipe` that has no result yet; return the encoders that could not be.
+    """Train every (dataset, encoder, seed) of `recipe` that has no result yet; return the encoders that failed.
 
-    Of a recipe with a sweep, every variant is trained.
+    If the recipe has a sweep, every variant is trained.
 
-    Without encoders in the recipe, all that have a cache under it are fitted. Each result appears whole when its run
-    ends, so an interrupted sweep resumes where it stopped.
+    If the recipe lists no encoders, all encoders that have a cache for it are fitted. The results of a run are written
+    in one step when the run ends, so an interrupted sweep resumes where it stopped.
 
     Raises
     ------
     CacheNotFound
         When nothing was extracted for this recipe.
     ManifestError
-        When a split has not one labelled pixel.
+        When a split has no labelled pixel.
     ResultsMismatch
         When results under this recipe's name came from another recipe or cache.
     Busy
-        When another process is fitting the same study, or all variants of a sweep: if only some are busy, the others
-        are trained, and those are returned as failed.
+        When another process is fitting the same study or, in a sweep, other processes are fitting all variants. If
+        only some variants are busy, the others are trained, and the busy variants are returned as failed.
     """
     with using_threads(flags.threads):
         return _fit(recipe, manifest, flags, say)
@@ -239,7 +239,7 @@ def _is_done(runs: EncoderRuns, seed: int, say: Callable[[str], None]) -> bool:
 
 
 def fit_runs(loaded: LoadedRuns, task: RunTask, tick: runners.Tick) -> Iterator[tuple[int, str]]:
-    """Train the seeds of a task concurrently; as each ends, write its results and yield the seed with a line on it."""
+    """Train the seeds of a task concurrently; when a seed ends, write its results and yield it with a message line."""
     start = time.monotonic()
     torch.set_num_threads(loaded.runs.threads)
     for seed, fitted in train_concurrently(loaded.training, task.seeds, tick, loaded.runs.seed_threads):
@@ -334,7 +334,10 @@ def _runs_of_encoder(
 
 
 def _with_label_pixels(all_runs: Sequence[EncoderRuns], say: Callable[[str], None]) -> list[EncoderRuns]:
-    """Return the runs of a dataset with their label pixels; report what splits lack, refuse one without a label."""
+    """Return a dataset's runs with their label pixels, and report labels that splits lack.
+
+    Raises ManifestError when a split has no labelled pixel.
+    """
     if not all_runs:
         return []
     mask_cache, labels = all_runs[0].mask_cache, [name for name, _ in all_runs[0].labels]

@@ -1,4 +1,4 @@
-"""What stages share: the flags a user passes, and the encoders that failed while others went on."""
+"""What stages share: the flags that a user passes, and the encoders that failed while the others continued."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from fmcache.errors import FmcacheError
 
 
 class Flags(NamedTuple):
-    """What a user may choose that changes no number beyond rounding: recorded, not part of a recipe.
+    """Choices of the user that change no number beyond rounding. They are recorded but are not part of a recipe.
 
-    `workers` 0 runs everything in this process; `threads` 0 means all cores; `recompute` replaces what is there;
-    `compiled` runs encoders through torch.compile.
+    `workers` 0 runs everything in this process; `threads` 0 means all cores; `recompute` replaces existing caches and
+    results; `compiled` runs encoders through torch.compile.
     """
 
     work: Path
@@ -25,7 +25,7 @@ class Flags(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """An encoder that could not be extracted or fitted; the others went on without it."""
+    """An encoder that could not be extracted or fitted; the other encoders continued without it."""
 
     dataset: str
     encoder: str

@@ -1,4 +1,4 @@
-"""The identities of both kinds of cache (cache/FORMAT.md, section 4), written by stage one, expected by two."""
+"""The identities of both kinds of cache (cache/FORMAT.md, section 4). Stage one writes them; stage two expects them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def mask_identity(recipe: Recipe, name: str, dataset: AnyDataset, hashes: Hashes
     ignored = dataset.ignore_values if isinstance(dataset, FileDataset) else ()
     drawn: dict[str, Any] = {}
     if isinstance(dataset, GeojsonDataset):
-        # what is not given is left out, so that mask caches of before it could be given are still the same
+        # empty fields are left out, so the identity of mask caches from before these fields existed does not change
         later = {
             "skip": sorted(dataset.skip),
             "objects": sorted(dataset.objects),
@@ -39,7 +39,10 @@ def mask_identity(recipe: Recipe, name: str, dataset: AnyDataset, hashes: Hashes
 
 
 def tokens_identity(recipe: Recipe, name: str, hashes: Hashes, tap: str) -> dict[str, Any]:
-    """Return the identity of an encoder's cache as far as stage two can know it: without `encoder` and `precision`."""
+    """Return the part of an encoder's cache identity that stage two can know: without `encoder`.
+
+    `precision` is included only if the recipe chooses one (not "published").
+    """
     return {
         "format": FORMAT_VERSION,
         "kind": "tokens",
@@ -64,7 +67,7 @@ CARD_FIELDS: tuple[str, ...] = (
     "mean",
     "std",
 )
-"""What of a card is in the identity of an encoder's cache."""
+"""The fields of a card that are part of the identity of an encoder's cache."""
 
 
 def with_encoder(
@@ -74,14 +77,14 @@ def with_encoder(
     random_weights: bool,
     precision: Precision,
 ) -> dict[str, Any]:
-    """Return the whole identity of an encoder's cache: `identity` with the card, its weights and the precision."""
+    """Return the full identity of an encoder's cache: `identity` plus the card, its weights and the precision."""
     encoder = {field: card[field] for field in CARD_FIELDS}
     encoder |= {"weights_sha256": weights_sha256, "random_weights": random_weights}
     return {**identity, "encoder": encoder, "precision": precision}
 
 
 def only_tiles(identity: dict[str, Any], tiles: Iterable[str]) -> dict[str, Any]:
-    """Return an identity of which only some tiles are kept: adding tiles to a cache later does not change a run."""
+    """Return an identity reduced to some tiles. So adding tiles to a cache later does not change a run's identity."""
     return {
         **identity,
         "tiles": {tile: identity["tiles"][tile] for tile in tiles if tile in identity["tiles"]},
@@ -89,5 +92,5 @@ def only_tiles(identity: dict[str, Any], tiles: Iterable[str]) -> dict[str, Any]
 
 
 def view_identity(views: ViewSpec, masks: bool) -> dict[str, object]:
-    """Return what of a view recipe can change a view: never how many there are; `outside` for masks only."""
+    """Return the fields of `views` that can change a view: all except `count`; `outside` only for masks."""
     return {k: v for k, v in builtins(views).items() if k != "count" and (masks or k != "outside")}

@@ -1,4 +1,4 @@
-"""Which labels the untouched tiles of each split hold, counted in the mask cache before training."""
+"""Count the labels in the untouched tiles of each split. The pixels are read from the mask cache before training."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from fmcache.manifest import IGNORE, SPLITS, Split, Splits
 from fmcache.scores.dice import Reduction
 
 TilePixels = Mapping[str, npt.NDArray[np.int64]]
-"""Pixels of each label, (label,), by tile id."""
+"""Number of pixels of each label, shape (label,), by tile id."""
 SHOWN = 8
 
 
 def label_pixels(masks: Cache, tiles: Iterable[str], n_labels: int, sides: Collection[int]) -> Mapping[int, TilePixels]:
-    """Return the pixels of each label in view 0 of tiles, for each of `sides`: of the top left square of that side.
+    """Return the number of pixels of each label in view 0 of tiles, within the top left square of each of `sides` (px).
 
-    A grid that crops covers less than the tile, and only what it covers is trained on and scored. Each tile is read
+    A grid that crops covers less than the tile. Training and scores use only the covered pixels. Each tile is read
     once.
 
     Raises
     ------
     CacheMismatch, CacheCorrupt
-        When the mask cache lacks a tile, or it cannot be read.
+        When the mask cache lacks a tile, or a tile cannot be read.
     """
     counts: dict[int, dict[str, npt.NDArray[np.int64]]] = {side: {} for side in sides}
     for tile in tiles:
@@ -37,17 +37,18 @@ def label_pixels(masks: Cache, tiles: Iterable[str], n_labels: int, sides: Colle
 
 
 def split_pixels(splits: Splits, pixels: TilePixels) -> dict[Split, tuple[int, ...]]:
-    """Return the pixels of each label by split, in the order of the labels."""
+    """Return the number of pixels of each label by split, in the order of the labels."""
     return {split: tuple(np.sum([pixels[tile] for tile in splits.of(split)], axis=0).tolist()) for split in SPLITS}
 
 
 def check_labelled(dataset: str, fold: int | None, splits: Splits, pixels: TilePixels) -> None:
-    """Check that every split holds a labelled pixel.
+    """Check that every split has at least one labelled pixel.
 
     Raises
     ------
     ManifestError
-        Naming the split: nothing can be learnt, chosen or tested on tiles that are all ignored.
+        When all pixels of a split are ignored: then nothing can be trained, chosen or tested on it. The message names
+        the split.
     """
     for split, counts in split_pixels(splits, pixels).items():
         if any(counts):
@@ -66,12 +67,12 @@ def check_labelled(dataset: str, fold: int | None, splits: Splits, pixels: TileP
 def label_notes(
     where: str, splits: Splits, pixels: TilePixels, labels: Sequence[str], reduction: Reduction
 ) -> list[str]:
-    """Return a line on the labels that splits lack and what that means, and one on tiles without a label, if any."""
+    """Return a line about labels that splits lack and its effect, and a line about tiles without a label, if any."""
     lines = []
     lacks = [
         f"{split} lacks {', '.join(absent)} ({_meaning(split, len(absent), len(scored), reduction)})"
         for split, counts in split_pixels(splits, pixels).items()
-        # the challenge leaves its first label, the background, out of the score
+        # the PUMA challenge does not score its first label, the background
         if (scored := range(reduction == "puma" and split != "train", len(labels)))
         and (absent := [repr(labels[i]) for i in scored if not counts[i]])
     ]
@@ -84,7 +85,7 @@ def label_notes(
 
 
 def place(dataset: str, fold: int | None) -> str:
-    """Return how a dataset's fixed split, or one of its folds, is called in messages."""
+    """Return the name of a dataset's fixed split, or of one of its folds, for messages."""
     return dataset if fold is None else f"{dataset}, fold {fold}"
 
 

@@ -1,6 +1,6 @@
-"""Where the encoder of a cache came from, and whether its card and weights are still those: asked before a fit.
+"""Where the encoder of a cache came from, and whether its card and weights are still the same: checked before a fit.
 
-No timm and no hub are asked. What cannot be compared is reported; what differs is refused.
+The check uses neither timm nor the hub. Facts that cannot be compared are reported; a difference raises an error.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from fmcache.stages.identities import CARD_FIELDS
 from fmcache.strict import builtins
 
 KNOWN_WITHOUT_TIMM: tuple[str, ...] = ("name", "kind", "architecture", "arguments")
-"""Fields of the card of ``timm:NAME``; the others are the model's, and it takes timm to ask for them."""
+"""Fields of the card of ``timm:NAME`` that are known without timm; the other fields can only be read from timm."""
 
 RANDOM = "-random"
-"""Ends the names of caches of random weights that were asked for with the encoder, not by its card."""
+"""The end of a cache name when random weights were chosen with the encoder, not by its card."""
 
 _AGAIN = "or compute the cache again: fmcache extract --recompute, with the same flags"
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """What `about` of a cache records, under ``origin``, of where its encoder came from; no part of its identity.
+    """Where the encoder of a cache came from. Recorded in `about` under ``origin``; not part of the cache's identity.
 
-    `card` is a card's name, ``timm:NAME`` or the absolute path of a card file; `weights` the absolute path of the
-    weights file, `chosen` whether the user gave it beside the card, `hub` its ``repo/file`` where it is the hub's.
-    `notes` is what was said of the file when it was loaded.
+    `card` is a card's name, ``timm:NAME`` or the absolute path of a card file. `weights` is the absolute path of the
+    weights file. `chosen` is whether the user gave this file in addition to the card. `hub` is its ``repo/file`` if it
+    came from the hub. `notes` are the messages about the file from when it was loaded.
     """
 
     card: str = ""
@@ -50,7 +50,7 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 def origin_of(choice: EncoderChoice, card: Card, file: Path | None, notes: tuple[str, ...]) -> Origin:
-    """Return the origin of an encoder that was loaded by `choice`, with the weights in `file`."""
+    """Return the origin of an encoder that was loaded for `choice`, with the weights in `file`."""
     name = str(Path(choice.name).absolute()) if choice.name.endswith(SUFFIXES) else choice.name
     hub = weights_name(choice, card, file) if _is_of_hub(choice, card) else ""
     weights = str(file.absolute()) if file else ""
@@ -58,7 +58,7 @@ def origin_of(choice: EncoderChoice, card: Card, file: Path | None, notes: tuple
 
 
 def weights_name(choice: EncoderChoice, card: Card, file: Path | None) -> str:
-    """Return what a report calls the weights in `file`: ``repo/file`` of the hub's, else the name of the file."""
+    """Return the name of the weights in `file` for reports: ``repo/file`` if from the hub, otherwise the file name."""
     if not file:
         return ""
     return hub_name(card.weights) if card.weights and _is_of_hub(choice, card) else file.name
@@ -69,12 +69,12 @@ def _is_of_hub(choice: EncoderChoice, card: Card) -> bool:
 
 
 def encoder_info(cache: Cache) -> EncoderInfo:
-    """Return what a cache records of its encoder for tables and figures.
+    """Return what a cache records about its encoder for tables and figures.
 
     Raises
     ------
     CacheCorrupt
-        When that is malformed.
+        When this record is malformed.
     """
     try:
         return msgspec.convert(cache.header.about.get("encoder"), EncoderInfo)
@@ -94,19 +94,19 @@ def check_origin(
     lock: Path,
     sha256_of: Callable[[Path], str],
 ) -> list[str]:
-    """Compare the card and the weights of an encoder, as they are now, with what its cache was made from.
+    """Compare the current card and weights of an encoder with those that its cache was made from.
 
     Parameters
     ----------
     key
         The encoder's name for folders and tables.
     asked
-        The encoder in the recipe; a bare name (or None: it was found by its cache) leaves open which weights are meant,
-        and those of the cache's record are.
+        The encoder in the recipe. None means that the encoder was found by its cache. A plain name or None does not say
+        which weights are meant; then the weights that the cache records are compared.
     lock
-        Holds what hub files were when they were first fetched.
+        The file with the revision and sha256 that hub files had when they were first fetched.
     sha256_of
-        Gives the sha256 of a file.
+        Returns the sha256 of a file.
 
     Returns
     -------
@@ -115,7 +115,8 @@ def check_origin(
     Raises
     ------
     CacheMismatch
-        Naming each field that differs, or the weights file and both its sha256.
+        When the card or the weights differ. The message names each field that differs, or the weights file and both
+        sha256.
     SpecError, EncoderUnavailable, WeightsMismatch
         When the card, the lock or an index of weights files cannot be read.
     """
@@ -133,7 +134,7 @@ def check_origin(
 
 
 def _recorded(header: Header, key: str) -> Origin:
-    """Return what a cache records; for one that records nothing (fmcache 0.1.0), what its name says."""
+    """Return the origin that a cache records; if it records none (fmcache 0.1.0), derive it from the cache's name."""
     try:
         return msgspec.convert(header.about["origin"], Origin)
     except (KeyError, msgspec.ValidationError):
@@ -143,14 +144,14 @@ def _recorded(header: Header, key: str) -> Origin:
 
 def _card_name(asked: str | EncoderChoice | None, origin: Origin) -> str:
     name = asked.name if isinstance(asked, EncoderChoice) else asked or ""
-    # `--encoder` may also be given the name of a cache: then the card is the recorded one
+    # the user may also pass the name of a cache to `--encoder`: then the card is the recorded one
     return name if name.endswith(SUFFIXES) or name.startswith(TIMM) or name in card_names() else origin.card
 
 
 def _compare_card(
     cache: Cache, name: str, asked: str | EncoderChoice | None, origin: Origin, recipe: Recipe, then: dict[str, Any]
 ) -> tuple[Card | None, list[str]]:
-    """Return the card and what of it was not compared; raises as `check_origin`."""
+    """Return the card, and lines that say what was not compared; raises the errors of `check_origin`."""
     notes: list[str] = []
     random_weights = asked.random_weights if isinstance(asked, EncoderChoice) else origin.random_weights
     if name.startswith(TIMM):
@@ -178,7 +179,10 @@ def _other_card(path: Path, name: str, lines: list[str]) -> CacheMismatch:
 
 
 def renamed(path: Path, asked: str | EncoderChoice | None) -> CacheMismatch | None:
-    """Return the error for a cache that is not at `path` because its card's `name` was another one when it was made."""
+    """Return the error for a cache that is not at `path` because its card had another `name` when it was made.
+
+    Return None if there is no such cache.
+    """
     name = asked.name if isinstance(asked, EncoderChoice) else asked or ""
     if not name.endswith(SUFFIXES):
         return None
@@ -218,7 +222,7 @@ def _compare_weights(
     lock: Path,
     sha256_of: Callable[[Path], str],
 ) -> list[str]:
-    """Return what was not compared; raises as `check_origin`."""
+    """Return lines that say what was not compared; raises the errors of `check_origin`."""
     weights = (card.weights if card else None) or Weights()
     chosen = asked.weights if isinstance(asked, EncoderChoice) else origin.weights if origin.chosen else ""
     if weights.sha256 not in ("", sha256):
@@ -246,7 +250,7 @@ def _compare_weights(
 
 
 def _file_of(card: Card | None, chosen: str, origin: Origin) -> Path | None:
-    """Return the weights file that is meant and no hub has; None where it is not here, or not known."""
+    """Return the weights file if the user chose it or the card names no hub repository; None if missing or unknown."""
     if card and (chosen or (card.weights and card.weights.file)):
         try:
             return local_weights(card, chosen)

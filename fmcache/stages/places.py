@@ -1,4 +1,4 @@
-"""Where things lie below the working folder. Names are for people; identities inside the files decide what they are."""
+"""Paths below the working folder. Names are for people; the identities inside the files decide what the files are."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def reports(work: Path) -> Path:
 
 
 def encoder_key(choice: EncoderChoice) -> str:
-    """Return an encoder's name for folders and tables, the same with and without torch at hand.
+    """Return an encoder's name for folders and tables; it is the same with and without torch installed.
 
     Raises
     ------
     SpecError
-        When it is to have the name of another encoder; and as `read_card`.
+        When the chosen name belongs to another encoder, or when `read_card` raises it.
     """
     if choice.name.startswith(TIMM):
         name = "timm-" + choice.name.removeprefix(TIMM)
@@ -53,7 +53,7 @@ def encoder_keys(recipe: Recipe) -> dict[str, str | EncoderChoice]:
     Raises
     ------
     SpecError
-        When two of them have the same; and as `encoder_key`.
+        When two encoders have the same name, or when `encoder_key` raises it.
     """
     keys: dict[str, str | EncoderChoice] = {}
     for listed, choice in zip(recipe.encoders, recipe.encoder_choices, strict=True):
@@ -65,13 +65,13 @@ def encoder_keys(recipe: Recipe) -> dict[str, str | EncoderChoice]:
 
 
 def mask_cache_path(work: Path, dataset: str, recipe: Recipe) -> Path:
-    """Return the path of the mask cache of a dataset under a recipe."""
+    """Return the path of the mask cache of a dataset for a recipe."""
     views = fingerprint(view_identity(recipe.views, masks=True))[:6]
     return caches(work) / dataset / "view-bank" / f"{recipe.tile_px}px-views-{views}.zarr"
 
 
 def tokens_path(work: Path, dataset: str, key: str, recipe: Recipe, tap: str) -> Path:
-    """Return the path of an encoder's token cache under a recipe; recipes that differ in views or grid do not meet."""
+    """Return the path of an encoder's token cache for a recipe; recipes with other views or grids have other paths."""
     views = fingerprint(view_identity(recipe.views, masks=False))[:6]
     name = f"{recipe.tile_px}px-views-{views}-{recipe.grid}-{tap}-{recipe.store}.zarr"
     return caches(work) / dataset / key / name
@@ -84,10 +84,10 @@ def cached_encoders(work: Path, dataset: str, recipe: Recipe, tap: str) -> list[
 
 
 def weights_lock(work: Path) -> Path:
-    """Return the file that holds revision and sha256 of every weights file fetched from the hub."""
+    """Return the path of the file with the revision and sha256 of every weights file fetched from the hub."""
     return work / "weights.lock.yaml"
 
 
 def remembered(work: Path) -> Path:
-    """Return the file that remembers hashes of images, masks and weights; it may be removed at any time."""
+    """Return the path of the file with remembered hashes of images, masks and weights; it may always be deleted."""
     return work / "hashes.json"

@@ -1,4 +1,4 @@
-"""Stage three: counts -> report. Reads the results table only; no torch, no cache, no images."""
+"""Stage three: counts -> report. It reads only the results of runs and needs no torch, caches or images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from fmcache.scores.run_files import find_runs, read_run, studies
 from fmcache.specs import variant_of
 
 WAIT_S = 120
-"""How long to wait for another process that writes the same report."""
+"""How long to wait (s) for another process that writes the same report."""
 FIGURES = {
     "size": "Mean Dice against encoder size; bars: standard deviation over {runs}.",
     "labels": "Dice per label: points are {runs}, bars their mean; hatched: controls and random weights.",
@@ -37,29 +37,29 @@ FIGURES = {
 
 
 class StudyReport(NamedTuple):
-    """A written report: its Markdown file, and for the terminal a table per dataset, then the notes."""
+    """A written report: its Markdown file and, for the terminal, one table for each dataset and then the notes."""
 
     path: Path
     tables: tuple[Table | str, ...]
     unreadable: frozenset[str]
-    """Characters of names that no installed font has."""
+    """Characters in names that are missing in all installed fonts."""
     damaged: tuple[FmcacheError, ...] = ()
-    """What is wrong with runs that were left out."""
+    """The errors of runs that were left out."""
 
 
 def report(results: Path, out: Path, study: str = "") -> list[StudyReport]:
-    """Write the report of a study, or of all that have results, below `out`; return what was written.
+    """Write the report of one study, or of all studies that have results, below `out`; return the written reports.
 
-    The studies of one sweep are reported together, below the name of its recipe.
+    The studies of one sweep also get a common report, under the name of their recipe.
 
     Raises
     ------
     ResultsNotFound
-        When there are no results, or none of this name; the message lists the studies there are.
+        When there are no results, or no results of this name. The message lists the existing studies.
     ResultsMismatch
-        When runs of a study do not belong together.
+        When the runs of a study do not belong together.
     Busy
-        When another process is writing the same report for minutes.
+        When another process still writes the same report after `WAIT_S` seconds.
     """
     known = studies(results)
     chosen = [name for name in known if study in ("", name, _sweep_of(name))]
@@ -84,7 +84,7 @@ def report(results: Path, out: Path, study: str = "") -> list[StudyReport]:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the lock beside the folder of a report, and remove what a killed process left in it."""
+    """Hold the lock next to the folder of a report, and remove files that a killed process left in the folder."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=WAIT_S):
@@ -122,12 +122,12 @@ def _report_sweep(results: Path, folder: Path, name: str, known: Sequence[str]) 
     with whole_file(folder / "report.md") as file:
         file.write(text.encode())
     unreadable = cover([text for sweep in sweeps for text in names_shown(sweep.last)]).lacking
-    # that runs are damaged is said by the reports of the studies
+    # damaged runs are listed by the reports of the studies
     return StudyReport(folder / "report.md", tuple(sweep.terminal() for sweep in sweeps), unreadable)
 
 
 def _summaries(results: Path, study: str) -> tuple[list[Summary], list[FmcacheError]]:
-    """Return the summary of each dataset of a study, and what is wrong with the runs that are left out.
+    """Return the summary of each dataset of a study, and the errors of the runs that are left out.
 
     Raises
     ------
@@ -147,7 +147,7 @@ def _summaries(results: Path, study: str) -> tuple[list[Summary], list[FmcacheEr
 
 
 def _left_out(damaged: Sequence[FmcacheError]) -> str:
-    """Return the paragraph of a page that says which runs it lacks; nothing when it lacks none."""
+    """Return the paragraph of a report about the runs that are left out; empty if no run is left out."""
     if not damaged:
         return ""
     lines = "\n".join(f"- {escape_markdown(error.problem)}" for error in damaged)
@@ -169,7 +169,7 @@ def _report_study(results: Path, folder: Path, study: str) -> StudyReport:
         sections.append(_section(summary))
     with whole_file(folder / "report.md") as file:
         file.write((_head(summaries[0]) + _left_out(damaged) + "\n".join(sections) + _tail(summaries[0])).encode())
-    # the studies of a sweep are shown by the sweep's own table
+    # the studies of a sweep appear in the sweep's table instead
     shown = () if _sweep_of(study) else tuple(tables.terminal(summary) for summary in summaries)
     unreadable = cover([text for summary in summaries for text in names_shown(summary)]).lacking
     return StudyReport(folder / "report.md", shown, unreadable, tuple(damaged))
@@ -223,7 +223,7 @@ def _weights(encoder: EncoderInfo) -> str:
 
 
 def _tail(summary: Summary) -> str:
-    # What the recipe calls weights may be another file by now: those that were used are listed with the encoders.
+    # The weights files of the recipe may have changed since the run. The weights used are listed with the encoders.
     encoders = [
         {key: value for key, value in one.items() if key != "weights" or not value} if isinstance(one, dict) else one
         for one in summary.record.recipe.get("encoders", ())

@@ -1,4 +1,4 @@
-"""The um/px that the manifest states: no pixel depends on it, so it is in no identity, but results state it."""
+"""The um/px that the manifest states. No pixel depends on it, so it is not in any identity, but results state it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from fmcache.manifest import AnyDataset, FileDataset
 
 
 def scale_of(dataset: AnyDataset) -> dict[str, Any]:
-    """Return the um/px that a dataset states of its files, and that encoders must see (None: unknown, or any)."""
+    """Return the um/px of a dataset's files (`mpp`; None: unknown) and for encoders (`view_mpp`; None: any)."""
     return {"mpp": dataset.mpp, "view_mpp": dataset.view_mpp if isinstance(dataset, FileDataset) else None}
 
 
 def is_recorded(path: Path, dataset: AnyDataset) -> bool:
-    """Return whether the mask cache at `path` says what the dataset states; True when there is none yet."""
+    """Return whether the mask cache at `path` records the um/px that the dataset states; True if there is no cache."""
     try:
         return differences(scale_of(dataset), _recorded(read_header(path), dataset)) == []
     except CacheNotFound:
@@ -25,14 +25,14 @@ def is_recorded(path: Path, dataset: AnyDataset) -> bool:
 
 
 def check_scale(path: Path, header: Header, dataset: AnyDataset) -> None:
-    """Check that a dataset states the um/px that it did when its mask cache was made, or last gone through by extract.
+    """Check that a dataset still states the um/px that it stated when extract last wrote or checked its mask cache.
 
-    A mask cache that says nothing of it (of fmcache 0.1.0) is taken as it is.
+    A mask cache that records no um/px (written by fmcache 0.1.0) is accepted.
 
     Raises
     ------
     CacheMismatch
-        Naming what differs.
+        When the um/px differ. The message names each difference.
     """
     recorded = _recorded(header, dataset)
     stated = {field: value for field, value in scale_of(dataset).items() if field in recorded}

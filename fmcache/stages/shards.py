@@ -1,8 +1,9 @@
-"""Writing the shards of stage one, as a pipeline: tiles are decoded and views rendered ahead in threads, the encoder
-runs in the caller's thread, finished shards are compressed and written behind it in another.
+"""Write the shards of stage one, as a pipeline. Several threads decode tiles and render views in advance. The encoder
+runs in the caller's thread. One more thread compresses and writes finished shards.
 
-Order and batches are those of one shard after another, so the bytes are too. What waits is bounded: `VIEWS_BYTES` of
-rendered views (and the tiles they come from), and `PENDING` shards to be written beside the one in the making.
+Order and batches are the same as for one shard after another, so the written bytes are the same too. Memory is limited:
+at most `VIEWS_BYTES` of rendered views (and the tiles they come from) wait for the encoder. At most `PENDING` finished
+shards wait to be written while the next shard is encoded.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ LESS_MEMORY = "use fewer --workers, another --device, or a smaller tile_px in a 
 
 
 class ViewSource(NamedTuple):
-    """How a process finds the views of a tile. `dataset` carries no tile list: entries travel with the tasks."""
+    """How a process makes the views of a tile. `dataset` has no tile list: each task contains the entry of its tile."""
 
     folder: Path
     name: str
@@ -51,19 +52,19 @@ class ViewSource(NamedTuple):
     views: ViewSpec
 
     def tile(self, entry: TileEntry) -> Tile:
-        """Return a tile at the recipe's size."""
+        """Return a tile, resized to the recipe's `tile_px`."""
         tile = read_tile(self.dataset, entry, self.folder)
         check_view_mpp(self.dataset, tile, self.tile_px)
         return resize_tile(tile, self.tile_px)
 
     @contextmanager
     def open(self) -> Iterator[ViewSource]:
-        """Give itself: mask caches need nothing else."""
+        """Yield this object: mask caches need nothing else."""
         yield self
 
 
 class EncoderSetup(NamedTuple):
-    """What is constant for an encoder on a dataset: how a process loads it, and what it does with views."""
+    """The settings of one encoder on one dataset: how a process loads the encoder and how it encodes views."""
 
     source: ViewSource
     choice: EncoderChoice
@@ -78,7 +79,7 @@ class EncoderSetup(NamedTuple):
 
     @contextmanager
     def open(self) -> Iterator[LoadedEncoder]:
-        """Load the encoder; it is freed when this is left."""
+        """Load the encoder; it is freed when the context is left."""
         torch.set_num_threads(self.threads)
         yield LoadedEncoder(
             self,
@@ -87,21 +88,21 @@ class EncoderSetup(NamedTuple):
 
 
 class LoadedEncoder(NamedTuple):
-    """An encoder's setup with the encoder."""
+    """The setup of an encoder and the loaded encoder."""
 
     setup: EncoderSetup
     encoder: Encoder
 
 
 class Target(NamedTuple):
-    """A shard of a cache, to be written."""
+    """A shard to write, and the path of its cache."""
 
     path: Path
     shard: Shard
 
 
 class ShardTask(NamedTuple):
-    """The same views of a tile in one cache or several: one target for each of `taps`; a mask cache has none."""
+    """The same views of a tile in one or more caches: one target for each of `taps`. A mask cache has no taps."""
 
     of: str
     targets: tuple[Target, ...]
@@ -119,7 +120,7 @@ class ShardTask(NamedTuple):
 
 
 def load(choice: EncoderChoice, device: torch.device, *, offline: bool, lock: Path, compiled: bool) -> Encoder:
-    """Return an encoder, ready for `write_token_shards`; raises as `load_encoder`."""
+    """Return an encoder, ready for `write_token_shards`; raises the errors of `load_encoder`."""
     encoder = load_encoder(choice, device, offline=offline, lock=lock)
     if compiled:
         compile_blocks(encoder)
@@ -127,7 +128,7 @@ def load(choice: EncoderChoice, device: torch.device, *, offline: bool, lock: Pa
 
 
 def write_mask_shards(source: ViewSource, tasks: Sequence[ShardTask], tick: runners.Tick) -> None:
-    """Render the masks of shards of the mask cache and write them, several at a time."""
+    """Render the masks for shards of the mask cache and write them, several shards concurrently."""
     threads = max(2, torch.get_num_threads())
     with opencv_on_one_thread(), pool_of(threads, "masks") as pool:
         for weight in prefetch(pool, functools.partial(_write_mask_shard, source), tasks, 2 * threads):
@@ -146,11 +147,11 @@ def _write_mask_shard(source: ViewSource, task: ShardTask) -> int:
 def write_token_shards(encoding: LoadedEncoder, tasks: Sequence[ShardTask], tick: runners.Tick) -> None:
     """Run the encoder over the views of all tasks and write their shards.
 
-    When this is interrupted or fails, shards that were finished are still written.
+    If this is interrupted or fails, finished shards are still written.
     """
     setup = encoding.setup
     store = store_of(setup.store)
-    # the writer is left last, and waits for what was handed over to it, whatever happened
+    # the view pool is closed first, then the writer: it finishes its shards even after an error
     with (
         opencv_on_one_thread(),
         ThreadPoolExecutor(1, "write") as writer,
@@ -164,7 +165,7 @@ def write_token_shards(encoding: LoadedEncoder, tasks: Sequence[ShardTask], tick
 
 
 def _views_ahead(pool: ThreadPoolExecutor, source: ViewSource, tasks: Sequence[ShardTask]) -> Iterator[Pixels]:
-    """Yield the pixels of the views of all tasks in order, rendered ahead across the borders of tasks."""
+    """Yield the pixels of the views of all tasks in order; views of later tasks are rendered in advance too."""
     window = min(max(VIEWS_BYTES // (3 * source.tile_px**2), LEAST_VIEWS), MOST_VIEWS)
 
     def image(entry: TileEntry) -> Pixels:
@@ -176,7 +177,7 @@ def _views_ahead(pool: ThreadPoolExecutor, source: ViewSource, tasks: Sequence[S
 
     def wanted() -> Iterator[tuple[TileEntry, int, Future[Pixels]]]:
         for task in tasks:
-            # begun before its views are: a view that waits for its tile always waits for something that runs
+            # the tile is submitted before its views, so a view only waits for a tile that is already started
             pixels = pool.submit(image, task.entry)
             shard = task.targets[0].shard
             yield from ((task.entry, view, pixels) for view in range(shard.first, shard.stop))
@@ -187,7 +188,7 @@ def _views_ahead(pool: ThreadPoolExecutor, source: ViewSource, tasks: Sequence[S
 def _encode(
     encoding: LoadedEncoder, task: ShardTask, views: Iterator[Pixels], tick: runners.Tick
 ) -> list[list[npt.NDArray[Any]]]:
-    """Return for each tap the token grids of a shard, in batches (view, channel, row, col)."""
+    """Return for each tap the token grids of a shard, as batches of shape (view, channel, row, col)."""
     setup = encoding.setup
     parts: list[list[npt.NDArray[Any]]] = [[] for _ in task.taps]
     dtype = STORE[store_of(setup.store).dtype]
@@ -200,7 +201,7 @@ def _encode(
 
     for batch in grids_of_views(encoding.encoder, views, setup.grid, setup.precision, task.taps):
         under_way.append([HostCopy(grids.to(dtype)) for grids in batch])
-        if len(under_way) > 1:  # a GPU works on the next batch while this one is waited for
+        if len(under_way) > 1:  # wait for the earlier batch while a GPU computes the next one
             arrive()
     while under_way:
         arrive()
@@ -208,7 +209,7 @@ def _encode(
 
 
 class HostCopy:
-    """Values of a GPU that are copied to main memory while both keep working; on a CPU they are there already."""
+    """Copy GPU values to main memory while GPU and CPU continue to work; CPU values are used without a copy."""
 
     def __init__(self, values: torch.Tensor) -> None:
         self._host = values
@@ -219,7 +220,7 @@ class HostCopy:
             self._event = torch.cuda.current_stream(values.device).record_event()
 
     def arrived(self) -> npt.NDArray[Any]:
-        """Return the values, once they are there."""
+        """Wait until the copy is complete, then return the values."""
         if self._event:
             self._event.synchronize()
         values: npt.NDArray[Any] = self._host.numpy()

@@ -1,4 +1,4 @@
-"""Whether the files that the manifest lists are still those: asked before a cache is called complete."""
+"""Check that the files that the manifest lists have not changed. This runs before a cache is reported as complete."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from fmcache.runtime.prefetch import pool_of, prefetch
 from fmcache.runtime.progress import progress
 
 MANY = 200
-"""From this many files on, progress is shown."""
+"""Progress is shown for at least this many files."""
 
 
 def check_sources(demand: Demand, folder: Path, remembered: Remembered) -> None:
-    """Check the images and masks that are asked for, below the manifest's folder, against the hashes that it lists.
+    """Compare the images and masks of `demand`, below the manifest's folder, with the hashes that the manifest lists.
 
-    A file whose size, times and inode are those of the last time is not read again.
+    A file with the same size, times and inode as last time is not read again.
 
     Raises
     ------
     ManifestError
-        Naming the first files that are missing or are others, and how many there are.
+        When files are missing, unreadable or changed. The message names the first of them and gives their number.
     """
     name, dataset = demand.name, demand.dataset
     if not isinstance(dataset, FileDataset):
