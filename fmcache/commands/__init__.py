@@ -1,1 +1,1 @@
-"""Every verb and every table for the terminal: parse, call, print. Imports what is called and shown."""
+"""All commands and tables of the terminal: parse, call, print. Imports what is called and shown."""

@@ -1,4 +1,4 @@
-"""What `fmcache cache` shows: caches as a table, one as JSON, the outcome of verifying them."""
+"""What `fmcache cache` shows: a table of caches, one cache as JSON, the results of verification."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def describe_cache(path: Path) -> str:
 
 
 def verify_caches(paths: Sequence[Path], work: Path, say: Callable[[str], None]) -> int:
-    """Verify caches (all below `work` when none is named), print the outcome of each; return the number of problems."""
+    """Verify caches (all below `work` if none is named), print the result of each; return the number of problems."""
     chosen = list(paths) or [entry.path for entry in find_caches(places.caches(work))]
     if not chosen:
         raise CacheNotFound(f"there is no cache in {places.caches(work)}", next_step="fmcache extract makes one")
@@ -62,7 +62,7 @@ def verify_caches(paths: Sequence[Path], work: Path, say: Callable[[str], None])
 
 
 def verify_results(work: Path, say: Callable[[str], None]) -> int:
-    """Check the files of all runs below `work` against their checksums; print and return how many are damaged."""
+    """Check the files of all runs below `work` against their checksums; print and return the number of damaged runs."""
     results = places.results(work)
     folders = [folder for study in studies(results) for folder in find_runs(results, study)]
     damaged: list[FmcacheError] = []
@@ -79,7 +79,7 @@ def verify_results(work: Path, say: Callable[[str], None]) -> int:
 
 
 def _verify(path: Path) -> Verdict:
-    """Verify one cache; one that cannot even be opened is a problem of its own, not the end of all others."""
+    """Verify one cache. A cache that cannot be opened counts as a problem and does not stop the check of the others."""
     try:
         with progress(str(path), sum(read_header(path).stored), "views") as tick:
             return verify_cache(path, tick)

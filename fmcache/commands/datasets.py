@@ -9,7 +9,7 @@ from fmcache.manifest import SPLITS, AnyDataset, FileDataset, Manifest
 
 
 def list_datasets(listed: Manifest) -> Table:
-    """Return a table of the datasets of a manifest, those that are not fetched yet among them."""
+    """Return a table of the datasets of a manifest, including those that are not fetched yet."""
     caption = f"default, where no dataset is named: {listed.default}\nsplit: tiles to train / validate / test"
     if listed.unfetched:
         caption += "\nnot fetched: fmcache data fetch NAME downloads it, or says which files to place where"
@@ -28,7 +28,7 @@ def list_datasets(listed: Manifest) -> Table:
 
 
 def _sizes(dataset: AnyDataset) -> tuple[str, ...]:
-    """Return tiles, groups (a tile without one is one of its own), split, folds and subsets, for their columns."""
+    """Return tiles, groups (a tile without a group counts as one group), split, folds and subsets, as table cells."""
     groups = {tile.group or f"\0{tile.id}" for tile in dataset.tiles}
     split = "/".join(str(len(dataset.splits.of(part))) for part in SPLITS)
     subsets = ",".join(str(len(subset)) for subset in dataset.splits.subsets)

@@ -1,4 +1,4 @@
-"""What `fmcache encoders check` finds out: can this encoder be had, is its file whole, does it load, does it run?"""
+"""What `fmcache encoders check` checks: is an encoder available, is its file intact, does it load, does it run?"""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TO_FETCH = "to fetch"
 
 
 class Checked(NamedTuple):
-    """What was found of one encoder; `error` is the first thing that failed, None when nothing did."""
+    """The findings for one encoder; `error` is the first failure, None when nothing failed."""
 
     encoder: str
     access: str
@@ -49,11 +49,12 @@ class Checked(NamedTuple):
 def check_encoders(
     choices: Sequence[EncoderChoice], flags: Flags, fetch: bool, say: Callable[[str], None] = print
 ) -> list[Checked]:
-    """Check encoders one after another, going on past those that fail.
+    """Check encoders one after another. An encoder that fails does not stop the check of the others.
 
-    Weights that are not on this machine are fetched with `fetch` only; without it the hub is asked for access, and the
-    check ends there. A hub that may not be asked, or gives no answer, is not asked again; weights that are here are
-    checked all the same. `say` gets a line before each encoder, because a large one takes a while.
+    Weights that are not on this machine are fetched only with `fetch`. Without it the hub is asked for access, and the
+    check of this encoder ends there. If the hub may not be asked, or gives no answer, it is not asked again. Weights
+    that are on this machine are checked in any case. `say` gets a line before each encoder, because a large encoder
+    takes a while.
     """
     device = pick_device(flags.device)
     hub = Hub(must_not_ask(flags.offline))
@@ -66,7 +67,7 @@ def check_encoders(
 
 
 class Hub:
-    """Whether the hub may be asked, and the error it gave when it did not answer."""
+    """Whether the hub may be asked, and the error from when it did not answer."""
 
     def __init__(self, offline: bool) -> None:
         self.offline = offline
@@ -77,7 +78,7 @@ def table(checked: Sequence[Checked]) -> Table:
     """Return the findings as a table, one row per encoder."""
     shown = Table("encoder", "access", "file", "sha256", "strict load", f"one tile of {TILE_PX} px")
     for one in checked:
-        shown.add_row(*(Text(cell) for cell in one[:-1]))  # a file's name is no markup
+        shown.add_row(*(Text(cell) for cell in one[:-1]))  # a file name is not markup
     return shown
 
 
@@ -88,7 +89,7 @@ def _check(choice: EncoderChoice, device: torch.device, flags: Flags, fetch: boo
         _fill(row, choice, device, flags, fetch, hub)
     except FmcacheError as reason:
         error = reason
-    except (OSError, RuntimeError, MemoryError) as reason:  # a file that may not be read, a device without room
+    except (OSError, RuntimeError, MemoryError) as reason:  # an unreadable file, a device without free memory
         error = FmcacheError(
             f"{row['encoder']} cannot be read or run",
             found=(str(reason) or type(reason).__name__).partition("\n")[0],
@@ -133,7 +134,7 @@ def _have_file(card: Card, choice: EncoderChoice, flags: Flags, fetch: bool, hub
 
 
 def _ask(card: Card, weights: Weights, here: bool, hub: Hub, row: dict[str, str]) -> None:
-    """Fill in access; raises as `check_access` where the file is not here."""
+    """Fill in access; raises as `check_access` if the file is not on this machine."""
     if hub.offline:
         row["access"] = NOT_ASKED
         if not here:
@@ -152,7 +153,7 @@ def _ask(card: Card, weights: Weights, here: bool, hub: Hub, row: dict[str, str]
 
 
 def _one_tile(encoder: Encoder) -> str:
-    """Run one drawn tile through the encoder; say the grid, whether tokens are finite, and how long it took."""
+    """Run one drawn tile through the encoder; return the grid, that tokens are finite, and the time, as text."""
     card = encoder.card
     precision: Precision = card.precision if encoder.device.type == "cuda" else "float32"
     image, _ = draw_tile(0, TileEntry(id="check"), TILE_PX)

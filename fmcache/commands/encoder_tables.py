@@ -1,4 +1,4 @@
-"""What `fmcache encoders list` and `show` print of the encoders that have a card. No torch here."""
+"""What `fmcache encoders list` and `show` print about the encoders that have a card. This module imports no torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fmcache.runtime.sizes import size_text
 from fmcache.strict import builtins
 
 TILE_PX = 512
-"""The tile size of the paper, for which token grids and bytes are given."""
+"""The tile size of the paper in pixels. Token grids and bytes are given for it."""
 
 
 def list_encoders() -> Table:
@@ -46,10 +46,10 @@ def list_encoders() -> Table:
 
 
 def describe_encoder(name: str, width: int) -> str:
-    """Return all that is known of an encoder as text: facts as comments, then its card; saved to a file it is a card.
+    """Return all that is known about an encoder as text: facts as comments, then its card.
 
-    `name` is a card name, a card file or ``timm:NAME``. Lines are broken between words to be `width` letters long at
-    most. Raises as `read_card`.
+    The text can be saved to a file and used as a card. `name` is a card name, a card file or ``timm:NAME``. Lines are
+    broken between words, so that they have at most `width` letters. Raises as `read_card`.
     """
     if name.startswith(TIMM):
         from fmcache.encoders.load import card_of  # asks timm for the model's shape
@@ -72,8 +72,8 @@ def describe_encoder(name: str, width: int) -> str:
 
 
 def _wrapped(card: dict[str, Any], width: int) -> str:
-    """Return a card as YAML in which no line is longer than `width`, or than its longest word where that is longer."""
-    # PyYAML breaks a line at the first space after a given width: narrower ones are tried until all lines fit.
+    """Return a card as YAML. No line is longer than `width`, except where a single word is longer."""
+    # PyYAML breaks a line at the first space after a given width. Narrower widths are tried too; the best fit is used.
     texts = [
         yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=narrow, default_flow_style=None).rstrip()
         for narrow in range(max(width, 20), max(width // 2, 10), -2)

@@ -1,4 +1,4 @@
-"""fmcache encoders: which there are, what is known of them, whether they can be had."""
+"""fmcache encoders: list encoders, show what is known about them, check whether they are available."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def encoders_check(
     threads: Threads = 0,
     offline: Offline = False,
 ) -> None:
-    """Tell of each encoder whether it can be had, whether its file loads strictly, and what one tile gives.
+    """Report of each encoder whether it is available, whether its file loads strictly, and what one tile gives.
 
     Exit code 1 when one fails.
 

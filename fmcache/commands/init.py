@@ -1,4 +1,4 @@
-"""fmcache init: a recipe to start from, with every field, its default and what it means."""
+"""fmcache init: write a recipe to start from, with every field, its default and its meaning."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _filled(datasets: list[str], encoders: list[str], manifest: Path, folder: Pa
         listed = Manifest(manifest)
         for name in datasets:
             if name not in listed.unfetched:
-                listed.dataset(name)  # which raises where there is none
+                listed.dataset(name)  # raises if the manifest has no such dataset
     for name in encoders:
         if not name.startswith(TIMM):
             read_card(name)

@@ -1,4 +1,4 @@
-"""What commands share: options, and the steps from them to a recipe, a manifest and flags."""
+"""What commands share: options, and the functions that turn them into recipes and encoder choices, and print."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ DEFAULT_MANIFEST = Path("data_manifest.yaml")
 
 
 def recipe_of(path: Path | None, datasets: list[str] | None, taps: str) -> Recipe:
-    """Return the recipe in a file, or the paper's protocol, with what flags change in it."""
+    """Return the recipe in a file, or else the paper's protocol, with the changes that flags make."""
     import msgspec
 
     from fmcache.errors import SpecError
@@ -59,7 +59,7 @@ def recipe_of(path: Path | None, datasets: list[str] | None, taps: str) -> Recip
 def choices_of(
     encoder: list[str] | None, *, everything: bool, weights: str, random_weights: bool, alias: str = ""
 ) -> tuple[EncoderChoice, ...]:
-    """Return the encoders that flags ask for; none where they ask for none."""
+    """Return the encoders that flags ask for; an empty tuple if they ask for none."""
     import msgspec
 
     from fmcache.encoders.cards import study_encoders
@@ -83,15 +83,15 @@ def choices_of(
 
 
 def say(text: str) -> None:
-    """Print a line at once, also into a pipe."""
+    """Print a line without delay, also into a pipe."""
     _write_what_the_encoding_lacks_as_codes()
     print(text, flush=True)
 
 
 def show(renderable: object) -> None:
-    """Print a table as wide as the terminal; as wide as it wants to be into a pipe or file, where nothing is cut.
+    """Print a table as wide as the terminal. In a pipe or file it gets its full width, so that nothing is cut.
 
-    Text in it is text: names may hold what rich would take for markup, or for an emoji.
+    Text is printed as it is: names may contain what rich would read as markup or as an emoji.
     """
     from rich.console import Group
     from rich.measure import Measurement
@@ -114,6 +114,6 @@ def show(renderable: object) -> None:
 
 
 def _write_what_the_encoding_lacks_as_codes() -> None:
-    """Make standard output do as standard error does, instead of ending a command at a name in another script."""
+    """Print characters that the encoding lacks as codes, as standard error does. Such a name must not end a command."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

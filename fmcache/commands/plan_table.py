@@ -1,4 +1,4 @@
-"""A plan for the terminal: what is kept, what is computed, what would be cheaper, what the figures take for granted."""
+"""A plan for the terminal: what is kept, what is computed, what would be cheaper, what the numbers assume."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _encoders_table(plan: Plan, total: Cost) -> Table:
     title = f"{plan.recipe.name}: {len(plan.items)} encoders x {plan.recipe.fit.seeds} seeds, store {plan.recipe.store}"
     table = _table(title, "encoder", "grid", "forward passes", "raw", "on disk", "memory in fit")
     for item in plan.items:
-        grid = f"{item.card.width}x{item.grid.side}x{item.grid.side}"  # no blanks: it must not break
+        grid = f"{item.card.width}x{item.grid.side}x{item.grid.side}"  # no blanks, so that it is not broken into lines
         table.add_row(_name(plan, item), grid, *_kept(item.cost))
     table.add_section()
     table.add_row("in all", "", *_kept(total))
@@ -56,7 +56,7 @@ def _encoders_table(plan: Plan, total: Cost) -> Table:
 
 
 def _work_table(plan: Plan, total: Cost) -> Table:
-    """Return the table of what is computed, and how long that takes."""
+    """Return the table of what is computed, and how long it takes."""
     table = _table("", "encoder", "forward TFLOP", "time", "decoders TFLOP", "time")
     for item in plan.items:
         table.add_row(_name(plan, item), *_work(item.cost, [item], plan.speed))
@@ -106,7 +106,7 @@ def _work(cost: Cost, items: Sequence[Item], speed: Speed | None) -> tuple[str, 
 
 
 def time_text(seconds: float) -> str:
-    """Return a rough time for people."""
+    """Return a rough time as text."""
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

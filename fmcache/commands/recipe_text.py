@@ -1,7 +1,7 @@
 """The recipe that `fmcache init` writes: every field of `Recipe` with its default, what it means and what it allows.
 
-Names, defaults, ranges and allowed values come from the types in `fmcache.specs`; only the words are here. A field
-without words cannot be written, so a new field cannot be forgotten.
+Names, defaults, ranges and allowed values come from the types in `fmcache.specs`; only the descriptions are here. A
+field without a description raises an error, so that a new field cannot be forgotten.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fmcache.specs import EncoderChoice, Recipe
 from fmcache.strict import builtins
 
 FOLDED = {"\x85", "\u2028", "\u2029"}
-"""Line breaks of Unicode, which the dumper may leave as they are, and reading folds into spaces."""
+"""Unicode line breaks. The YAML dumper may leave them as they are; the reader then turns them into spaces."""
 WORDS = {
     "name": "name of the study, in folders, tables and figures: letters, digits, '.', '_' and '-'. Change it with the "
     "values: results of another recipe under the same name are refused",
@@ -83,17 +83,17 @@ HEAD = """\
 # fmcache plan RECIPE says what a recipe costs; fmcache run RECIPE runs it.
 """
 COLUMN, WIDTH = 30, 118
-_TOGETHER = re.compile(r"`[^`]*`|\{[^}]*\}|\[[^]]*\]|\([^)]*\)")  # what is to stay on one line of a comment
+_TOGETHER = re.compile(r"`[^`]*`|\{[^}]*\}|\[[^]]*\]|\([^)]*\)")  # text that must stay on one line of a comment
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def recipe_text(recipe: Recipe) -> str:
-    """Return a recipe as YAML text in which every field stands with its value and a comment; read back, it is equal."""
+    """Return a recipe as YAML text: every field with its value and a comment. Reading it gives an equal recipe."""
     return HEAD + "\n" + "\n".join(_lines(Recipe, recipe, "", "")) + "\n"
 
 
 def _lines(kind: type[msgspec.Struct], value: msgspec.Struct, path: str, indent: str) -> Iterator[str]:
-    """Yield the lines of a struct's fields; `path` is the key of the struct and a dot, or nothing."""
+    """Yield the lines of a struct's fields; `path` is the key of the struct and a dot, or empty."""
     for field in _fields(kind):
         key, inner = f"{path}{field.encode_name}", getattr(value, field.name)
         start = f"{indent}{field.encode_name}:"
@@ -107,7 +107,7 @@ def _lines(kind: type[msgspec.Struct], value: msgspec.Struct, path: str, indent:
 
 
 def _entry_lines(path: str) -> Iterator[str]:
-    """Yield what an encoder's entry may hold, as comments: the default recipe has no entry."""
+    """Yield the keys of an encoder's entry as comments, because the default recipe has no entry."""
     for field in _fields(EncoderChoice):
         default = "" if field.default is msgspec.NODEFAULT else f" {_yaml(field.default)}"
         words = WORDS[path + field.encode_name] + _allowed(field)
@@ -119,7 +119,7 @@ def _fields(kind: type[msgspec.Struct]) -> tuple[inspect.Field, ...]:
 
 
 def _commented(start: str, words: str) -> Iterator[str]:
-    """Yield a line with its comment beside it, or below where the line is long; the comment is wrapped."""
+    """Yield a line with its comment beside it, or below it if the line is long; the comment is wrapped."""
     kept = _TOGETHER.sub(lambda found: found[0].replace(" ", _NO_BREAK), words)
     wrapped = textwrap.wrap(kept, WIDTH - COLUMN - 2, break_long_words=False, break_on_hyphens=False)
     first, *rest = (line.replace(_NO_BREAK, " ") for line in wrapped)
@@ -132,7 +132,7 @@ def _commented(start: str, words: str) -> Iterator[str]:
 
 
 def _yaml(value: Any) -> str:
-    """Return a value as YAML on one line, in quotes where it would be read as something else."""
+    """Return a value as YAML on one line, in quotes if it would otherwise be read as something else."""
     for as_it_is in (True, False):
         text: str = yaml.safe_dump(value, default_flow_style=True, allow_unicode=as_it_is, width=float("inf"))
         if not FOLDED & set(text):
@@ -141,7 +141,7 @@ def _yaml(value: Any) -> str:
 
 
 def _allowed(field: inspect.Field) -> str:
-    """Return the values or the range that a field allows, as the end of its comment; nothing where any text will do."""
+    """Return the values or the range that a field allows, as the end of its comment; empty if any text is allowed."""
     kind = field.type.item_type if isinstance(field.type, inspect.VarTupleType) else field.type
     if isinstance(kind, inspect.LiteralType):
         others = [str(value) for value in kind.values if value != field.default]

@@ -1,4 +1,4 @@
-"""Text that users choose, on a terminal: signs that would move the cursor, change colours or turn text are codes."""
+"""Text that users choose, on a terminal. Characters that move the cursor or change colour or direction become codes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _MOVING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
 
 
 def visible(text: str) -> str:
-    """Return text with control characters, but for line breaks and tabs, and turns of direction as ``\\u001b``."""
+    """Return text with control characters (except line breaks and tabs) and direction marks as codes: ``\\u001b``."""
     return _MOVING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 class PlainConsole(Console):
-    """A console that takes text as text: it is no markup, no emoji, and moves nothing."""
+    """A console that prints text as it is: no markup, no emoji, no control characters."""
 
     def __init__(self) -> None:
         super().__init__(markup=False, emoji=False, highlight=False)

@@ -1,4 +1,4 @@
-"""Tables of which nothing may be cut, on terminals of any width."""
+"""Tables that are shown without any cut, on terminals of any width."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def show_whole(table: Table) -> None:
-    """Print a table; where the terminal is too narrow for it, each row as a paragraph whose cells are not broken."""
+    """Print a table. If the terminal is too narrow for it, print each row as a paragraph; cells are not broken."""
     from rich.console import Console
     from rich.measure import Measurement
 
@@ -26,7 +26,7 @@ def show_whole(table: Table) -> None:
     titles = [str(column.header) for column in table.columns]
     for name, *cells in zip(*(column.cells for column in table.columns), strict=True):
         items = [f"{title}: {cell}" for title, cell in zip(titles[1:], cells, strict=True) if str(cell)]
-        say(str(name) if items else f"\n{name}\n")  # a row with a name alone is the heading of those below it
+        say(str(name) if items else f"\n{name}\n")  # a row with only a name is the heading of the rows below it
         for line in filled(items, width - 2) if items else ():
             say(f"  {line}")
     if table.caption:
@@ -34,10 +34,10 @@ def show_whole(table: Table) -> None:
 
 
 def filled(items: Sequence[str], width: int) -> Iterator[str]:
-    """Yield lines of items side by side; only an item that is wider than a line is broken, between its words."""
+    """Yield lines of items side by side. Only an item that is wider than a line is broken, between words."""
     line = ""
     for item in items:
-        if line and len(line) + len(item) + 3 <= width:  # two between them, and one after them
+        if line and len(line) + len(item) + 3 <= width:  # two characters between items, one after the last
             line += f"; {item}"
             continue
         if line:
