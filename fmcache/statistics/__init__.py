@@ -1,1 +1,1 @@
-"""Intervals, pairs, ranks, and what would settle a study: numbers only. Imports scores."""
+"""Intervals, pairs, ranks, and the test units a study would need: numbers only. Imports scores."""

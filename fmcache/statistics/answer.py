@@ -1,7 +1,7 @@
-"""All that is known of how sure a dataset's comparison is, as tables.
+"""How certain the comparison of encoders on a dataset is, as tables.
 
-Nothing is drawn at random here: the same results give the same bytes. What cannot be said is null, and the table of
-intervals tells why.
+Nothing here is random: the same results give the same bytes. A value that cannot be computed is null, and the table of
+intervals gives the reason.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fmcache.statistics.settle import settle
 
 
 class Answer(NamedTuple):
-    """Tables by `INTERVALS`, `PAIRS` and `AGAINST_CONTROL` of `fmcache.statistics.schemas`, by encoder and label."""
+    """Tables by encoder and label; their columns are `INTERVALS`, `PAIRS` and `AGAINST_CONTROL` in `schemas`."""
 
     intervals: pl.DataFrame
     pairs: pl.DataFrame
@@ -43,7 +43,7 @@ def answer(evidence: Evidence, controls: Collection[str] = ()) -> Answer:
     Raises
     ------
     SpecError
-        When a control is no encoder of the evidence.
+        When a control is not an encoder of the evidence.
     """
     if unknown := sorted(set(controls) - set(evidence.encoders)):
         raise SpecError("controls have no results", expected=", ".join(evidence.encoders), found=", ".join(unknown))
@@ -83,7 +83,7 @@ def _interval_rows(
 
 
 def _cannot(figures: Linearised, encoder: int, column: int) -> str | None:
-    """Why a column of an encoder has no interval; None where only a lack of variance is left as a reason."""
+    """Why a column of an encoder has no interval; None if only a lack of variance can be the reason."""
     if not figures.n_seeds[encoder]:
         return "no whole run"
     if np.isnan(figures.estimate[encoder, column]):
@@ -96,14 +96,14 @@ def _cannot(figures: Linearised, encoder: int, column: int) -> str | None:
 
 
 def _holders(figures: Linearised, column: int) -> int:
-    """Units that hold a label; of the mean, the fewest of its labels."""
+    """Number of units that hold a label; for the mean, the smallest number among its labels."""
     if column < len(figures.holders):
         return int(figures.holders[column])
     return int(figures.holders[figures.defined].min(initial=figures.n_units)) if figures.defined.any() else 0
 
 
 def _lost(evidence: Evidence, encoder: int) -> tuple[Floats, Floats]:
-    """Number of lost seeds of an encoder by column, and its estimates without them; NaN where none is left."""
+    """Number of lost seeds of an encoder by column, and its estimates without them; NaN if no seed is left."""
     lost = np.column_stack([evidence.lost[encoder], evidence.lost[encoder].any(axis=1)])
     scores = seed_scores(evidence, encoder)
     kept = np.where(lost, np.nan, scores)

@@ -1,7 +1,7 @@
-"""From the results table to arrays: what one dataset's runs say, as sums over test units and over folds.
+"""From the results table to arrays: the results of one dataset's runs, as sums over test units and over folds.
 
-A unit is what another study would draw again: the patient or slide where that is known, else the tile. Every score is a
-function of sums over units, so that leaving a unit out is a subtraction (`fmcache.statistics.leave_out`).
+A unit is what another study would sample again: the patient or slide if known, else the tile. Every score is a function
+of sums over units, so that a unit is left out by subtraction (`fmcache.statistics.leave_out`).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ DEAD = 0.05
 class Evidence:
     """The test results of one dataset.
 
-    encoders, labels, units: names. seeds: of each encoder, those that tested every tile. sums: of each encoder,
-    (seed, unit, label, part), see `parts_of`. fold_sums: of each encoder, (seed, fold, label, part); the fold axis is
-    empty for a fixed split. holds: (unit, label), whether the truth of a unit has the label. lost: of each encoder,
-    (seed, label), whether the seed never predicted a label of the truth, or reached a Dice below `DEAD`.
-    left_out: (encoder, seed) of the runs that lack tiles which others tested.
+    encoders, labels, units: names. seeds: for each encoder, the seeds that tested every tile. sums: for each encoder,
+    (seed, unit, label, part), see `parts_of`. fold_sums: for each encoder, (seed, fold, label, part); the fold axis is
+    empty for a fixed split. holds: (unit, label), whether the truth of a unit has the label. lost: for each encoder,
+    (seed, label), whether the seed never predicted a label that is in the truth, or has a Dice below `DEAD` for it.
+    left_out: (encoder, seed) of the runs that lack tiles which other runs tested.
     """
 
     encoders: tuple[str, ...]
@@ -57,29 +57,29 @@ def evidence_of(
     unit_of: Mapping[str, str] | None = None,
     labels: Sequence[str] = (),
 ) -> Evidence:
-    """Return the evidence of one dataset's results; the order of their rows plays no part, but for labels not given.
+    """Return the evidence of one dataset's results. The order of rows matters only for `labels` that are not given.
 
-    The folds of a seed are put together: its score is that of the tiles of all folds, each tested in one.
+    The folds of a seed are combined: its score is that of the tiles of all folds. Each tile is tested in one fold.
 
     Parameters
     ----------
     results
-        The table of `fmcache.scores.results.results_table`; of its rows those of the split `test`.
+        The table of `fmcache.scores.results.results_table`; only rows of the split `test` are used.
     reduction
-        The recipe's: ``pooled``, ``per_tile`` or ``puma``.
+        The reduction of the recipe: ``pooled``, ``per_tile`` or ``puma``.
     unit_of
-        The group (patient, slide) of each tile. A tile that is not in it is a unit of its own.
+        The group (patient, slide) of each tile. A tile that is not in it is a separate unit.
     labels
-        All labels in the recipe's order; without them, as they come.
+        All labels in the recipe's order. Without them, labels keep the order of the rows.
 
     Raises
     ------
     ResultsNotFound
-        When no row is of the test split.
+        When no row belongs to the test split.
     ResultsMismatch
-        When a run counts a tile twice, as folds of two different cuts do.
+        When a run counts a tile twice, as happens if its folds come from two different fold assignments.
     SpecError
-        When there are several datasets, or labels that the reduction is not for.
+        When there are several datasets, or labels that the reduction does not allow.
     """
     test = results.filter(pl.col("split") == "test")
     if test.is_empty():
@@ -105,7 +105,7 @@ def evidence_of(
 def _dense(
     table: pl.DataFrame, tiles: Sequence[str], labels: Sequence[str]
 ) -> tuple[tuple[int, ...], npt.NDArray[np.int64], list[int]]:
-    """One encoder's whole seeds, their counts (seed, tile, label, 3), and the seeds that lack tiles."""
+    """Return one encoder's complete seeds, their counts (seed, tile, label, 3), and the seeds that lack tiles."""
     seeds = sorted(set(table["seed"]))
     counts = np.zeros((len(seeds), len(tiles), len(labels), 3), np.int64)
     seen = np.zeros(counts.shape[:3], bool)
@@ -128,7 +128,7 @@ def from_counts(
     seeds: Mapping[str, tuple[int, ...]] | None = None,
     left_out: tuple[tuple[str, int], ...] = (),
 ) -> Evidence:
-    """Return the evidence of counts by encoder, (seed, tile, label, 3); `groups` and `folds` go along the tile axis."""
+    """Return the evidence of counts by encoder, (seed, tile, label, 3); `groups` and `folds` have an entry per tile."""
     units, unit_at = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     parted = len(set(folds)) > 1
     fold_at = np.unique(np.asarray(folds), return_inverse=True)[1] if parted else np.zeros(0, int)
@@ -153,7 +153,7 @@ def from_counts(
 
 
 def parts_of(counts: npt.NDArray[np.int64], reduction: Reduction) -> Floats:
-    """Return what is summed over tiles, (..., label, part): tp, fp, fn; for ``per_tile`` Dice and 1 if defined."""
+    """Return what is summed over tiles, (..., label, part): tp, fp, fn; for ``per_tile`` the Dice, and 1 if defined."""
     if reduction != "per_tile":
         return counts.astype(np.float64)
     per_tile = dice(counts)
@@ -163,8 +163,8 @@ def parts_of(counts: npt.NDArray[np.int64], reduction: Reduction) -> Floats:
 def score_of(sums: Floats, reduction: Reduction, held: Flags) -> Floats:
     """Return the score of sums (..., label, part), (..., label); NaN where undefined.
 
-    `held` (..., label): whether the summed truth has the label. A label that no truth has is undefined, not 0; only
-    the PUMA challenge counts it as 0.
+    `held` (..., label): whether the summed truth has the label. The score of a label that no truth has is undefined,
+    not 0; only the PUMA challenge counts it as 0.
     """
     if reduction == "puma":
         tp, wrong = sums[..., 0], sums[..., 1] + sums[..., 2]
@@ -179,7 +179,7 @@ def score_of(sums: Floats, reduction: Reduction, held: Flags) -> Floats:
 
 
 def _added(parts: Floats, at: npt.NDArray[np.intp], n: int) -> Floats:
-    """Sum (seed, tile, label, part) over the tiles that share a place of `at`."""
+    """Sum (seed, tile, label, part) over tiles with the same index in `at`; the result is (seed, n, label, part)."""
     if n == parts.shape[1]:
         return parts[:, np.argsort(at)]
     order = np.argsort(at, kind="stable")

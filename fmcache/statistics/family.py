@@ -1,7 +1,7 @@
-"""All pairs at once: moderated t, Holm's correction, rank intervals, and who may be best.
+"""All pairs jointly: moderated t, Holm's correction, rank intervals, and which encoders may be best.
 
-With few units a pair's variance is a poor estimate, and the pair that looks most different is often the one whose
-variance came out small. Shrinking the variances of all pairs to what they have in common mends that.
+With few units the variance of a pair is a poor estimate. The pair that looks most different is then often a pair whose
+variance was estimated too small. Shrinking the variances of all pairs towards a common value reduces this error.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ERROR = 0.05
 class Family(NamedTuple):
     """All pairs of one column.
 
-    low, high: (pair,), simultaneous limits of the difference; NaN where nothing can be said. p: (pair,), adjusted by
+    low, high: (pair,), simultaneous limits of the difference; NaN where they are unknown. p: (pair,), adjusted by
     Holm. differs: (pair,). rank_low, rank_high: (encoder,), from 1. may_be_best: (encoder,).
     """
 
@@ -36,10 +36,10 @@ class Family(NamedTuple):
 
 
 def family(of: Differences, column: int, n_encoders: int) -> Family:
-    """Return what can be said of all pairs of `n_encoders` encoders in a column; a and b count those encoders.
+    """Return limits, tests and ranks for all pairs of `n_encoders` encoders in a column.
 
-    A pair without a variance (one seed, too few units) is never told apart: its encoders share ranks, and either may
-    be best.
+    `of.a` and `of.b` are positions among these encoders. A pair without a variance (one seed, too few units) never
+    counts as different: its encoders share ranks, and either may be best.
 
     References
     ----------
@@ -66,14 +66,14 @@ def family(of: Differences, column: int, n_encoders: int) -> Family:
 
 
 def moderate(variance: Floats, freedom: Floats, unit_freedom: float) -> tuple[Floats, float]:
-    """Return the variances of pairs, shrunk to what they have in common, and their degrees of freedom.
+    """Return the variances of pairs, shrunk towards a common value, and their degrees of freedom.
 
     Parameters
     ----------
     variance, freedom
-        (pair,). NaN and 0 are left as they are and take no part.
+        (pair,). NaN and 0 are left unchanged and are not used.
     unit_freedom
-        The most that the degrees of freedom of a pair may be before shrinking.
+        Upper limit of the degrees of freedom of a pair before shrinking.
 
     References
     ----------
@@ -93,7 +93,7 @@ def moderate(variance: Floats, freedom: Floats, unit_freedom: float) -> tuple[Fl
 
 
 def holm(p: Floats) -> Floats:
-    """Return p-values (pair,) adjusted for all of them at once."""
+    """Return p-values (pair,) adjusted jointly by Holm's method."""
     order = np.argsort(p, kind="stable")
     stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
     adjusted = np.empty_like(p)

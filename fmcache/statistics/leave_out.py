@@ -1,6 +1,7 @@
-"""Scores without one unit, and the pseudo-values that turn a ratio of sums into something like a mean over units.
+"""Scores without one unit, and pseudo-values: their mean over units approximates the score, a ratio of sums.
 
-From the pseudo-values come the variance by units, by seeds, and by both together (their interaction).
+The variances by units and by the interaction of units and seeds come from the pseudo-values; the variance by seeds
+comes from the scores of the seeds.
 """
 
 from __future__ import annotations
@@ -14,19 +15,20 @@ from fmcache.scores.dice import mean_of_defined
 from fmcache.statistics.evidence import Evidence, Flags, Floats, score_of
 
 FEWEST_HOLDERS = 3
-"""With fewer units that hold a label nothing is said of how sure its score is."""
+"""If fewer units hold a label, its score gets no interval."""
 
 
 @dataclass(frozen=True, eq=False)
 class Linearised:
-    """The figures of all encoders with what moves them. Columns are the labels and, last, their mean.
+    """The scores of all encoders and their sources of variance. Columns are the labels and, last, their mean.
 
     estimate: (encoder, column), the mean of the seeds' scores. n_seeds: (encoder,). n_units: T. units: (encoder, unit,
-    column), the seed means of the pseudo-values. seed_cov: (encoder, column, column), the covariance of the scores over
-    seeds / seeds: the variance of `estimate` by seeds. crossed: (encoder, column), the part that seeds and units share.
-    folds: (encoder, fold, column), pseudo-values by fold; an empty axis without folds. holders: (label,), units that
-    hold each label. able: (column,), whether enough units (and two folds, if there are folds) hold what the column is
-    made of. defined: (label,). NaN: no seed, one seed, undefined.
+    column), the seed means of pseudo-values. seed_cov: (encoder, column, column), the covariance of the scores
+    over seeds, divided by the number of seeds: the variance of `estimate` by seeds. crossed: (encoder, column), the
+    variance by the interaction of seeds and units. folds: (encoder, fold, column), pseudo-values by fold; an empty axis
+    without folds. holders: (label,), number of units that hold each label. able: (column,), whether enough units (and
+    two folds, if there are folds) hold the labels of the column. defined: (label,), whether any encoder has an
+    estimate. NaN: no seed, one seed, or undefined.
     """
 
     estimate: Floats
@@ -47,7 +49,7 @@ class Linearised:
 
     @property
     def unit_freedom(self) -> Floats:
-        """Degrees of freedom of a variance by units, (column,): of a label, the units that hold it less one."""
+        """Degrees of freedom of a variance by units, (column,): for a label, the units that hold it, less one."""
         return np.append(self.holders - 1, self.n_units - 1.0)
 
     def only(self, places: npt.NDArray[np.intp]) -> Linearised:
@@ -57,9 +59,10 @@ class Linearised:
 
 
 def linearise(evidence: Evidence) -> Linearised:
-    """Return the figures of evidence, linearised.
+    """Return the linearised scores of the evidence.
 
-    Pseudo-values are P[s,t] = T D[s] - (T - 1) J[s,t], D the score, J the score without unit t.
+    Pseudo-values are P[s,t] = T D[s] - (T - 1) J[s,t], where D[s] is the score of seed s, and J[s,t] its score without
+    unit t.
 
     References
     ----------
@@ -108,7 +111,7 @@ def _with_mean(scores: Floats) -> Floats:
 
 
 def _crossed(pseudo: Floats) -> Floats:
-    """Residual mean square of (seed, unit, column) after seeds and units, / (seeds x units): (column,)."""
+    """Residual mean square of (seed, unit, column) after seed and unit effects, / (seeds x units): (column,)."""
     n_seeds, n_units, _ = pseudo.shape
     if n_units < 2:
         return np.full(pseudo.shape[2], np.nan)
@@ -117,7 +120,7 @@ def _crossed(pseudo: Floats) -> Floats:
 
 
 def _in_two_folds(evidence: Evidence) -> Flags:
-    """Whether the score of each label stays defined without any one fold, (label,); True for a fixed split."""
+    """Whether the score of each label stays defined if any one fold is left out, (label,); True for a fixed split."""
     if not evidence.fold_sums or not evidence.fold_sums[0].shape[1]:
         return np.ones(len(evidence.labels), bool)
     truth = [1] if evidence.reduction == "per_tile" else [0, 2]

@@ -1,6 +1,6 @@
-"""The difference of two encoders on the same test units: each pair for itself.
+"""The difference of two encoders on the same test units, for each pair separately.
 
-Units are shared, so that what a tile does to all encoders drops out; seeds are not.
+Encoders share units, so that an effect of a tile on all encoders cancels. They do not share seeds.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ Places = npt.NDArray[np.intp]
 class Differences(NamedTuple):
     """Differences a - b, each (pair, column); a and b are positions of encoders, (pair,).
 
-    variance, freedom: of a pair alone. variance_of_all, freedom_of_all: for all pairs at once. by_seeds: variance by
-    seeds alone, without what they do together with units; seed_freedom: its degrees of freedom. unit_freedom:
-    (column,). NaN where nothing can be said.
+    variance, freedom: for one pair alone. variance_of_all, freedom_of_all: for all pairs jointly. by_seeds: variance by
+    seeds alone, without the interaction of seeds and units; seed_freedom: its degrees of freedom. unit_freedom:
+    (column,), the degrees of freedom by units. NaN where there is no interval.
     """
 
     a: Places
@@ -37,13 +37,13 @@ class Differences(NamedTuple):
     unit_freedom: Floats
 
     def limits(self, level: float) -> tuple[Floats, Floats]:
-        """Return lower and upper limits, each (pair, column), of a pair alone."""
+        """Return lower and upper limits, each (pair, column), for each pair alone."""
         half = quantile((1 + level) / 2, self.freedom) * np.sqrt(self.variance)
         return self.difference - half, self.difference + half
 
 
 def all_pairs(places: Places) -> tuple[Places, Places]:
-    """Return both sides of all pairs of some encoders."""
+    """Return the first and the second encoder of all pairs of the encoders at `places`."""
     first, second = np.triu_indices(len(places), 1)
     return places[first], places[second]
 
@@ -51,17 +51,18 @@ def all_pairs(places: Places) -> tuple[Places, Places]:
 def differences(figures: Linearised, a: Places, b: Places) -> Differences:
     """Return the differences of the encoders at `a` and those at `b`, (pair,).
 
-    U is the variance of the mean pseudo-value difference over units, B that by seeds, I what units and seeds do
-    together, which both contain. A pair alone has v = max(U + B - I, U, B), all pairs at once U + B; degrees of freedom
-    by Satterthwaite, where a label's variance by units counts the units that hold it, less one (with T - 1 for a label
-    that two tiles of five hold, coverage was 0.88 instead of 0.95 at 10 tiles; it is 0.925 so).
-    Where the jackknife over folds is larger it takes their place: seeds and units are inside it.
+    U is the variance of the mean pseudo-value difference over units. B is the variance by seeds. I is the variance by
+    the interaction of units and seeds, which U and B both contain. The variance of a pair alone is
+    v = max(U + B - I, U, B); for all pairs jointly it is U + B. Degrees of freedom are Satterthwaite's; the variance of
+    a label by units has those of the units that hold it, less one. T - 1 instead, with T the number of units, gave a
+    coverage of 0.88 instead of 0.95 for a label that two of five tiles hold, at 10 tiles; with this rule it is 0.925.
+    Where the jackknife over folds is larger, it replaces this variance, because it contains seeds and units.
 
     References
     ----------
     Satterthwaite 1946, An approximate distribution of estimates of variance components.
     """
-    unknown = np.where(figures.able & (figures.n_units > 1), 0.0, np.nan)  # NaN where a column bears no interval
+    unknown = np.where(figures.able & (figures.n_units > 1), 0.0, np.nan)  # NaN where a column allows no interval
     units = (figures.units[a] - figures.units[b]).var(axis=1) / max(figures.n_units - 1, 1) + unknown
     crossed = figures.crossed[a] + figures.crossed[b] + unknown
     of_a, of_b = figures.by_seeds[a] + unknown, figures.by_seeds[b] + unknown
@@ -94,6 +95,6 @@ def _with_folds(figures: Linearised, a: Places, b: Places, variance: Floats, fre
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:
-    """Return above / below, 1 where both are 0, NaN where either is."""
+    """Return above / below; 1 where both are 0, NaN where either is NaN."""
     result = np.where(np.isnan(above + below), np.nan, 1.0)
     return np.divide(above, below, out=result, where=below > 0)

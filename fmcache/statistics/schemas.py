@@ -1,4 +1,4 @@
-"""The tables that say how sure a comparison is, column by column."""
+"""The columns of the tables that describe how certain a comparison is."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ INTERVALS = {
     "lost": pl.Int64,
     "estimate_without": pl.Float64,
 }
-"""One row an encoder and label, the label `mean` last.
+"""One row per encoder and label, with the label `mean` last.
 
-score: `dice_` and the reduction. estimate: 0..1, null: undefined. low, high: 95 %, of this score alone; with a fixed
-split, given its training tiles: what others would do is not in it. by_tiles, by_seeds: shares of the variance, sum 1
-(by_tiles: by test units). rank_low, rank_high, may_be_best: among the encoders that are no controls, from all pairs of
-this label at once; null for controls, for a lone encoder and where undefined. cannot: why there is no interval (``no
-whole run``; ``absent``: no truth has the label; ``one seed``; ``too few units`` hold it; ``one fold`` holds it;
-``nothing varied``), else null. units: test units whose truth holds the label; of the mean, the fewest of its labels;
-below 10 the label's interval is a little optimistic (0.93 for 0.95). seeds: seeds that tested all tiles. lost: seeds
-that never predicted a label that is there, or have a Dice below 0.05 for it. estimate_without: the estimate without
-those seeds.
+score: `dice_` and the reduction. estimate: 0..1, null: undefined. low, high: 95 % limits of this score alone; with a
+fixed split they apply to its training tiles only: variation from other training tiles is not included. by_tiles,
+by_seeds: shares of the variance, with sum 1 (by_tiles: by test units). rank_low, rank_high, may_be_best: among the
+encoders that are not controls, from all pairs of this label jointly; null for controls, for a single encoder and where
+undefined. cannot: why there is no interval (``no whole run``; ``absent``: no truth has the label; ``one seed``; ``too
+few units`` hold it; ``one fold`` holds it; ``nothing varied``), else null. units: number of test units whose truth has
+the label; for the mean, the smallest number among its labels; below 10 units, the interval of the label is slightly too
+narrow (coverage 0.93 instead of 0.95). seeds: number of seeds that tested all tiles. lost: number of seeds that never
+predicted a label that is in the truth, or have a Dice below 0.05 for it. estimate_without: the estimate without the
+lost seeds.
 """
 PAIRS = {
     "a": pl.String,
@@ -52,13 +53,14 @@ PAIRS = {
     "units_high": pl.Int64,
     "more_seeds": pl.Boolean,
 }
-"""One row a pair of encoders (a before b by name, no controls) and label.
+"""One row per pair of encoders (a before b by name, no controls) and label.
 
-difference: a - b. low, high: 95 % for all pairs of the label at once. differs: told apart, with an error of 5 % for all
-pairs at once (Holm); p: so adjusted. Holm is the sharper of the two: it can tell apart where low..high holds 0.
-low_alone, high_alone: 95 % for this pair alone, for who asked of no other. could_see: the smallest difference that this
-study would have found with probability 0.8, this pair alone. units_low, units_high: test units that would tell the two
-apart, a range; null: no limit can be given. more_seeds: seeds alone hide the difference, so more tiles would not do.
+difference: a - b. low, high: 95 % limits for all pairs of the label jointly. differs: whether the two differ, with an
+error of 5 % for all pairs jointly (Holm); p: adjusted in the same way. Holm's method has more power than the limits:
+`differs` can be true where low..high contains 0. low_alone, high_alone: 95 % limits for this pair alone, for a reader
+who compares no other pair. could_see: the smallest difference that this study would have found with probability 0.8,
+for this pair alone. units_low, units_high: range of the number of test units needed to find the difference; null: no
+limit can be given. more_seeds: the variance by seeds alone hides the difference, so more tiles would not help.
 """
 AGAINST_CONTROL = {
     "encoder": pl.String,
@@ -70,5 +72,5 @@ AGAINST_CONTROL = {
     "high": pl.Float64,
     "beats": pl.Boolean,
 }
-"""One row an encoder and label: its difference to the control of the highest estimate, with the 95 % limits of that
+"""One row per encoder and label: its difference to the control with the highest estimate, with the 95 % limits of that
 pair alone. beats: low is above 0; null where there are no limits."""

@@ -1,4 +1,4 @@
-"""What would settle it: the smallest difference that this study could have seen, and how many units would do."""
+"""The smallest difference that this study could have found, and how many test units would be needed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from fmcache.statistics.student import quantile
 
 POWER = 0.80
 MOST = 100_000
-"""More test units than this are no advice: no limit can be given."""
+"""If more test units than this are needed, no limit is given."""
 
 
 class Settling(NamedTuple):
-    """What would tell pairs apart, each (pair, column); NaN where nothing can be said.
+    """What is needed to find the difference of each pair, each (pair, column); NaN where there is no interval.
 
-    could_see: the smallest difference that this study would have found in four studies of five. units_low, units_high:
-    test units needed, from the present difference widened to it narrowed; infinite where no limit can be given.
-    more_seeds: no number of units would do, since seeds alone hide the present difference.
+    could_see: the smallest difference that a study like this one finds with probability `POWER`. units_low, units_high:
+    range of the number of test units needed; infinite where no limit can be given. more_seeds: no number of units would
+    be enough, because the variance by seeds alone hides the present difference.
     """
 
     could_see: Floats
@@ -31,12 +31,14 @@ class Settling(NamedTuple):
 
 
 def settle(of: Differences, n_units: int) -> Settling:
-    """Return what would settle each pair, were it tested alone.
+    """Return what is needed to find the difference of each pair, if the pair is tested alone.
 
-    A difference is seen when it is (t(.975) + t(.80)) standard errors. Variance by units falls as 1 / units, variance
-    by seeds stays. The present difference is widened and narrowed by its half 80 % interval, and the variance by seeds
-    goes from the lower to the upper end of its own: few seeds tell little of it. Among pairs that need more units than
-    there are, the range held the true number in 0.82 to 0.91 of simulated studies.
+    A difference is found when it is at least (t(.975) + t(.80)) standard errors. The variance by units falls as
+    1 / units; the variance by seeds stays. The lower end of the range uses the present difference plus half its 80 %
+    interval, and the lower end of the 80 % interval of the variance by seeds. The upper end uses the difference minus
+    that half, and the upper end of that interval, because a few seeds give only a rough estimate of their variance.
+    Among pairs that need more units than there are, the range contained the true number in 0.82 to 0.91 of simulated
+    studies.
     """
     error = np.sqrt(of.variance)
     low, high = of.limits(0.80)
@@ -57,18 +59,18 @@ def _factor(freedom: Floats) -> Floats:
 
 
 def _seed_range(seeds: Floats, freedom: Floats) -> tuple[Floats, Floats]:
-    """The variance by seeds at the ends of its 80 % interval: few seeds tell little of it."""
+    """The variance by seeds at both ends of its 80 % interval: a few seeds give only a rough estimate of it."""
     low, high = (seeds * freedom / chdtri(freedom, tail) for tail in ((1 - POWER) / 2, (1 + POWER) / 2))
     return low, high
 
 
 def units_needed(difference: Floats, units: Floats, seeds: Floats, seed_freedom: Floats, n_units: int) -> Floats:
-    """Return the fewest units with which a difference is seen; infinite beyond `MOST`. Halving, for all at once.
+    """Return the smallest number of units that find a difference, by bisection; infinite beyond `MOST`.
 
     Parameters
     ----------
     units, seeds
-        Variances of the difference by units, as it was with `n_units` of them, and by seeds.
+        Variances of the difference by units (with `n_units` of them) and by seeds.
     """
 
     def seen(n: Floats) -> Flags:

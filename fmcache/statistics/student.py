@@ -1,4 +1,4 @@
-"""Student's t and the two functions of the chi-squared logarithm that moderation needs, for arrays."""
+"""Student's t for arrays, and the two trigamma functions that the moderation of variances needs."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from scipy.special import polygamma, stdtr, stdtrit
 from fmcache.statistics.evidence import Floats
 
 MANY = 1e9
-"""Degrees of freedom beyond which t is taken as normal."""
+"""Upper limit of the degrees of freedom; beyond it t is practically normal."""
 
 
 def quantile(p: Floats | float, freedom: Floats | float) -> Floats:
-    """Return the quantile of Student's t; NaN where the degrees of freedom are none."""
+    """Return the quantile of Student's t; NaN where the degrees of freedom are NaN or not positive."""
     return np.asarray(stdtrit(np.minimum(freedom, MANY), p))
 
 
 def two_sided(t: Floats, freedom: Floats | float) -> Floats:
-    """Return the probability of a t at least this far from 0."""
+    """Return the two-sided probability of a t at least this far from 0."""
     return np.asarray(2 * stdtr(np.minimum(freedom, MANY), -np.abs(t)))
 
 

@@ -1,4 +1,4 @@
-"""The answer in a few numbers: who is first, who may be best, and what would part them."""
+"""The answer in a few numbers: which encoder is first, which may be best, and how many units would separate them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from fmcache.statistics.schemas import MEAN
 
 
 class Verdict(NamedTuple):
-    """What one column of an `Answer` says of the encoders that are no controls.
+    """The verdict of one column of an `Answer` on the encoders that are not controls.
 
-    first: the encoder of the highest estimate. may_be_best: those that cannot be excluded, by estimate, `first` among
-    them. could_see: of the pairs of `first` and another of them, the largest difference that the study might have
-    missed. units_low, units_high: test units that would part `first` from all of them, a range, each pair taken alone;
-    None: no limit can be given, or there is nothing to part. more_seeds: some of the pairs are hidden by seeds alone.
+    first: the encoder with the highest estimate. may_be_best: the encoders that may be best, sorted by estimate,
+    including `first`. could_see: the largest `could_see` of the pairs of `first` and another of these encoders; the
+    study may have missed a difference up to it. units_low, units_high: range of the number of test units that would
+    separate `first` from all of them, with each pair taken alone; None: no limit can be given, or no other encoder may
+    be best. more_seeds: in some of the pairs, the variance by seeds alone hides the difference.
     """
 
     first: str
@@ -50,5 +51,5 @@ def verdict(found: Answer, label: str = MEAN) -> Verdict | None:
 
 
 def _most(column: str) -> pl.Expr:
-    """The largest of a column; null where any is null, which stands for no limit."""
+    """The largest value of a column; null if any value is null, because null means no limit."""
     return pl.when(pl.col(column).is_null().any()).then(None).otherwise(pl.col(column).max()).alias(column)
