@@ -54,7 +54,7 @@ def encoders_check(
     threads: Threads = 0,
     offline: Offline = False,
 ) -> None:
-    """Report of each encoder whether it is available, whether its file loads strictly, and what one tile gives.
+    """Check each encoder: whether it is available, whether its file loads strictly, and what one tile gives.
 
     Exit code 1 when one fails.
 
