@@ -133,17 +133,26 @@ def test_an_error_in_a_unit_is_raised_here(units):
         list(run(units.fails, [units.Unit("a", 5)], lambda _: None, 1))
 
 
+@pytest.fixture
 def children():
-    """Return the processes of this one, dead ones too, but for the one that keeps Python's account of semaphores."""
-    found = []
-    for child in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if child.status() == psutil.STATUS_ZOMBIE or "resource_tracker" not in " ".join(child.cmdline()):
-                found.append(child)
-    return found
+    """A function that returns the processes that this test began and that are there still, dead ones too.
+
+    The process that keeps Python's account of semaphores is left out.
+    """
+    before = set(psutil.Process().children(recursive=True))
+
+    def begun():
+        found = []
+        for child in set(psutil.Process().children(recursive=True)) - before:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if child.status() == psutil.STATUS_ZOMBIE or "resource_tracker" not in " ".join(child.cmdline()):
+                    found.append(child)
+        return found
+
+    return begun
 
 
-def test_the_results_of_a_unit_come_one_by_one_and_each_once(units):
+def test_the_results_of_a_unit_come_one_by_one_and_each_once(units, children):
     seen, times = [], []
     for unit, result in run(units.one_by_one, [units.Unit("a", 1), units.Unit("b", 1)], lambda _: None, 2):
         assert unit.name == result[0]
@@ -155,7 +164,9 @@ def test_the_results_of_a_unit_come_one_by_one_and_each_once(units):
     assert children() == []
 
 
-def test_a_worker_that_dies_ends_the_rest_at_once_and_its_unit_is_named_without_a_line_from_dask(units, capfd):
+def test_a_worker_that_dies_ends_the_rest_at_once_and_its_unit_is_named_without_a_line_from_dask(
+    units, capfd, children
+):
     level, start = logging.getLogger("distributed").level, time.monotonic()
     work = [units.Unit(name, 1) for name in ("other", "deadly", "later", "last")]
     with pytest.raises(WorkerDied, match="before its work was done: unit deadly") as error:
@@ -181,7 +192,7 @@ def test_what_runs_out_in_a_worker_and_what_it_refuses_is_reported_as_if_it_were
     assert capfd.readouterr().err == ""
 
 
-def test_who_stops_early_waits_for_no_worker(units):
+def test_who_stops_early_waits_for_no_worker(units, children):
     with contextlib.closing(run(units.slowly, [units.Unit("a", 1), units.Unit("b", 200)], print, 2)) as results:
         next(results)
         start = time.monotonic()
