@@ -18,6 +18,7 @@ from fmcache.stages.flags import Failure, Flags
 if TYPE_CHECKING:
     import polars as pl
 
+    from fmcache.cache.reader import Cache
     from fmcache.decoders.batches import TokenGrids
     from fmcache.decoders.fitted import FittedDecoder
 
@@ -123,7 +124,7 @@ class Study:
         ResultsNotFound
             When nothing was fitted.
         ResultsCorrupt, ResultsMismatch
-            When files of a run are damaged or come from another recipe.
+            When files of a run are damaged, or a later fmcache wrote them.
         """
         from fmcache.scores.results import results_table
         from fmcache.scores.run_files import find_runs, read_run
@@ -164,16 +165,15 @@ class Study:
         Raises
         ------
         CacheNotFound, CacheUnsealed, CacheMismatch, CacheCorrupt
-            When there is no complete, sound cache of the encoder for this recipe.
+            When there is no complete, sound cache of the encoder for this recipe, or manifest, card or weights are not
+            those that it was made from.
         SpecError, ManifestError
             When there is no such dataset, fold or split.
         """
-        import torch
-
-        from fmcache.cache.reader import open_cache
         from fmcache.decoders.batches import load_token_grids
         from fmcache.demand import demand_of
         from fmcache.runtime.devices import pick_device
+        from fmcache.stages.inputs import open_masks, open_tokens
 
         self._check_one()
         work, recipe = self._flags.work, self.recipe
@@ -183,11 +183,12 @@ class Study:
                 f"recipe {recipe.name!r} has no fold {fold}, split {split!r} of {dataset!r}",
                 expected=f"fold {' or '.join(map(str, demand.splits))}; train, val or test",
             )
-        tokens = open_cache(places.tokens_path(work, dataset, encoder, recipe, tap), "tokens")
-        mask_cache = open_cache(places.mask_cache_path(work, dataset, recipe), "view_bank")
+        masks = open_masks(recipe, demand, work)
+        tokens = open_tokens(recipe, demand, encoder, tap, masks, work)
+        self._check_origin(tokens, encoder)
         views = range(1, recipe.views.count + 1) if split == "train" else range(1)
         tiles, device = demand.splits[fold].of(split), pick_device(self._flags.device)
-        return load_token_grids(tokens, mask_cache, tiles, views, torch.device(device), places.results(work))
+        return load_token_grids(tokens, masks, tiles, views, device, places.results(work))
 
     def decoder(self, dataset: str, encoder: str, seed: int, *, fold: int | None = None) -> FittedDecoder:
         """Return the decoder of a run with its best weights, in evaluation mode: tokens to logits.
@@ -198,7 +199,7 @@ class Study:
         Raises
         ------
         ResultsNotFound, ResultsCorrupt, ResultsMismatch
-            When there is no such run, or its files are damaged or come from another recipe.
+            When there is no such run, its files are damaged, or a later fmcache wrote them.
         """
         from fmcache.decoders.fitted import load_decoder
         from fmcache.scores.run_files import WEIGHTS, read_record, run_folder
@@ -206,6 +207,16 @@ class Study:
         self._check_one()
         folder = run_folder(places.results(self._flags.work), self.recipe.name, dataset, encoder, seed, fold)
         return load_decoder(folder / WEIGHTS, read_record(folder))
+
+    def _check_origin(self, tokens: Cache, encoder: str) -> None:
+        from fmcache.remembered import Remembered
+        from fmcache.stages.origins import check_origin
+
+        work, remembered = self._flags.work, Remembered(places.remembered(self._flags.work))
+        chosen = places.encoder_keys(self.recipe).get(encoder)
+        for line in check_origin(tokens, encoder, chosen, self.recipe, places.weights_lock(work), remembered.sha256):
+            self._say(f"{encoder}: {line}")
+        remembered.keep()
 
     def _like(self, recipe: Recipe) -> Study:
         other = object.__new__(Study)

@@ -9,11 +9,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fmcache.decoders.decoder import Decoder, form_for
+from fmcache.decoders.train import Scale
 from fmcache.errors import ResultsCorrupt
 from fmcache.grid import GridGeometry
 from fmcache.scores.records import RunRecord
-
-SCALE = ("mean", "std")
 
 
 class FittedDecoder(nn.Module):
@@ -22,15 +21,13 @@ class FittedDecoder(nn.Module):
     Parameters
     ----------
     scale
-        Mean and standard deviation of the training tokens, both (channel, 1, 1), or None.
+        Standardises the tokens as the run did; None: the run did not.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(
-        self, decoder: Decoder, labels: tuple[str, ...], scale: tuple[torch.Tensor, torch.Tensor] | None
-    ) -> None:
+    def __init__(self, decoder: Decoder, labels: tuple[str, ...], scale: Scale | None) -> None:
         super().__init__()
         self.decoder, self.labels, self.standardised = decoder, labels, scale is not None
         mean, std = scale or (torch.zeros(1, 1, 1), torch.ones(1, 1, 1))
@@ -40,7 +37,7 @@ class FittedDecoder(nn.Module):
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return logits (view, label, y, x) from tokens (view, channel, row, col) float32."""
         if self.standardised:
-            tokens = (tokens - self.mean) / self.std
+            tokens = Scale(self.mean, self.std)(tokens)
         logits: torch.Tensor = self.decoder(tokens)
         return logits
 
@@ -56,7 +53,8 @@ def load_decoder(file: Path, record: RunRecord) -> FittedDecoder:
     recipe, labels = record.recipe, tuple(name for name, _ in record.labels)
     grid = GridGeometry(recipe["tile_px"], record.encoder.patch, recipe["grid"])
     weights = load_file(file)
-    scale = (weights.pop("mean"), weights.pop("std")) if set(SCALE) <= weights.keys() else None
+    scaled = set(Scale._fields) <= weights.keys()
+    scale = Scale(*(weights.pop(field) for field in Scale._fields)) if scaled else None
     decoder = Decoder(
         record.encoder.width, recipe["decoder"]["width"], len(labels), grid, form_for(torch.device("cpu"))
     )

@@ -27,7 +27,7 @@ from fmcache.errors import (
 )
 from fmcache.manifest import Manifest
 from fmcache.remembered import Remembered
-from fmcache.specs import EncoderChoice, Recipe, variants
+from fmcache.specs import EncoderChoice, Recipe
 from fmcache.stages import places
 from fmcache.stages.extract_request import ExtractRequest
 from fmcache.stages.flags import Failure, Flags
@@ -51,8 +51,6 @@ def extract(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str
         without a labelled pixel. An error of one encoder (its weights, its cache, another process that writes its
         cache, memory) is not raised but returned.
     """
-    # view i does not depend on the number of views: the variant with the most views includes the views of all variants
-    recipe = max(variants(recipe), key=lambda variant: variant.views.count)
     places.encoder_keys(recipe)  # raises if two encoders have the same name, before any encoder runs
     failures, remembered = [], Remembered(places.remembered(flags.work))
     for demand in demands(recipe, manifest):

@@ -47,10 +47,10 @@ from fmcache.scores.run_files import WEIGHTS, check_same_run, run_folder, whole_
 from fmcache.specs import Recipe, variants
 from fmcache.stages import places
 from fmcache.stages.flags import Failure, Flags
-from fmcache.stages.identities import mask_identity, only_tiles, tokens_identity
+from fmcache.stages.identities import only_tiles
+from fmcache.stages.inputs import open_masks, open_tokens
 from fmcache.stages.labelled import check_labelled, label_notes, label_pixels, place, split_pixels
 from fmcache.stages.origins import check_origin, encoder_info, renamed
-from fmcache.stages.scale import check_scale
 from fmcache.strict import builtins
 
 LESS_MEMORY = (
@@ -271,10 +271,7 @@ def _runs_of_dataset(
 ) -> tuple[list[EncoderRuns], list[Failure]]:
     name, dataset = demand.name, demand.dataset
     check_reduction(recipe.dice, dataset.label_names)
-    mask_cache_path = places.mask_cache_path(flags.work, name, recipe)
-    mask_cache = open_cache(mask_cache_path, "view_bank", mask_identity(recipe, name, dataset, demand.listed_hashes))
-    check_scale(mask_cache_path, mask_cache.header, dataset)
-    hashes = only_tiles(mask_cache.header.identity, demand.views)["tiles"]
+    mask_cache = open_masks(recipe, demand, flags.work)
     listed = places.encoder_keys(recipe)
     wanted = [
         (key, tap) for tap in recipe.taps for key in listed or places.cached_encoders(flags.work, name, recipe, tap)
@@ -289,7 +286,7 @@ def _runs_of_dataset(
     for key, tap in wanted:
         path = places.tokens_path(flags.work, name, key, recipe, tap)
         try:
-            tokens = open_cache(path, "tokens", tokens_identity(recipe, name, hashes, tap))
+            tokens = open_tokens(recipe, demand, key, tap, mask_cache, flags.work)
             for line in check_origin(tokens, key, listed.get(key), recipe, lock, remembered.sha256):
                 say(f"{name} · {key}: {line}")
             all_runs += [
