@@ -2,6 +2,7 @@
 
 import io
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -91,6 +92,20 @@ def test_a_torch_loader_gives_grids_view_by_view(study):
     assert (tokens.dtype, masks.dtype) == (torch.float32, torch.uint8)
     assert tokens.shape[0] == masks.shape[0] == 3
     assert masks.shape[1:] == (64, 64)
+
+
+def test_grids_of_tiles_that_changed_since_are_refused(study, tmp_path):
+    shutil.copytree(study._flags.work, tmp_path / "work")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    text = manifest_of(tmp_path).read_text()
+    for change in (("name: a", "name: other"), ("'#ff0000'", "'#fe0000'")):
+        (tmp_path / "data_manifest.yaml").write_text(text.replace(*change))
+        changed = fmcache.Study(tmp_path / "recipe.yaml", tmp_path / "work", tmp_path / "data_manifest.yaml")
+        if change[0].startswith("name"):
+            with pytest.raises(fmcache.FmcacheError, match="made from other inputs"):
+                changed.grids("toy", "raw-pixels", "train")
+        else:  # a colour is for people: no pixel depends on it
+            assert len(changed.grids("toy", "raw-pixels", "train")) == 4
 
 
 def test_a_cache_opens_without_an_identity(study, tmp_path):
