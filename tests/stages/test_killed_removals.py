@@ -125,7 +125,10 @@ def test_whatever_a_killed_removal_left_the_next_extract_gives_the_new_masks_or_
     assert code == 0, said
     changes = int(said.rpartition("changes ")[2])
     for kill_at in range(1, changes + 1, max(1, changes // 5)):
-        assert removed(kill_at)[0] == -9
+        code = removed(kill_at)[0]
+        if code == 0 and kill_at > changes - 6:
+            continue  # threads try to make the same folder a few times more, or less: it had ended before
+        assert code == -9, kill_at
         code, said = commands.run(*extract(folder, work, 2))
         if code:
             assert "was made from other inputs" in said, (kill_at, said)
