@@ -30,7 +30,7 @@ def lacks_disk(error: BaseException) -> bool:
 
 
 @contextmanager
-def shortage_told(what: str, relief: str) -> Iterator[None]:
+def naming_shortage(what: str, relief: str) -> Iterator[None]:
     """Name the current work in the error if memory or disk space runs out in the body.
 
     Parameters

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-Pixels = npt.NDArray[np.uint8]
+from fmcache.tiles.pixels import Pixels
+
 PerceptualHashes = npt.NDArray[np.uint64]
 
 BITS = 64

@@ -25,8 +25,9 @@ from fmcache.runtime.progress import progress
 from fmcache.strict import builtins
 from fmcache.tiles.boxes import WAYS, Box, cut_image, cut_raw, dropped_share, picture_of, plan_boxes, reaches_beyond
 from fmcache.tiles.containers import LARGEST_CUT_PX, LARGEST_PX, check_size
-from fmcache.tiles.images import Pixels, check_same_size, read_mask
+from fmcache.tiles.images import check_same_size, read_mask
 from fmcache.tiles.pictures import RAMPS, TRANSPARENT, RawMask, read_image, read_raw_mask
+from fmcache.tiles.pixels import Pixels
 from fmcache.tiles.rims import Rim, with_rim
 from fmcache.tiles.values import read_values, unknown_values
 

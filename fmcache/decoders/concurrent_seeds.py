@@ -14,7 +14,7 @@ import torch
 from fmcache.decoders.batches import Step
 from fmcache.decoders.train import BatchSource, TrainedRun, Training, train
 
-LANE_MULTIPLY_ADDS = 4e9
+SMALL_STEP_MULTIPLY_ADDS = 4e9
 """On a CPU, seeds are trained concurrently when the forward pass of one seed needs at most this many multiply-adds.
 
 Concurrent seeds run one per thread. Below this size, threads that share one training step wait for each other at each
@@ -28,7 +28,7 @@ Python sees the signal."""
 def concurrent_seed_count(multiply_adds: int, seeds: int, device: torch.device, threads: int) -> int:
     """Return how many of `seeds` are trained concurrently, by the multiply-adds of one seed's forward pass of a batch.
 
-    CPU: one per thread when one seed needs at most `LANE_MULTIPLY_ADDS`; otherwise one after another, each on all
+    CPU: one per thread when one seed needs at most `SMALL_STEP_MULTIPLY_ADDS`; otherwise one after another, each on all
     threads. GPU: one after another. Stacking the parameters of seeds was tried and was slower on a CPU
     (pipelines/bench/LOG.md).
     """
@@ -41,7 +41,7 @@ def threads_of_a_seed(multiply_adds: int, device: torch.device, threads: int) ->
     This depends only on the multiply-adds, never on the number of seeds. The number of threads decides in which order
     sums are rounded, and a seed that is trained alone must give the same numbers as in a sweep.
     """
-    small = device.type == "cpu" and multiply_adds <= LANE_MULTIPLY_ADDS
+    small = device.type == "cpu" and multiply_adds <= SMALL_STEP_MULTIPLY_ADDS
     return 1 if small else threads
 
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from fmcache.encoders.cards import TIMM, Card, Weights, card_names
-from fmcache.encoders.peeling import State, head_of, unchunked
+from fmcache.encoders.peeling import State, first_part, unchunked
 from fmcache.encoders.state_shapes import Shapes, px_of_table, shapes_of
 from fmcache.encoders.weight_layouts import LAYOUTS, published
 
@@ -100,7 +100,8 @@ def _prefixes(state: State, least: int) -> Iterator[str]:
 
 
 def _in_timms_names(card: Card, state: State, needed: Shapes) -> Shapes:
-    if state and all(head_of(name).isdecimal() for name in state):  # numbered parts: in the order of the model's parts
+    # numbered parts: in the order of the model's parts
+    if state and all(first_part(name).isdecimal() for name in state):
         shapes = [shape for name, shape in shapes_of(state).items() if not name.endswith(COUNTER)]
         return dict(zip(needed, shapes, strict=True)) if len(shapes) == len(needed) else {}
     layout = published(state)

@@ -20,7 +20,7 @@ from fmcache.encoders.cards import TIMM, Card, Weights, read_card
 from fmcache.encoders.controls import ColourTexture, RawPixels
 from fmcache.encoders.fitting import fit_weights
 from fmcache.encoders.outlines import CARD_FIELDS, REFUSALS, Axes, Outline, Tap, check_card, count_params, outline
-from fmcache.encoders.peeling import State, head_of
+from fmcache.encoders.peeling import State, first_part
 from fmcache.encoders.reading import read_weights
 from fmcache.encoders.state_shapes import table_px
 from fmcache.encoders.weight_layouts import to_timm
@@ -200,8 +200,8 @@ def _renamed_by_timm(state: State, model: Any, card: Card) -> State:
     timm may also resample tables. Then the state dict is returned unchanged, and an error reports the wrong shapes.
     """
     parts = dict(enumerate(name for name, _ in model.named_children()))
-    if all(head_of(name).isdecimal() and int(head_of(name)) in parts for name in state):
-        return {parts[int(head_of(name))] + name[len(head_of(name)) :]: value for name, value in state.items()}
+    if all(first_part(name).isdecimal() and int(first_part(name)) in parts for name in state):
+        return {parts[int(first_part(name))] + name[len(first_part(name)) :]: value for name, value in state.items()}
     rule = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if rule is None or state.keys() == model.state_dict().keys():
         return state

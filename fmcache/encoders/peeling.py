@@ -48,7 +48,7 @@ def without_infixes(state: State) -> State:
     return renamed if len(renamed) == len(state) else state
 
 
-def head_of(name: str) -> str:
+def first_part(name: str) -> str:
     """Return the text before the first dot of a key; '' if it has no dot."""
     first, dot, _ = name.partition(".")
     return first if dot else ""
@@ -72,21 +72,21 @@ def inside(state: State, under: Collection[str], where: str) -> Level | None:
     WeightsMismatch
         When several wrappers hold a state dict and none of them is listed in `under`.
     """
-    heads = {head_of(name) for name in state}
-    named = [head for head in heads if head in under]
+    first_parts = {first_part(name) for name in state}
+    named = [part for part in first_parts if part in under]
     note = ""
     if len(named) == 1:
         chosen = named[0]
-    elif len(heads) == 1:
-        chosen = heads.pop()
-    elif heads == {"teacher", "student"}:
+    elif len(first_parts) == 1:
+        chosen = first_parts.pop()
+    elif first_parts == {"teacher", "student"}:
         chosen = "teacher"
         note = (
             f"{where} holds a teacher and a student: the teacher is used (to use the student, write `under: student` "
             "below `weights` in the card)"
         )
-    elif heads and heads <= set(WRAPPERS):
-        raise several(where, sorted(heads))
+    elif first_parts and first_parts <= set(WRAPPERS):
+        raise several(where, sorted(first_parts))
     else:
         return None
     if not chosen or chosen in _PARTS_OF_ENCODERS:

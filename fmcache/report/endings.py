@@ -24,10 +24,10 @@ class Ending(Enum):
     RISING = "rising"
     LEARNT = "learnt"
     ENDED = "ended"
-    UNTOLD = "untold"
+    UNKNOWN = "unknown"
 
 
-class Told(NamedTuple):
+class EndingText(NamedTuple):
     """How a class is reported: its mark in tables, what was observed, and what to do."""
 
     mark: str
@@ -35,26 +35,26 @@ class Told(NamedTuple):
     advice: str
 
 
-TOLD = {
-    Ending.COLLAPSED: Told(
+ENDING_TEXTS = {
+    Ending.COLLAPSED: EndingText(
         "†",
         f"collapsed (a label of the test tiles never predicted, or with a Dice below {AS_GOOD_AS_NEVER:.0%})",
         "This is a problem of the training, not of the encoder: train longer (epochs or passes_per_epoch), set "
         "standardise: channel, or add training tiles with that label",
     ),
-    Ending.RISING: Told(
+    Ending.RISING: EndingText(
         "‡",
         "loss still falling and validation Dice still rising at the end",
         "More epochs or passes_per_epoch will help and may change the order of encoders",
     ),
-    Ending.LEARNT: Told(
+    Ending.LEARNT: EndingText(
         "§",
         "loss still falling, but validation Dice flat or falling",
         "More training is unlikely to help, the decoders are overfitting: use fewer passes_per_epoch, more tiles or "
         "more views",
     ),
-    Ending.ENDED: Told("", "loss flat: training has ended", "More epochs will not help"),
-    Ending.UNTOLD: Told(
+    Ending.ENDED: EndingText("", "loss flat: training has ended", "More epochs will not help"),
+    Ending.UNKNOWN: EndingText(
         "",
         "unknown whether more training helps: too few epochs, or a falling loss with too few validations above 0",
         f"At least {FEWEST_EPOCHS} epochs and {FEWEST_VALIDATIONS} validations are needed: raise epochs or lower "
@@ -74,11 +74,11 @@ def ending(run: RunResults) -> Ending:
 def trained_to(still_falling: bool, epochs: int, validations: Sequence[float]) -> Ending:
     """Return how a run ended that did not collapse, from its loss and its validation Dice in the order of epochs."""
     if epochs < FEWEST_EPOCHS:
-        return Ending.UNTOLD
+        return Ending.UNKNOWN
     if not still_falling:
         return Ending.ENDED
     if len(validations) < FEWEST_VALIDATIONS or not any(validations):  # all 0: no label in val, or nothing learnt
-        return Ending.UNTOLD
+        return Ending.UNKNOWN
     return Ending.RISING if rises(validations) else Ending.LEARNT
 
 

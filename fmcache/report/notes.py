@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fmcache.manifest import Split
-from fmcache.report.endings import TOLD, Ending
+from fmcache.report.endings import ENDING_TEXTS, Ending
 from fmcache.report.summary import Row, Summary
 
 REDUCTIONS = {
@@ -54,7 +54,7 @@ def runs(summary: Summary) -> str:
 
 def marks(row: Row) -> str:
     """Return the marks of the ways in which runs of a row ended."""
-    return "".join(told.mark for how, told in TOLD.items() if row.ended(how))
+    return "".join(text.mark for how, text in ENDING_TEXTS.items() if row.ended(how))
 
 
 def lacking(summary: Summary) -> list[str]:
@@ -84,10 +84,10 @@ def _means(summary: Summary) -> list[str]:
 def endings(summary: Summary) -> list[str]:
     """Return a line for each way in which runs ended: the observation, the runs of each encoder, and the advice."""
     lines = []
-    for how, told in TOLD.items():
+    for how, text in ENDING_TEXTS.items():
         rows = [_ended(row, how, _unit(summary)) for row in summary.rows if row.ended(how)]
         if rows:
-            lines.append(f"{told.mark} {told.seen}: {'; '.join(rows)}. {told.advice}.".strip())
+            lines.append(f"{text.mark} {text.seen}: {'; '.join(rows)}. {text.advice}.".strip())
     return [f"{line[0].upper()}{line[1:]}" for line in lines]
 
 

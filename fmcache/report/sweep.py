@@ -11,7 +11,7 @@ import polars as pl
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from fmcache.report.endings import TOLD, Told
+from fmcache.report.endings import ENDING_TEXTS, EndingText
 from fmcache.report.escapes import escape_markdown
 from fmcache.report.figures import COLOURS, CONTROL, Write, names_shown, rendered
 from fmcache.report.notes import lacking, marks
@@ -60,7 +60,7 @@ class SweepTable(NamedTuple):
         lines = [
             "Mean over labels in percent, mean ± standard deviation over the runs of a value.",
             *lacking(self.last),
-            *(f"{told.mark} at least one run: {told.seen}. {told.advice}." for told in self._marked()),
+            *(f"{text.mark} at least one run: {text.seen}. {text.advice}." for text in self._marked()),
         ]
         orders = {value: self._order(summary) for value, summary in self.summaries.items()}
         if len({tuple(order) for order in orders.values()}) == 1:
@@ -72,10 +72,10 @@ class SweepTable(NamedTuple):
         drawn = rendered("sweep", functools.partial(dice_by_value, self), names_shown(self.last))
         return drawn | {"sweep.csv": self._csv().encode()}
 
-    def _marked(self) -> list[Told]:
+    def _marked(self) -> list[EndingText]:
         """Return the endings that have a mark and occur in the sweep."""
         ended = {how for summary in self.summaries.values() for row in summary.rows for how in row.endings}
-        return [told for how, told in TOLD.items() if told.mark and how in ended]
+        return [text for how, text in ENDING_TEXTS.items() if text.mark and how in ended]
 
     def _order(self, summary: Summary) -> list[str]:
         """Return display names by mean Dice, best first, including controls: how they change with the value matters."""

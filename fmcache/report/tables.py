@@ -108,7 +108,7 @@ def csv_text(summary: Summary) -> str:
                 "dice": summary.reduction,
                 "validation_rising_seeds": ended[Ending.RISING],
                 "training_ended_seeds": ended[Ending.ENDED],
-                "ending_unknown_seeds": ended[Ending.UNTOLD],
+                "ending_unknown_seeds": ended[Ending.UNKNOWN],
             })  # fmt: skip
     return pl.DataFrame(lines, infer_schema_length=None).write_csv(float_precision=4)
 

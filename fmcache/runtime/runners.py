@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
 from fmcache.errors import WorkerDied
-from fmcache.shortage import KEPT, shortage_told
+from fmcache.shortage import KEPT, naming_shortage
 
 Tick = Callable[[int], None]
 """Called with the number of further steps of work (views, epochs) that are done."""
@@ -121,7 +121,7 @@ def _run_here(
     opened: OpenSetup[H] = OpenSetup()
     with closing(opened):
         for setup, task in units:
-            with shortage_told(task.title, task.relief):
+            with naming_shortage(task.title, task.relief):
                 for result in function(opened.of(setup), task, tick):
                     yield task, result
 
@@ -207,7 +207,7 @@ def _in_worker(function: Function[H, T, R], setup: Setup[H], task: T, number: in
     worker, results = get_worker(), []
     # a worker runs one task at a time, and its open setup ends with the worker
     opened: OpenSetup[H] = vars(worker).setdefault(OPENED, OpenSetup())
-    with shortage_told(task.title, task.relief):
+    with naming_shortage(task.title, task.relief):
         for result in function(opened.of(setup), task, lambda steps: worker.log_event(TOPIC, (number, steps, ()))):
             worker.log_event(TOPIC, (number, 0, (result,)))
             results.append(result)

@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 
 from fmcache.errors import ExtraMissing, SpecError, TileError
-from fmcache.tiles.pictures import Pixels, over_white
+from fmcache.tiles.pictures import over_white
+from fmcache.tiles.pixels import Pixels
 
 if TYPE_CHECKING:
     import openslide

@@ -27,7 +27,7 @@ from fmcache.runtime.devices import device_name, pick_device, using_threads, ver
 from fmcache.runtime.progress import progress
 from fmcache.runtime.sizes import size_text
 from fmcache.scores.records import EncoderInfo
-from fmcache.shortage import shortage_told
+from fmcache.shortage import naming_shortage
 from fmcache.specs import EncoderChoice
 from fmcache.stages import places
 from fmcache.stages.extract_request import ExtractRequest
@@ -92,7 +92,7 @@ def _fill_masks(asked: ExtractRequest) -> None:
 def _fill_encoder(asked: ExtractRequest, choice: EncoderChoice, make_mask_cache: Callable[[], None]) -> None:
     recipe, flags, name = asked.recipe, asked.flags, asked.demand.name
     device, lock = pick_device(flags.device), places.weights_lock(flags.work)
-    with shortage_told(f"{name} · {choice.name}", LESS_MEMORY):
+    with naming_shortage(f"{name} · {choice.name}", LESS_MEMORY):
         encoder = load(choice, device, offline=flags.offline, lock=lock, compiled=flags.compiled)
         card = encoder.card
         grid = GridGeometry(recipe.tile_px, card.patch, recipe.grid)
@@ -236,7 +236,7 @@ def _fill(asked: ExtractRequest, writers: Sequence[Writer], taps: Sequence[str],
                 for _ in ended:
                     pass
         elif tasks:
-            with shortage_told(title, LESS_MEMORY):
+            with naming_shortage(title, LESS_MEMORY):
                 work.write(work.shared, tasks, tick)
     for writer in writers:
         writer.seal()

@@ -31,7 +31,8 @@ from fmcache.manifest import AnyDataset, TileEntry
 from fmcache.runtime import runners
 from fmcache.runtime.prefetch import WriteBehind, pool_of, prefetch
 from fmcache.specs import EncoderChoice, Precision, ViewSpec
-from fmcache.tiles.images import Pixels, Tile, check_view_mpp, read_tile, resize_tile
+from fmcache.tiles.images import Tile, check_view_mpp, read_tile, resize_tile
+from fmcache.tiles.pixels import Pixels
 from fmcache.tiles.views import opencv_on_one_thread, render_mask, render_view
 
 STORE = {"float16": torch.float16, "float32": torch.float32}

@@ -127,8 +127,8 @@ def _pair_rows(
             at_once = (all_of.low[pair], all_of.high[pair], bool(all_of.differs[pair]), all_of.p[pair])
             units = (int(one[at]) if np.isfinite(one[at]) else None for one in (needs.units_low, needs.units_high))
             rest = (low[at], high[at], needs.could_see[at], *units, bool(needs.more_seeds[at]))
-            head = (names[a], names[b], label, _score(evidence), of.difference[at])
-            yield (*head, *(at_once if known else (None,) * 4), *(rest if known else (None,) * 6))
+            keys = (names[a], names[b], label, _score(evidence), of.difference[at])
+            yield (*keys, *(at_once if known else (None,) * 4), *(rest if known else (None,) * 6))
 
 
 def _control_rows(

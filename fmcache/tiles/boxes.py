@@ -13,7 +13,8 @@ from PIL import Image
 
 from fmcache.errors import TileError
 from fmcache.tiles.containers import look
-from fmcache.tiles.pictures import TRANSPARENT, Pixels, RawMask
+from fmcache.tiles.pictures import TRANSPARENT, RawMask
+from fmcache.tiles.pixels import Pixels
 from fmcache.tiles.rims import MOST, Rim
 from fmcache.tiles.values import reads_by_colour, shown_keys
 

@@ -17,6 +17,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import PREFIXES, TiffImageFile
 
 from fmcache.errors import TileError
+from fmcache.tiles.pixels import Pixels
 from fmcache.tiles.tiff import SIGNED, Page, check_tiff, read_numbers
 from fmcache.tiles.unwarned import unwarned
 
@@ -50,8 +51,6 @@ READERS: dict[str, Callable[[Path], ImageFile.ImageFile]] = {
     "BMP": BmpImageFile,
     "TIFF": TiffImageFile,
 }
-
-Pixels = npt.NDArray[np.uint8]
 
 
 class Decoded(NamedTuple):

@@ -22,8 +22,8 @@ import numpy.typing as npt
 
 from fmcache.identity import random_key
 from fmcache.manifest import TileEntry
+from fmcache.tiles.pixels import Pixels
 
-Pixels = npt.NDArray[np.uint8]
 Field = npt.NDArray[np.float32]
 
 TUMOUR, STROMA, OTHER = 0, 1, 2

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from fmcache.errors import ManifestError, TileError
 from fmcache.identity import sha256_file
@@ -26,10 +25,10 @@ from fmcache.tiles.annotations import rasterise, read_annotations
 from fmcache.tiles.classes import Selection
 from fmcache.tiles.demo import DRAWN, draw_tile
 from fmcache.tiles.pictures import RawMask, read_image, read_raw_mask
+from fmcache.tiles.pixels import Pixels
 from fmcache.tiles.placement import check_place
 from fmcache.tiles.values import Palette, read_values, unknown_values
 
-Pixels = npt.NDArray[np.uint8]
 MPP_TOLERANCE = 0.02  # differences between scanners are larger
 
 

@@ -13,12 +13,12 @@ from fmcache.errors import TileError
 from fmcache.manifest import MASK_MAX
 from fmcache.tiles.containers import LARGEST_PX, Decoded, decode, kind_of
 from fmcache.tiles.npy import read_array, whole_numbers
+from fmcache.tiles.pixels import Pixels
 from fmcache.tiles.tiff import LOSSY
 
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".npy")
 
-Pixels = npt.NDArray[np.uint8]
 
 ARRAY = "NumPy array"
 LOSSLESS_KINDS = ("PNG", "TIFF", "BMP", "GIF")

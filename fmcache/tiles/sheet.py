@@ -8,13 +8,12 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from fmcache.manifest import IGNORE, Label
 from fmcache.tiles.lettering import Lettering
+from fmcache.tiles.pixels import Pixels
 
-Pixels = npt.NDArray[np.uint8]
 GAP, TEXT, BAR_PX = 8, 16, 240
 BARS_UM = (10, 20, 50, 100, 200, 500)
 IGNORED = "#808080"

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from fmcache.errors import TileError, some
 from fmcache.manifest import IGNORE, FolderDataset, Label, mask_span
 from fmcache.quoting import quoted
-from fmcache.tiles.pictures import TRANSPARENT, Pixels, RawMask
+from fmcache.tiles.pictures import TRANSPARENT, RawMask
+from fmcache.tiles.pixels import Pixels
 
 Keys = npt.NDArray[np.int32]
 UNKNOWN = -1

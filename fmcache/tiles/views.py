@@ -20,8 +20,7 @@ from PIL import Image, ImageEnhance
 from fmcache.identity import random_key
 from fmcache.manifest import IGNORE
 from fmcache.specs import ViewSpec
-
-Pixels = npt.NDArray[np.uint8]
+from fmcache.tiles.pixels import Pixels
 
 
 @contextmanager

@@ -49,7 +49,8 @@ from fmcache.stages.extract import extract
 from fmcache.stages.fit import fit
 from fmcache.stages.flags import Flags
 from fmcache.tiles.demo import draw_tile
-from fmcache.tiles.images import Pixels, Tile, read_tile, resize_tile
+from fmcache.tiles.images import Tile, read_tile, resize_tile
+from fmcache.tiles.pixels import Pixels
 from fmcache.tiles.views import render_mask, render_view
 
 DATASET = "drawn"

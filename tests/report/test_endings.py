@@ -9,7 +9,7 @@ from fmcache.report.endings import Ending, ending, trained_to
 from fmcache.report.notes import notes
 from fmcache.report.summary import summarise
 
-RISING, LEARNT, ENDED, UNTOLD = Ending.RISING, Ending.LEARNT, Ending.ENDED, Ending.UNTOLD
+RISING, LEARNT, ENDED, UNKNOWN = Ending.RISING, Ending.LEARNT, Ending.ENDED, Ending.UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -25,10 +25,10 @@ RISING, LEARNT, ENDED, UNTOLD = Ending.RISING, Ending.LEARNT, Ending.ENDED, Endi
         ((0.5, 0.6, 0.6 + 0.011), RISING),
         ((0.5, 0.6, 0.6 + 0.009), LEARNT),
         ((0.5, 0.7, 0.7, 0.7), LEARNT),
-        ((0.3, 0.6), UNTOLD),
-        ((0.3,), UNTOLD),
-        ((), UNTOLD),
-        ((0.0, 0.0, 0.0, 0.0, 0.0), UNTOLD),  # no label in the validation tiles, or nothing learnt
+        ((0.3, 0.6), UNKNOWN),
+        ((0.3,), UNKNOWN),
+        ((), UNKNOWN),
+        ((0.0, 0.0, 0.0, 0.0, 0.0), UNKNOWN),  # no label in the validation tiles, or nothing learnt
     ],
 )
 def test_of_a_falling_loss_the_validations_tell_whether_more_training_helps(validations, how):
@@ -49,8 +49,8 @@ def test_a_flat_loss_is_the_end_whatever_validation_does():
 
 
 def test_few_epochs_give_no_verdict():
-    assert trained_to(True, 3, (0.3, 0.4, 0.5)) is UNTOLD
-    assert trained_to(False, 3, (0.3, 0.4, 0.5)) is UNTOLD
+    assert trained_to(True, 3, (0.3, 0.4, 0.5)) is UNKNOWN
+    assert trained_to(False, 3, (0.3, 0.4, 0.5)) is UNKNOWN
     assert trained_to(True, 4, (0.3, 0.4, 0.5)) is RISING
 
 
@@ -59,10 +59,10 @@ def test_few_epochs_give_no_verdict():
     [
         ((0, 0, 100), {}, Ending.COLLAPSED),
         ((2, 0, 98), {}, Ending.COLLAPSED),  # Dice 4 %
-        ((3, 0, 97), {}, UNTOLD),  # Dice 6 %: something was learnt
-        ((0, 50, 0), {}, UNTOLD),  # not in the test tiles
-        ((0, 0, 100), {"label_pixels": {"train": (9, 0)}}, UNTOLD),  # not in the training tiles either
-        ((0, 0, 100), {"label_pixels": {"train": (9, 0)}, "collapsed": ("b",)}, UNTOLD),
+        ((3, 0, 97), {}, UNKNOWN),  # Dice 6 %: something was learnt
+        ((0, 50, 0), {}, UNKNOWN),  # not in the test tiles
+        ((0, 0, 100), {"label_pixels": {"train": (9, 0)}}, UNKNOWN),  # not in the training tiles either
+        ((0, 0, 100), {"label_pixels": {"train": (9, 0)}, "collapsed": ("b",)}, UNKNOWN),
         ((0, 0, 100), {"label_pixels": {"train": (9, 9)}}, Ending.COLLAPSED),
         ((50, 0, 50), {"collapsed": ("b",)}, Ending.COLLAPSED),  # an old result knows
     ],
