@@ -6,6 +6,7 @@ nothing else.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -55,6 +56,20 @@ class EncoderInfo(msgspec.Struct, frozen=True):
         return f"{self.title} (random weights)" if self.random_weights else self.title
 
 
+class Extraction(msgspec.Struct, frozen=True):
+    """What stage one cost for an encoder on a dataset, summed over interrupted and resumed commands.
+
+    `seconds` is the wall time in which `views` views were read, encoded and written; `bytes` is the size of the whole
+    token cache on disk, with `cached_views` views.
+    """
+
+    seconds: float
+    views: int
+    bytes: int
+    cached_views: int
+    device: str
+
+
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One run. `identity` holds everything that can change its counts; `fingerprint` is its sha256.
 
@@ -81,6 +96,12 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     label_pixels: dict[str, tuple[int, ...]] = {}
     """Pixels of each label, in the order of `labels`, in the unchanged tiles of each split. Only pixels that the token
     grid covers are counted: policy ``crop`` leaves out the bottom and right rim. Empty in results of fmcache 0.1.0."""
+    groups: dict[str, str] = {}
+    """Group (patient, slide) of each test tile that has one. Empty in results written before this field existed."""
+    origin: dict[str, Any] = {}
+    """Where the weights of the encoder came from, as its cache records it (`fmcache.stages.origins.Origin`)."""
+    extraction: Extraction | None = None
+    """None: the cache does not record it."""
     decoder_params: int
     best_epoch: int
     val_dice: float | None
@@ -99,8 +120,9 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunResults(msgspec.Struct, frozen=True):
-    """A run's record with its counts and curve."""
+    """A run's record with its counts and curve; `folder` is where it was read from."""
 
     record: RunRecord
     counts: pl.DataFrame
     curve: pl.DataFrame
+    folder: Path | None = None

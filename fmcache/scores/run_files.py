@@ -141,7 +141,8 @@ def read_run(folder: Path) -> RunResults:
             found=", ".join(sorted(listed)),
             next_step=_REDO,
         )
-    return RunResults(record, *tables)
+    counts, curve = tables
+    return RunResults(record, counts, curve, folder)
 
 
 def find_runs(results: Path, study: str) -> list[Path]:
