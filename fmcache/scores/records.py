@@ -82,6 +82,9 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     study: str
     dataset: str
     dataset_title: str
+    dataset_source: str = ""
+    """Where the tiles come from, as the manifest states it; '' in results written before this field existed."""
+    dataset_licence: str = ""
     encoder: EncoderInfo
     seed: int
     fold: int | None = None

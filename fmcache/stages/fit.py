@@ -81,6 +81,9 @@ class EncoderRuns(NamedTuple):
     threads: int
     label_pixels: tuple[tuple[Split, tuple[int, ...]], ...] = ()
     """Pixels of each label in the untouched tiles of each split; not part of the identity."""
+    source: str = ""
+    licence: str = ""
+    """`source` and `licence` of the dataset in the manifest; not part of the identity."""
 
     @property
     def at_once(self) -> int:
@@ -327,6 +330,7 @@ def _runs_of_encoder(
     return EncoderRuns(
         recipe, demand.name, dataset.title or demand.name, fold, splits, labels, dataset.mpp, tokens.path,
         mask_cache.path, canonical_json(identity), info, places.results(flags.work), str(device), max(threads, 1),
+        source=dataset.source, licence=dataset.licence,
     )  # fmt: skip
 
 
@@ -378,6 +382,8 @@ def _record(
         study=runs.recipe.name,
         dataset=runs.dataset,
         dataset_title=runs.title,
+        dataset_source=runs.source,
+        dataset_licence=runs.licence,
         encoder=runs.encoder,
         seed=seed,
         fold=runs.fold,

@@ -61,7 +61,7 @@ MANIFEST = {
     "default": "toy",
     "datasets": {
         "toy": {
-            "format": "demo", "seed": 1, "size_px": 64,
+            "format": "demo", "seed": 1, "size_px": 64, "source": "drawn", "licence": "MIT",
             "labels": [{"name": n, "colour": c} for n, c in (("a", "#ff0000"), ("b", "#00ff00"), ("c", "#0000ff"))],
             "tiles": [{"id": f"t{i}"} for i in range(6)],
             "splits": {"train": ["t0", "t1", "t2"], "val": ["t3"], "test": ["t4", "t5"]},
@@ -182,6 +182,7 @@ def test_a_sweep_writes_a_whole_part_per_run_and_a_rerun_does_nothing(tmp_path, 
     assert (per_tile["px"] == 64 * 64).all()
     assert part.record.encoder.random_weights
     assert part.record.encoder.display == "Tiny ViT (random weights)"
+    assert (part.record.dataset_source, part.record.dataset_licence) == ("drawn", "MIT")
     assert part.curve["val_dice"].is_not_null().to_list() == [False, True, False, True]
     before = contents(tmp_path)
     lines = []
