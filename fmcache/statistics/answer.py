@@ -6,7 +6,7 @@ intervals gives the reason.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ import polars as pl
 
 from fmcache.errors import SpecError
 from fmcache.scores.dice import mean_of_defined
-from fmcache.statistics.evidence import Evidence, Floats
+from fmcache.statistics.evidence import Evidence, Floats, Score, score_name
 from fmcache.statistics.family import Family, family
 from fmcache.statistics.intervals import LEVEL, intervals
 from fmcache.statistics.leave_out import FEWEST_HOLDERS, Linearised, linearise, seed_scores
@@ -32,8 +32,14 @@ class Answer(NamedTuple):
     against_control: pl.DataFrame
 
 
+def answers(evidence: Evidence, scores: Sequence[Score], controls: Collection[str] = ()) -> Answer:
+    """Return the tables of several scores, one score after another; the rest is as in `answer`."""
+    found = [answer(evidence.scored(score), controls) for score in scores]
+    return Answer(*(pl.concat(tables) for tables in zip(*found, strict=True)))
+
+
 def answer(evidence: Evidence, controls: Collection[str] = ()) -> Answer:
-    """Return the tables of a dataset's evidence.
+    """Return the tables of a dataset's evidence, for its score.
 
     Parameters
     ----------
@@ -79,7 +85,7 @@ def _interval_rows(
             values = (estimate, *(one[i, column] for one in limits))
             why = _cannot(figures, i, column) or ("nothing varied" if np.isnan(values[1]) else None)
             counts = (_holders(figures, column), len(evidence.seeds[i]), int(lost[column]))
-            yield (name, label, _score(evidence), *values, *ranks, why, *counts, without[column])
+            yield (name, label, score_name(evidence.score), *values, *ranks, why, *counts, without[column])
 
 
 def _cannot(figures: Linearised, encoder: int, column: int) -> str | None:
@@ -110,10 +116,6 @@ def _lost(evidence: Evidence, encoder: int) -> tuple[Floats, Floats]:
     return lost.sum(axis=0), mean_of_defined(kept, axis=0)
 
 
-def _score(evidence: Evidence) -> str:
-    return f"dice_{evidence.reduction}"
-
-
 def _pair_rows(
     evidence: Evidence, names: tuple[str, ...], of: Differences, families: list[Family]
 ) -> Iterator[tuple[Any, ...]]:
@@ -127,7 +129,7 @@ def _pair_rows(
             at_once = (all_of.low[pair], all_of.high[pair], bool(all_of.differs[pair]), all_of.p[pair])
             units = (int(one[at]) if np.isfinite(one[at]) else None for one in (needs.units_low, needs.units_high))
             rest = (low[at], high[at], needs.could_see[at], *units, bool(needs.more_seeds[at]))
-            keys = (names[a], names[b], label, _score(evidence), of.difference[at])
+            keys = (names[a], names[b], label, score_name(evidence.score), of.difference[at])
             yield (*keys, *(at_once if known else (None,) * 4), *(rest if known else (None,) * 6))
 
 
@@ -143,7 +145,7 @@ def _control_rows(
         low, high = (one[:, column] for one in of.limits(LEVEL))
         for i, encoder in enumerate(ranked):
             beats = None if np.isnan(low[i]) else bool(low[i] > 0)
-            names = (evidence.encoders[encoder], evidence.encoders[best], label, _score(evidence))
+            names = (evidence.encoders[encoder], evidence.encoders[best], label, score_name(evidence.score))
             yield (*names, of.difference[i, column], low[i], high[i], beats)
 
 

@@ -1,25 +1,37 @@
 """From the results table to arrays: the results of one dataset's runs, as sums over test units and over folds.
 
 A unit is what another study would sample again: the patient or slide if known, else the tile. Every score is a function
-of sums over units, so that a unit is left out by subtraction (`fmcache.statistics.leave_out`).
+of sums over units, so that a unit is left out by subtraction (`fmcache.statistics.leave_out`). All scores use the same
+sums.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from fmcache.errors import ResultsMismatch, ResultsNotFound, SpecError
-from fmcache.scores.dice import PUMA_EPSILON, Reduction, check_reduction, dice
+from fmcache.scores.dice import BACKGROUND, PUMA_EPSILON, Reduction, check_reduction, dice
 
+Score = Literal[Reduction, "iou", "precision", "recall"]
+"""What is computed from the counts of a label: a reduction of Dice, or a ratio of pooled counts.
+
+``iou``: tp / (tp + fp + fn), ``precision``: tp / (tp + fp), ``recall``: tp / (tp + fn). A label that the truth has and
+that is never predicted has precision 0, not an undefined one: a seed that lost a label is a result, and must not raise
+the mean of the others.
+"""
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
+ALL_SCORES: tuple[Score, ...] = (*get_args(Reduction), "iou", "precision", "recall")
 DEAD = 0.05
 """A Dice below this counts as a dead label."""
+TP, FP, FN, TILE_DICE, HAS_DICE = range(5)
+"""Places in the last axis of sums, see `parts_of`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +42,8 @@ class Evidence:
     (seed, unit, label, part), see `parts_of`. fold_sums: for each encoder, (seed, fold, label, part); the fold axis is
     empty for a fixed split. holds: (unit, label), whether the truth of a unit has the label. lost: for each encoder,
     (seed, label), whether the seed never predicted a label that is in the truth, or has a Dice below `DEAD` for it.
-    left_out: (encoder, seed) of the runs that lack tiles which other runs tested.
+    score: what is computed from the sums. left_out: (encoder, seed) of the runs that lack tiles which other runs
+    tested.
     """
 
     encoders: tuple[str, ...]
@@ -42,7 +55,7 @@ class Evidence:
     fold_sums: tuple[Floats, ...]
     holds: Flags
     lost: tuple[Flags, ...]
-    reduction: Reduction
+    score: Score
     left_out: tuple[tuple[str, int], ...] = ()
 
     @property
@@ -50,10 +63,31 @@ class Evidence:
         """Number of units that hold each label, (label,)."""
         return np.asarray(self.holds.sum(axis=0))
 
+    def scored(self, score: Score) -> Evidence:
+        """Return the same evidence for another score; raises SpecError when the labels do not allow it."""
+        check_score(score, self.labels)
+        return replace(self, score=score)
+
+
+def score_name(score: Score) -> str:
+    """Return the name of a score in tables: `dice_` and the reduction, or the score itself."""
+    return f"dice_{score}" if score in get_args(Reduction) else score
+
+
+def scores_of(labels: Sequence[str]) -> tuple[Score, ...]:
+    """Return all scores that the labels allow: ``puma`` only where the first label is the background."""
+    return tuple(one for one in ALL_SCORES if one != "puma" or labels[0] == BACKGROUND)
+
+
+def check_score(score: Score, labels: Sequence[str]) -> None:
+    """Raise SpecError when a score cannot be used with these labels."""
+    if score == "puma":
+        check_reduction(score, labels)
+
 
 def evidence_of(
     results: pl.DataFrame,
-    reduction: Reduction,
+    score: Score,
     unit_of: Mapping[str, str] | None = None,
     labels: Sequence[str] = (),
 ) -> Evidence:
@@ -65,8 +99,8 @@ def evidence_of(
     ----------
     results
         The table of `fmcache.scores.results.results_table`; only rows of the split `test` are used.
-    reduction
-        The reduction of the recipe: ``pooled``, ``per_tile`` or ``puma``.
+    score
+        The score to compute; `Evidence.scored` changes it without another look at the results.
     unit_of
         The group (patient, slide) of each tile. A tile that is not in it is a separate unit.
     labels
@@ -79,7 +113,7 @@ def evidence_of(
     ResultsMismatch
         When a run counts a tile twice, as happens if its folds come from two different fold assignments.
     SpecError
-        When there are several datasets, or labels that the reduction does not allow.
+        When there are several datasets, or labels that the score does not allow.
     """
     test = results.filter(pl.col("split") == "test")
     if test.is_empty():
@@ -87,7 +121,7 @@ def evidence_of(
     if len(found := sorted(set(test["dataset"]))) > 1:
         raise SpecError("datasets are never pooled", expected="rows of one dataset", found=", ".join(found))
     labels = tuple(labels) or tuple(test["label"].unique(maintain_order=True))
-    check_reduction(reduction, labels)
+    check_score(score, labels)
     tiles = sorted(set(test["tile"]))
     groups = [(unit_of or {}).get(tile, tile) for tile in tiles]
     fold_of = dict(test.select("tile", "fold").unique().iter_rows())
@@ -98,7 +132,7 @@ def evidence_of(
         seeds[name], counts[name], lacking = _dense(test.filter(pl.col("encoder") == name), tiles, labels)
         left_out += [(name, seed) for seed in lacking]
     return from_counts(
-        counts, labels, groups, reduction, [fold_of[tile] for tile in tiles], seeds=seeds, left_out=tuple(left_out)
+        counts, labels, groups, score, [fold_of[tile] for tile in tiles], seeds=seeds, left_out=tuple(left_out)
     )
 
 
@@ -122,7 +156,7 @@ def from_counts(
     counts: Mapping[str, npt.NDArray[np.int64]],
     labels: Sequence[str],
     groups: Sequence[str],
-    reduction: Reduction = "pooled",
+    score: Score = "pooled",
     folds: Sequence[int | None] = (),
     *,
     seeds: Mapping[str, tuple[int, ...]] | None = None,
@@ -136,7 +170,7 @@ def from_counts(
     in_truth = np.any([one.any(axis=0) for one in truth], axis=0) if truth else np.zeros((len(groups), len(labels)))
     holds = np.zeros((len(units), len(labels)), bool)
     np.logical_or.at(holds, unit_at, in_truth.astype(bool))
-    parts = [parts_of(one, reduction) for one in counts.values()]
+    parts = [parts_of(one) for one in counts.values()]
     return Evidence(
         encoders=tuple(counts),
         labels=tuple(labels),
@@ -147,35 +181,44 @@ def from_counts(
         fold_sums=tuple(_added(one, fold_at, len(set(folds))) if parted else one[:, :0] for one in parts),
         holds=holds,
         lost=tuple(_lost(one, np.asarray(holds.any(axis=0))) for one in counts.values()),
-        reduction=reduction,
+        score=score,
         left_out=left_out,
     )
 
 
-def parts_of(counts: npt.NDArray[np.int64], reduction: Reduction) -> Floats:
-    """Return what is summed over tiles, (..., label, part): tp, fp, fn; for ``per_tile`` the Dice, and 1 if defined."""
-    if reduction != "per_tile":
-        return counts.astype(np.float64)
+def parts_of(counts: npt.NDArray[np.int64]) -> Floats:
+    """Return what is summed over tiles, (..., label, part): tp, fp, fn, the tile's Dice (0: undefined), 1: defined."""
     per_tile = dice(counts)
-    return np.stack([np.nan_to_num(per_tile), ~np.isnan(per_tile)], axis=-1)
+    parts = np.empty((*counts.shape[:-1], 5))
+    parts[..., :TILE_DICE] = counts
+    parts[..., TILE_DICE], parts[..., HAS_DICE] = np.nan_to_num(per_tile), ~np.isnan(per_tile)
+    return parts
 
 
-def score_of(sums: Floats, reduction: Reduction, held: Flags) -> Floats:
+def score_of(sums: Floats, score: Score, held: Flags) -> Floats:
     """Return the score of sums (..., label, part), (..., label); NaN where undefined.
 
     `held` (..., label): whether the summed truth has the label. The score of a label that no truth has is undefined,
     not 0; only the PUMA challenge counts it as 0.
     """
-    if reduction == "puma":
-        tp, wrong = sums[..., 0], sums[..., 1] + sums[..., 2]
-        score: Floats = np.where(tp > 0, (2 * tp + PUMA_EPSILON) / (2 * tp + wrong + PUMA_EPSILON), 0.0)
-        score[..., 0] = np.nan
-        return score
-    above, below = sums[..., 0], sums[..., 1]
-    if reduction == "pooled":
-        above, below = 2 * above, 2 * above + below + sums[..., 2]
-    defined = (below > 0) & held
-    return np.asarray(np.divide(above, below, out=np.full(above.shape, np.nan), where=defined))
+    tp, fp, fn = sums[..., TP], sums[..., FP], sums[..., FN]
+    match score:
+        case "puma":
+            challenge: Floats = np.where(tp > 0, (2 * tp + PUMA_EPSILON) / (2 * tp + fp + fn + PUMA_EPSILON), 0.0)
+            challenge[..., 0] = np.nan
+            return challenge
+        case "per_tile":
+            above, below = sums[..., TILE_DICE], sums[..., HAS_DICE]
+        case "pooled":
+            above, below = 2 * tp, 2 * tp + fp + fn
+        case "iou":
+            above, below = tp, tp + fp + fn
+        case "precision":
+            above, below = tp, tp + fp
+        case "recall":
+            above, below = tp, tp + fn
+    undefined = np.where(held, 0.0, np.nan)  # a label of the truth that is never predicted has precision 0
+    return np.asarray(np.divide(above, below, out=undefined + np.zeros_like(above), where=(below > 0) & held))
 
 
 def _added(parts: Floats, at: npt.NDArray[np.intp], n: int) -> Floats:

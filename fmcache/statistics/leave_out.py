@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fmcache.scores.dice import mean_of_defined
-from fmcache.statistics.evidence import Evidence, Flags, Floats, score_of
+from fmcache.statistics.evidence import FN, TP, Evidence, Flags, Floats, score_of
 
 FEWEST_HOLDERS = 3
 """If fewer units hold a label, its score gets no interval."""
@@ -81,7 +81,7 @@ def linearise(evidence: Evidence) -> Linearised:
         if not len(sums):
             continue
         score = seed_scores(evidence, i)
-        without = _with_mean(score_of(sums.sum(axis=1, keepdims=True) - sums, evidence.reduction, others))
+        without = _with_mean(score_of(sums.sum(axis=1, keepdims=True) - sums, evidence.score, others))
         pseudo = n_units * score[:, None] - (n_units - 1) * without
         estimate[i], units[i] = score.mean(axis=0), pseudo.mean(axis=0)
         if len(sums) > 1:
@@ -89,7 +89,7 @@ def linearise(evidence: Evidence) -> Linearised:
             crossed[i] = _crossed(pseudo)
         if n_folds:
             parts = evidence.fold_sums[i]
-            left = _with_mean(score_of(parts.sum(axis=1, keepdims=True) - parts, evidence.reduction, held))
+            left = _with_mean(score_of(parts.sum(axis=1, keepdims=True) - parts, evidence.score, held))
             folds[i] = n_folds * estimate[i] - (n_folds - 1) * left.mean(axis=0)
     defined = ~np.isnan(estimate[:, :-1]).all(axis=0)
     enough = (evidence.holders >= FEWEST_HOLDERS) & _in_two_folds(evidence)
@@ -103,7 +103,7 @@ def linearise(evidence: Evidence) -> Linearised:
 def seed_scores(evidence: Evidence, encoder: int) -> Floats:
     """Return the scores of an encoder's seeds, (seed, column); NaN where undefined."""
     held = np.asarray(evidence.holds.any(axis=0))
-    return _with_mean(score_of(evidence.sums[encoder].sum(axis=1), evidence.reduction, held))
+    return _with_mean(score_of(evidence.sums[encoder].sum(axis=1), evidence.score, held))
 
 
 def _with_mean(scores: Floats) -> Floats:
@@ -120,9 +120,8 @@ def _crossed(pseudo: Floats) -> Floats:
 
 
 def _in_two_folds(evidence: Evidence) -> Flags:
-    """Whether the score of each label stays defined if any one fold is left out, (label,); True for a fixed split."""
+    """Whether the truth of two folds or more has each label, (label,); True for a fixed split."""
     if not evidence.fold_sums or not evidence.fold_sums[0].shape[1]:
         return np.ones(len(evidence.labels), bool)
-    truth = [1] if evidence.reduction == "per_tile" else [0, 2]
-    there = [sums[..., truth].any(axis=(0, 3)) for sums in evidence.fold_sums if len(sums)]
+    there = [sums[..., [TP, FN]].any(axis=(0, 3)) for sums in evidence.fold_sums if len(sums)]
     return np.asarray(np.any(there, axis=0).sum(axis=0) >= 2)

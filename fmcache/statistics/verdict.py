@@ -7,6 +7,7 @@ from typing import NamedTuple
 import polars as pl
 
 from fmcache.statistics.answer import Answer
+from fmcache.statistics.evidence import Score, score_name
 from fmcache.statistics.schemas import MEAN
 
 
@@ -28,9 +29,10 @@ class Verdict(NamedTuple):
     more_seeds: bool
 
 
-def verdict(found: Answer, label: str = MEAN) -> Verdict | None:
-    """Return the verdict on a label or on the mean; None where fewer than two encoders are ranked."""
-    ranked = found.intervals.filter(pl.col("label") == label, pl.col("may_be_best").is_not_null())
+def verdict(found: Answer, label: str = MEAN, *, score: Score) -> Verdict | None:
+    """Return the verdict on a label or on the mean, by one score; None where fewer than two encoders are ranked."""
+    asked = (pl.col("label") == label) & (pl.col("score") == score_name(score))
+    ranked = found.intervals.filter(asked, pl.col("may_be_best").is_not_null())
     if ranked.is_empty():
         return None
     names = ranked.sort("estimate", "encoder", descending=[True, False]).filter("may_be_best")["encoder"].to_list()
@@ -38,7 +40,7 @@ def verdict(found: Answer, label: str = MEAN) -> Verdict | None:
     between = pl.any_horizontal(
         *((pl.col(one) == first) & pl.col(other).is_in(others) for one, other in (("a", "b"), ("b", "a")))
     )
-    pairs = found.pairs.filter(pl.col("label") == label, between)
+    pairs = found.pairs.filter(asked, between)
     known = pairs.filter(pl.col("could_see").is_not_null())
     if known.is_empty() or len(known) < len(pairs):
         return Verdict(first, tuple(names), None, None, None, False)

@@ -22,12 +22,12 @@ def draw_counts(quality, units=10, seeds=4, labels=2, seed=0, noise=0.3):
     return result
 
 
-def draw_study(quality=(0.5, 1.0, 1.5), reduction="pooled", groups=(), folds=(), **how):
+def draw_study(quality=(0.5, 1.0, 1.5), score="pooled", groups=(), folds=(), **how):
     """The evidence of `draw_counts`, each tile a unit unless `groups` says otherwise."""
     made = draw_counts(quality, **how)
     n, labels = next(iter(made.values())).shape[1:3]
-    names = ("background", "b") if reduction == "puma" else LABELS
-    return from_counts(made, names[:labels], groups or [f"t{i:02d}" for i in range(n)], reduction, folds)
+    names = ("background", "b") if score == "puma" else LABELS
+    return from_counts(made, names[:labels], groups or [f"t{i:02d}" for i in range(n)], score, folds)
 
 
 @pytest.fixture

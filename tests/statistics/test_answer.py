@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 
 from fmcache.errors import SpecError
-from fmcache.statistics.answer import answer
-from fmcache.statistics.evidence import from_counts
+from fmcache.statistics.answer import answer, answers
+from fmcache.statistics.evidence import ALL_SCORES, from_counts
 from fmcache.statistics.intervals import intervals
 from fmcache.statistics.leave_out import linearise
 from fmcache.statistics.pairs import differences
@@ -136,16 +136,39 @@ def test_nothing_that_varies_is_said_to_be_so():
     assert found.pairs["differs"].null_count() == 2
 
 
-@pytest.mark.parametrize("reduction", ["pooled", "per_tile", "puma"])
+@pytest.mark.parametrize("score", ALL_SCORES)
 @pytest.mark.parametrize("how", [{}, {"seeds": 1}, {"units": 2}, {"units": 1}, {"labels": 1}, {"noise": 0.0}])
 @pytest.mark.parametrize("folds", [(), (0, 1, 2, 3, 4) * 2])
-def test_no_input_warns_and_the_same_input_gives_the_same_bytes(study, reduction, how, folds, recwarn):
+def test_no_input_warns_and_the_same_input_gives_the_same_bytes(study, score, how, folds, recwarn):
     found = []
     for _ in range(2):
         written = io.BytesIO()
-        for table in answer(study(reduction=reduction, folds=folds[: how.get("units", 10)], **how), controls=["e1"]):
+        for table in answer(study(score=score, folds=folds[: how.get("units", 10)], **how), controls=["e1"]):
             assert not any(table.select(pl.col(pl.Float64).is_nan().any()).row(0) or ())
             table.write_parquet(written)
         found.append(written.getvalue())
     assert found[0] == found[1]
     assert not recwarn.list
+
+
+def test_tables_of_several_scores_are_those_of_each_one_after_another(study):
+    evidence = study((0.2, 0.5, 0.9), seeds=3)
+    scores = ("per_tile", "iou", "pooled", "recall")
+    found = answers(evidence, scores, controls=["e0"])
+    names = ["dice_per_tile", "iou", "dice_pooled", "recall"]
+    for table in ("intervals", "pairs", "against_control"):
+        assert getattr(found, table)["score"].unique(maintain_order=True).to_list() == names
+        for score, name in zip(scores, names, strict=True):
+            alone = getattr(answer(evidence.scored(score), controls=["e0"]), table)
+            assert getattr(found, table).filter(score=name).equals(alone)
+
+
+def test_a_label_that_a_seed_never_predicts_counts_as_precision_0(counts):
+    made = counts((1.0, 1.2), seeds=4)
+    made["e0"][0, :, 1, :2] = 0
+    evidence = from_counts(made, ("a", "b"), [f"t{i}" for i in range(10)], "precision")
+    found = answer(evidence).intervals.filter(encoder="e0", label="b").row(0, named=True)
+    tp, fp, _ = made["e0"][1:].sum(axis=1)[:, 1].T
+    assert found["estimate"] == pytest.approx((tp / (tp + fp)).sum() / 4)
+    assert found["estimate_without"] == pytest.approx((tp / (tp + fp)).mean())
+    assert found["lost"] == 1

@@ -6,7 +6,7 @@ import pytest
 
 from fmcache.errors import ResultsMismatch, ResultsNotFound, SpecError
 from fmcache.scores.dice import dice_per_label, puma_dice
-from fmcache.statistics.evidence import evidence_of, from_counts, score_of
+from fmcache.statistics.evidence import ALL_SCORES, evidence_of, from_counts, parts_of, score_name, score_of, scores_of
 
 COLUMNS = ("dataset", "encoder", "fold", "seed", "split", "tile", "label", "tp", "fp", "fn")
 
@@ -26,7 +26,7 @@ def test_tiles_of_a_patient_are_one_unit_and_other_splits_play_no_part():
     found = evidence_of(table(rows), "pooled", {"t1": "p", "t2": "p"})
     assert found.units == ("p", "t3")
     assert found.tiles == 3
-    assert found.sums[0].tolist() == [[[[11, 22, 33]], [[5, 5, 5]]]]
+    assert found.sums[0][..., :3].tolist() == [[[[11, 22, 33]], [[5, 5, 5]]]]
     assert found.holds.tolist() == [[True], [True]]
 
 
@@ -52,7 +52,7 @@ def test_folds_are_put_together_seed_by_seed():
     rows = [row(seed=seed, tile=f"t{fold}{i}", fold=fold) for seed in (0, 1) for fold in (0, 1) for i in (0, 1)]
     found = evidence_of(table(rows), "pooled")
     assert found.seeds == ((0, 1),)
-    assert found.fold_sums[0].shape == (2, 2, 1, 3)
+    assert found.fold_sums[0].shape == (2, 2, 1, 5)
     assert (found.fold_sums[0].sum(axis=1) == found.sums[0].sum(axis=1)).all()
 
 
@@ -78,8 +78,41 @@ def test_scores_of_sums_are_the_dice_that_reports_show(reduction, counts):
 def test_the_challenge_score_is_that_of_puma():
     some = np.array([[[5, 1, 2], [7, 7, 7], [0, 3, 4], [0, 0, 0]]])
     held = np.array([True, True, True, False])
-    assert score_of(some.sum(axis=0) * 1.0, "puma", held)[1:].tolist() == puma_dice(some)[1:].tolist()
-    assert np.isnan(score_of(some.sum(axis=0) * 1.0, "puma", held)[0])
+    found = score_of(parts_of(some).sum(axis=0), "puma", held)
+    assert found[1:].tolist() == puma_dice(some)[1:].tolist()
+    assert np.isnan(found[0])
+
+
+def test_iou_precision_and_recall_by_hand():
+    # predicted and true; predicted elsewhere; never predicted; in no truth; nowhere
+    some = np.array([[6, 2, 4], [0, 3, 5], [0, 0, 8], [0, 9, 0], [0, 0, 0]])
+    held = np.array([True, True, True, False, False])
+    expected = {"iou": 6 / 12, "precision": 6 / 8, "recall": 6 / 10}
+    for score, first in expected.items():
+        found = score_of(parts_of(some), score, held)
+        assert found[:3].tolist() == [first, 0.0, 0.0], score
+        assert np.isnan(found[3:]).all(), score
+
+
+@pytest.mark.parametrize("score", ALL_SCORES)
+def test_another_score_of_the_same_evidence_is_what_counting_anew_gives(score, counts):
+    made, tiles = counts((0.5, 1.0)), [f"t{i}" for i in range(10)]
+    changed = from_counts(made, ("background", "b"), tiles).scored(score)
+    fresh = from_counts(made, ("background", "b"), tiles, score)
+    assert changed.score == fresh.score == score
+    assert all(np.array_equal(a, b) for a, b in zip(changed.sums, fresh.sums, strict=True))
+
+
+def test_the_challenge_score_is_offered_only_where_the_first_label_is_the_background(counts):
+    assert scores_of(("background", "b")) == ALL_SCORES
+    assert "puma" not in scores_of(("a", "background"))
+    with pytest.raises(SpecError, match="background"):
+        from_counts(counts((0.5,)), ("a", "b"), [f"t{i}" for i in range(10)]).scored("puma")
+
+
+def test_scores_have_the_names_that_tables_use():
+    names = ["dice_pooled", "dice_per_tile", "dice_puma", "iou", "precision", "recall"]
+    assert [score_name(score) for score in ALL_SCORES] == names
 
 
 def test_a_label_that_no_truth_has_is_undefined_whatever_is_predicted():
@@ -103,7 +136,7 @@ def test_a_table_and_its_counts_give_the_same_evidence(counts):
     ]  # fmt: skip
     read = evidence_of(table(rows), "pooled", group_of)
     given = from_counts(made, ("a", "b"), list(group_of.values()), "pooled", [t % 2 for t in range(6)])
-    for field in ("encoders", "labels", "units", "tiles", "seeds", "reduction", "left_out"):
+    for field in ("encoders", "labels", "units", "tiles", "seeds", "score", "left_out"):
         assert getattr(read, field) == getattr(given, field), field
     for field in ("sums", "fold_sums", "lost"):
         assert all(np.array_equal(a, b) for a, b in zip(getattr(read, field), getattr(given, field), strict=True)), (
