@@ -1,10 +1,11 @@
-"""Runs drawn for reports: one test tile, two labels, counts and curves as a test wants them."""
+"""Runs drawn for reports: one test tile, two labels, counts and curves as a test wants them; and a large study."""
 
 import msgspec
+import numpy as np
 import polars as pl
 import pytest
 
-from fmcache.scores.records import EncoderInfo, RunRecord, RunResults
+from fmcache.scores.records import EncoderInfo, Extraction, RunRecord, RunResults
 from fmcache.scores.run_files import run_folder, whole_folder, write_run
 from fmcache.specs import Recipe
 
@@ -85,3 +86,99 @@ def in_folds(part):
         ]  # fmt: skip
 
     return drawn
+
+
+LARGE = {  # name: title, parameters, width, patch, quality (logit of Dice) on two datasets
+    "uni": ("UNI", 303_350_784, 1024, 16, (1.90, 1.25)),
+    "uni2-h": ("UNI2-h", 681_394_176, 1536, 14, (1.20, 0.85)),
+    "conch": ("CONCH", 86_250_240, 768, 16, (1.75, 1.20)),
+    "conchv1.5": ("CONCHv1.5", 303_952_896, 1024, 16, (-0.20, 0.30)),
+    "phikon": ("Phikon", 85_798_656, 768, 16, (1.25, 1.45)),
+    "phikon-v2": ("Phikon-v2", 303_350_784, 1024, 16, (1.15, 1.05)),
+    "virchow": ("Virchow", 631_229_184, 1280, 14, (1.40, 1.20)),
+    "virchow2": ("Virchow2", 631_239_424, 1280, 14, (0.85, 0.80)),
+    "prov-gigapath": ("Prov-GigaPath", 1_134_953_984, 1536, 16, (1.74, 1.10)),
+    "h-optimus-0": ("H-Optimus-0", 1_134_774_272, 1536, 14, (1.42, 1.25)),
+    "h-optimus-1": ("H-Optimus-1", 1_134_774_272, 1536, 14, (1.30, 1.15)),
+    "kaiko-vitl14": ("Kaiko ViT-L/14", 304_370_688, 1024, 14, (1.80, 1.35)),
+    "lunit-vits8": ("Lunit ViT-S/8", 21_670_272, 384, 8, (1.10, 1.10)),
+    "hibou-b": ("Hibou-b", 85_739_520, 768, 14, (1.24, 1.33)),
+    "hibou-l": ("Hibou-L", 303_657_216, 1024, 14, (2.00, 1.18)),
+    "raw-pixels": ("Raw pixels", 0, 768, 16, (-0.40, -0.30)),
+    "colour-texture": ("Colour and texture", 0, 64, 16, (0.20, 0.10)),
+    "random-vits16": ("ViT-S/16", 21_665_664, 384, 16, (0.00, 0.15)),
+}
+LARGE_DATASETS = {"puma": "PUMA melanoma", "kidney": "Kidney glomeruli"}
+LARGE_LABELS = (("other", "#b0b0b0"), ("tumour", "#c80000"), ("stroma", "#1e90ff"))
+LARGE_SPLITS = {"test": 10, "val": 5}
+EPOCHS = 20
+
+
+def a_large_study(seeds=10):
+    """Runs by dataset of a study with 15 encoders, 3 controls, 2 datasets, 3 labels and 10 test tiles.
+
+    Counts have effects of label, tile, encoder and seed. One encoder is far behind on one dataset.
+    """
+    rng = np.random.default_rng(0)
+    drawn = {}
+    for at, dataset in enumerate(LARGE_DATASETS):
+        shared = {split: rng.normal(0, 0.35, (n, 3)) for split, n in LARGE_SPLITS.items()}
+        truth = {split: rng.integers(8_000, 90_000, (n, 3)) for split, n in LARGE_SPLITS.items()}
+        drawn[dataset] = [
+            run
+            for name in LARGE
+            for run in _large_runs(rng, name, dataset, LARGE[name][-1][at], (shared, truth), seeds)
+        ]
+    return drawn
+
+
+def _large_runs(rng, name, dataset, quality, tiles, seeds):
+    """The runs of one encoder on one dataset of `a_large_study`."""
+    title, params, width, patch, _ = LARGE[name]
+    control, random_weights = name in ("raw-pixels", "colour-texture", "random-vits16"), name == "random-vits16"
+    encoder = EncoderInfo(name, title, params, width, patch, control, random_weights, "w" * 64)
+    views = 50 * 15 + 15
+    size = views * width * (512 // patch) ** 2
+    cost = Extraction(round(views * (0.01 + params / 4e9), 1), views, size, views, "cuda")
+    own = {split: rng.normal(0, 0.25, (n, 3)) for split, n in LARGE_SPLITS.items()}
+    names = [label for label, _ in LARGE_LABELS]
+    for seed in range(seeds):
+        of_seed = rng.normal(0, 0.08, 3) + np.array([-0.6, 0.7, 0.1])
+        frames = []
+        for split, n in LARGE_SPLITS.items():
+            shared, truth = tiles[0][split], tiles[1][split]
+            x = quality + of_seed + shared + own[split] + rng.normal(0, 0.1, (n, 3))
+            tp = np.rint(truth / (1 + np.exp(-x))).astype(np.int64)
+            fp = np.rint((truth - tp) * rng.uniform(0.7, 1.3, (n, 3))).astype(np.int64)
+            tile = [f"{split}-{i}" for i in range(n) for _ in names]
+            keys = {"split": [split] * 3 * n, "tile": tile, "label": names * n}
+            frames.append(pl.DataFrame(keys | {"tp": tp.ravel(), "fp": fp.ravel(), "fn": (truth - tp).ravel()}))
+        yield RunResults(_large_record(dataset, encoder, seed, cost), pl.concat(frames), _large_curve(rng, quality))
+
+
+def _large_record(dataset, encoder, seed, cost):
+    return RunRecord(
+        study="large", dataset=dataset, dataset_title=LARGE_DATASETS[dataset], encoder=encoder, seed=seed,
+        identity={"seed": seed, "tokens": encoder.name, "fit": {"epochs": EPOCHS}}, labels=LARGE_LABELS, mpp=0.5,
+        recipe=msgspec.to_builtins(Recipe(name="large")), tiles={"train": 15, "val": 5, "test": 10},
+        label_pixels={"train": (500_000, 900_000, 700_000)}, extraction=cost, decoder_params=1_500_000, best_epoch=15,
+        val_dice=0.8, collapsed=(), still_falling=False, device="cuda", threads=2, together=10,
+        versions={"fmcache": "0"}, wall_s=20 + encoder.width / 20 + seed,
+    )  # fmt: skip
+
+
+def _large_curve(rng, quality):
+    """A curve with a loss that falls and a validation Dice, at every second epoch, that rises."""
+    epoch = np.arange(1, EPOCHS + 1)
+    learnt = 1 - np.exp(-epoch / 6)
+    loss = 1.6 - (0.8 + 0.15 * quality) * learnt + rng.normal(0, 0.02, EPOCHS)
+    dice = learnt / (1 + np.exp(-quality)) + rng.normal(0, 0.01, EPOCHS)
+    columns = dict.fromkeys(("learning_rate", "loss", "cross_entropy", "dice_loss"), loss)
+    tested = [float(value) if at % 2 == 0 else None for at, value in zip(epoch, dice, strict=True)]
+    return pl.DataFrame({"epoch": epoch, **columns, "val_dice": tested})
+
+
+@pytest.fixture(scope="session")
+def large_study():
+    """Runs by dataset of 15 encoders and 3 controls with 10 seeds; see `a_large_study`."""
+    return a_large_study()
