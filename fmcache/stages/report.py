@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
 from filelock import FileLock, Timeout
 from rich.table import Table
 
 from fmcache import fonts, identity
 from fmcache.errors import Busy, FmcacheError, ResultsCorrupt, ResultsMismatch, ResultsNotFound
 from fmcache.identity import whole_file
-from fmcache.manifest import SPLITS
 from fmcache.report import tables
+from fmcache.report.document import left_out, markdown_report
 from fmcache.report.escapes import escape_markdown
 from fmcache.report.figures import cover, figures, names_shown
-from fmcache.report.notes import notes
-from fmcache.report.summary import Summary, summarise
+from fmcache.report.findings import Findings, find
+from fmcache.report.summary import Summary
 from fmcache.report.sweep import SweepTable
-from fmcache.scores.records import EncoderInfo, RunResults
+from fmcache.scores.records import RunResults
 from fmcache.scores.run_files import find_runs, read_run, studies
 from fmcache.specs import variant_of
 
 WAIT_S = 120
 """How long to wait (s) for another process that writes the same report."""
-FIGURES = {
-    "size": "Mean Dice against encoder size; bars: standard deviation over {runs}.",
-    "labels": "Dice per label: points are {runs}, bars their mean; hatched: controls and random weights.",
-    "curves": "Training loss and validation Dice: thin lines are {runs}, the thick one their mean.",
-}
+REPORT = "report.md"
 
 
 class StudyReport(NamedTuple):
@@ -99,35 +93,37 @@ def _sweep_of(study: str) -> str:
     return variant[0] if variant else ""
 
 
-def _report_sweep(results: Path, folder: Path, name: str, known: Sequence[str]) -> StudyReport:
-    by_dataset: dict[str, dict[int, Summary]] = {}
-    field = ""
-    lost: list[FmcacheError] = []
-    for study in known:
-        variant = variant_of(study)
-        if variant is None or variant[0] != name:
-            continue
-        _, field, value = variant
-        summaries, damaged = _summaries(results, study)
-        lost += damaged
-        for summary in summaries:
-            by_dataset.setdefault(summary.record.dataset, {})[value] = summary
-    sweeps = [SweepTable(field, dict(sorted(by_value.items()))) for by_value in by_dataset.values()]
-    text = f"# {escape_markdown(name)}\n\n" + _left_out(lost)
-    for sweep in sweeps:
-        for file_name, content in sweep.files().items():
-            with whole_file(folder / sweep.last.record.dataset / file_name) as file:
-                file.write(content)
-        text += sweep.markdown() + "\n"
-    with whole_file(folder / "report.md") as file:
-        file.write(text.encode())
-    unreadable = cover([text for sweep in sweeps for text in names_shown(sweep.last)]).lacking
-    # damaged runs are listed by the reports of the studies
-    return StudyReport(folder / "report.md", tuple(sweep.terminal() for sweep in sweeps), unreadable)
+def _report_study(results: Path, folder: Path, study: str) -> StudyReport:
+    found, damaged = _found(results, study)
+    path = _write(folder, _files(found, damaged))
+    # the studies of a sweep appear in the sweep's table instead
+    shown = () if _sweep_of(study) else tuple(tables.terminal(one.summary) for one in found)
+    unreadable = cover([text for one in found for text in names_shown(one.summary)]).lacking
+    return StudyReport(path, shown, unreadable, tuple(damaged))
 
 
-def _summaries(results: Path, study: str) -> tuple[list[Summary], list[FmcacheError]]:
-    """Return the summary of each dataset of a study, and the errors of the runs that are left out.
+def _files(found: Sequence[Findings], damaged: Sequence[FmcacheError]) -> dict[str, bytes]:
+    """Return the files of a study's report, by their path below its folder."""
+    files = {REPORT: markdown_report(found, damaged).encode()}
+    for one in found:
+        of_dataset = figures(one.summary) | {
+            "table.csv": tables.csv_text(one.summary).encode(),
+            "table.tex": tables.latex(one.summary).encode(),
+        }
+        files |= {f"{one.summary.record.dataset}/{name}": content for name, content in of_dataset.items()}
+    return files
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> Path:
+    """Write files below a folder, the report itself last; return the path of the report."""
+    for name, content in sorted(files.items(), key=lambda file: file[0] == REPORT):
+        with whole_file(folder / name) as file:
+            file.write(content)
+    return folder / REPORT
+
+
+def _found(results: Path, study: str) -> tuple[list[Findings], list[FmcacheError]]:
+    """Return the findings of each dataset of a study, and the errors of the runs that are left out.
 
     Raises
     ------
@@ -143,91 +139,26 @@ def _summaries(results: Path, study: str) -> tuple[list[Summary], list[FmcacheEr
             damaged.append(error)
     if not runs:
         raise damaged[0]
-    return [summarise(list(group)) for _, group in groupby(runs, key=lambda run: run.record.dataset)], damaged
+    return [find(list(group)) for _, group in groupby(runs, key=lambda run: run.record.dataset)], damaged
 
 
-def _left_out(damaged: Sequence[FmcacheError]) -> str:
-    """Return the paragraph of a report about the runs that are left out; empty if no run is left out."""
-    if not damaged:
-        return ""
-    lines = "\n".join(f"- {escape_markdown(error.problem)}" for error in damaged)
-    return f"**{len(damaged)} runs are left out, since their results are damaged:**\n\n{lines}\n\n"
-
-
-def _report_study(results: Path, folder: Path, study: str) -> StudyReport:
-    summaries, damaged = _summaries(results, study)
-    sections = []
-    for summary in summaries:
-        dataset = summary.record.dataset
-        files = figures(summary) | {
-            "table.csv": tables.csv_text(summary).encode(),
-            "table.tex": tables.latex(summary).encode(),
-        }
-        for name, content in files.items():
-            with whole_file(folder / dataset / name) as file:
-                file.write(content)
-        sections.append(_section(summary))
-    with whole_file(folder / "report.md") as file:
-        file.write((_head(summaries[0]) + _left_out(damaged) + "\n".join(sections) + _tail(summaries[0])).encode())
-    # the studies of a sweep appear in the sweep's table instead
-    shown = () if _sweep_of(study) else tuple(tables.terminal(summary) for summary in summaries)
-    unreadable = cover([text for summary in summaries for text in names_shown(summary)]).lacking
-    return StudyReport(folder / "report.md", shown, unreadable, tuple(damaged))
-
-
-def _head(summary: Summary) -> str:
-    recipe = summary.record.recipe
-    texts = [recipe["question"], f"Expected: {recipe['expect']}" if recipe["expect"] else ""]
-    lines = [[escape_markdown(line.strip()) for line in text.splitlines()] for text in texts if text]
-    return f"# {escape_markdown(summary.record.study)}\n\n" + "".join("\n".join(one) + "\n\n" for one in lines)
-
-
-def _section(summary: Summary) -> str:
-    record = summary.record
-    fit = record.recipe["fit"]
-    steps = -(-record.tiles["train"] * fit["passes_per_epoch"] // fit["batch"]) * fit["epochs"]
-    rows = summary.rows
-    facts = {
-        "tiles": " / ".join(f"{record.tiles[split]} {split}" for split in SPLITS)
-        + (f" (fold {record.fold})" if summary.folds else ""),
-        "tile size": f"{record.recipe['tile_px']} px" + (f", listed at {record.mpp:g} um/px" if record.mpp else ""),
-        "views": f"{record.recipe['views']['count']} of each training tile",
-        "budget": f"{steps} steps of up to {fit['batch']} views, {fit['epochs']} epochs",
-        "decoder": f"width {record.recipe['decoder']['width']}, {record.decoder_params:,} parameters (first encoder)",
-        "folds": str(len(summary.folds)) if summary.folds else "none: one fixed split",
-        "seeds": ", ".join(sorted({str(len(set(row.seeds))) for row in rows})),
-        "device": f"{record.device}, {record.threads} threads",
-        "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
-    }
-    lines = [f"## {escape_markdown(f'{record.dataset_title} ({record.dataset})')}", "", tables.markdown(summary)]
-    lines += [f"- {escape_markdown(note)}" for note in notes(summary)]
-    lines += ["", tables.markdown_head(["what", "value"])]
-    lines += [f"| {key} | {escape_markdown(value)} |" for key, value in facts.items()] + [""]
-    for name, text in FIGURES.items():
-        caption = text.format(runs="runs (fold, seed)" if summary.folds else "seeds")
-        lines += [f"![{caption}]({record.dataset}/{name}.png)", "", f"*{caption}*", ""]
-    lines += ["Encoders:", ""]
-    lines += [f"- {escape_markdown(_encoder(row.encoder))}" for row in rows]
-    return "\n".join(lines) + "\n"
-
-
-def _encoder(encoder: EncoderInfo) -> str:
-    what = f"{encoder.display}: {encoder.params:,} parameters, patch {encoder.patch}, width {encoder.width}"
-    return "; ".join(text for text in (what, _weights(encoder), encoder.licence, encoder.citation) if text)
-
-
-def _weights(encoder: EncoderInfo) -> str:
-    if encoder.random_weights or not encoder.weights_sha256:
-        return ""
-    return f"weights {encoder.weights}, sha256 {encoder.weights_sha256}".replace("weights ,", "weights of")
-
-
-def _tail(summary: Summary) -> str:
-    # The weights files of the recipe may have changed since the run. The weights used are listed with the encoders.
-    encoders = [
-        {key: value for key, value in one.items() if key != "weights" or not value} if isinstance(one, dict) else one
-        for one in summary.record.recipe.get("encoders", ())
-    ]
-    recipe = yaml.safe_dump(summary.record.recipe | {"encoders": encoders}, sort_keys=False, allow_unicode=True)
-    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", recipe)), default=0))
-    return f"\n## Recipe\n\n{fence}yaml\n{recipe}{fence}\n"
+def _report_sweep(results: Path, folder: Path, name: str, known: Sequence[str]) -> StudyReport:
+    by_dataset: dict[str, dict[int, Summary]] = {}
+    field = ""
+    lost: list[FmcacheError] = []
+    for study in known:
+        variant = variant_of(study)
+        if variant is None or variant[0] != name:
+            continue
+        _, field, value = variant
+        found, damaged = _found(results, study)
+        lost += damaged
+        for one in found:
+            by_dataset.setdefault(one.summary.record.dataset, {})[value] = one.summary
+    sweeps = [SweepTable(field, dict(sorted(by_value.items()))) for by_value in by_dataset.values()]
+    text = f"# {escape_markdown(name)}\n\n" + left_out(lost) + "".join(f"{sweep.markdown()}\n" for sweep in sweeps)
+    files = {f"{one.last.record.dataset}/{file}": content for one in sweeps for file, content in one.files().items()}
+    path = _write(folder, files | {REPORT: text.encode()})
+    unreadable = cover([text for sweep in sweeps for text in names_shown(sweep.last)]).lacking
+    # damaged runs are listed by the reports of the studies
+    return StudyReport(path, tuple(sweep.terminal() for sweep in sweeps), unreadable)

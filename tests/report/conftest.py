@@ -29,7 +29,7 @@ def a_part(
         versions={"fmcache": "0"}, wall_s=1.0, **(defaults | fields),
     )  # fmt: skip
     names = [label for label, _ in labels]
-    rows = [("test", "t", label, *of) for label, of in zip(names, tested, strict=True)]
+    rows = [("test", f"t{record.fold or 0}", label, *of) for label, of in zip(names, tested, strict=True)]
     rows += [("val", "v", label, *of) for label, of in zip(names, validated, strict=True)]
     epochs = list(range(1, len(curve) + 1))
     table = {key: [1.0 / epoch for epoch in epochs] for key in ("learning_rate", "loss", "cross_entropy", "dice_loss")}

@@ -1,0 +1,96 @@
+"""The report of a study as Markdown: for each dataset its tables, notes, facts and figures; then the recipe."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import yaml
+
+from fmcache.errors import FmcacheError
+from fmcache.manifest import SPLITS
+from fmcache.report import tables
+from fmcache.report.escapes import escape_markdown
+from fmcache.report.findings import Findings
+from fmcache.report.notes import notes
+from fmcache.report.summary import Summary
+from fmcache.scores.records import EncoderInfo
+
+FIGURES = {
+    "size": "Mean Dice against encoder size; bars: standard deviation over {runs}.",
+    "labels": "Dice per label: points are {runs}, bars their mean; hatched: controls and random weights.",
+    "curves": "Training loss and validation Dice: thin lines are {runs}, the thick one their mean.",
+}
+
+
+def markdown_report(found: Sequence[Findings], damaged: Sequence[FmcacheError]) -> str:
+    """Return the text of ``report.md``; `found` has one entry per dataset, `damaged` the errors of runs left out."""
+    summary = found[0].summary
+    sections = "\n".join(_section(one.summary) for one in found)
+    return _head(summary) + left_out(damaged) + sections + _tail(summary)
+
+
+def left_out(damaged: Sequence[FmcacheError]) -> str:
+    """Return the paragraph of a report about the runs that are left out; empty if no run is left out."""
+    if not damaged:
+        return ""
+    lines = "\n".join(f"- {escape_markdown(error.problem)}" for error in damaged)
+    return f"**{len(damaged)} runs are left out, since their results are damaged:**\n\n{lines}\n\n"
+
+
+def _head(summary: Summary) -> str:
+    recipe = summary.record.recipe
+    texts = [recipe["question"], f"Expected: {recipe['expect']}" if recipe["expect"] else ""]
+    lines = [[escape_markdown(line.strip()) for line in text.splitlines()] for text in texts if text]
+    return f"# {escape_markdown(summary.record.study)}\n\n" + "".join("\n".join(one) + "\n\n" for one in lines)
+
+
+def _section(summary: Summary) -> str:
+    record = summary.record
+    fit = record.recipe["fit"]
+    steps = -(-record.tiles["train"] * fit["passes_per_epoch"] // fit["batch"]) * fit["epochs"]
+    rows = summary.rows
+    facts = {
+        "tiles": " / ".join(f"{record.tiles[split]} {split}" for split in SPLITS)
+        + (f" (fold {record.fold})" if summary.folds else ""),
+        "tile size": f"{record.recipe['tile_px']} px" + (f", listed at {record.mpp:g} um/px" if record.mpp else ""),
+        "views": f"{record.recipe['views']['count']} of each training tile",
+        "budget": f"{steps} steps of up to {fit['batch']} views, {fit['epochs']} epochs",
+        "decoder": f"width {record.recipe['decoder']['width']}, {record.decoder_params:,} parameters (first encoder)",
+        "folds": str(len(summary.folds)) if summary.folds else "none: one fixed split",
+        "seeds": ", ".join(sorted({str(len(set(row.seeds))) for row in rows})),
+        "device": f"{record.device}, {record.threads} threads",
+        "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
+    }
+    lines = [f"## {escape_markdown(f'{record.dataset_title} ({record.dataset})')}", "", tables.markdown(summary)]
+    lines += [f"- {escape_markdown(note)}" for note in notes(summary)]
+    lines += ["", tables.markdown_head(["what", "value"])]
+    lines += [f"| {key} | {escape_markdown(value)} |" for key, value in facts.items()] + [""]
+    for name, text in FIGURES.items():
+        caption = text.format(runs="runs (fold, seed)" if summary.folds else "seeds")
+        lines += [f"![{caption}]({record.dataset}/{name}.png)", "", f"*{caption}*", ""]
+    lines += ["Encoders:", ""]
+    lines += [f"- {escape_markdown(_encoder(row.encoder))}" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _encoder(encoder: EncoderInfo) -> str:
+    what = f"{encoder.display}: {encoder.params:,} parameters, patch {encoder.patch}, width {encoder.width}"
+    return "; ".join(text for text in (what, _weights(encoder), encoder.licence, encoder.citation) if text)
+
+
+def _weights(encoder: EncoderInfo) -> str:
+    if encoder.random_weights or not encoder.weights_sha256:
+        return ""
+    return f"weights {encoder.weights}, sha256 {encoder.weights_sha256}".replace("weights ,", "weights of")
+
+
+def _tail(summary: Summary) -> str:
+    # The weights files of the recipe may have changed since the run. The weights used are listed with the encoders.
+    encoders = [
+        {key: value for key, value in one.items() if key != "weights" or not value} if isinstance(one, dict) else one
+        for one in summary.record.recipe.get("encoders", ())
+    ]
+    recipe = yaml.safe_dump(summary.record.recipe | {"encoders": encoders}, sort_keys=False, allow_unicode=True)
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", recipe)), default=0))
+    return f"\n## Recipe\n\n{fence}yaml\n{recipe}{fence}\n"
