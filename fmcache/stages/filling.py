@@ -129,7 +129,7 @@ def _when_free(
                 break
             except Busy:
                 if title:
-                    say(f"{title}: another process is making it; waiting until it ends")
+                    say(f"{title}: another process is writing it; waiting until that process ends")
                 title = ""
                 time.sleep(WAIT_S)
         yield writer
@@ -179,7 +179,7 @@ def _info(encoder: Encoder, choice: EncoderChoice, tap: str) -> EncoderInfo:
 
 
 class _Work(NamedTuple):
-    """How shards are written: `setup` for worker processes, and `shared`, the opened setup, for this process."""
+    """How shards are written: `setup` for worker processes; `shared`, the opened setup, for this process."""
 
     title: str
     of: str
@@ -216,9 +216,9 @@ def _fill(asked: ExtractRequest, writers: Sequence[Writer], taps: Sequence[str],
     if size > free:
         raise NoRoom(
             f"{first.path} does not fit on the disk",
-            expected=f"{size_text(size)} free (compression will need less, but not surely)",
+            expected=f"{size_text(size)} free; compression usually makes the cache smaller",
             found=f"{size_text(free)} free",
-            next_step="free space, move the working folder with --work, or use fewer views",
+            next_step="free disk space, choose another working folder with --work, or use fewer views",
         )
     for writer in writers:
         writer.begin()

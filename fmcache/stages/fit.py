@@ -54,8 +54,8 @@ from fmcache.stages.origins import check_origin, encoder_info, renamed
 from fmcache.strict import builtins
 
 LESS_MEMORY = (
-    "use fewer --workers or --threads (seeds are trained side by side on them), or a smaller batch or tile_px in a "
-    "recipe of another name"
+    "use fewer --workers or --threads (then fewer seeds are trained concurrently), or write a recipe with another name "
+    "and a smaller batch or tile_px"
 )
 
 
@@ -86,7 +86,7 @@ class EncoderRuns(NamedTuple):
     """`source` and `licence` of the dataset in the manifest; not part of the identity."""
 
     @property
-    def at_once(self) -> int:
+    def concurrent_seeds(self) -> int:
         """The number of seeds that are trained concurrently."""
         return concurrent_seed_count(self._step, self.recipe.fit.seeds, torch.device(self.device), self.threads)
 
@@ -199,7 +199,7 @@ def _fit(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], 
                 busy.append(Failure(variant.name, "all encoders", error))
                 if len(busy) == len(swept):
                     raise
-                say(f"{variant.name}: another process is fitting it; left out")
+                say(f"{variant.name}: another process is fitting it; it is left out")
                 continue
             sweep(study)
             _train_missing(all_runs, variant.fit.seeds, flags, say)
@@ -229,7 +229,8 @@ def _train_missing(all_runs: Sequence[EncoderRuns], seeds: int, flags: Flags, sa
 
 def _tasks(runs: EncoderRuns, seeds: int, say: Callable[[str], None]) -> list[RunTask]:
     missing = [seed for seed in range(seeds) if not _is_done(runs, seed, say)]
-    groups = [tuple(missing[i : i + runs.at_once]) for i in range(0, len(missing), runs.at_once)]
+    step = runs.concurrent_seeds
+    groups = [tuple(missing[i : i + step]) for i in range(0, len(missing), step)]
     return [RunTask(runs.title_of_runs, group, runs.recipe.fit.epochs) for group in groups]
 
 
@@ -262,11 +263,11 @@ def _write(loaded: LoadedRuns, seed: int, fitted: TrainedRun, together: int, wal
     line = f"test Dice {mean_dice(fitted.test, runs.recipe.dice):.1%}, best validation {fitted.val_dice:.1%}"
     line += f" after {fitted.best_epoch} epochs"
     if labels := missed(results):
-        line += f" · COLLAPSED: never predicts, or hardly ever, {', '.join(labels)}"
+        line += f" · COLLAPSED: never or almost never predicts {', '.join(labels)}"
     if record.still_falling:
         line += " · loss still falling at the end"
     spilled = isinstance(loaded.training.train, TokenGrids) and loaded.training.train.spilled
-    return line + (" · grids did not fit into memory: read from disk" if spilled else "")
+    return line + (" · the token grids do not fit into memory and were read from disk" if spilled else "")
 
 
 def _runs_of_dataset(
@@ -281,8 +282,8 @@ def _runs_of_dataset(
     ]
     if not wanted:
         raise CacheNotFound(
-            f"no encoder has been extracted on {name} for recipe {recipe.name!r}",
-            next_step=f"fmcache extract --dataset {name} --encoder NAME, with the same recipe and --work folder",
+            f"no encoder has a cache on {name} for recipe {recipe.name!r}",
+            next_step=f"run fmcache extract --dataset {name} --encoder NAME, with the same recipe and --work folder",
         )
     all_runs, failures = [], []
     remembered, lock = Remembered(places.remembered(flags.work)), places.weights_lock(flags.work)
@@ -352,7 +353,7 @@ def _with_label_pixels(all_runs: Sequence[EncoderRuns], say: Callable[[str], Non
         check_labelled(runs.dataset, runs.fold, runs.splits, counts[side])
         where = place(runs.dataset, runs.fold)
         if side < tile_px:
-            where += f", in the {side} of {tile_px} px that {runs.encoder.display} covers"
+            where += f", in the {side} x {side} px that {runs.encoder.display} covers"
         for line in label_notes(where, runs.splits, counts[side], labels, runs.recipe.dice):
             say(line)
         counted.append(runs._replace(label_pixels=tuple(split_pixels(runs.splits, counts[side]).items())))
@@ -428,10 +429,10 @@ def _forecast(all_runs: Sequence[EncoderRuns], seeds: int, todo: int) -> str:
     largest = max(grids_bytes(runs.recipe, runs.splits, runs.encoder.width, runs.grid) for runs in all_runs)
     n_folds = len({runs.fold for runs in all_runs})
     folds = f" x {n_folds} folds" if n_folds > 1 else ""
-    at_once = max(runs.at_once for runs in all_runs)
-    how = "one after another" if at_once == 1 else f"up to {at_once} at once"
+    concurrent = max(runs.concurrent_seeds for runs in all_runs)
+    how = "one after another" if concurrent == 1 else f"up to {concurrent} concurrently"
     return (
         f"fit: {len({runs.tokens for runs in all_runs})} caches{folds} x {seeds} seeds; "
         f"{todo} of {len(all_runs) * seeds} runs to do, {steps} steps each ({runs.dataset}), {how}; "
-        f"grids in memory at most {size_text(largest)}"
+        f"token grids in memory: at most {size_text(largest)}"
     )

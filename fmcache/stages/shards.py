@@ -40,7 +40,7 @@ VIEWS_BYTES = 64 * 2**20
 LEAST_VIEWS, MOST_VIEWS, PENDING = 4, 128, 2
 
 
-LESS_MEMORY = "use fewer --workers, another --device, or a smaller tile_px in a recipe of another name"
+LESS_MEMORY = "use fewer --workers or another --device, or write a recipe with another name and a smaller tile_px"
 
 
 class ViewSource(NamedTuple):

@@ -200,7 +200,7 @@ def test_a_grid_that_crops_counts_what_it_covers(tmp_path, listed):
     recipe = change(RECIPE, grid="crop")  # patches of 16: 32 of 40 px
     extract(recipe, manifest, flags(tmp_path), quiet)
     fit(recipe, manifest, flags(tmp_path), lines.append)
-    assert lines[0].startswith("toy, in the 32 of 40 px that Raw pixels covers: test lacks 'b'")
+    assert lines[0].startswith("toy, in the 32 x 32 px that Raw pixels covers: test lacks 'b'")
     _, record = only_part(tmp_path)
     assert record.label_pixels["test"] == (24 * 32, 8 * 32, 0)
     counts = read_run(only_part(tmp_path)[0]).counts.filter(split="test")

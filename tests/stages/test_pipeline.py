@@ -218,7 +218,7 @@ def test_seeds_in_lanes_equal_the_same_seeds_on_one_thread_each_bit_for_bit(tmp_
     alone, lanes = runs(tmp_path / "alone"), runs(tmp_path / "lanes")
     assert [part.record.together for part in alone.values()] == [1, 1, 1]
     assert [(part.record.together, part.record.threads) for part in lanes.values()] == [(2, 1), (2, 1), (1, 1)]
-    assert any("up to 2 at once" in line for line in lines)
+    assert any("up to 2 concurrently" in line for line in lines)
     for seed in (0, 1):
         assert lanes["raw-pixels", seed].counts.equals(alone["raw-pixels", seed].counts)
         assert lanes["raw-pixels", seed].curve.equals(alone["raw-pixels", seed].curve)

@@ -177,11 +177,11 @@ def test_a_view_bank_that_another_process_makes_is_waited_for(tmp_path, manifest
 
         def say(line):
             lines.append(line)
-            if "another process is making it; waiting" in line:
+            if "another process is writing it; waiting" in line:
                 other.kill()  # its lock is freed with it
 
         assert extract(recipe, manifest, flags(tmp_path), say) == []
-    assert "mask cache: another process is making it; waiting until it ends" in lines[0]
+    assert "mask cache: another process is writing it; waiting until that process ends" in lines[0]
     assert sum("waiting" in line for line in lines) == 1
 
 
@@ -195,7 +195,7 @@ def test_a_busy_variant_of_a_sweep_is_left_out_and_told_at_the_end_and_a_busy_st
         failures = fit(sweep, manifest, flags(tmp_path), lines.append)
         assert [(failure.dataset, type(failure.error)) for failure in failures] == [("toy.views-1", Busy)]
         assert len(find_runs(places.results(tmp_path), "toy.views-2")) == 2
-        assert "toy.views-1: another process is fitting it; left out" in lines
+        assert "toy.views-1: another process is fitting it; it is left out" in lines
     assert fit(sweep, manifest, flags(tmp_path), quiet) == []
     with held(places.results(tmp_path) / "toy"), pytest.raises(Busy):
         fit(alone(recipe), manifest, flags(tmp_path), quiet)
