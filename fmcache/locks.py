@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 
 from fmcache.errors import Busy
 from fmcache.identity import sweep_beside
+from fmcache.strict import decodable
 
 STALE_S = 60.0
 """A holder on another machine counts as dead after this time without a sign of life."""
@@ -35,6 +36,7 @@ POLL_S = 0.2
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
+@decodable
 class Owner(msgspec.Struct, frozen=True):
     """The holder of a lock; `machine` differs between machines of the same host name, and between boots of one."""
 

@@ -21,7 +21,7 @@ from typing import Literal
 import msgspec
 
 from fmcache.errors import ManifestError
-from fmcache.strict import Document, Frozen
+from fmcache.strict import Document, Frozen, decodable
 
 IGNORE = 255
 """Label id of pixels that are neither trained on nor scored."""
@@ -65,6 +65,7 @@ def is_name(text: str) -> bool:
     )
 
 
+@decodable
 class Label(Frozen, frozen=True):
     """A label: its name, display colour (``#rrggbb``) and the mask values that mean it.
 
@@ -82,6 +83,7 @@ class Label(Frozen, frozen=True):
             raise ValueError(f"colour of label {self.name!r}: expected '#rrggbb', found {self.colour!r}")
 
 
+@decodable
 class TileEntry(Frozen, frozen=True):
     """One tile: its id, group (patient or slide; all its tiles are in one split) and, for files, paths and sha256."""
 
@@ -100,6 +102,7 @@ class TileEntry(Frozen, frozen=True):
                 raise ValueError(f"tile {self.id!r}: expected a sha256 of 64 hex digits, found {digest!r}")
 
 
+@decodable
 class Splits(Frozen, frozen=True):
     """Tile ids for training, for choosing the weights, and for testing.
 
@@ -117,6 +120,7 @@ class Splits(Frozen, frozen=True):
         return ids
 
 
+@decodable
 class Dataset(Frozen, frozen=True, tag_field="format"):
     """What every dataset has: labels, tiles, splits, origin and um/px."""
 
@@ -137,6 +141,7 @@ class Dataset(Frozen, frozen=True, tag_field="format"):
         return tuple(label.name for label in self.labels)
 
 
+@decodable
 class DemoDataset(Dataset, frozen=True, tag="demo", kw_only=True):
     """Tiles drawn by a program from `seed`, with a side of `size_px`; needs no files."""
 
@@ -144,6 +149,7 @@ class DemoDataset(Dataset, frozen=True, tag="demo", kw_only=True):
     size_px: int = 512
 
 
+@decodable
 class Archive(Frozen, frozen=True):
     """A zip file of images or masks. An unknown checksum is recorded at the first download."""
 
@@ -152,6 +158,7 @@ class Archive(Frozen, frozen=True):
     md5: str = ""
 
 
+@decodable
 class Fetch(Frozen, frozen=True):
     """How `fmcache data fetch` makes the list of tiles and splits, which is kept in a lock file beside the manifest.
 
@@ -170,6 +177,7 @@ class Fetch(Frozen, frozen=True):
     seed: int = 0
 
 
+@decodable
 class FileDataset(Dataset, frozen=True, kw_only=True):
     """Images and masks in files below `root` (relative to the manifest, or absolute).
 
@@ -184,6 +192,7 @@ class FileDataset(Dataset, frozen=True, kw_only=True):
     fetch: Fetch | None = None
 
 
+@decodable
 class FolderDataset(FileDataset, frozen=True, tag="folder", kw_only=True):
     """Masks that are pictures: grey, palette or RGB."""
 
@@ -191,6 +200,7 @@ class FolderDataset(FileDataset, frozen=True, tag="folder", kw_only=True):
         check_mask_values(self.ignore_values)
 
 
+@decodable
 class GeojsonDataset(FileDataset, frozen=True, tag="geojson", kw_only=True):
     """Masks that are annotated regions in pixels of the image, as QuPath exports them; values are names of classes.
 
@@ -233,6 +243,7 @@ class GeojsonDataset(FileDataset, frozen=True, tag="geojson", kw_only=True):
 AnyDataset = DemoDataset | FolderDataset | GeojsonDataset
 
 
+@decodable
 class Lock(Frozen, frozen=True):
     """What `fmcache data fetch` found: the folder of a dataset's files, its tiles with their hashes, its splits."""
 
@@ -242,6 +253,7 @@ class Lock(Frozen, frozen=True):
     splits: Splits
 
 
+@decodable
 class _Head(Frozen, frozen=True):
     format: int
     default: str

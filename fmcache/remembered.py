@@ -12,6 +12,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from fmcache.identity import sha256_file, sweep_beside, whole_file
+from fmcache.strict import decodable
 
 FRESH_S = 2.0
 """Hashes of files changed less than this long ago are not kept: such a file may change again within one clock tick."""
@@ -21,6 +22,7 @@ WAIT_S = 1.0
 """How long to wait for another process that is writing the store; after that, new hashes are not kept."""
 
 
+@decodable
 class _Seen(msgspec.Struct, frozen=True, array_like=True):
     size: int
     mtime_ns: int

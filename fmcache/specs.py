@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from fmcache.errors import SpecError
-from fmcache.strict import Document, Frozen
+from fmcache.strict import Document, Frozen, decodable
 
 Positive = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
@@ -35,6 +35,7 @@ def is_name(text: str) -> bool:
     return bool(text) and all(c.isalnum() or c in "._-" for c in text) and text[0] not in "._-"
 
 
+@decodable
 class ViewSpec(Frozen, frozen=True):
     """How the views of a tile are drawn. View 0 is the untouched tile; 1..count are random.
 
@@ -58,6 +59,7 @@ class ViewSpec(Frozen, frozen=True):
     outside: Literal["ignore", "reflect"] = "ignore"
 
 
+@decodable
 class EncoderChoice(Frozen, frozen=True):
     """An encoder in a recipe: a card's name, ``timm:NAME`` or a card file; optionally with other or random weights.
 
@@ -75,12 +77,14 @@ class EncoderChoice(Frozen, frozen=True):
             raise ValueError(f"as: {self.alias!r}: expected letters, digits, '.', '_' and '-'; view-bank is taken")
 
 
+@decodable
 class DecoderSpec(Frozen, frozen=True):
     """The light decoder: `width` is D in the protocol."""
 
     width: Positive = 256
 
 
+@decodable
 class FitSpec(Frozen, frozen=True):
     """How a decoder is trained (protocol, point 6).
 
@@ -101,6 +105,7 @@ class FitSpec(Frozen, frozen=True):
     dice_weight: Annotated[float, Meta(ge=0)] = 1.0
 
 
+@decodable
 class Sweep(Frozen, frozen=True):
     """Several values of one field of a recipe, tried one after another with the same cache.
 
@@ -132,6 +137,7 @@ NAME_ONE = "to keep both, name one of them with `as: NAME`, as in {name: uni, we
 """The next step when two encoders of a recipe would have the same folder."""
 
 
+@decodable
 class Recipe(Frozen, frozen=True):
     """One study. Every default is the paper's protocol; `expect` is free text about the expected results.
 

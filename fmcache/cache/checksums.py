@@ -23,6 +23,7 @@ from msgspec import Meta
 from fmcache.cache.header import FILLING, Header
 from fmcache.errors import CacheCorrupt
 from fmcache.identity import fingerprint, whole_file
+from fmcache.strict import decodable
 
 CHECKSUMS = "checksums-{}.bin"
 DAMAGED = "damaged"
@@ -36,6 +37,7 @@ UNKNOWN = 0
 Crcs = npt.NDArray[np.uint32]
 
 
+@decodable
 class Record(msgspec.Struct, frozen=True):
     """The content of ``filling/TILE.BLOCK``: `of` states tile and identity, `crc32c` the checksums of the chunks."""
 

@@ -10,6 +10,7 @@ import msgspec
 
 from fmcache.errors import CacheCorrupt, CacheMismatch, CacheNotFound
 from fmcache.identity import differences, fingerprint
+from fmcache.strict import decodable
 
 FORMAT_VERSION = 1
 ATTRIBUTE = "fmcache"
@@ -28,6 +29,7 @@ AXES: dict[Kind, tuple[str, ...]] = {
 }
 
 
+@decodable
 class Header(msgspec.Struct, frozen=True, kw_only=True):
     """The ``fmcache`` attribute of a cache group (FORMAT.md, section 3).
 

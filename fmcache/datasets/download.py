@@ -16,7 +16,7 @@ from fmcache.errors import DataUnavailable, ManifestError
 from fmcache.manifest import Archive
 from fmcache.pins import Pins
 from fmcache.runtime.progress import progress
-from fmcache.strict import Frozen
+from fmcache.strict import Frozen, decodable
 
 RECORD = "checksums.lock.yaml"
 BLOCK = 1 << 16  # bytes; at most this much is lost when a connection breaks
@@ -26,6 +26,7 @@ ATTEMPTS = 5
 WAIT_S = 1.0
 
 
+@decodable
 class Recorded(Frozen, frozen=True):
     """Size, checksum and address of a file at its first download."""
 

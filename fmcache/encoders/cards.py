@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from fmcache.errors import EncoderUnavailable, SpecError
 from fmcache.specs import Positive, Precision
-from fmcache.strict import Document, Frozen
+from fmcache.strict import Document, Frozen, decodable
 
 Colour3 = tuple[float, float, float]
 
@@ -76,6 +76,7 @@ LayoutName = Literal[
 """How publishers name the keys of a weights file (`fmcache.encoders.weight_layouts`)."""
 
 
+@decodable
 class Weights(Frozen, frozen=True):
     """Where weights come from: `file` of a hub `repo`, or, without a repo, a local `file` (relative to the card).
 
@@ -106,6 +107,7 @@ class Weights(Frozen, frozen=True):
             raise ValueError(f"expected a sha256 of 64 hex digits, found {self.sha256!r}")
 
 
+@decodable
 class Card(Frozen, frozen=True, kw_only=True):
     """An encoder.
 

@@ -13,7 +13,7 @@ from fmcache.encoders.hub import commit_of, download_weights
 from fmcache.encoders.index import is_index, sha256_weights
 from fmcache.errors import EncoderUnavailable, SpecError, WeightsMismatch, some
 from fmcache.pins import Pins
-from fmcache.strict import Frozen
+from fmcache.strict import Frozen, decodable
 
 USUAL = ("model.safetensors", "pytorch_model.bin")
 """The file names that transformers uses for the weights in a folder."""
@@ -26,6 +26,7 @@ class WeightsFile(NamedTuple):
     sha256: str
 
 
+@decodable
 class PinnedWeights(Frozen, frozen=True):
     """Revision and sha256 of a hub file at its first download; all later runs request and check the same."""
 

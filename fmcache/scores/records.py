@@ -13,6 +13,7 @@ import msgspec
 import polars as pl
 
 from fmcache.identity import fingerprint
+from fmcache.strict import decodable
 
 COUNTS_SCHEMA = {
     "split": pl.String,
@@ -32,6 +33,7 @@ CURVE_SCHEMA = {
 }
 
 
+@decodable
 class EncoderInfo(msgspec.Struct, frozen=True):
     """The facts of an encoder that a report needs. `params` counts weights (0 for raw pixels).
 
@@ -56,6 +58,7 @@ class EncoderInfo(msgspec.Struct, frozen=True):
         return f"{self.title} (random weights)" if self.random_weights else self.title
 
 
+@decodable
 class Extraction(msgspec.Struct, frozen=True):
     """What stage one cost for an encoder on a dataset, summed over interrupted and resumed commands.
 
@@ -70,6 +73,7 @@ class Extraction(msgspec.Struct, frozen=True):
     device: str
 
 
+@decodable
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One run. `identity` holds everything that can change its counts; `fingerprint` is its sha256.
 

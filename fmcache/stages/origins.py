@@ -22,7 +22,7 @@ from fmcache.identity import differences
 from fmcache.scores.records import EncoderInfo
 from fmcache.specs import EncoderChoice, Recipe
 from fmcache.stages.identities import CARD_FIELDS
-from fmcache.strict import builtins
+from fmcache.strict import builtins, decodable
 
 KNOWN_WITHOUT_TIMM: tuple[str, ...] = ("name", "kind", "architecture", "arguments")
 """Fields of the card of ``timm:NAME`` that are known without timm; the other fields can only be read from timm."""
@@ -33,6 +33,7 @@ RANDOM = "-random"
 _AGAIN = "or compute the cache again: fmcache extract --recompute, with the same flags"
 
 
+@decodable
 class Origin(msgspec.Struct, frozen=True):
     """Where the encoder of a cache came from. Recorded in `about` under ``origin``; not part of the cache's identity.
 

@@ -151,7 +151,9 @@ class Study:
     def _done(self, command: str) -> float:
         done = run(self.folder, command)
         if done.code:
-            raise SystemExit(f"fmcache {command} failed although nothing was killed or damaged:\n{done.text}")
+            raise SystemExit(
+                f"fmcache {command} ended with code {done.code} although nothing was killed or damaged:\n{done.text}"
+            )
         return done.wall_s
 
     def _halve(self, command: str) -> None:
