@@ -12,6 +12,7 @@ from pathlib import Path
 from fmcache.cache.reader import open_cache
 from fmcache.cache.writer import is_complete
 from fmcache.demand import Demand, all_tiles, demands
+from fmcache.encoders.cards import TIMM, read_card
 from fmcache.errors import (
     Busy,
     CacheCorrupt,
@@ -51,13 +52,32 @@ def extract(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str
         without a labelled pixel. An error of one encoder (its weights, its cache, another process that writes its
         cache, memory) is not raised but returned.
     """
-    places.encoder_keys(recipe)  # raises if two encoders have the same name, before any encoder runs
+    _check_request(recipe, flags)
     failures, remembered = [], Remembered(places.remembered(flags.work))
     for demand in demands(recipe, manifest):
         check_sources(demand, manifest.folder, remembered)
         hashes = content_hashes(demand, manifest.folder)
         failures += _extract_dataset(ExtractRequest(recipe, demand, hashes, manifest.folder, flags, say), remembered)
     return failures
+
+
+def _check_request(recipe: Recipe, flags: Flags) -> None:
+    """Raise for mistakes in the request, before tiles are read: that can take minutes.
+
+    Raises
+    ------
+    EncoderUnavailable, SpecError
+        When no encoder has this name, two encoders have the same name, or there is no such device.
+    """
+    places.encoder_keys(recipe)
+    for choice in recipe.encoder_choices:
+        if not choice.name.startswith(TIMM):
+            read_card(choice.name)
+    if flags.device not in ("auto", "cpu"):
+        from fmcache.runtime.devices import pick_device  # torch
+
+        pick_device(flags.device)
+    flags.work.mkdir(parents=True, exist_ok=True)
 
 
 def content_hashes(demand: Demand, folder: Path) -> Hashes:
