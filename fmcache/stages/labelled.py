@@ -56,11 +56,11 @@ def check_labelled(dataset: str, fold: int | None, splits: Splits, pixels: TileP
         sizes = "/".join(str(len(splits.of(part))) for part in SPLITS)
         again = f"--split {sizes} --seed 1" if fold is None else "--folds K, with fewer folds"
         raise ManifestError(
-            f"{place(dataset, fold)}: {split} has not one labelled pixel, so {_CONSEQUENCE[split]}",
-            expected=f"a labelled pixel in a tile of {split}",
-            found=f"every pixel ignored in {some(splits.of(split), SHOWN)}",
-            next_step=f"label one of these tiles, or put others into {split}: edit the manifest, or fmcache data split "
-            f"{dataset} {again}; fmcache data check {dataset} says whether that helped",
+            f"{place(dataset, fold)}: {split} has no labelled pixel, so {_CONSEQUENCE[split]}",
+            expected=f"at least one labelled pixel in the tiles of {split}",
+            found=f"all pixels are ignored in {some(splits.of(split), SHOWN)}",
+            next_step=f"label one of these tiles, or put other tiles into {split}: edit the manifest, or run "
+            f"fmcache data split {dataset} {again}; then run fmcache data check {dataset}",
         )
 
 
@@ -80,7 +80,7 @@ def label_notes(
         lines.append(f"{where}: {'; '.join(lacks)}")
     empty = [f"{tile} ({split})" for split in SPLITS for tile in splits.of(split) if not pixels[tile].any()]
     if empty:
-        lines.append(f"{where}: tiles without a labelled pixel, which neither teach nor test: {some(empty, SHOWN)}")
+        lines.append(f"{where}: tiles without a labelled pixel, of no use for training or scores: {some(empty, SHOWN)}")
     return lines
 
 
@@ -94,12 +94,12 @@ def _meaning(split: Split, absent: int, scored: int, reduction: Reduction) -> st
         return f"the decoder cannot learn {'it' if absent == 1 else 'them'}"
     mean = "weights are chosen by a mean" if split == "val" else "test Dice is a mean"
     if reduction == "puma":
-        return f"{mean} over {scored} labels, to which what is lacking adds 0"
-    return f"{mean} over {scored - absent} of {scored} labels; one that is predicted all the same counts as 0"
+        return f"{mean} over {scored} labels, and a lacking label counts as 0"
+    return f"{mean} over {scored - absent} of {scored} labels; a lacking label counts as 0 if it is predicted"
 
 
 _CONSEQUENCE: Mapping[Split, str] = {
-    "train": "there is nothing to learn from",
-    "val": "weights could not be chosen",
-    "test": "nothing would be tested",
+    "train": "no decoder can be trained",
+    "val": "the best weights cannot be chosen",
+    "test": "there is nothing to test on",
 }

@@ -81,9 +81,9 @@ def encoder_info(cache: Cache) -> EncoderInfo:
         return msgspec.convert(cache.header.about.get("encoder"), EncoderInfo)
     except msgspec.ValidationError as reason:
         raise CacheCorrupt(
-            f"{cache.path}: what it says of its encoder is malformed",
+            f"{cache.path}: its record of its encoder is malformed",
             found=str(reason),
-            next_step="fmcache cache rm it, then run the same fmcache extract again",
+            next_step="remove it with fmcache cache rm, then run the same fmcache extract again",
         ) from None
 
 
@@ -126,7 +126,8 @@ def check_origin(
     origin = _recorded(cache.header, key)
     name = _card_name(asked, origin)
     if not (name.startswith(TIMM) or name in card_names() or (name.endswith(SUFFIXES) and Path(name).exists())):
-        card, notes = None, [f"its card {name or 'was not recorded, and'} is not here: it was not compared"]
+        which = f"its card {name} was not found" if name else "the cache does not record its card"
+        card, notes = None, [f"{which}: the card was not compared"]
     else:
         card, notes = _compare_card(cache, name, asked, origin, recipe, then)
     if then.get("random_weights") or not then.get("weights_sha256"):
@@ -174,8 +175,8 @@ def _compare_card(
 
 def _other_card(path: Path, name: str, lines: list[str]) -> CacheMismatch:
     return CacheMismatch(
-        f"{path} was made with another card than {name} is now:\n    " + "\n    ".join(lines),
-        next_step=f"restore what changed, or give the changed card a file and a `name` of its own, {_AGAIN}",
+        f"{path} was made when the card {name} was different:\n    " + "\n    ".join(lines),
+        next_step=f"restore the card, or put the changed card into a new file with another `name`, {_AGAIN}",
     )
 
 
@@ -210,8 +211,8 @@ def _not_asked(header: Header) -> str:
         now = metadata.version("timm")
     except metadata.PackageNotFoundError:
         now = ""
-    which = f"{now}, as when its cache was made" if used == now else f"{used or '?'} then, {now or 'none'} now"
-    return f"patch, width, prefix_tokens, mean and std are timm's ({which}): fit did not compare them, extract does"
+    which = f"{now}, as for the cache" if used == now else f"{used or '?'} for the cache, {now or 'none'} now"
+    return f"patch, width, prefix_tokens, mean and std come from timm ({which}): extract compares them, fit does not"
 
 
 def _compare_weights(
@@ -232,19 +233,19 @@ def _compare_weights(
         name = hub_name(weights)
         held = pinned_weights(lock).read().get(name)
         if held and held.sha256 != sha256 and weights.revision in ("", held.revision):
-            raise _other_weights(cache, f"{name}, by {lock}", held.sha256, sha256)
+            raise _other_weights(cache, f"{name}, recorded in {lock}", held.sha256, sha256)
         fetched = origin.hub == name and weights.revision in ("", *Path(origin.weights).parts)
         file = Path(origin.weights) if fetched else None
     else:
         name = chosen or weights.file or origin.weights or "its weights file"
         file = _file_of(card, chosen, origin)
-    rests = f"its results rest on weights of sha256 {sha256}"
+    made = f"the cache was made with weights of sha256 {sha256}"
     if not file or not _is_here(file):
-        return [f"{name} is not here to be compared: {rests}"]
+        return [f"{name} was not found, so it was not compared: {made}"]
     try:
         found = sha256_weights(file, sha256_of)
     except OSError as reason:
-        return [f"{name} cannot be read to be compared ({reason.strerror}): {rests}"]
+        return [f"{name} cannot be read ({reason.strerror}), so it was not compared: {made}"]
     if found != sha256:
         raise _other_weights(cache, str(file), found, sha256)
     return []
@@ -271,6 +272,6 @@ def _other_weights(cache: Cache, whose: str, now: str, then: str) -> CacheMismat
         f"{cache.path} was made with other weights",
         expected=f"sha256 {now} ({whose})",
         found=f"sha256 {then} in the cache",
-        next_step="put the weights of then in place again; or extract these beside them under a name of their own "
-        f"(`as: NAME` beside `weights` in the recipe, --as NAME beside --weights); {_AGAIN}",
+        next_step="restore the earlier weights; or extract the new ones under another name (in the recipe `as: NAME` "
+        f"with `weights`, as flags --as NAME with --weights); {_AGAIN}",
     )

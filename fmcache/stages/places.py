@@ -40,7 +40,7 @@ def encoder_key(choice: EncoderChoice) -> str:
         name = read_card(choice.name).name if choice.name.endswith(SUFFIXES) else choice.name
     if choice.alias and choice.alias != name and choice.alias in card_names():
         raise SpecError(
-            f"{choice.name!r} cannot be called {choice.alias!r}: that is another encoder",
+            f"{choice.name!r} cannot be called {choice.alias!r}: another encoder has this name",
             next_step="choose another name for `as` (--as)",
         )
     name = choice.alias or name

@@ -39,8 +39,8 @@ def check_scale(path: Path, header: Header, dataset: AnyDataset) -> None:
     if lines := differences(stated, recorded):
         raise CacheMismatch(
             f"{path} was made when the manifest stated another um/px:\n    " + "\n    ".join(lines),
-            next_step="restore it in the manifest, or run the same fmcache extract again: it runs no encoder, "
-            "and records what the manifest states now",
+            next_step="restore the um/px in the manifest, or run the same fmcache extract again: it runs no encoder, "
+            "and records the um/px that the manifest states now",
         )
 
 

@@ -39,7 +39,7 @@ def check_sources(demand: Demand, folder: Path, remembered: Remembered) -> None:
     def state(file: tuple[Path, str]) -> str:
         path, sha256 = file
         try:
-            return "" if remembered.sha256(path) == sha256 else "is another file"
+            return "" if remembered.sha256(path) == sha256 else "has changed"
         except OSError as reason:
             return reason.strerror or "cannot be read"
 
@@ -58,9 +58,9 @@ def check_sources(demand: Demand, folder: Path, remembered: Remembered) -> None:
     odd = [f"{path} ({what})" for (path, _), what in zip(listed, found, strict=True) if what]
     if odd:
         raise ManifestError(
-            f"{len(odd)} of {len(listed)} files of {name!r} are not those that the manifest lists",
-            expected="the files whose sha256 it has",
+            f"{len(odd)} of {len(listed)} files of {name!r} are not the files that the manifest lists",
+            expected="files with the listed sha256",
             found=some(odd),
-            next_step="restore them, or list the new ones with fmcache data add --replace (their caches are then "
-            "computed again with --recompute)",
+            next_step="restore them, or list the new files with fmcache data add --replace, then compute their caches "
+            "again with --recompute",
         )

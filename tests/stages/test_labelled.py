@@ -103,14 +103,14 @@ def test_a_training_tile_that_is_all_ignored_trains_and_is_told(tmp_path, listed
     manifest, lines = listed([EMPTY, BOTH, BOTH, BOTH]), []
     assert extract(RECIPE, manifest, flags(tmp_path), quiet) == []
     assert fit(RECIPE, manifest, flags(tmp_path), lines.append) == []
-    assert lines[0] == "toy: tiles without a labelled pixel, which neither teach nor test: t0 (train)"
+    assert lines[0] == "toy: tiles without a labelled pixel, of no use for training or scores: t0 (train)"
     assert len(find_runs(places.results(tmp_path), "toy")) == 1
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_a_split_without_a_labelled_pixel_is_refused_before_an_encoder_runs(tmp_path, listed, split):
     manifest, lines = listed([EMPTY if f"t{i}" in SPLITS[split] else BOTH for i in range(4)]), []
-    with pytest.raises(ManifestError, match=f"toy: {split} has not one labelled pixel") as refused:
+    with pytest.raises(ManifestError, match=f"toy: {split} has no labelled pixel") as refused:
         extract(RECIPE, manifest, flags(tmp_path), lines.append)
     assert refused.value.found == f"every pixel ignored in {', '.join(SPLITS[split])}"
     assert not any("Raw pixels" in line for line in lines)
@@ -121,7 +121,7 @@ def test_a_split_without_a_labelled_pixel_is_refused_before_anything_is_trained(
     manifest = listed([EMPTY, BOTH, BOTH, BOTH])
     assert extract(RECIPE, manifest, flags(tmp_path), quiet) == []
     changed = resplit(manifest.path, {"train": ["t1"], "val": ["t2"], "test": ["t3"]} | {split: ["t0"]})
-    with pytest.raises(ManifestError, match=f"toy: {split} has not one labelled pixel"):
+    with pytest.raises(ManifestError, match=f"toy: {split} has no labelled pixel"):
         fit(RECIPE, changed, flags(tmp_path), quiet)
     assert find_runs(places.results(tmp_path), "toy") == []
 
@@ -143,7 +143,7 @@ def test_a_fold_without_a_labelled_pixel_is_named(tmp_path, listed):
         {"train": ["t3", "t2"], "val": ["t1"], "test": ["t0"]},
     ]
     manifest = listed([EMPTY, BOTH, BOTH, BOTH], folds=folds)
-    with pytest.raises(ManifestError, match="toy, fold 1: test has not one labelled pixel"):
+    with pytest.raises(ManifestError, match="toy, fold 1: test has no labelled pixel"):
         extract(change(RECIPE, folds=True), manifest, flags(tmp_path), quiet)
 
 
@@ -156,7 +156,7 @@ def test_labels_that_splits_lack_are_told_in_one_line_and_pixels_are_recorded(tm
     manifest, lines = listed([mask(1), BOTH, mask(1), mask(2)]), []
     extract(RECIPE, manifest, flags(tmp_path), quiet)
     fit(RECIPE, manifest, flags(tmp_path), lines.append)
-    over = "a mean over 2 of 3 labels; one that is predicted all the same counts as 0"
+    over = "a mean over 2 of 3 labels; a lacking label counts as 0 if it is predicted"
     assert lines[0] == f"toy: val lacks 'b' (weights are chosen by {over}); test lacks 'a' (test Dice is {over})"
     stripe, whole = 8 * SIDE, SIDE**2
     _, record = only_part(tmp_path)
@@ -225,5 +225,5 @@ def test_the_challenges_score_leaves_the_background_out_and_counts_what_is_lacki
     splits = Splits(("t0",), ("t1",), ("t2",))
     labels = ("background", "a", "b")
     assert label_notes("x", splits, pixels, labels, "puma") == [
-        "x: test lacks 'a' (test Dice is a mean over 2 labels, to which what is lacking adds 0)"
+        "x: test lacks 'a' (test Dice is a mean over 2 labels, and a lacking label counts as 0)"
     ]

@@ -187,21 +187,22 @@ def test_when_the_weights_are_not_here_it_is_said_what_the_results_rest_on(place
     assert done.exit_code == 0, done.output
     told = [line for line in done.stdout.splitlines() if then in line]
     assert len(told) == 1
-    assert "w.safetensors is not here to be compared" in told[0]
+    assert "w.safetensors was not found, so it was not compared" in told[0]
 
 
 def test_a_card_that_is_not_here_is_told(place):
     (place.folder / "card.yaml").unlink()
     done = place.fit(*found_by_cache(place))
     assert done.exit_code == 0, done.output
-    assert f"its card {place.folder / 'card.yaml'} is not here" in done.stdout
+    assert f"its card {place.folder / 'card.yaml'} was not found" in done.stdout
 
 
 def test_the_report_tells_the_weights_by_the_record_and_not_by_the_recipe(place):
     then = sha256_file(place.folder / "w.safetensors")
     done = place.fit(*place.study({"name": "card.yaml", "weights": "gone.safetensors"}))
     assert done.exit_code == 0, done.output
-    assert f"gone.safetensors is not here to be compared: its results rest on weights of sha256 {then}" in done.stdout
+    line = f"gone.safetensors was not found, so it was not compared: the cache was made with weights of sha256 {then}"
+    assert line in done.stdout
     assert place.run("report").exit_code == 0
     page = (places.reports(place.work) / "toy" / "report.md").read_text()
     assert "gone" not in page
@@ -233,7 +234,7 @@ def test_a_name_can_be_given_on_the_command_line(place):
     assert done.exit_code == 0, done.output
     assert place.fit(*place.study(), "--encoder", "typed").exit_code == 0
     assert place.rows().keys() == {"typed"}
-    assert "--as goes with a single encoder" in str(place.run("extract", "--all", *own).exception)
+    assert "--as needs exactly one encoder" in str(place.run("extract", "--all", *own).exception)
 
 
 def test_random_weights_are_called_so_under_any_name(tmp_path, make):
@@ -264,7 +265,7 @@ def test_names_that_can_be_no_folder_of_an_encoder_are_refused(place, name):
 
 
 def test_the_name_of_another_encoder_is_refused():
-    with pytest.raises(SpecError, match="that is another encoder"):
+    with pytest.raises(SpecError, match="another encoder has this name"):
         places.encoder_key(EncoderChoice("uni", alias="virchow2"))
 
 
@@ -281,7 +282,7 @@ def test_weights_in_several_files_are_compared_by_their_index(tmp_path, make):
     assert place.run("extract", *study).exit_code == place.fit(*study).exit_code == 0
     lost = tmp_path / f"{index.name}-2.safetensors"
     lost.rename(tmp_path / "aside")
-    assert "w.index.json is not here to be compared" in place.fit(*study).stdout
+    assert "w.index.json was not found, so it was not compared" in place.fit(*study).stdout
     (tmp_path / "aside").rename(lost)
     write_weights(index, 2)
     assert "was made with other weights" in place.fit(*study).stderr
@@ -293,7 +294,7 @@ def test_of_a_model_of_timm_it_is_said_what_only_timm_knows(tmp_path, make):
     assert place.run("extract", *study, "--encoder", "timm:resnet10t", "--random-weights").exit_code == 0
     done = place.fit(*place.study())
     assert done.exit_code == 0, done.output
-    assert "timm-resnet10t-random: patch, width, prefix_tokens, mean and std are timm's" in done.stdout
+    assert "timm-resnet10t-random: patch, width, prefix_tokens, mean and std come from timm" in done.stdout
 
 
 @pytest.fixture
@@ -319,9 +320,8 @@ def test_weights_of_the_hub_are_compared_by_what_the_lock_holds(hub):
     held(place, then)
     done = place.fit(*place.study("hub.yaml"))
     assert done.exit_code == 0, done.output
-    assert f"someone/tiny/w.safetensors is not here to be compared: its results rest on weights of sha256 {then}" in (
-        done.stdout
-    )
+    line = f"tiny/w.safetensors was not found, so it was not compared: the cache was made with weights of sha256 {then}"
+    assert f"someone/{line}" in done.stdout
     held(place, "0" * 64)
     refused = place.fit(*place.study("hub.yaml"))
     assert refused.exit_code == 1

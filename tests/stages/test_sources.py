@@ -45,9 +45,9 @@ def test_a_replaced_file_is_refused_by_name_though_its_size_and_time_are_those_o
     original = file.read_bytes()
     time.sleep(0.02)  # longer than a tick of the clock of files
     replace(file)
-    with pytest.raises(ManifestError, match="1 of 8 files of 'toy' are not those that the manifest lists") as refused:
+    with pytest.raises(ManifestError, match="1 of 8 files of 'toy' are not the files that the") as refused:
         study.extract()
-    assert f"{name} (is another file)" in refused.value.found
+    assert f"{name} (has changed)" in refused.value.found
     assert "data add --replace" in refused.value.next_step
     file.write_bytes(original)
     study.extract()
