@@ -1,6 +1,6 @@
 """The command line: parse, call one stage, print. Known errors become a few lines of text and exit code 1.
 
-Large packages are imported only when a command's body runs, so that ``--help`` is quick.
+Large packages are imported only when a command's body runs, so that ``--help`` is fast.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def run_command(
 ) -> None:
     """Extract, fit and report everything in a recipe.
 
-    Finished work is not repeated: an interrupted run continues where it stopped.
+    Finished work is not repeated: an interrupted run resumes where it stopped.
 
     Example: fmcache run pipelines/quickstart.yaml
     """
@@ -79,7 +79,7 @@ def run_command(
 
     study, listed = read_recipe(recipe), Manifest(manifest)
     if not study.encoders:
-        step = f"list some below `encoders:` in {recipe}; fmcache encoders list shows the names"
+        step = f"list encoders below `encoders:` in {recipe}; fmcache encoders list shows their names"
         raise SpecError(f"recipe {study.name!r} names no encoder", next_step=step)
     flags = Flags(work, device, threads, workers, recompute=recompute, offline=offline)
     from fmcache.stages.extract import extract
@@ -93,14 +93,14 @@ def run_command(
 
 @app.command("plan")
 def plan_command(
-    recipe: Annotated[Path | None, typer.Argument(help="The recipe; without it the paper's protocol.")] = None,
-    measure: Annotated[bool, typer.Option(help="Measure this device for a few seconds to estimate times.")] = True,
+    recipe: Annotated[Path | None, typer.Argument(help="The recipe; default: the paper's protocol.")] = None,
+    measure: Annotated[bool, typer.Option(help="Estimate times: measure this device for a few seconds.")] = True,
     manifest: ManifestFile = DEFAULT_MANIFEST,
     work: Work = DEFAULT_WORK,
     device: Device = "auto",
     threads: Threads = 0,
 ) -> None:
-    """Show the cost of a recipe before it runs: views, disk, memory, arithmetic, time, and cheaper alternatives.
+    """Estimate the cost of a recipe before it runs: views, disk, memory, operations, time, and cheaper variants.
 
     It needs neither weights nor tiles.
 
@@ -157,7 +157,7 @@ def extract_command(
 
 @app.command("fit")
 def fit_command(
-    seeds: Annotated[int, typer.Option(min=0, help="Number of seeds; 0: the recipe's (the paper's: 10).")] = 0,
+    seeds: Annotated[int, typer.Option(min=0, help="Number of seeds; 0: as in the recipe (the paper: 10).")] = 0,
     encoder: EncoderNames = None,
     dataset: DatasetNames = None,
     tap: Taps = "",
@@ -187,7 +187,7 @@ def fit_command(
 
 @app.command("report")
 def report_command(
-    study: Annotated[str, typer.Argument(help="Name of a study (the name in its recipe); without it: all.")] = "",
+    study: Annotated[str, typer.Argument(help="Name of a study (`name` in its recipe); default: all studies.")] = "",
     work: Work = DEFAULT_WORK,
 ) -> None:
     """Stage three: make tables and figures from the results, for each study and dataset.
@@ -244,7 +244,7 @@ _HINTS = {
     errno.EPERM: f"check your access rights, or choose another folder (--work, --manifest); {KEPT}",
     errno.EROFS: f"the file system is read-only: choose another folder (--work, --manifest); {KEPT}",
     errno.ENOENT: "check the path and the current folder",
-    errno.ENOTDIR: "a part of this path is a file: check the path",
+    errno.ENOTDIR: "a folder in this path is a file: check the path",
     errno.EISDIR: "this is a folder, but a file is needed: check the path",
     errno.ENAMETOOLONG: "choose a shorter name or folder",
     errno.EMFILE: "too many files are open: raise the limit (ulimit -n), or use fewer --workers",

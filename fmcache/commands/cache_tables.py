@@ -48,11 +48,11 @@ def verify_caches(paths: Sequence[Path], work: Path, say: Callable[[str], None])
     """Verify caches (all below `work` if none is named), print the result of each; return the number of problems."""
     chosen = list(paths) or [entry.path for entry in find_caches(places.caches(work))]
     if not chosen:
-        raise CacheNotFound(f"there is no cache in {places.caches(work)}", next_step="fmcache extract makes one")
+        raise CacheNotFound(f"there is no cache in {places.caches(work)}", next_step="make one with fmcache extract")
     problems = 0
     for path in chosen:
         found = _verify(path)
-        say(f"{path}: " + ("sound" if not found.problems else f"{len(found.problems)} problems"))
+        say(f"{path}: " + ("no problems" if not found.problems else f"{len(found.problems)} problems"))
         for line in found.problems:
             say(f"  {line}")
         if found.problems:
@@ -72,7 +72,7 @@ def verify_results(work: Path, say: Callable[[str], None]) -> int:
         except (ResultsCorrupt, ResultsMismatch) as reason:
             damaged.append(reason)
     if folders:
-        say(f"{results}: {len(folders)} runs, " + ("all sound" if not damaged else f"{len(damaged)} damaged"))
+        say(f"{results}: {len(folders)} runs, " + ("no problems" if not damaged else f"{len(damaged)} damaged"))
     for error in damaged:
         say(f"  {error.problem}\n  next: {error.next_step}")
     return len(damaged)

@@ -1,4 +1,4 @@
-"""fmcache cache: look after caches."""
+"""fmcache cache: list, inspect, verify and remove caches."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def cache_info(path: Annotated[Path, typer.Argument(help="A cache (a folder NAME
 @app.command("verify")
 def cache_verify(
     path: Annotated[
-        list[Path] | None, typer.Argument(help="Caches; without one, all below the working folder.")
+        list[Path] | None, typer.Argument(help="Caches; default: all caches and results in the working folder.")
     ] = None,
     work: Work = DEFAULT_WORK,
 ) -> None:
-    """Re-read every chunk against its checksum, and without a path the results too; exit code 1 if something is wrong.
+    """Read every chunk and compare its checksum; without a path, check results too. Exit code 1 if anything is damaged.
 
-    What is damaged is marked: the same extract, or fit, computes only that again.
+    Damaged shards are marked. Then the same extract and fit compute only the damaged shards and runs again.
 
     Example: fmcache cache verify
     """
@@ -61,9 +61,9 @@ def cache_verify(
 @app.command("rm")
 def cache_rm(
     path: Annotated[list[Path], typer.Argument(help="Caches to remove.")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Remove caches; one that cannot be removed is reported at the end, after the others were removed.
+    """Remove caches. A cache that cannot be removed is reported after the others were removed.
 
     Example: fmcache cache rm work/cache/demo/raw-pixels/128px.zarr
     """
@@ -74,7 +74,7 @@ def cache_rm(
     for folder in path:
         if yes or typer.confirm(f"remove {folder}?"):
             try:
-                say(f"{folder}: removed, {size_text(remove_cache(folder))} set free")
+                say(f"{folder}: removed, {size_text(remove_cache(folder))} freed")
             except (CacheNotFound, Busy) as error:
                 failed.append(error)
     for reason in failed:

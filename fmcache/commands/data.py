@@ -1,4 +1,4 @@
-"""fmcache data: list, fetch, check and show tiles."""
+"""fmcache data: list, add, cut, fetch, split, check and show datasets."""
 
 from __future__ import annotations
 
@@ -20,12 +20,16 @@ from fmcache.commands.options import (
 from fmcache.manifest import Manifest
 
 GroupBy = Literal["slide", "tile"]
-Skip = Annotated[str, typer.Option(help="Classes to leave out as if not drawn, joined with '|'; '(no class)' too.")]
+Skip = Annotated[
+    str,
+    typer.Option(help="Classes to leave out as if not drawn, separated by '|'; '(no class)': regions without a class."),
+]
 Objects = Annotated[
-    str, typer.Option(help="QuPath objects that are regions: 'annotation' leaves out cells and detections; '': all.")
+    str,
+    typer.Option(help="Kinds of QuPath objects to read: 'annotation' leaves out cells and detections; '': all kinds."),
 ]
 ClassProperty = Annotated[
-    str, typer.Option(help="Property of GeoJSON features that names the class; '': where QuPath writes it.")
+    str, typer.Option(help="GeoJSON property that names the class; '': the property that QuPath writes.")
 ]
 Missing = Literal["refuse", "skip"]
 Square = Literal["", "crop", "tile", "pad"]
@@ -53,52 +57,61 @@ def data_add(
     masks: Annotated[
         str,
         typer.Option(
-            help="Folder of masks (or of QuPath GeoJSON) of the same names, or a pattern whose * is the name: "
-            "'tiles/*_seg.png'; or one of black and white masks for each label: 'tumour=DIR,stroma=DIR/*_stroma.png'."
+            help="Folder of masks (or of QuPath GeoJSON files) with the names of the images; or a pattern in which * "
+            "is that name: 'tiles/*_seg.png'; or black and white masks, a folder or pattern for each label: "
+            "'tumour=DIR,stroma=DIR/*_stroma.png'."
         ),
     ],
     labels: Annotated[
         str,
         typer.Option(
-            help="Labels and mask values: 'other=0,tumour=1|2', 'tumour=#ff0000,...', 'nucleus=1-' (every instance), "
-            "or classes: 'tumour=Tumor|...'."
+            help="Labels and their mask values: 'other=0,tumour=1|2', 'tumour=#ff0000,...' (colours), 'nucleus=1-' "
+            "(all values from 1); or their classes: 'tumour=Tumor|...'."
         ),
     ] = "",
-    ignore: Annotated[str, typer.Option(help="Mask values or classes without truth, joined with '|'.")] = "255",
+    ignore: Annotated[str, typer.Option(help="Mask values or classes that are not counted, separated by '|'.")] = "255",
     mpp: Annotated[float | None, typer.Option(help="um per pixel of the images.")] = None,
     groups: Annotated[
         str,
         typer.Option(
-            help="Patient or slide of a tile: a regex on its name with one (group), a CSV tile,group, or none."
+            help="Patient or slide of each tile: a regular expression with one (group) on its name, a CSV file with "
+            "columns tile,group, or none (no groups)."
         ),
     ] = "",
     split: Annotated[
         str,
         typer.Option(
-            help="Tiles to train/validate/test; '': folders train, val and test, else 15/5/10, scaled to fewer."
+            help="Numbers of tiles to train/validate/test; '': as in folders train, val and test if they exist, "
+            "otherwise 15/5/10, or fewer in these proportions."
         ),
     ] = "",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
     order: Annotated[
-        str, typer.Option(help="Where regions or masks of labels overlap: labels, lowest first; '': as they come.")
+        str,
+        typer.Option(help="Drawing order where regions or masks overlap: labels, lowest first; '': the given order."),
     ] = "",
-    fill: Annotated[str, typer.Option(help="The label of pixels in no region, or in no label's mask.")] = "ignore",
+    fill: Annotated[str, typer.Option(help="Label of pixels without a region or mask, or ignore.")] = "ignore",
     skip: Skip = "",
     objects: Objects = "",
     class_property: ClassProperty = "",
-    merge_into: Annotated[Path | None, typer.Option(help="Folder for label images merged of masks per label.")] = None,
-    missing: Annotated[Missing, typer.Option(help="Images without masks and masks without images: refuse, skip.")] = (
-        "refuse"
-    ),
+    merge_into: Annotated[
+        Path | None, typer.Option(help="Folder for label images merged from masks of labels.")
+    ] = None,
+    missing: Annotated[
+        Missing, typer.Option(help="Images without masks, masks without images: refuse or skip them.")
+    ] = ("refuse"),
     square: Annotated[
-        Square, typer.Option(help="Make squares: crop the middle, tile (side by side, --tile-px), pad by reflection.")
+        Square,
+        typer.Option(
+            help="Make square tiles: crop the middle, tile (cut into squares of --tile-px), or pad (reflect)."
+        ),
     ] = "",
-    tile_px: Annotated[int, typer.Option(min=0, help="Edge of the squares of --square tile.")] = 0,
+    tile_px: Annotated[int, typer.Option(min=0, help="Edge of the squares in pixels, for --square tile.")] = 0,
     into: Annotated[Path | None, typer.Option(help="Folder for squares; default: NAME-squares.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a dataset of this name.")] = False,
     manifest: ManifestFile = DEFAULT_MANIFEST,
 ) -> None:
-    """Add a folder of images and masks to the manifest, hashed, with a split balanced by label share.
+    """Add a folder of images and masks to the manifest, with file hashes and a split balanced by label shares.
 
     Example: fmcache data add mine --images tiles/images --masks tiles/masks --labels other=0,tumour=1 --mpp 0.5
     """
@@ -111,7 +124,9 @@ def data_add(
         from fmcache.errors import SpecError
 
         if labels:
-            raise SpecError("--masks names the labels here", found=f"--labels {labels}", next_step="leave out --labels")
+            raise SpecError(
+                "--masks already names the labels", found=f"--labels {labels}", next_step="leave out --labels"
+            )
         check_flags(manifest, name, split, replace)
         merged = merge_masks(
             images, masks, merge_into, order=order, fill=fill, replace=replace, skip_lone=missing == "skip"
@@ -147,7 +162,7 @@ def data_add(
 def data_cut(
     slides: Annotated[list[Path], typer.Argument(help="Whole slides, in any format that OpenSlide reads.")],
     annotations: Annotated[
-        Path, typer.Option(help="GeoJSON of the slide, or a folder of SLIDENAME.geojson (.json, .gz).")
+        Path, typer.Option(help="GeoJSON file of the slide, or a folder with SLIDENAME.geojson (.json, .gz).")
     ],
     labels: Annotated[str, typer.Option(help="Labels and their classes: 'tumour=Tumor,stroma=Stroma|Fibrous'.")],
     into: Annotated[Path, typer.Option(help="Folder for images, masks and positions.csv.")],
@@ -155,30 +170,42 @@ def data_cut(
     mpp: Annotated[float, typer.Option(help="um per pixel of the tiles.")] = 0.44,
     tile_px: Annotated[int, typer.Option(min=16, help="Edge of a tile in pixels.")] = 512,
     order: Annotated[
-        str, typer.Option(help="Labels or classes, lowest first, where they overlap; '': as in the file.")
+        str,
+        typer.Option(help="Drawing order where regions overlap: labels or classes, lowest first; '': as in the file."),
     ] = "",
-    fill: Annotated[str, typer.Option(help="What unannotated pixels are: a label, or ignore.")] = "ignore",
-    ignore: Annotated[str, typer.Option(help="Classes without truth, joined with '|'.")] = "",
+    fill: Annotated[str, typer.Option(help="Label of unannotated pixels, or ignore.")] = "ignore",
+    ignore: Annotated[str, typer.Option(help="Classes that are not counted, separated by '|'.")] = "",
     skip: Skip = "",
     objects: Objects = "",
     class_property: ClassProperty = "",
-    min_share: Annotated[float, typer.Option(min=0, max=1, help="Least annotated share of a tile.")] = 0.5,
-    tiles: Annotated[int, typer.Option(min=0, help="Tiles to cut; 0: those of the split.")] = 0,
-    split: Annotated[str, typer.Option(help="Tiles to train/validate/test; '': 15/5/10, scaled to fewer.")] = "",
+    min_share: Annotated[float, typer.Option(min=0, max=1, help="Smallest annotated share of a tile.")] = 0.5,
+    tiles: Annotated[int, typer.Option(min=0, help="Number of tiles to cut; 0: the sum of the split.")] = 0,
+    split: Annotated[
+        str,
+        typer.Option(help="Numbers of tiles to train/validate/test; '': 15/5/10, or fewer in these proportions."),
+    ] = "",
     groups: Annotated[
-        str, typer.Option(help="Patient of a slide: a regex on its name with one (group), or a CSV tile,group.")
+        str,
+        typer.Option(
+            help="Patient of each slide: a regular expression with one (group) on its name, or a CSV file with columns "
+            "tile,group."
+        ),
     ] = "",
     group_by: Annotated[
         GroupBy, typer.Option(help="What must stay in one split: slides (or patients), or tiles.")
     ] = "slide",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
-    mpp_of_slide: Annotated[float | None, typer.Option(help="um/px of slides that state none, or a wrong one.")] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Replace the dataset, and tiles cut otherwise.")] = False,
+    mpp_of_slide: Annotated[
+        float | None, typer.Option(help="um/px of the slides, if they state none or a wrong one.")
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace the dataset and tiles of other settings.")
+    ] = False,
     manifest: ManifestFile = DEFAULT_MANIFEST,
 ) -> None:
     """Cut annotated tiles out of whole slides and list them; needs pip install 'fmcache[wsi]'.
 
-    Tiles lie side by side, none beyond the slide; those annotated enough are chosen so that labels are even, and no
+    Tiles lie side by side within the slide. Tiles with enough annotation are chosen so that labels are balanced. No
     slide is in two splits. An interrupted cut resumes where it stopped.
 
     Example: fmcache data cut a.svs b.svs c.svs --annotations geojson --labels tumour=Tumor,stroma=Stroma --into
@@ -198,12 +225,13 @@ def data_cut(
 def data_fetch(
     name: Annotated[str, typer.Argument(help="A dataset of the manifest that has `fetch:`.")],
     into: Annotated[Path | None, typer.Option(help="Folder for the files; default: the dataset's root.")] = None,
-    source: Annotated[str, typer.Option("--from", help="URL of a mirror, in place of the manifest's.")] = "",
+    source: Annotated[str, typer.Option("--from", help="URL of a mirror, used instead of the manifest's URL.")] = "",
     manifest: ManifestFile = DEFAULT_MANIFEST,
 ) -> None:
     """Download a public dataset, or list the files of a private one, and write its tiles and splits to a lock file.
 
-    What was fetched is not fetched again; a broken download resumes where it stopped; checksums are verified.
+    Files that are complete are not downloaded again. An interrupted download resumes where it stopped. Checksums are
+    verified.
 
     Example: fmcache data fetch puma
     """
@@ -215,15 +243,17 @@ def data_fetch(
 @app.command("split")
 def data_split(
     dataset: Annotated[str, typer.Argument(help="Dataset in the manifest.")],
-    split: Annotated[str, typer.Option(help="New fixed split, train/val/test tiles; '': the listed one stays.")] = "",
-    folds: Annotated[int, typer.Option(min=0, help="Rotating folds over all tiles; 0: none.")] = 0,
-    subsets: Annotated[str, typer.Option(help="Nested training subsets of these sizes, such as 5,10,15.")] = "",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice.")] = 0,
+    split: Annotated[
+        str, typer.Option(help="New fixed split: numbers of train/val/test tiles; '': keep the listed split.")
+    ] = "",
+    folds: Annotated[int, typer.Option(min=0, help="Number of rotating folds over all tiles; 0: none.")] = 0,
+    subsets: Annotated[str, typer.Option(help="Sizes of nested training subsets, for example 5,10,15.")] = "",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random choice.")] = 0,
     manifest: ManifestFile = DEFAULT_MANIFEST,
 ) -> None:
-    """Write a dataset's splits, folds and learning-curve subsets into the manifest, balanced, groups kept whole.
+    """Write balanced splits, folds and learning-curve subsets of a dataset into the manifest; groups are kept whole.
 
-    Caches are not touched: the next extract adds the views of tiles that now train for the first time.
+    Caches do not change: the next extract adds views of tiles that were not training tiles before.
 
     Example: fmcache data split demo --split 15/5/10 --folds 5 --subsets 5,10,15
     """
@@ -234,12 +264,12 @@ def data_split(
 
 @app.command("check")
 def data_check(
-    dataset: Annotated[list[str] | None, typer.Argument(help="Datasets; without one, all.")] = None,
+    dataset: Annotated[list[str] | None, typer.Argument(help="Datasets; default: all.")] = None,
     manifest: ManifestFile = DEFAULT_MANIFEST,
 ) -> None:
-    """Verify every listed file; print sizes, label shares, unlabelled shares, look-alikes across splits, problems.
+    """Verify every listed file; print sizes, shares of labels, tiles of different splits that look alike, and problems.
 
-    Exit code 1 when there are problems; notes are worth reading, and stop nothing.
+    Exit code 1 if there are problems. Notes do not change the exit code.
 
     Example: fmcache data check
     """
@@ -252,14 +282,14 @@ def data_check(
         show(result.table())
         problems += len(result.problems)
     for name in () if dataset else listed.unfetched:
-        say(f"{name}: not here yet; fmcache data fetch {name}")
+        say(f"{name}: not fetched yet; run fmcache data fetch {name}")
     if problems:
         raise typer.Exit(1)
 
 
 @app.command("show")
 def data_show(
-    dataset: Annotated[str, typer.Argument(help="Dataset; without one, the manifest's default.")] = "",
+    dataset: Annotated[str, typer.Argument(help="Dataset; default: the manifest's default dataset.")] = "",
     splits: Annotated[bool, typer.Option("--splits", help="Group the tiles by split, with label shares.")] = False,
     views: Annotated[str, typer.Option(metavar="TILE", help="Show a tile's augmented views with their masks.")] = "",
     recipe: RecipeFile = None,
@@ -269,7 +299,7 @@ def data_show(
 ) -> None:
     """Write a contact sheet: tiles (or splits, or views of a tile) beside their masks, with legend and scale bar.
 
-    Views are those of --recipe, or of the paper's protocol.
+    Views are drawn with the settings of --recipe, or of the paper's protocol.
 
     Example: fmcache data show demo --views d00
     """
@@ -277,7 +307,7 @@ def data_show(
     from fmcache.errors import SpecError
 
     if splits and views:
-        raise SpecError("--splits and --views exclude each other", next_step="leave out one of them")
+        raise SpecError("--splits and --views cannot be combined", next_step="leave out one of them")
     listed = Manifest(manifest)
     name = dataset or listed.default
     folder = work / "sheets"

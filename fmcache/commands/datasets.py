@@ -10,9 +10,9 @@ from fmcache.manifest import SPLITS, AnyDataset, FileDataset, Manifest
 
 def list_datasets(listed: Manifest) -> Table:
     """Return a table of the datasets of a manifest, including those that are not fetched yet."""
-    caption = f"default, where no dataset is named: {listed.default}\nsplit: tiles to train / validate / test"
+    caption = f"default dataset: {listed.default}\nsplit: tiles to train / validate / test"
     if listed.unfetched:
-        caption += "\nnot fetched: fmcache data fetch NAME downloads it, or says which files to place where"
+        caption += "\nnot fetched: fmcache data fetch NAME downloads it, or says which files are needed and where"
     table = Table(caption=caption, caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("name", "tiles", "groups", "split", "folds", "subsets", "um/px"):
         table.add_column(column, no_wrap=True)

@@ -93,7 +93,7 @@ def _check(choice: EncoderChoice, device: torch.device, flags: Flags, fetch: boo
         error = FmcacheError(
             f"{row['encoder']} cannot be read or run",
             found=(str(reason) or type(reason).__name__).partition("\n")[0],
-            next_step="check the file and its permissions, and the memory of the device",
+            next_step="check the file, its permissions, and the free memory of the device",
         )
     if error:
         row[next(key for key in ("access", "file", "load", "tile") if row[key] == NOT_TRIED)] = "FAILED"
@@ -162,7 +162,7 @@ def _one_tile(encoder: Encoder) -> str:
     seconds = time.monotonic() - start
     if not np.isfinite(grids).all():
         raise FmcacheError(
-            f"{card.name!r} gives tokens that are not finite in {precision}",
+            f"{card.name!r} gives tokens in {precision} that are not finite",
             next_step="set `precision: float32` in the recipe, and check the weights file",
         )
     return f"{' x '.join(str(n) for n in grids.shape[1:])}, finite, {seconds:.1f} s"

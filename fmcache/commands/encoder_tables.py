@@ -23,8 +23,8 @@ TILE_PX = 512
 def list_encoders() -> Table:
     """Return a table of the encoders that have a card: those of the study, newer ones, baselines, controls."""
     table = Table(
-        caption=f"tokens: channels x rows x columns at {TILE_PX} px; a view: its bytes as float16, uncompressed\n"
-        "study: what --all means; baselines: trained on natural images",
+        caption=f"tokens: channels x rows x columns at {TILE_PX} px; a view: bytes as float16, uncompressed\n"
+        "here: weights are on this machine; study: the encoders of --all; baselines: trained on natural images",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),

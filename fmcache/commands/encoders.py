@@ -27,9 +27,9 @@ def encoders_list() -> None:
 
 @app.command("show")
 def encoders_show(name: Annotated[str, typer.Argument(help="Card name, card file or timm:NAME.")]) -> None:
-    """Print all that is known of an encoder: its token grid, where its weights come from, its card.
+    """Print what is known about an encoder: its token grid, the source of its weights, its card.
 
-    What is printed is a card: saved to a file, it can be changed and passed as an encoder.
+    The output is a card: save it to a file, change it, and pass the file as an encoder.
 
     Example: fmcache encoders show virchow2
     """
@@ -47,16 +47,17 @@ def encoders_check(
     weights: Annotated[str, typer.Option(help="Weights file or folder, for a single encoder.")] = "",
     random_weights: Annotated[bool, typer.Option("--random-weights", help="Dry run: no weights are needed.")] = False,
     fetch: Annotated[
-        bool, typer.Option("--fetch", help="Fetch weights that are not here; otherwise only ask.")
+        bool,
+        typer.Option("--fetch", help="Download missing weights; without it, only check access."),
     ] = False,
     work: Work = DEFAULT_WORK,
     device: Device = "auto",
     threads: Threads = 0,
     offline: Offline = False,
 ) -> None:
-    """Check each encoder: whether it is available, whether its file loads strictly, and what one tile gives.
+    """Check each encoder: access, weights file, strict loading, and the tokens of one tile.
 
-    Exit code 1 when one fails.
+    Exit code 1 if a check fails.
 
     Example: fmcache encoders check virchow2
     """

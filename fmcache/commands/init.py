@@ -27,15 +27,15 @@ TERMINAL = Path("-")
 
 
 def init_command(
-    recipe: Annotated[Path, typer.Argument(help="The recipe to write; -: print it.")] = DEFAULT_RECIPE,
+    recipe: Annotated[Path, typer.Argument(help="The recipe file to write; -: print the recipe.")] = DEFAULT_RECIPE,
     dataset: DatasetNames = None,
     encoder: EncoderNames = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a file of this name.")] = False,
     manifest: ManifestFile = DEFAULT_MANIFEST,
 ) -> None:
-    """Write a recipe to start from: every field with its default, what it means and what it allows.
+    """Write a recipe to start from: every field with its default, its meaning and its allowed values.
 
-    Without flags it is the paper's protocol for the manifest's default dataset; name encoders before you run it.
+    Without flags it is the paper's protocol for the manifest's default dataset. List encoders in it before you run it.
 
     Example: fmcache init study.yaml --dataset demo --encoder raw-pixels --encoder random-vits16
     """
@@ -52,23 +52,23 @@ def init_command(
     with whole_file(recipe.resolve()) as file:  # a link stays a link
         file.write(text.encode())
     name = shlex.quote(str(recipe))
-    first = "" if study.encoders else "name encoders in it (fmcache encoders list shows them), then "
-    say(f"{recipe}: every field of a recipe, with its default and what it means")
-    say(f"  next: {first}fmcache plan {name} says what it costs; fmcache run {name} runs it")
+    first = "" if study.encoders else "list encoders in it (fmcache encoders list shows their names), then "
+    say(f"{recipe}: every field of a recipe, with its default and its meaning")
+    say(f"  next: {first}fmcache plan {name} estimates its cost; fmcache run {name} runs it")
 
 
 def _check_place(recipe: Path, replace: bool) -> None:
     from fmcache.errors import SpecError
 
     if recipe.is_dir():
-        step = f"name a file in it: fmcache init {shlex.quote(str(recipe / DEFAULT_RECIPE))}"
+        step = f"choose a file in it: fmcache init {shlex.quote(str(recipe / DEFAULT_RECIPE))}"
         raise SpecError(f"{recipe} is a folder", expected="the name of a file", next_step=step)
     if recipe.exists() and not replace:
         raise SpecError(
             f"{recipe} exists already",
             expected="the name of a new file",
             found=f"a file of {recipe.stat().st_size} bytes",
-            next_step="name another file: fmcache init other.yaml, or pass --replace to lose what is in this one",
+            next_step="choose another name: fmcache init other.yaml, or pass --replace to overwrite this file",
         )
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Work = Annotated[Path, typer.Option("--work", help="Working folder: caches, results and reports.")]
 ManifestFile = Annotated[Path, typer.Option("--manifest", help="The data manifest.")]
-RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="Recipe; without it the paper's protocol.")]
+RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="Recipe file; default: the paper's protocol.")]
 DatasetNames = Annotated[list[str] | None, typer.Option("--dataset", help="Dataset; may be repeated.")]
 EncoderNames = Annotated[
     list[str] | None,
@@ -23,17 +23,23 @@ EncoderNames = Annotated[
 ]
 Taps = Annotated[
     str,
-    typer.Option("--tap", help="Where tokens are taken: last, or blocks such as 6,12,18 or 6+norm; '': the recipe's."),
+    typer.Option(
+        "--tap",
+        help="Layers to take tokens from: last, or blocks, for example 6,12,18 or 6+norm; '': as in the recipe.",
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Threads = Annotated[int, typer.Option(min=0, help="CPU threads of torch; 0: all. Moves the last bits, is recorded.")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes of a local Dask cluster; 0: run here.")]
-Recompute = Annotated[bool, typer.Option("--recompute", help="Replace what is there instead of adding to it.")]
+Threads = Annotated[
+    int,
+    typer.Option(min=0, help="CPU threads of torch; 0: all. The number changes rounding and is recorded with results."),
+]
+Workers = Annotated[int, typer.Option(min=0, help="Processes of a local Dask cluster; 0: no cluster.")]
+Recompute = Annotated[bool, typer.Option("--recompute", help="Replace existing caches or results.")]
 Compile = Annotated[
     bool,
-    typer.Option("--compile", help="Run encoders through torch.compile: a minute's work first; moves the last bits."),
+    typer.Option("--compile", help="Run encoders with torch.compile: compiling takes a minute; rounding changes."),
 ]
-Offline = Annotated[bool, typer.Option("--offline", help="Never ask the hub: weights must be here.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never contact the hub: weights must be on this machine.")]
 
 WIDE = 200
 
@@ -67,14 +73,14 @@ def choices_of(
     from fmcache.specs import EncoderChoice
 
     if encoder and everything:
-        raise SpecError("--all and names of encoders exclude each other", next_step="leave out one of them")
+        raise SpecError("--all and names of encoders cannot be combined", next_step="leave out one of them")
     chosen = study_encoders() if everything else encoder or []
     for flag, given in (("--weights", weights), ("--as", alias)):
         if given and len(chosen) != 1:
             raise SpecError(
-                f"{flag} goes with a single encoder",
+                f"{flag} needs exactly one encoder",
                 found=", ".join(chosen) or "no encoder in the command",
-                next_step="take them one by one, or list each with its weights and name (`as`) in a recipe",
+                next_step="run one encoder at a time, or list each with its weights and name (`as`) in a recipe",
             )
     try:
         return tuple(EncoderChoice(name, weights, random_weights, alias or msgspec.UNSET) for name in chosen)

@@ -1,4 +1,4 @@
-"""A plan for the terminal: what is kept, what is computed, what would be cheaper, what the numbers assume."""
+"""A plan for the terminal: what is kept, what is computed, cheaper variants, and what the numbers assume."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def shown(plan: Plan, work: Path) -> Group:
     counted = ", ".join(f"{name} {n}" for name, n in views.items())
     masks = size_text(sum(views.values()) * recipe.tile_px**2)
     parts += [
-        f"views: {counted}; masks of all views at most {masks} besides; {size_text(free)} free on disk",
-        f"largest grids in memory in fit: {size_text(max(item.cost.fit_bytes for item in plan.items))}; "
+        f"views: {counted}; masks of all views: at most {masks} more; {size_text(free)} free on disk",
+        f"largest token grids in memory during fit: {size_text(max(item.cost.fit_bytes for item in plan.items))}; "
         f"{size_text(memory)} free",
     ]
     if total.raw_bytes > free:
-        parts.append("NO ROOM: the tokens may not fit on this disk; move the working folder with --work")
+        parts.append("NO ROOM: the tokens may not fit on this disk; choose another working folder with --work")
     if variants := cheaper(recipe):
         parts.append(_cheaper_table(plan, variants))
     parts.append(_assumptions(plan))
@@ -51,7 +51,7 @@ def _encoders_table(plan: Plan, total: Cost) -> Table:
         grid = f"{item.card.width}x{item.grid.side}x{item.grid.side}"  # no blanks, so that it is not broken into lines
         table.add_row(_name(plan, item), grid, *_kept(item.cost))
     table.add_section()
-    table.add_row("in all", "", *_kept(total))
+    table.add_row("total", "", *_kept(total))
     return table
 
 
@@ -61,14 +61,14 @@ def _work_table(plan: Plan, total: Cost) -> Table:
     for item in plan.items:
         table.add_row(_name(plan, item), *_work(item.cost, [item], plan.speed))
     table.add_section()
-    table.add_row("in all", *_work(total, plan.items, plan.speed))
+    table.add_row("total", *_work(total, plan.items, plan.speed))
     return table
 
 
 def _cheaper_table(plan: Plan, variants: dict[str, Recipe]) -> Table:
     what = "time" if plan.speed else "TFLOP"
-    table = _table("", "what would be cheaper", "passes", "on disk", "in memory", f"encoder {what}", f"decoder {what}")
-    for change, recipe in {"(as it is)": plan.recipe, **variants}.items():
+    table = _table("", "cheaper variant", "passes", "on disk", "in memory", f"encoder {what}", f"decoder {what}")
+    for change, recipe in {"(unchanged)": plan.recipe, **variants}.items():
         items = [
             item._replace(cost=cost_of(recipe, demand_of(recipe, item.dataset, plan.datasets[item.dataset]), item.card))
             for item in plan.items
@@ -116,21 +116,21 @@ def time_text(seconds: float) -> str:
 def _assumptions(plan: Plan) -> str:
     lines = [
         "on disk: an estimate from the ratio seen on a small ViT (fmcache/cache/CODECS.md)",
-        "TFLOP: 10^12 operations, convolutions in their direct form; a control without network counts as 0",
-        "what is cached or fitted already is not taken off",
-        "fewer views or seeds and a narrower decoder ask less of the data too, not only of the machine",
+        "TFLOP: 10^12 operations, convolutions in direct form; a control without a network counts as 0",
+        "existing caches and results are not subtracted",
+        "fewer views or seeds, or a narrower decoder, also change what the study can show, not only its cost",
     ]
     if others := sorted({item.encoder for item in plan.items if item.card.kind == "timm" and not item.card.depth}):
         lines.append(
-            f"{', '.join(others)}: operations counted by the shapes of layers; the speed is taken to be that of a "
-            "transformer, which small convolutions do not reach"
+            f"{', '.join(others)}: operations are counted from the shapes of layers; times assume the speed of a "
+            "transformer, and small convolutions are slower"
         )
     if plan.speed:
         rates = ", ".join(f"{name} {rate / 1e9:,.0f}" for name, rate in plan.speed.encoder.items())
         lines.append(
-            f"times: rough (a factor of two either way), from a few seconds on {plan.speed.device}, as busy as it is "
-            f"now: encoders {rates}, decoder {plan.speed.decoder / 1e9:,.0f} GFLOP/s; tiles, views and writing are not "
-            "in them"
+            f"times: rough (within a factor of two), measured for a few seconds on {plan.speed.device} under its "
+            f"present load: encoders {rates}, decoder {plan.speed.decoder / 1e9:,.0f} GFLOP/s; without the time "
+            "to read tiles, render views and write files"
         )
     return "\n".join(lines)
 

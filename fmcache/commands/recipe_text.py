@@ -1,4 +1,4 @@
-"""The recipe that `fmcache init` writes: every field of `Recipe` with its default, what it means and what it allows.
+"""The recipe that `fmcache init` writes: every field of `Recipe` with its default, its meaning and its allowed values.
 
 Names, defaults, ranges and allowed values come from the types in `fmcache.specs`; only the descriptions are here. A
 field without a description raises an error, so that a new field cannot be forgotten.
@@ -21,20 +21,20 @@ from fmcache.strict import builtins
 FOLDED = {"\x85", "\u2028", "\u2029"}
 """Unicode line breaks. The YAML dumper may leave them as they are; the reader then turns them into spaces."""
 WORDS = {
-    "name": "name of the study, in folders, tables and figures: letters, digits, '.', '_' and '-'. Change it with the "
-    "values: results of another recipe under the same name are refused",
-    "question": "what the study asks; the report begins with it",
-    "expect": "what figures to expect; free text, in the report too",
-    "datasets": "datasets of the manifest (`fmcache data list`), such as [demo]; []: the manifest's default",
-    "folds": "train every seed on each fold of the dataset (`fmcache data split --folds`), not on its one fixed split",
-    "subset": "train on the listed subset of so many tiles (`fmcache data split --subsets`); 0: on all training tiles",
-    "encoders": "encoders to compare (`fmcache encoders list`), such as [uni, raw-pixels]. An entry is a name, or a "
-    "mapping with the keys below, such as {name: uni, weights: mine.pth, as: uni-mine}",
-    "encoders.name": "name of a card, a card file such as mine.yaml, or timm:NAME; required",
+    "name": "name of the study in folders, tables and figures: letters, digits, '.', '_' and '-'. If you change a "
+    "value, change the name too: results of another recipe with the same name are refused",
+    "question": "the question of the study; the report begins with it",
+    "expect": "the result that you expect; free text, shown in the report",
+    "datasets": "datasets of the manifest (`fmcache data list`), for example [demo]; []: the manifest's default",
+    "folds": "train every seed on each fold of the dataset (`fmcache data split --folds`) instead of its fixed split",
+    "subset": "train on the listed subset of this size (`fmcache data split --subsets`); 0: on all training tiles",
+    "encoders": "encoders to compare (`fmcache encoders list`), for example [uni, raw-pixels]. An entry is a name, or "
+    "a mapping with the keys below, for example {name: uni, weights: mine.pth, as: uni-mine}",
+    "encoders.name": "name of a card, a card file (mine.yaml), or timm:NAME; required",
     "encoders.weights": "file or folder of weights, relative to this recipe; '': those that the card names",
     "encoders.random_weights": "dry run: random weights, labelled as such in every table and figure",
-    "encoders.as": "another name for folders, tables and figures, so that two weights of one encoder can be compared",
-    "tile_px": "edge of a tile in pixels, as encoders see it; images of another size are resized",
+    "encoders.as": "another name for folders, tables and figures, to compare two weights files of one encoder",
+    "tile_px": "edge of the tiles that encoders get, in pixels; images of another size are resized",
     "views": "random changes of the training tiles. View 0 is the tile itself; all encoders see the same views",
     "views.count": "random views of a training tile, beside view 0; encoders run once over each",
     "views.seed": "seed of the random views",
@@ -47,40 +47,40 @@ WORDS = {
     "views.contrast": "largest change of contrast as a share",
     "views.saturation": "largest change of saturation as a share",
     "views.hue": "largest change of hue as a share of the colour circle",
-    "views.outside": "the mask where a view looks beyond the tile: not counted (ignore), or reflected as the image is",
-    "grid": "where tile_px is no multiple of an encoder's patch: resize the view to the nearest multiple (fit), add "
-    "reflected pixels (pad), or cut pixels off (crop)",
-    "taps": "where tokens are taken: last (after the final norm), the output of a block counted from 1 ('6'), or that "
-    "with the final norm ('6+norm'). Each becomes a cache of its own, as in ['6', last]",
-    "precision": "number format in which encoders run; published: the one that each card names",
-    "store": "number format of cached tokens: float16, float32, or either with N bits of the mantissa kept, which "
-    "takes less disk: float16-round1 to float16-round9, float32-round1 to float32-round19",
+    "views.outside": "the mask where a view reaches beyond the tile: not counted (ignore), or reflected like the image",
+    "grid": "if tile_px is not a multiple of an encoder's patch size: resize the view to the nearest multiple (fit), "
+    "add reflected pixels (pad), or cut pixels off (crop)",
+    "taps": "layers to take tokens from: last (after the final norm), the output of a block counted from 1 ('6'), or "
+    "this output after the final norm ('6+norm'). Each of them has its own cache. Two of them, for example ['6', last]",
+    "precision": "number format in which encoders run; published: the format that each card names",
+    "store": "number format of cached tokens: float16, float32, or one of them with only N mantissa bits, which "
+    "needs less disk: float16-round1 to float16-round9, float32-round1 to float32-round19",
     "decoder": "the light decoder, the same for every encoder",
     "decoder.width": "channels inside the decoder",
     "fit": "how a decoder is trained",
-    "fit.seeds": "number of seeds, that is of trainings of each decoder; the spread in the report comes from them",
-    "fit.epochs": "epochs of a training",
+    "fit.seeds": "number of seeds: each decoder is trained once per seed; the report shows the spread between seeds",
+    "fit.epochs": "epochs of one training run",
     "fit.batch": "views in a batch",
     "fit.learning_rate": "learning rate at the start of each cosine",
-    "fit.restart_epochs": "epochs of a cosine, from learning_rate down to 0; then the next one starts",
-    "fit.validate_epochs": "epochs between two validations, of which the best one picks the weights to test",
+    "fit.restart_epochs": "epochs of one cosine, from learning_rate down to 0; then the next cosine starts",
+    "fit.validate_epochs": "epochs between two validations; the weights with the best validation are tested",
     "fit.passes_per_epoch": "views of each training tile that an epoch uses",
     "fit.standardise": "scale tokens to mean 0 and deviation 1 in each channel, over the training tiles (channel), or "
     "leave them as they are (none)",
     "fit.cross_entropy_weight": "weight of the cross-entropy in the loss",
     "fit.dice_weight": "weight of the Dice loss in the loss",
-    "dice": "how test tiles are joined in a label's Dice: pixels of all tiles summed (pooled), the mean over tiles "
+    "dice": "how the Dice of a label combines the test tiles: pixels of all tiles summed (pooled), the mean over tiles "
     "(per_tile), or the formula of the PUMA challenge (puma)",
-    "sweep": "values to compare of one of these two fields, from the same caches; []: no sweep",
-    "sweep.views": "numbers of views to choose from, rising, such as [1, 8, 50]",
-    "sweep.passes_per_epoch": "values of fit.passes_per_epoch, rising, such as [1, 2, 5]",
+    "sweep": "several values of one of these two fields, compared with the same caches; []: no sweep",
+    "sweep.views": "numbers of available views, in rising order, for example [1, 8, 50]",
+    "sweep.passes_per_epoch": "values of fit.passes_per_epoch, in rising order, for example [1, 2, 5]",
 }
 """What each field means, by its path in the file; keys of an entry of `encoders` are below ``encoders.``."""
 
 HEAD = """\
-# A recipe: everything that can change a number. Every field is here with its default, which is the paper's protocol;
-# a line that you delete keeps its default. Number of workers, folders and device are flags of the commands.
-# fmcache plan RECIPE says what a recipe costs; fmcache run RECIPE runs it.
+# A recipe: all settings that can change a result. Every field is listed with its default; the defaults are the paper's
+# protocol. If you delete a line, its default is used. Workers, folders and the device are flags of the commands.
+# fmcache plan RECIPE estimates the cost of a recipe; fmcache run RECIPE runs it.
 """
 COLUMN, WIDTH = 30, 118
 _TOGETHER = re.compile(r"`[^`]*`|\{[^}]*\}|\[[^]]*\]|\([^)]*\)")  # text that must stay on one line of a comment

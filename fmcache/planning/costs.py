@@ -101,10 +101,10 @@ def _at_taps(recipe: Recipe, card: Card, grid: GridGeometry) -> list[tuple[GridG
         stage = 0 if tap == LAST else int(tap.partition("+")[0])
         if stage > len(stages):
             raise SpecError(
-                f"{card.name!r} has no {stage} blocks or stages to tap",
-                expected=f"last, or one from 1 to {len(stages)}" if stages else "last",
+                f"{card.name!r} has no block or stage {stage} to tap",
+                expected=f"last, or a number from 1 to {len(stages)}" if stages else "last",
                 found=f"tap {tap}",
-                next_step="choose another --tap, or plan this encoder in its own recipe",
+                next_step="choose another tap, or plan this encoder in a recipe of its own",
             )
         patch, width = stages[stage - 1] if stage else (card.patch, card.width)
         found.append((grid._replace(patch=patch), width))

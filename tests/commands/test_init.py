@@ -94,7 +94,7 @@ def test_the_words_on_the_store_name_its_limits():
 def test_examples_in_the_words_are_read(tmp_path):
     for key in ("encoders", "taps", "sweep.views", "sweep.passes_per_epoch", "datasets"):
         *outer, name = key.split(".")
-        example = re.search(r"(?:such as|as in) (\[[^]]+\])", page.WORDS[key])[1]
+        example = re.search(r"for example (\[[^]]+\])", page.WORDS[key])[1]
         path = tmp_path / "recipe.yaml"
         path.write_text(f"{outer[0]}: {{{name}: {example}}}" if outer else f"{name}: {example}")
         assert read_recipe(path) != Recipe()

@@ -128,7 +128,7 @@ def test_a_place_for_the_merged_masks_is_asked_for(folder):
     with pytest.raises(SpecError, match="merged into label images") as caught:
         merge_masks(folder / "images", sources(folder), None, order="", fill="other", replace=False)
     assert "--merge-into" in caught.value.next_step
-    with pytest.raises(SpecError, match="names the labels here"):
+    with pytest.raises(SpecError, match="already names the labels"):
         data_add("x", folder / "images", sources(folder), labels="a=0,b=1", manifest=folder / "m.yaml")
 
 

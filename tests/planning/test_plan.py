@@ -161,7 +161,7 @@ def test_a_plan_needs_no_weights_and_shows_every_encoder_the_sums_and_cheaper_re
     named = msgspec.structs.replace(RECIPE, encoders=("raw-pixels", "virchow2"))
     made = plan(named, manifest, Flags(tmp_path / "not yet there"), measure=False)
     text = text_of(shown(made, tmp_path / "not yet there"))
-    for word in ("raw-pixels", "virchow2", "in all", "1280x5x5", "store: float16-round5", "free on disk"):
+    for word in ("raw-pixels", "virchow2", "total", "1280x5x5", "store: float16-round5", "free on disk"):
         assert word in text
     assert made.speed is None
     everyone = plan(msgspec.structs.replace(RECIPE, encoders=()), manifest, Flags(tmp_path), measure=False)

@@ -112,7 +112,7 @@ def test_a_split_without_a_labelled_pixel_is_refused_before_an_encoder_runs(tmp_
     manifest, lines = listed([EMPTY if f"t{i}" in SPLITS[split] else BOTH for i in range(4)]), []
     with pytest.raises(ManifestError, match=f"toy: {split} has no labelled pixel") as refused:
         extract(RECIPE, manifest, flags(tmp_path), lines.append)
-    assert refused.value.found == f"every pixel ignored in {', '.join(SPLITS[split])}"
+    assert refused.value.found == f"all pixels are ignored in {', '.join(SPLITS[split])}"
     assert not any("Raw pixels" in line for line in lines)
 
 
@@ -131,7 +131,7 @@ def test_the_way_out_of_a_split_without_a_label_works_when_typed(tmp_path, liste
     manifest = listed([EMPTY, BOTH, BOTH, BOTH], {"train": ["t1", "t2"], "val": ["t0"], "test": ["t3"]})
     with pytest.raises(ManifestError) as refused:
         extract(RECIPE, manifest, flags(tmp_path), quiet)
-    command = refused.value.next_step.partition("or fmcache ")[2].partition(";")[0]
+    command = refused.value.next_step.partition("or run fmcache ")[2].partition(";")[0]
     assert CliRunner().invoke(app, command.split()).exit_code == 0
     assert extract(RECIPE, Manifest(manifest.path), flags(tmp_path), quiet) == []
     assert CliRunner().invoke(app, ["data", "check", "toy"]).exit_code == 0

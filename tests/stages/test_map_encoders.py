@@ -102,6 +102,6 @@ def test_a_plan_counts_stages_by_their_own_shapes(tmp_path, manifest):
     values = sum(channels * rows * cols for channels, rows, cols in SHAPES.values())
     assert item.cost.raw_bytes == item.cost.forward_passes * values * 4
     assert 0 < item.cost.encoder_flop < 1e12
-    with pytest.raises(SpecError, match="has no 7 blocks or stages"):
+    with pytest.raises(SpecError, match="has no block or stage 7"):
         seventh = Recipe(taps=("7",), tile_px=64)
         cost_of(seventh, demand_of(seventh, "toy", manifest.dataset()), item.card)
