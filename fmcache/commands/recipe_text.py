@@ -36,7 +36,7 @@ WORDS = {
     "encoders.as": "another name for folders, tables and figures, to compare two weights files of one encoder",
     "tile_px": "edge of the tiles that encoders get, in pixels; images of another size are resized",
     "views": "random changes of the training tiles. View 0 is the tile itself; all encoders see the same views",
-    "views.count": "random views of a training tile, beside view 0; encoders run once over each",
+    "views.count": "random views of a training tile, in addition to view 0; encoders run once over each",
     "views.seed": "seed of the random views",
     "views.rotate_deg": "largest rotation in degrees, in both directions",
     "views.flip": "mirror half of the views",
@@ -51,7 +51,7 @@ WORDS = {
     "grid": "if tile_px is not a multiple of an encoder's patch size: resize the view to the nearest multiple (fit), "
     "add reflected pixels (pad), or cut pixels off (crop)",
     "taps": "layers to take tokens from: last (after the final norm), the output of a block counted from 1 ('6'), or "
-    "this output after the final norm ('6+norm'). Each of them has its own cache. Two of them, for example ['6', last]",
+    "this output after the final norm ('6+norm'). Each has its own cache; for example ['6', last]",
     "precision": "number format in which encoders run; published: the format that each card names",
     "store": "number format of cached tokens: float16, float32, or one of them with only N mantissa bits, which "
     "needs less disk: float16-round1 to float16-round9, float32-round1 to float32-round19",
@@ -65,8 +65,8 @@ WORDS = {
     "fit.restart_epochs": "epochs of one cosine, from learning_rate down to 0; then the next cosine starts",
     "fit.validate_epochs": "epochs between two validations; the weights with the best validation are tested",
     "fit.passes_per_epoch": "views of each training tile that an epoch uses",
-    "fit.standardise": "scale tokens to mean 0 and deviation 1 in each channel, over the training tiles (channel), or "
-    "leave them as they are (none)",
+    "fit.standardise": "scale tokens to mean 0 and standard deviation 1 in each channel, over the training tiles (channel), "
+    "or leave them as they are (none)",
     "fit.cross_entropy_weight": "weight of the cross-entropy in the loss",
     "fit.dice_weight": "weight of the Dice loss in the loss",
     "dice": "how the Dice of a label combines the test tiles: pixels of all tiles summed (pooled), the mean over tiles "
@@ -78,8 +78,8 @@ WORDS = {
 """What each field means, by its path in the file; keys of an entry of `encoders` are below ``encoders.``."""
 
 HEAD = """\
-# A recipe: all settings that can change a result. Every field is listed with its default; the defaults are the paper's
-# protocol. If you delete a line, its default is used. Workers, folders and the device are flags of the commands.
+# A recipe: all settings that can change a result. Every field is listed with its default; the defaults are the
+# paper's protocol. If you delete a line, its default is used. Workers, folders and device are flags of the commands.
 # fmcache plan RECIPE estimates the cost of a recipe; fmcache run RECIPE runs it.
 """
 COLUMN, WIDTH = 30, 118
