@@ -65,8 +65,8 @@ WORDS = {
     "fit.restart_epochs": "epochs of one cosine, from learning_rate down to 0; then the next cosine starts",
     "fit.validate_epochs": "epochs between two validations; the weights with the best validation are tested",
     "fit.passes_per_epoch": "views of each training tile that an epoch uses",
-    "fit.standardise": "scale tokens to mean 0 and standard deviation 1 in each channel, over the training tiles (channel), "
-    "or leave them as they are (none)",
+    "fit.standardise": "scale tokens to mean 0 and standard deviation 1 in each channel, over the training tiles "
+    "(channel), or leave them as they are (none)",
     "fit.cross_entropy_weight": "weight of the cross-entropy in the loss",
     "fit.dice_weight": "weight of the Dice loss in the loss",
     "dice": "how the Dice of a label combines the test tiles: pixels of all tiles summed (pooled), the mean over tiles "
