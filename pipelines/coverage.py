@@ -1,14 +1,16 @@
-"""Do the intervals of `fmcache.statistics` hold the truth? Studies with known truth through the same functions.
+"""Do the intervals of `fmcache.statistics` contain the truth? Tested on simulated studies whose truth is known.
 
-    python pipelines/coverage.py             about 3 minutes of one core
+    python pipelines/coverage.py             about 3 minutes on one core
     python pipelines/coverage.py --quick     about half a minute
 
-A world says how scores vary: an encoder's Dice in a tile is the logistic function of its quality plus what the tile
-does to all encoders, what it does to this one, what the seed does, and what seed and tile do together, for each label.
-Counts are drawn, pooled and handed to the functions that the report uses. The truth is the figure of endless tiles and
-seeds. Printed, per world and number of test units: coverage of each interval, family-wise error among encoders that are
-equal in truth; and among encoders that are not, the power, and the size of the set of those who may be best. The last
-line is JSON with the extremes over all worlds, and the cells outside the targets.
+A world defines how scores vary. For each label, an encoder's Dice in a tile is the logistic function of a sum: the
+quality of the encoder, the effect of the tile on all encoders, its effect on this encoder, the effect of the seed, and
+the interaction of seed and tile. Counts are drawn, pooled and passed to the functions that the report uses. The truth
+is the value for infinitely many tiles and seeds.
+
+The script prints for each world and number of test units: the coverage of each interval; the family-wise error among
+encoders that are truly equal; for unequal encoders, the power and the size of the set of encoders that may be best. The
+last line is JSON with the extremes over all worlds and the number of cells outside the targets.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ PIXELS = 512 * 512
 
 @dataclass(frozen=True)
 class World:
-    """Standard deviations on the logit scale; `rare`: the share of tiles that hold the last label."""
+    """Standard deviations on the logit scale; `rare`: the share of tiles that contain the last label."""
 
     tile: float = 0.6
     tile_encoder: float = 0.25
@@ -48,16 +50,16 @@ class World:
     seed_tile: float = 0.15
     rare: float = 1.0
     sizes: float = 0.5
-    """Spread of the logarithm of a label's pixels in a tile."""
+    """Standard deviation of the logarithm of a label's pixels in a tile."""
     grouped: bool = False
     level: tuple[float, float] = (0.60, 0.80)
-    """True Dice of a typical tile, of the worst and the best encoder."""
+    """True Dice of a typical tile: of the worst encoder and of the best encoder."""
     collapse: float = 0.0
     heavy: bool = False
     seeds: int = 10
     folds: int = 0
     fold: float = 0.0
-    """What a fold's training tiles do to an encoder, all seeds alike."""
+    """Effect of a fold's training tiles on an encoder; it is the same for all seeds."""
 
 
 WORLDS = {
@@ -77,14 +79,14 @@ WORLDS = {
 
 @dataclass(frozen=True)
 class Study:
-    """Counts by encoder (seed, tile, label, 3), the unit and the fold of each tile."""
+    """Counts by encoder (seed, tile, label, 3); the test unit and the fold of each tile."""
 
     counts: dict[str, npt.NDArray[np.int64]]
     groups: list[str]
     folds: list[int]
 
     def evidence(self) -> Evidence:
-        """The same as what `fmcache.statistics.evidence.evidence_of` makes of a results table."""
+        """The evidence, as `fmcache.statistics.evidence.evidence_of` makes it from a results table."""
         return from_counts(self.counts, LABELS, self.groups, "pooled", self.folds)
 
 
@@ -116,7 +118,7 @@ def draw(rng: np.random.Generator, world: World, quality: Floats, units: int) ->
     n, e, labels = len(unit), len(quality), len(LABELS)
     seeds = world.seeds
     folds = np.arange(units)[unit] % world.folds if world.folds else np.zeros(n, int)
-    # half of what a tile does belongs to its group
+    # half of the variance of a tile's effect is shared by its group
     of_tile = world.tile * _in_groups(normal(rng, world, units, labels), normal(rng, world, n, labels), unit, world)
     own = normal(rng, world, units, e, labels), normal(rng, world, n, e, labels)
     of_both = world.tile_encoder * _in_groups(*own, unit, world)
@@ -143,12 +145,12 @@ def _in_groups(group: Floats, tile: Floats, unit: npt.NDArray[np.int64], world: 
 
 @functools.cache
 def known_truth(name: str, encoders: int) -> Floats:
-    """The figures of endless tiles and seeds of unequal encoders, (encoder, column)."""
+    """True scores of unequal encoders, (encoder, column): for infinitely many tiles and seeds."""
     return truth_of(WORLDS[name], levels(WORLDS[name], encoders, equal=False))
 
 
 def truth_of(world: World, quality: Floats) -> Floats:
-    """The figures of endless tiles and seeds, (encoder, column); seeds at 48 quantiles, 20,000 tiles."""
+    """True scores, (encoder, column), approximated with 20,000 tiles and seeds at 48 quantiles."""
     rng = np.random.Generator(np.random.Philox(key=random_key("coverage truth", repr(world))))
     held = pixels(rng, world, 20_000)
     tile = world.tile * _mixed(rng, world) + world.tile_encoder * _mixed(rng, world)
@@ -166,13 +168,13 @@ def truth_of(world: World, quality: Floats) -> Floats:
 
 
 def _mixed(rng: np.random.Generator, world: World) -> Floats:
-    """What a tile does, as `draw` makes it, for 20,000 tiles."""
+    """Effects of 20,000 tiles, drawn as in `draw`."""
     draws = [normal(rng, world, 20_000, len(LABELS)) for _ in range(2 if world.grouped else 1)]
     return np.asarray(sum(draws) / np.sqrt(len(draws)))
 
 
 class Cell:
-    """What was seen in the studies of one world and number of units: lists of arrays, one a study."""
+    """The findings for one world and number of units: lists of arrays, one array per study."""
 
     def __init__(self) -> None:
         self.seen: dict[str, list[Floats]] = defaultdict(list)
@@ -182,18 +184,18 @@ class Cell:
             self.seen[name].append(np.asarray(value, float))
 
     def mean(self, name: str) -> float:
-        """Mean over studies, encoders or pairs; NaN (no interval) left out."""
+        """Mean over studies, encoders or pairs, without NaN (no interval)."""
         values = np.concatenate([one.ravel() for one in self.seen[name]])
         return float(np.nanmean(values)) if (~np.isnan(values)).any() else float("nan")
 
 
 def inside(low: Floats, high: Floats, truth: Floats) -> Floats:
-    """1 where an interval holds the truth, 0 where not, NaN where there is none."""
+    """1 where an interval contains the truth, 0 where it does not, NaN where there is no interval."""
     return np.where(np.isnan(low), np.nan, (low <= truth) & (truth <= high))
 
 
 def look(cell: Cell, evidence: Evidence, truth: Floats) -> None:
-    """Add what a study of unequal encoders shows."""
+    """Add the findings of a study of unequal encoders to a cell."""
     figures = linearise(evidence)
     limits = intervals(figures)
     held = inside(limits.low, limits.high, truth)
@@ -223,7 +225,7 @@ def look(cell: Cell, evidence: Evidence, truth: Floats) -> None:
 
 
 def false_alarm(evidence: Evidence) -> float:
-    """1 if any two encoders, equal in truth, are told apart; NaN if the study can say nothing."""
+    """1 if the study declares any two truly equal encoders different; NaN if it has no intervals."""
     figures = linearise(evidence)
     of = differences(figures, *all_pairs(np.arange(len(evidence.encoders))))
     all_of = family(of, -1, len(evidence.encoders))
@@ -231,10 +233,11 @@ def false_alarm(evidence: Evidence) -> float:
 
 
 def settled(cell: Cell, units: int, truth: Floats, world: World) -> dict[str, float]:
-    """What would settle it, against what the spread of differences over studies says.
+    """Compare the estimates of `settle` with the true values, which come from the spread over studies.
 
-    could_see_low, could_see_high: 10 and 90 % of the ratio to the true smallest difference. units_held: how often the
-    range holds the true number, over the pairs that need more units than there are and that some number would part.
+    could_see_low, could_see_high: 10 and 90 % quantiles of the estimated smallest detectable difference, divided by the
+    true one. units_held: how often the range of units contains the true number, over the pairs that need more units
+    than the study has and that a finite number of units can distinguish.
     """
     a, b = all_pairs(np.arange(len(truth)))
     true = np.abs(truth[a, -1] - truth[b, -1])
@@ -281,7 +284,7 @@ def simulate(name: str, units: int, studies: int, encoders: int) -> dict[str, fl
 
 
 def misses(rows: dict[str, dict[str, float]], studies: int) -> dict[str, bool]:
-    """Return the figures outside the targets, each with whether it is so by more than the simulation's own error."""
+    """Return the figures outside the targets, and whether each miss exceeds the simulation's error."""
     slack, found = 2 * np.sqrt(0.05 * 0.95 / studies), {}
     for cell, figures in rows.items():
         for column in (*COVERAGE, "family_error"):
@@ -295,10 +298,10 @@ def misses(rows: dict[str, dict[str, float]], studies: int) -> dict[str, bool]:
 
 
 def main() -> None:
-    """Print a row a world and number of units, then a line of JSON."""
+    """Print a row for each world and number of units, then a line of JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="60 studies a cell, 10 and 20 units")
-    parser.add_argument("--studies", type=int, default=0, help="studies a cell (default: 600)")
+    parser.add_argument("--quick", action="store_true", help="60 studies per cell, only 10 and 20 units")
+    parser.add_argument("--studies", type=int, default=0, help="studies per cell (default: 600)")
     parser.add_argument("--encoders", type=int, default=8)
     parser.add_argument("--world", action="append", choices=WORLDS, help="only this world; may be repeated")
     flags = parser.parse_args()
@@ -313,10 +316,10 @@ def main() -> None:
                 *(f"{figures.get(column, np.nan):{len(column)}.3f}" for column in COLUMNS),
             )
             sys.stdout.flush()
-    print(f"{studies} studies of each kind a cell, {flags.encoders} encoders, {time.monotonic() - start:.0f} s")
+    print(f"{studies} studies of each kind per cell, {flags.encoders} encoders, {time.monotonic() - start:.0f} s")
     missed = misses(rows, studies)
     for miss, surely in missed.items():
-        print("outside:" if surely else "outside, within the error of the simulation:", miss)
+        print("outside the target:" if surely else "outside the target, but within the error of the simulation:", miss)
     said = {
         column: [one[column] for one in rows.values() if not np.isnan(one.get(column, np.nan))] for column in COLUMNS
     }

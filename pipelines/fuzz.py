@@ -1,11 +1,11 @@
 """Breaks users' input files in thousands of ways: fmcache must read or refuse each, and never end in a traceback.
 
-    python pipelines/fuzz.py --inputs 100000            # all kinds together; under ten minutes on two cores
+    python pipelines/fuzz.py --inputs 100000            # in total; under ten minutes on two cores
     python pipelines/fuzz.py --inputs 2000 --only mask geojson
 
 For each kind of file it makes good files, then breaks them: bytes are inserted, replaced, cut or repeated, and values
-in YAML or JSON trees are replaced by odd ones. An input counts as `read` or as `refused` (an FmcacheError). Any other
-error counts as a traceback; its input is made as small as possible and printed. The last line sums up.
+in YAML or JSON trees are replaced by unusual ones. An input counts as `read` or as `refused` (an FmcacheError). Any other
+error counts as a traceback; its input is made as small as possible and printed. The last line has the totals.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Outcome(NamedTuple):
 def main() -> None:
     """Break files of all kinds; exit with code 1 when one ended in a traceback."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--inputs", type=int, default=100_000, help="number of inputs, of all kinds together")
+    parser.add_argument("--inputs", type=int, default=100_000, help="number of inputs, all kinds in total")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=sorted(KINDS), default=sorted(KINDS))
     arguments = parser.parse_args()

@@ -97,17 +97,17 @@ def main() -> None:
         one_by_one=lambda: [demo.alone(seed) for seed in seeds],
         sweep=lambda: demo.sweep(seeds),
     )
-    tell("seeds-demo", times["one_by_one"] / times["sweep"], ">=2", where)
+    print_ratio("seeds-demo", times["one_by_one"] / times["sweep"], ">=2", where)
 
     large = Case(256, 32 if flags.quick else 128, 384, device, threads, epochs=1)
     few = range(2 if flags.quick else 10)
     times = interleaved(repeats, sweep=lambda: large.sweep(few), one=lambda: large.alone(0))
-    tell("seeds-large", times["sweep"] / (len(few) * times["one"]), "<=1.03", where)
+    print_ratio("seeds-large", times["sweep"] / (len(few) * times["one"]), "<=1.03", where)
 
     times = read_times(4 if flags.quick else 15, repeats, threads)
-    tell("read-decode", times["decode"] / times["read"], ">=0.5", f"{threads} cores")
-    tell("read-decode-fresh", times["decode_fresh"] / times["read"], "(fresh)", f"{threads} cores")
-    tell("read-copy", times["copy"] / times["read"], "(floor)", f"{threads} cores")
+    print_ratio("read-decode", times["decode"] / times["read"], ">=0.5", f"{threads} cores")
+    print_ratio("read-decode-fresh", times["decode_fresh"] / times["read"], "(fresh)", f"{threads} cores")
+    print_ratio("read-copy", times["copy"] / times["read"], "(floor)", f"{threads} cores")
 
 
 def check(device: torch.device, threads: int) -> None:
@@ -173,7 +173,7 @@ def read_times(tiles: int, repeats: int, threads: int) -> dict[str, float]:
         )
 
 
-def tell(name: str, ratio: float, target: str, where: str) -> None:
+def print_ratio(name: str, ratio: float, target: str, where: str) -> None:
     """Print one measurement."""
     print(f"{name} ratio={ratio:.3g} target={target} device={where}")
 

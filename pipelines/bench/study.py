@@ -155,7 +155,7 @@ def measure(name: str, arguments: Any, device: torch.device, threads: int) -> No
         raise_first(fit(recipe, manifest, flags, quiet))
         fitted = time.perf_counter()
         encode, rest = in_the_loop(recipe, manifest, flags, device, threads, arguments.loop_seeds)
-        tell(name, recipe, arguments, Seconds(extracted - start, fitted - extracted, encode, rest), device)
+        print_results(name, recipe, arguments, Seconds(extracted - start, fitted - extracted, encode, rest), device)
 
 
 def in_the_loop(
@@ -202,7 +202,7 @@ def stored(recipe: Recipe, manifest: Manifest, flags: Flags, split: str, device:
     )
 
 
-def tell(name: str, recipe: Recipe, arguments: Any, seconds: Seconds, device: torch.device) -> None:
+def print_results(name: str, recipe: Recipe, arguments: Any, seconds: Seconds, device: torch.device) -> None:
     """Print the measurements of an encoder, and the ratio for other numbers of seeds and passes."""
     seeds, used = recipe.fit.seeds, arguments.tiles * recipe.fit.epochs * recipe.fit.passes_per_epoch
     per_seed = seconds.fit / seeds

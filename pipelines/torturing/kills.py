@@ -35,7 +35,7 @@ STOP_S, ORPHAN_S = 30.0, 10.0
 class Scenario(NamedTuple):
     """A command, the state of the study before it, and the state after it (and after the command `then`, if given).
 
-    `life` is the state whose making takes about as long as the command.
+    `life` is the state that takes about as long to make as the command runs.
     """
 
     start: str

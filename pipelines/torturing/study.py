@@ -110,7 +110,7 @@ class Study:
         draw(folder)
         self._states = {"bare": state_of(folder)}
         self.life_s: dict[str, float] = {}
-        """Seconds that the commands took that made a state, by its name."""
+        """Duration, in seconds, of the commands that made a state, by its name."""
 
     def at(self, name: str) -> State:
         """Return a state. The folder is in that state only if it was made by this call."""
