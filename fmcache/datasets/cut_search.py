@@ -22,7 +22,7 @@ from fmcache.manifest import IGNORE, SPLITS
 from fmcache.runtime.progress import progress
 from fmcache.slides.regions import Regions, Rules
 from fmcache.slides.slide import Slide, SlideGrid, describe, plan_grid
-from fmcache.tiles.annotation_notes import refuse_unknown_classes, told, unused_classes
+from fmcache.tiles.annotation_notes import refuse_unknown_classes, sentences, unused_classes
 from fmcache.tiles.annotations import Annotation, read_annotations
 
 EDGE_PX = 2  # tolerance beyond an edge, for hand-drawn outlines and rounding
@@ -104,7 +104,7 @@ def find_sources(wanted: CutRequest, rules: Rules, say: Callable[[str], None]) -
             )
         notes: Counter[str] = Counter()
         annotations = read_annotations(drawn, notes, rules.selection)
-        for line in told(notes):
+        for line in sentences(notes):
             say(f"note: {drawn}: {line}")
         all_notes += notes
         _check_place(drawn, annotations, slide, say)

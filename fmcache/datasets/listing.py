@@ -18,7 +18,7 @@ from fmcache.errors import TileError, some
 from fmcache.identity import sha256_file
 from fmcache.manifest import IGNORE, AnyDataset, FolderDataset, GeojsonDataset, TileEntry
 from fmcache.quoting import quoted
-from fmcache.tiles.annotation_notes import CORNER, listed, refuse_unknown_classes, told, unused_classes
+from fmcache.tiles.annotation_notes import CORNER, listed, refuse_unknown_classes, sentences, unused_classes
 from fmcache.tiles.annotations import read_annotations
 from fmcache.tiles.classes import Selection
 from fmcache.tiles.images import Tile, read_mask
@@ -193,7 +193,7 @@ def region_notes(dataset: AnyDataset, tiles: Sequence[Tile | Drawing]) -> list[s
     found: Counter[str] = Counter()
     for tile in tiles:
         found.update(dict(tile.notes))
-    notes += told(found)
+    notes += sentences(found)
     if tiles and found[CORNER] == len(tiles):
         notes.append(
             "in every tile all regions lie in the upper left quarter: check that their unit is pixels of the tile, not "

@@ -25,7 +25,7 @@ RULE = "NAME.geojson (or .json, .geojson.gz, NAME.svs.geojson, NAME_annotations.
 
 
 def pair_slides(slides: Sequence[Path], annotations: Path) -> tuple[list[Pair], list[str]]:
-    """Return each slide with its annotation file and the name of its tiles; and each slide's patient, if folders tell.
+    """Return each slide with its annotation file and the name of its tiles; and its patient, if folders name it.
 
     A folder of annotations is searched with its subfolders. Slides with the same name are distinguished by their
     folders: names of folders are put before their names, and their annotation files must lie in folders of the same

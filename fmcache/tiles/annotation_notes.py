@@ -14,17 +14,17 @@ from fmcache.quoting import NO_CLASS, SIGNS, quoted
 from fmcache.tiles.classes import ANNOTATION, CLASS, Selection, described, other_properties
 from fmcache.tiles.geojson import read_features
 
-MENDED, SKIPPED, PLANE = "mended", "skipped: ", "plane: "
+REPAIRED, SKIPPED, PLANE = "repaired", "skipped: ", "plane: "
 """Keys of notes on reading; the last two are prefixes of keys."""
 
 BEYOND, CORNER = "beyond", "corner"
 """Keys of notes on regions: regions that reach beyond their image, and images with all regions in one corner."""
 
 
-def told(notes: Mapping[str, int]) -> list[str]:
+def sentences(notes: Mapping[str, int]) -> list[str]:
     """Return sentences on what was left out or repaired while annotations were read."""
     lines = []
-    if repaired := notes.get(MENDED, 0):
+    if repaired := notes.get(REPAIRED, 0):
         lines.append(f"{repaired} regions whose outline crossed itself were repaired")
     lines += [
         f"{n} regions lie on plane {key.removeprefix(PLANE)} of a stack: images must show that plane"
@@ -38,7 +38,7 @@ def told(notes: Mapping[str, int]) -> list[str]:
             f"{beyond} regions reach beyond their image: check that their unit is pixels of this image, not of another "
             "level"
         )
-    known = (MENDED, BEYOND, CORNER)
+    known = (REPAIRED, BEYOND, CORNER)
     if rest := {k: n for k, n in notes.items() if k not in known and not k.startswith((PLANE, SKIPPED))}:
         lines.append(f"features left out: {_numbered(rest)}")
     return lines

@@ -25,7 +25,7 @@ from shapely.geometry.base import BaseGeometry
 from fmcache.errors import TileError
 from fmcache.manifest import IGNORE
 from fmcache.quoting import quoted
-from fmcache.tiles.annotation_notes import MENDED, PLANE, SKIPPED, listed
+from fmcache.tiles.annotation_notes import PLANE, REPAIRED, SKIPPED, listed
 from fmcache.tiles.classes import ANNOTATION, EVERYTHING, Selection, class_name, object_kind
 from fmcache.tiles.geojson import SHAPES, read_features
 from fmcache.tiles.unwarned import unwarned
@@ -59,7 +59,7 @@ def read_annotations(
 
     Outlines that cross themselves are repaired. Features that are not regions (points, lines, empty outlines) are left
     out, and so are features excluded by `selection`. `notes`, when passed, counts what was left out or repaired;
-    `fmcache.tiles.annotation_notes.told` makes sentences of it.
+    `fmcache.tiles.annotation_notes.sentences` turns it into text.
 
     Raises
     ------
@@ -240,7 +240,7 @@ def _repaired(parts: list[shapely.Polygon], notes: Counter[str]) -> BaseGeometry
     whole: BaseGeometry = parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
     if shapely.is_valid(whole):
         return whole
-    notes[MENDED] += 1
+    notes[REPAIRED] += 1
     # "structure" keeps the area inside any loop or part; the older method makes holes where two of them overlap
     repaired = shapely.make_valid(whole, method="structure", keep_collapsed=False)
     areas = [part for part in shapely.get_parts(repaired) if part.geom_type == "Polygon"]

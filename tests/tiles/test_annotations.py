@@ -130,7 +130,7 @@ def test_outlines_that_cross_themselves_keep_both_loops_and_are_counted(tmp_path
     overlapping = feature("a", kind="MultiPolygon", coordinates=[[ring(0, 0, 4, 4)], [ring(2, 2, 6, 6)]])
     (found,) = read(tmp_path, overlapping, notes)
     assert found.geometry.area == 16 + 16 - 4
-    assert notes == {"mended": 2}
+    assert notes == {"repaired": 2}
 
 
 def test_empty_and_regionless_features_are_left_out_and_counted(tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fmcache.errors import TileError
-from fmcache.tiles.annotation_notes import told
+from fmcache.tiles.annotation_notes import sentences
 from fmcache.tiles.annotations import rasterise, read_annotations
 from fmcache.tiles.classes import Selection, class_name
 from fmcache.tiles.geojson import ALWAYS_BYTES, read_features
@@ -147,7 +147,7 @@ def test_skipped_classes_and_kinds_of_objects_are_as_if_not_drawn(tmp_path):
     notes = Counter()
     selection = Selection(frozenset({"ROI", ""}), frozenset({"annotation"}))
     assert names(path, notes, selection) == ["Tumor"]
-    (line,) = told(notes)
+    (line,) = sentences(notes)
     assert line == "features skipped, as if not drawn: cell objects (2), ROI (1), detection objects (1)"
     assert names(path, None, Selection(frozenset({""}))) == ["Tumor", "ROI", "Positive", "Tumor"]
 
@@ -161,7 +161,7 @@ def test_regions_on_several_planes_are_refused_and_on_one_other_plane_reported(t
     assert names(path, None, Selection(frozenset({"b"}))) == ["a", "a"]
     notes = Counter()
     assert names(written(tmp_path, [feature("a", seventh), feature("b", {"z": 7})]), notes) == ["a", "b"]
-    assert told(notes) == ["2 regions lie on plane z 7, t 0 of a stack: images must show that plane"]
+    assert sentences(notes) == ["2 regions lie on plane z 7, t 0 of a stack: images must show that plane"]
     for plane in ({"z": "x"}, {"t": float("inf")}, [1]):
         with pytest.raises(TileError, match="feature 0"):
             names(written(tmp_path, [feature("a", plane)]))
