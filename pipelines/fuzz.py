@@ -4,8 +4,8 @@
     python pipelines/fuzz.py --inputs 2000 --only mask geojson
 
 For each kind of file it makes good files, then breaks them: bytes are inserted, replaced, cut or repeated, and values
-in YAML or JSON trees are replaced by unusual ones. An input counts as `read` or as `refused` (an FmcacheError). Any other
-error counts as a traceback; its input is made as small as possible and printed. The last line has the totals.
+in YAML or JSON trees are replaced by unusual ones. An input counts as `read` or as `refused` (an FmcacheError). Any
+other error counts as a traceback; its input is made as small as possible and printed. The last line has the totals.
 """
 
 from __future__ import annotations
