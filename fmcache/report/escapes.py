@@ -48,6 +48,11 @@ def escape_latex(text: str) -> str:
     )  # after \\ LaTeX would read them as arguments
 
 
+def escape_bibtex(text: str) -> str:
+    """Return text for a field of a BibTeX entry, which counts all braces, also those after a backslash."""
+    return escape_latex(text).replace(r"\{", r"\textbraceleft{}").replace(r"\}", r"\textbraceright{}")
+
+
 def latex_comment(text: str) -> str:
     """Return text as a LaTeX comment line."""
     return f"% {_CONTROL.sub(' ', text)}\n"
