@@ -12,6 +12,7 @@ from fmcache.manifest import SPLITS
 from fmcache.report import tables
 from fmcache.report.escapes import escape_markdown
 from fmcache.report.findings import Findings
+from fmcache.report.method import method
 from fmcache.report.notes import notes
 from fmcache.report.summary import Summary
 from fmcache.scores.records import EncoderInfo
@@ -27,7 +28,17 @@ def markdown_report(found: Sequence[Findings], damaged: Sequence[FmcacheError]) 
     """Return the text of ``report.md``; `found` has one entry per dataset, `damaged` the errors of runs left out."""
     summary = found[0].summary
     sections = "\n".join(_section(one.summary) for one in found)
-    return _head(summary) + left_out(damaged) + sections + _tail(summary)
+    return _head(summary) + left_out(damaged) + sections + "\n" + _method(found, "## Method") + _tail(summary)
+
+
+def method_page(found: Sequence[Findings]) -> str:
+    """Return the text of ``method.md``: the method of a study, ready for a paper."""
+    return _method(found, "# Method")
+
+
+def _method(found: Sequence[Findings], heading: str) -> str:
+    keys = "Citations such as [@fmcache] are keys of the entries in references.bib."
+    return "\n\n".join([heading, *map(escape_markdown, [*method(found), keys])]) + "\n"
 
 
 def left_out(damaged: Sequence[FmcacheError]) -> str:

@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from fmcache.manifest import SPLITS
 from fmcache.report.findings import Findings
 from fmcache.report.references import Bibliography
 from fmcache.report.summary import Row
 from fmcache.scores.records import RunRecord
+from fmcache.statistics.evidence import score_name
 from fmcache.statistics.schemas import MEAN
 
 _NON_COMMERCIAL = re.compile(r"\bNC\b|non-?commercial", re.IGNORECASE)
@@ -252,7 +255,8 @@ def _scores(one: Findings, works: Bibliography) -> str:
 
 
 def _statistics(one: Findings, works: Bibliography) -> str:
-    table = one.answer.intervals
+    table = _own(one, one.answer.intervals)
+    of_mean = table.filter(pl.col("label") == MEAN)
     if table["low"].null_count() == len(table):
         return ""
     jackknife = works.cite("miller1974jackknife", "efron1981jackknife")
@@ -270,23 +274,31 @@ def _statistics(one: Findings, works: Bibliography) -> str:
     ]
     if len(one.answer.against_control):
         texts.append("Intervals of differences to the best control hold for each pair alone")
-    if lost := int(table.filter(table["label"] == MEAN)["lost"].sum()):
+    if lost := int(of_mean["lost"].sum()):
         texts.append(f"{_counted(lost, 'run')} that did not learn a label {_was(lost)} kept in all means")
     if out := len(one.evidence.left_out):
         texts.append(f"{_counted(out, 'run')} that did not test all tiles {_was(out)} left out of the intervals")
+    scores = one.answer.intervals["score"].unique(maintain_order=True)
+    if others := [score for score in scores if score not in table["score"]]:
+        texts.append(f"The same was computed for {_listed(others)}; looking at several scores is not corrected for")
     return _sentences(texts)
 
 
 def _pairs(one: Findings, works: Bibliography) -> str:
-    n = one.answer.intervals.filter(one.answer.intervals["label"] == MEAN)["may_be_best"].count()
-    if not one.answer.pairs["p"].count():
+    if not _own(one, one.answer.pairs)["p"].count():
         return ""
+    n = _own(one, one.answer.intervals).filter(pl.col("label") == MEAN)["may_be_best"].count()
     return (
         f"All pairs of the {n} ranked encoders were compared on the same units by moderated t tests "
         f"{works.cite('smyth2004')} with the correction of Holm {works.cite('holm1979')}; the family-wise error is 5 % "
         "for each label and for the mean. The rank intervals follow from these tests. An encoder may be best unless "
         f"such a test, at an error of 5 %, finds another ahead of it {works.cite('hsu1996')}"
     )
+
+
+def _own(one: Findings, table: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of a table for the score of the recipe."""
+    return table.filter(pl.col("score") == score_name(one.summary.reduction))
 
 
 def _units(one: Findings) -> str:

@@ -15,10 +15,11 @@ from fmcache import fonts, identity
 from fmcache.errors import Busy, FmcacheError, ResultsCorrupt, ResultsMismatch, ResultsNotFound
 from fmcache.identity import whole_file
 from fmcache.report import tables
-from fmcache.report.document import left_out, markdown_report
+from fmcache.report.document import left_out, markdown_report, method_page
 from fmcache.report.escapes import escape_markdown
 from fmcache.report.figures import cover, figures, names_shown
 from fmcache.report.findings import Findings, find
+from fmcache.report.method import bibtex
 from fmcache.report.summary import Summary
 from fmcache.report.sweep import SweepTable
 from fmcache.scores.records import RunResults
@@ -104,7 +105,11 @@ def _report_study(results: Path, folder: Path, study: str) -> StudyReport:
 
 def _files(found: Sequence[Findings], damaged: Sequence[FmcacheError]) -> dict[str, bytes]:
     """Return the files of a study's report, by their path below its folder."""
-    files = {REPORT: markdown_report(found, damaged).encode()}
+    files = {
+        REPORT: markdown_report(found, damaged).encode(),
+        "method.md": method_page(found).encode(),
+        "references.bib": bibtex(found).encode(),
+    }
     for one in found:
         of_dataset = figures(one.summary) | {
             "table.csv": tables.csv_text(one.summary).encode(),

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from pybtex.database import parse_string
 
-from fmcache.encoders.cards import card_names, read_card
+from fmcache.encoders.cards import read_card
 from fmcache.report.findings import find
 from fmcache.report.method import bibtex, method
 from fmcache.scores.records import EncoderInfo, Extraction
@@ -104,6 +104,7 @@ def test_the_text_states_what_the_records_hold(runs_of):
         "Each encoder was used with 3 seeds.",
         "the choice of 3 test units: patients or slides",
         "All pairs of the 2 ranked encoders",
+        "The same was computed for dice_per_tile, iou, precision and recall; looking",
         "Software: fmcache 0.1.0 [@fmcache], torch 2.9. Encoders ran on: cuda:0 (H100). Decoders were trained on: cpu.",
     ):
         assert stated in text
@@ -168,11 +169,11 @@ def test_unchanged_views_and_one_loss_are_said_as_such(part):
 
 
 def test_every_citation_has_an_entry_and_every_entry_is_cited(runs_of, study, folded):
-    cards = [read_card(name) for name in card_names()]
-    all_cards = [
+    cards = [read_card(name) for name in ("uni", "resnet50-in1k", "colour-texture")]
+    encoders = [
         encoder(card.name, title=card.title, citation=card.citation, control=card.control, licence=card.licence)
         for card in cards
     ]
-    for runs in (study, folded(50, 60, 55, 65), [run for info in all_cards for run in runs_of(info, seeds=2)]):
+    for runs in (study, folded(50, 60, 55, 65), [run for info in encoders for run in runs_of(info, seeds=2)]):
         one = find(runs)
         assert cited(method([one])) == set(entries(bibtex([one])))

@@ -142,7 +142,7 @@ def test_a_whole_report_holds_titles_questions_and_recipes_as_they_are(part, wri
     (written,) = report(tmp_path / "results", tmp_path / "out")
     tokens = PARSER.parse(written.path.read_text(encoding="utf-8"))
     headings = [tokens[i + 1] for i, token in enumerate(tokens) if token.type == "heading_open"]
-    assert [text_of(heading) for heading in headings] == ["toy", f"{title} (d)", "Recipe"]
+    assert [text_of(heading) for heading in headings] == ["toy", f"{title} (d)", "Method", "Recipe"]
     texts = [token for token in tokens if token.type == "inline"]
     assert any("+ x | y: 1,000,000 parameters" in token.children[0].content for token in texts)
     paragraph = texts[1].children

@@ -48,6 +48,15 @@ def test_flags_and_random_weights_are_in_every_output(tmp_path, study, write):
     assert {p.suffix for p in folder.glob("size.*")} == {".png", ".svg"}
 
 
+def test_the_method_and_its_references_are_files_and_the_report_holds_the_method(tmp_path, study, write):
+    write(tmp_path / "results", study)
+    (written,) = report(tmp_path / "results", tmp_path / "out")
+    text = (written.path.parent / "method.md").read_text()
+    assert r"BAD 50%\_ (1.0 million parameters" in text
+    assert text.removeprefix("# Method") in written.path.read_text()
+    assert "@inproceedings{dozat2016nadam," in (written.path.parent / "references.bib").read_text()
+
+
 def test_a_report_written_twice_has_the_same_bytes(tmp_path, study, write):
     write(tmp_path / "results", study)
     files = []
@@ -57,7 +66,7 @@ def test_a_report_written_twice_has_the_same_bytes(tmp_path, study, write):
             {p.relative_to(tmp_path / out): p.read_bytes() for p in (tmp_path / out).rglob("*") if p.is_file()}
         )
     assert files[0] == files[1]
-    assert len(files[0]) == 9 + 1  # the lock
+    assert len(files[0]) == 11 + 1  # the lock
 
 
 def test_what_a_killed_report_left_is_swept_by_the_next(tmp_path, study, write, monkeypatch):
