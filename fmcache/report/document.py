@@ -9,12 +9,12 @@ import yaml
 
 from fmcache.errors import FmcacheError
 from fmcache.manifest import SPLITS
-from fmcache.report import tables
 from fmcache.report.escapes import escape_markdown
 from fmcache.report.findings import Findings
 from fmcache.report.method import method
-from fmcache.report.notes import notes
+from fmcache.report.report_table import ReportTable
 from fmcache.report.summary import Summary
+from fmcache.report.tables import markdown, markdown_head
 from fmcache.scores.records import EncoderInfo
 
 FIGURES = {
@@ -24,11 +24,27 @@ FIGURES = {
 }
 
 
-def markdown_report(found: Sequence[Findings], damaged: Sequence[FmcacheError]) -> str:
-    """Return the text of ``report.md``; `found` has one entry per dataset, `damaged` the errors of runs left out."""
-    summary = found[0].summary
-    sections = "\n".join(_section(one.summary) for one in found)
-    return _head(summary) + left_out(damaged) + sections + "\n" + _method(found, "## Method") + _tail(summary)
+def markdown_report(
+    datasets: Sequence[tuple[Findings, Sequence[ReportTable]]],
+    across: Sequence[ReportTable],
+    damaged: Sequence[FmcacheError],
+) -> str:
+    """Return the text of ``report.md``.
+
+    `datasets` are the findings and tables of each dataset, `across` the tables over datasets, `damaged` the errors of
+    runs that are left out.
+    """
+    summary = datasets[0][0].summary
+    sections = [_section(found.summary, shown) for found, shown in datasets]
+    sections += ["\n".join(["## Datasets", "", *map(_table, across)])] * bool(across)
+    method_text = _method([found for found, _ in datasets], "## Method")
+    return _head(summary) + left_out(damaged) + "\n".join([*sections, method_text]) + _tail(summary)
+
+
+def _table(table: ReportTable) -> str:
+    """Return a table with its title above and its notes below."""
+    lines = [f"### {escape_markdown(table.title)}", "", markdown(table)]
+    return "\n".join([*lines, *(f"- {escape_markdown(note)}" for note in table.notes), ""])
 
 
 def method_page(found: Sequence[Findings]) -> str:
@@ -46,7 +62,7 @@ def left_out(damaged: Sequence[FmcacheError]) -> str:
     if not damaged:
         return ""
     lines = "\n".join(f"- {escape_markdown(error.problem)}" for error in damaged)
-    return f"**{len(damaged)} runs are left out, since their results are damaged:**\n\n{lines}\n\n"
+    return f"**{len(damaged)} runs are left out, because their results are damaged:**\n\n{lines}\n\n"
 
 
 def _head(summary: Summary) -> str:
@@ -56,8 +72,9 @@ def _head(summary: Summary) -> str:
     return f"# {escape_markdown(summary.record.study)}\n\n" + "".join("\n".join(one) + "\n\n" for one in lines)
 
 
-def _section(summary: Summary) -> str:
+def _section(summary: Summary, shown: Sequence[ReportTable]) -> str:
     record = summary.record
+    dice, *others = shown
     fit = record.recipe["fit"]
     steps = -(-record.tiles["train"] * fit["passes_per_epoch"] // fit["batch"]) * fit["epochs"]
     rows = summary.rows
@@ -69,16 +86,17 @@ def _section(summary: Summary) -> str:
         "budget": f"{steps} steps of up to {fit['batch']} views, {fit['epochs']} epochs",
         "decoder": f"width {record.recipe['decoder']['width']}, {record.decoder_params:,} parameters (first encoder)",
         "folds": str(len(summary.folds)) if summary.folds else "none: one fixed split",
-        "seeds": ", ".join(sorted({str(len(set(row.seeds))) for row in rows})),
+        "seeds": ", ".join(map(str, sorted({len({seed for _, seed in row.runs}) for row in rows}))),
         "device": f"{record.device}, {record.threads} threads",
         "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
     }
-    lines = [f"## {escape_markdown(f'{record.dataset_title} ({record.dataset})')}", "", tables.markdown(summary)]
-    lines += [f"- {escape_markdown(note)}" for note in notes(summary)]
-    lines += ["", tables.markdown_head(["what", "value"])]
+    lines = [f"## {escape_markdown(f'{record.dataset_title} ({record.dataset})')}", "", markdown(dice)]
+    lines += [f"- {escape_markdown(note)}" for note in dice.notes]
+    lines += ["", *map(_table, others)]
+    lines += ["### How it was done", "", markdown_head(["what", "value"])]
     lines += [f"| {key} | {escape_markdown(value)} |" for key, value in facts.items()] + [""]
     for name, text in FIGURES.items():
-        caption = text.format(runs="runs (fold, seed)" if summary.folds else "seeds")
+        caption = text.format(runs="runs (fold, seed)" if name == "curves" and summary.folds else "seeds")
         lines += [f"![{caption}]({record.dataset}/{name}.png)", "", f"*{caption}*", ""]
     lines += ["Encoders:", ""]
     lines += [f"- {escape_markdown(_encoder(row.encoder))}" for row in rows]

@@ -19,6 +19,7 @@ _SIGNS |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"':
 _SIGNS |= {sign: "\\" + sign for sign in "&%$#_{}"}
 _SIGNS |= {"±": r"$\pm$", "†": r"$\dagger$", "‡": r"$\ddagger$", "§": r"\S{}", "–": "--", "°": r"$^{\circ}$"}
 _SIGNS |= {"≤": r"$\leq$", "≥": r"$\geq$", "×": r"$\times$", "·": r"$\cdot$", "µ": r"$\mu$", "−": "$-$"}
+_SIGNS |= {"•": r"\textbullet{}"}
 _GREEK = re.compile(r"GREEK (SMALL|CAPITAL) LETTER ([A-Z]+)")
 _RAISED = re.compile(r"<(super|sub)> 00([2-7][0-9A-F])")
 _LIGATURE = re.compile(r"(?<=(['\-,]))\1")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import polars as pl
 
 from fmcache.report.summary import Summary, summarise
 from fmcache.scores.records import RunResults
-from fmcache.scores.results import results_table
 from fmcache.statistics.answer import Answer, answers
-from fmcache.statistics.evidence import Evidence, evidence_of, scores_of
+from fmcache.statistics.evidence import Evidence, Score, score_name, scores_of
 from fmcache.statistics.verdict import Verdict, verdict
 
 
@@ -28,12 +29,16 @@ class Findings(NamedTuple):
     answer: Answer
     verdict: Verdict | None
 
+    def intervals_of(self, score: Score | None = None) -> dict[tuple[str, str], dict[str, Any]]:
+        """Return the rows of `answer.intervals` for a score (default: the recipe's Dice), by (encoder, label)."""
+        wanted = score_name(score or self.evidence.score)
+        rows = self.answer.intervals.filter(pl.col("score") == wanted).iter_rows(named=True)
+        return {(row["encoder"], row["label"]): row for row in rows}
+
 
 def find(runs: Sequence[RunResults]) -> Findings:
     """Return the findings of all runs of one study and dataset; raises the errors of `summarise`."""
     summary = summarise(runs)
-    groups = {tile: group for run in runs for tile, group in run.record.groups.items()}
-    labels = [name for name, _ in summary.record.labels]
-    evidence = evidence_of(results_table(runs), summary.reduction, groups, labels)
-    found = answers(evidence, scores_of(labels), [row.encoder.name for row in summary.rows if row.is_control])
+    evidence = summary.evidence
+    found = answers(evidence, scores_of(evidence.labels), [row.encoder.name for row in summary.rows if row.is_control])
     return Findings(tuple(runs), summary, evidence, found, verdict(found, score=summary.reduction))

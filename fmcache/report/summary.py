@@ -1,4 +1,4 @@
-"""From counts to the content of tables and figures: Dice per label and run, means, deviations, flags.
+"""From counts to the content of tables and figures: Dice per label and seed, means, deviations, flags.
 
 A run is a seed on the fixed split, or a (fold, seed).
 """
@@ -17,9 +17,12 @@ from fmcache.errors import ResultsMismatch, ResultsNotFound
 from fmcache.identity import differences
 from fmcache.manifest import SPLITS, Split
 from fmcache.report.endings import Ending, ending
-from fmcache.scores.dice import Reduction, dice_per_label, mean_of_defined
+from fmcache.scores.dice import Reduction, mean_of_defined
 from fmcache.scores.missed import missed
 from fmcache.scores.records import EncoderInfo, RunRecord, RunResults
+from fmcache.scores.results import results_table
+from fmcache.statistics.evidence import Evidence, Score, evidence_of, parts_of, score_of
+from fmcache.statistics.leave_out import seed_scores
 
 MEAN = "mean"
 SHOWN_AS_ZERO = 0.00005
@@ -27,58 +30,52 @@ SHOWN_AS_ZERO = 0.00005
 
 
 class Row(NamedTuple):
-    """One encoder. `dice` is (run, column): the labels, then their mean; shares of 1, NaN where a label has no Dice.
+    """One encoder. Columns are the labels, then their mean; values are shares of 1, NaN where a label has no Dice.
 
-    `folds` (None: the fixed split) and `seeds` name the runs. `endings` states how each run ended, `missed` which
-    labels it never or almost never predicted.
+    `dice` is (seed, column), for the `seeds` that tested every tile; with folds, the tiles of all folds of a seed are
+    scored together. `runs` are (fold, seed), with fold None for the fixed split; `run_dice` is (run, column).
+    `endings` states how each run ended, `missed` which labels it never or almost never predicted.
     """
 
     encoder: EncoderInfo
-    folds: tuple[int | None, ...]
     seeds: tuple[int, ...]
     dice: npt.NDArray[np.float64]
+    runs: tuple[tuple[int | None, int], ...]
+    run_dice: npt.NDArray[np.float64]
     endings: tuple[Ending, ...]
     missed: tuple[tuple[str, ...], ...]
     curves: tuple[pl.DataFrame, ...]
-
-    @property
-    def runs(self) -> tuple[tuple[int | None, int], ...]:
-        """(fold, seed) of each run."""
-        return tuple(zip(self.folds, self.seeds, strict=True))
 
     def ended(self, how: Ending) -> tuple[int, ...]:
         """Return the positions of the runs that ended in a given way."""
         return tuple(i for i, one in enumerate(self.endings) if one is how)
 
     @property
-    def labels_in_mean(self) -> npt.NDArray[np.int64]:
-        """Number of labels in the mean of each run, (run,)."""
-        return np.asarray((~np.isnan(self.dice[:, :-1])).sum(axis=1))
-
-    @property
     def mean(self) -> npt.NDArray[np.float64]:
-        """Mean over runs of each column."""
+        """Mean over seeds of each column: the estimate of `fmcache.statistics`."""
         return mean_of_defined(self.dice, axis=0)
 
     @property
     def std(self) -> npt.NDArray[np.float64]:
-        """Standard deviation over runs (n - 1) of each column; NaN with fewer than two runs."""
-        return _std(self.dice)
+        """Standard deviation over seeds (n - 1) of each column; NaN with fewer than two seeds."""
+        return deviation(self.dice)
 
     @property
     def std_of_folds(self) -> float:
         """Standard deviation (n - 1) over folds of the mean Dice of each fold's seeds; NaN with fewer than two."""
-        return float(_std(np.array([self._of(fold).mean() for fold in sorted(set(self.folds), key=str)])))
+        return float(deviation(np.array([of.mean() for of in self._by_fold()])))
 
     @property
     def std_of_seeds(self) -> float:
         """Standard deviation of the mean Dice over seeds within a fold, pooled over folds; NaN with one seed each."""
-        within = [self._of(fold) - self._of(fold).mean() for fold in set(self.folds)]
-        freedom = len(self.seeds) - len(within)
+        within = [of - of.mean() for of in self._by_fold()]
+        freedom = len(self.runs) - len(within)
         return float(np.sqrt(np.square(np.concatenate(within)).sum() / freedom)) if freedom else float("nan")
 
-    def _of(self, fold: int | None) -> npt.NDArray[np.float64]:
-        return self.dice[[at == fold for at in self.folds], -1]
+    def _by_fold(self) -> list[npt.NDArray[np.float64]]:
+        """Return the mean Dice of the runs of each fold."""
+        folds = [fold for fold, _ in self.runs]
+        return [self.run_dice[[at == fold for at in folds], -1] for fold in sorted(set(folds), key=str)]
 
     @property
     def is_control(self) -> bool:
@@ -90,7 +87,7 @@ class Summary(NamedTuple):
     """One dataset of one study. `columns` are the labels and, last, `mean`; encoders come first, controls last.
 
     `lacking` names the labels without a pixel in the tiles of a (fold, split). It has no entry for a split whose pixels
-    are unknown.
+    are unknown. `evidence` has the sums behind all scores.
     """
 
     record: RunRecord
@@ -98,17 +95,23 @@ class Summary(NamedTuple):
     rows: tuple[Row, ...]
     reduction: Reduction
     lacking: Mapping[tuple[int | None, Split], tuple[str, ...]]
+    evidence: Evidence
 
     @property
     def folds(self) -> tuple[int, ...]:
         """All folds of the rows; empty for a fixed split."""
-        return tuple(sorted({fold for row in self.rows for fold in row.folds if fold is not None}))
+        return tuple(sorted({fold for row in self.rows for fold, _ in row.runs if fold is not None}))
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """The labels that no test tile of any fold has."""
+        of_folds = [set(names) for (_, split), names in self.lacking.items() if split == "test"]
+        return tuple(label for label in self.columns[:-1] if all(label in names for names in of_folds))
 
     @property
     def compares(self) -> bool:
-        """Whether the test tiles of some fold (or of the fixed split) hold more than one label."""
-        n_labels = len(self.columns) - 1
-        return any(n_labels - len(names) > 1 for (_, split), names in self.lacking.items() if split == "test")
+        """Whether the test tiles hold more than one label."""
+        return len(self.columns) - 1 - len(self.absent) > 1
 
     @property
     def ranked(self) -> tuple[Row, ...]:
@@ -148,29 +151,37 @@ def summarise(runs: Sequence[RunResults]) -> Summary:
     reduction: Reduction = first.recipe["dice"]
     labels = tuple(name for name, _ in first.labels)
     ordered = sorted(runs, key=lambda run: (run.record.encoder.name, run.record.fold or 0, run.record.seed))
-    rows = [
-        _row(list(group), labels, reduction) for _, group in groupby(ordered, key=lambda run: run.record.encoder.name)
-    ]
+    of_encoders = [list(group) for _, group in groupby(ordered, key=lambda run: run.record.encoder.name)]
+    for of_encoder in of_encoders:
+        for run in of_encoder:
+            _check_alike(of_encoder[0].record, run.record, encoder=True)
+    groups = {tile: group for run in runs for tile, group in run.record.groups.items()}
+    evidence = evidence_of(results_table(runs), reduction, groups, labels)
+    rows = [_row(of_encoder, labels, evidence) for of_encoder in of_encoders]
     rows.sort(key=lambda row: (row.is_control, -np.nan_to_num(row.mean[-1]), row.encoder.name))
-    return Summary(first, (*labels, MEAN), tuple(rows), reduction, _lacking(runs, labels))
+    return Summary(first, (*labels, MEAN), tuple(rows), reduction, _lacking(runs, labels), evidence)
 
 
-def _row(runs: list[RunResults], labels: tuple[str, ...], reduction: Reduction) -> Row:
-    dice = []
-    for run in runs:
-        _check_alike(runs[0].record, run.record, encoder=True)
-        per_label = dice_per_label(_counts(run.counts, labels), reduction)
-        dice.append([*per_label, mean_of_defined(per_label, axis=0)])
-    records = [run.record for run in runs]
+def _row(runs: list[RunResults], labels: tuple[str, ...], evidence: Evidence) -> Row:
+    at = evidence.encoders.index(runs[0].record.encoder.name)
     return Row(
-        records[0].encoder,
-        tuple(record.fold for record in records),
-        tuple(record.seed for record in records),
-        np.array(dice),
+        runs[0].record.encoder,
+        evidence.seeds[at],
+        seed_scores(evidence, at),
+        tuple((run.record.fold, run.record.seed) for run in runs),
+        np.array([run_scores(run, labels, evidence.score) for run in runs]),
         tuple(ending(run) for run in runs),
         tuple(missed(run) for run in runs),
         tuple(run.curve for run in runs),
     )
+
+
+def run_scores(run: RunResults, labels: Sequence[str], score: Score) -> npt.NDArray[np.float64]:
+    """Return a score of one run, (column,): per label and their mean; NaN for labels that its test tiles lack."""
+    counts = _counts(run.counts, labels)
+    held = np.asarray((counts[..., 0] + counts[..., 2]).any(axis=0))
+    per_label = score_of(parts_of(counts).sum(axis=0), score, held)
+    return np.append(per_label, mean_of_defined(per_label, axis=0))
 
 
 def _lacking(runs: Sequence[RunResults], labels: tuple[str, ...]) -> dict[tuple[int | None, Split], tuple[str, ...]]:
@@ -192,12 +203,12 @@ def _lacking(runs: Sequence[RunResults], labels: tuple[str, ...]) -> dict[tuple[
     return {key: tuple(label for label in labels if label not in seen) for key, seen in present.items()}
 
 
-def _std(dice: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Standard deviation (n - 1) along the first axis; NaN with fewer than two values."""
-    return np.asarray(np.std(dice, axis=0, ddof=1)) if len(dice) > 1 else np.full(dice.shape[1:], np.nan)
+def deviation(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the standard deviation (n - 1) along the first axis; NaN with fewer than two values."""
+    return np.asarray(np.std(values, axis=0, ddof=1)) if len(values) > 1 else np.full(values.shape[1:], np.nan)
 
 
-def _counts(table: pl.DataFrame, labels: tuple[str, ...]) -> npt.NDArray[np.int64]:
+def _counts(table: pl.DataFrame, labels: Sequence[str]) -> npt.NDArray[np.int64]:
     """Counts of the test split, (tile, label, 3)."""
     test = table.filter(pl.col("split") == "test")
     per_label = [test.filter(pl.col("label") == label).sort("tile").select("tp", "fp", "fn") for label in labels]

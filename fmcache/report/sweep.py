@@ -15,8 +15,9 @@ from fmcache.report.endings import ENDING_TEXTS, EndingText
 from fmcache.report.escapes import escape_markdown
 from fmcache.report.figures import COLOURS, CONTROL, Write, names_shown, rendered
 from fmcache.report.notes import lacking, marks
+from fmcache.report.report_table import UNKNOWN, percent
 from fmcache.report.summary import Row, Summary
-from fmcache.report.tables import markdown_head, percent
+from fmcache.report.tables import markdown_head
 
 TITLES = {"views": "views of each training tile", "passes_per_epoch": "passes over the training tiles in an epoch"}
 
@@ -58,7 +59,7 @@ class SweepTable(NamedTuple):
     def notes(self) -> list[str]:
         """Return how to read the table, and the order of encoders at each value if it changes."""
         lines = [
-            "Mean over labels in percent, mean ± standard deviation over the runs of a value.",
+            "Mean over labels in percent, mean ± standard deviation over the seeds of a value.",
             *lacking(self.last),
             *(f"{text.mark} at least one run: {text.seen}. {text.advice}." for text in self._marked()),
         ]
@@ -106,7 +107,7 @@ class SweepTable(NamedTuple):
 
 
 def dice_by_value(sweep: SweepTable, write: Write) -> Figure:
-    """Return mean Dice by swept value (log scale): one line per encoder; bars are standard deviations over runs."""
+    """Return mean Dice by swept value (log scale): one line per encoder; bars are standard deviations over seeds."""
     figure = Figure(figsize=(6.5, 3.2), layout="constrained")
     axes = figure.add_subplot()
     for i, last in enumerate(sweep.last.rows):
@@ -131,6 +132,6 @@ def dice_by_value(sweep: SweepTable, write: Write) -> Figure:
 
 def _cell(row: Row | None) -> str:
     if row is None or np.isnan(row.mean[-1]):
-        return "–"
+        return UNKNOWN
     spread = "" if np.isnan(row.std[-1]) else f" ± {100 * row.std[-1]:.2f}"
     return f"{100 * row.mean[-1]:.2f}{spread}{marks(row)}"

@@ -14,21 +14,25 @@ from rich.table import Table
 from fmcache import fonts, identity
 from fmcache.errors import Busy, FmcacheError, ResultsCorrupt, ResultsMismatch, ResultsNotFound
 from fmcache.identity import whole_file
-from fmcache.report import tables
+from fmcache.report.dataset_tables import dataset_tables, dice_for_terminal
 from fmcache.report.document import left_out, markdown_report, method_page
 from fmcache.report.escapes import escape_markdown
 from fmcache.report.figures import cover, figures, names_shown
 from fmcache.report.findings import Findings, find
+from fmcache.report.frames import csv_text, dataset_frames, parquet
 from fmcache.report.method import bibtex
+from fmcache.report.report_table import ReportTable
+from fmcache.report.study_tables import study_tables
 from fmcache.report.summary import Summary
 from fmcache.report.sweep import SweepTable
+from fmcache.report.tables import latex
 from fmcache.scores.records import RunResults
 from fmcache.scores.run_files import find_runs, read_run, studies
 from fmcache.specs import variant_of
 
 WAIT_S = 120
 """How long to wait (s) for another process that writes the same report."""
-REPORT = "report.md"
+REPORT, TABLE_CSV = "report.md", "table.csv"
 
 
 class StudyReport(NamedTuple):
@@ -98,25 +102,30 @@ def _report_study(results: Path, folder: Path, study: str) -> StudyReport:
     found, damaged = _found(results, study)
     path = _write(folder, _files(found, damaged))
     # the studies of a sweep appear in the sweep's table instead
-    shown = () if _sweep_of(study) else tuple(tables.terminal(one.summary) for one in found)
+    shown = () if _sweep_of(study) else tuple(map(dice_for_terminal, found))
     unreadable = cover([text for one in found for text in names_shown(one.summary)]).lacking
     return StudyReport(path, shown, unreadable, tuple(damaged))
 
 
 def _files(found: Sequence[Findings], damaged: Sequence[FmcacheError]) -> dict[str, bytes]:
     """Return the files of a study's report, by their path below its folder."""
+    datasets = [(one, dataset_tables(one)) for one in found]
+    across = study_tables(found)
     files = {
-        REPORT: markdown_report(found, damaged).encode(),
+        REPORT: markdown_report(datasets, across, damaged).encode(),
         "method.md": method_page(found).encode(),
         "references.bib": bibtex(found).encode(),
-    }
-    for one in found:
-        of_dataset = figures(one.summary) | {
-            "table.csv": tables.csv_text(one.summary).encode(),
-            "table.tex": tables.latex(one.summary).encode(),
-        }
+    } | _latex(across)
+    for one, shown in datasets:
+        of_dataset = figures(one.summary) | _latex(shown) | {TABLE_CSV: csv_text(one).encode()}
+        of_dataset |= {f"{stem}.parquet": parquet(frame) for stem, frame in dataset_frames(one).items()}
         files |= {f"{one.summary.record.dataset}/{name}": content for name, content in of_dataset.items()}
     return files
+
+
+def _latex(shown: Sequence[ReportTable]) -> dict[str, bytes]:
+    """Return the LaTeX file of each table; the one of Dice keeps the name ``table.tex``."""
+    return {f"{'table' if one.name == 'dice' else one.name}.tex": latex(one).encode() for one in shown}
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> Path:

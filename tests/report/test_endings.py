@@ -4,10 +4,10 @@ import math
 import numpy as np
 import pytest
 
-from fmcache.report import tables
 from fmcache.report.endings import Ending, ending, trained_to
-from fmcache.report.notes import notes
-from fmcache.report.summary import summarise
+from fmcache.report.findings import find
+from fmcache.report.frames import csv_text
+from fmcache.report.notes import marks, notes
 
 RISING, LEARNT, ENDED, UNKNOWN = Ending.RISING, Ending.LEARNT, Ending.ENDED, Ending.UNKNOWN
 
@@ -80,7 +80,7 @@ def test_collapse_comes_before_what_the_curves_tell(part):
 @pytest.fixture(scope="session")
 def every_ending(part):
     good, sparse = ((8, 2, 2), (6, 4, 4)), (None, 0.3, None, 0.4, None, 0.5)
-    return summarise(
+    return find(
         [
             part("x", 0, (8, 2, 2), (0, 0, 9), title="X"),
             part("x", 1, *good, title="X", curve=sparse, still_falling=True),
@@ -108,11 +108,11 @@ def test_each_way_to_end_has_a_line_with_its_runs_and_what_to_do(every_ending):
 
 
 def test_each_run_is_in_one_class_and_the_table_carries_the_marks(every_ending):
-    x, y = sorted(every_ending.rows, key=lambda row: row.encoder.name)
+    x, y = sorted(every_ending.summary.rows, key=lambda row: row.encoder.name)
     assert sum(len(x.ended(how)) for how in Ending) == 5
-    assert (tables.name(x), tables.name(y)) == ("X†‡§", "Y‡")
+    assert (marks(x), marks(y)) == ("†‡§", "‡")
     head, line, *_ = (
-        text.split(",") for text in tables.csv_text(every_ending).splitlines() if ",x," in text or "dice" in text
+        text.split(",") for text in csv_text(every_ending).splitlines() if ",x," in text or "dice" in text
     )
     counted = dict(zip(head, line, strict=True))
     kinds = ("collapsed", "still_falling", "validation_rising", "training_ended", "ending_unknown")
@@ -120,8 +120,8 @@ def test_each_run_is_in_one_class_and_the_table_carries_the_marks(every_ending):
 
 
 def test_endings_of_runs_on_folds_name_fold_and_seed(in_folds):
-    summary = summarise([*in_folds(1, 60, seeds=1), *in_folds(60, 60, seeds=1, encoder="y")])
-    assert any("X 50%_: 1 of 2 runs (fold 0 seed 0), on a (1 of 2), b (1 of 2)." in line for line in notes(summary))
+    found = find([*in_folds(1, 60, seeds=1), *in_folds(60, 60, seeds=1, encoder="y")])
+    assert any("X 50%_: 1 of 2 runs (fold 0 seed 0), on a (1 of 2), b (1 of 2)." in line for line in notes(found))
 
 
 def test_an_old_result_without_pixels_of_labels_is_reported_too(part, write, tmp_path):
@@ -136,5 +136,5 @@ def test_an_old_result_without_pixels_of_labels_is_reported_too(part, write, tmp
     old = read_run(file.parent)
     assert old.record.label_pixels == {}
     assert ending(old) is Ending.COLLAPSED
-    assert not any("training tiles: no decoder" in line for line in notes(summarise([old])))
-    assert not math.isnan(summarise([old]).rows[0].mean[-1])
+    assert not any("training tiles: no decoder" in line for line in notes(find([old])))
+    assert not math.isnan(find([old]).summary.rows[0].mean[-1])

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from fmcache.report import tables
+from fmcache.report.dataset_tables import dataset_tables, dice_by_encoder
 from fmcache.report.escapes import escape_latex, escape_markdown
 from fmcache.report.figures import dice_by_label, names_shown, rendered
-from fmcache.report.summary import summarise
+from fmcache.report.findings import find
+from fmcache.report.frames import csv_text
 from fmcache.report.sweep import SweepTable
 from fmcache.stages.report import report
 
@@ -29,13 +31,14 @@ NAMES = st.one_of(
     st.text(alphabet="ab1 []()/|<>%_&$#{}~^\\`*\"'=+-!:;.,@?", min_size=1, max_size=12),
     st.text(alphabet=st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=8),
 ).filter(lambda name: name == name.strip())
+OTHERS = ["Mean over labels, by score", "Scores of every label", "Costs", "How it was done"]
 PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 
 
 def study_of(part, labels, titles, **fields):
     counts = [(8, 2, 2)] * len(labels)
     coloured = tuple((label, "#ff0000") for label in labels)
-    return summarise(
+    return find(
         [
             part(f"e{i}", 0, *counts, validated=counts, labels=coloured, title=title, **fields)
             for i, title in enumerate(titles)
@@ -77,17 +80,27 @@ def set_by_latex(source):
     return "".join(LATEX.get(piece, piece) for piece in pieces)
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(NAMES, NAMES, NAMES)
 def test_markdown_and_csv_hold_names_as_they_are(part, label, other, title):
     labels = [label, other] if label != other else [label, f"{label}2"]
-    summary = study_of(part, labels, [title, "plain"])
-    head, first, *_ = rows_of(tables.markdown(summary))
-    assert head == ["encoder", *labels, "mean"]
+    found = study_of(part, labels, [title, "plain"])
+    head, first, *_ = rows_of(tables.markdown(dice_by_encoder(found)))
+    assert head == ["encoder", *labels, "mean", "95 % interval", "rank"]
     assert first[0] in (title, "plain")
-    lines = list(csv.DictReader(io.StringIO(tables.csv_text(summary))))
+    lines = list(csv.DictReader(io.StringIO(csv_text(found))))
     assert [line["label"] for line in lines] == [*labels, "mean"] * 2
     assert {line["title"] for line in lines} == {title, "plain"}
+
+
+@settings(max_examples=25)
+@given(NAMES, NAMES)
+def test_every_table_holds_names_as_they_are(part, label, title):
+    for table in dataset_tables(study_of(part, [label, f"{label}2"], [title, "plain"])):
+        _, *rows = rows_of(tables.markdown(table))
+        assert {row[0] for row in rows} == {title, "plain"}
+        if table.name == "labels":
+            assert {row[1] for row in rows} == {label, f"{label}2"}
 
 
 @settings(max_examples=150)
@@ -110,15 +123,15 @@ def test_latex_sets_names_as_they_are(name):
 def test_latex_writes_greek_and_raised_signs_and_names_what_it_takes_for_the_rest(part):
     assert escape_latex("β-CD8⁺ Ω₂ ≥50 µm") == r"$\beta$-CD8$^{+}$ $\Omega$$_{2}$ $\geq$50 $\mu$m"
     assert "% Compile with XeLaTeX or LuaLaTeX and a font that has 质间\n" in tables.latex(
-        study_of(part, ["β-间质", "b"], ["x"])
+        dice_by_encoder(study_of(part, ["β-间质", "b"], ["x"]))
     )
-    assert "Compile" not in tables.latex(study_of(part, ["β-CD8⁺ ö", "b"], ["x"]))
+    assert "Compile" not in tables.latex(dice_by_encoder(study_of(part, ["β-CD8⁺ ö", "b"], ["x"])))
 
 
 @pytest.mark.filterwarnings("error")
 def test_figures_hold_names_as_they_are_and_draw_none_as_a_formula(part):
     label_names, titles = ["$x^2$", "_a_", "<b>x</b>"], NASTY
-    summary = study_of(part, label_names, titles)
+    summary = study_of(part, label_names, titles).summary
     files = rendered("labels", lambda write: dice_by_label(summary, write), names_shown(summary))
     shown = {element.text for element in ET.fromstring(files["labels.svg"]).iter("{http://www.w3.org/2000/svg}text")}  # noqa: S314
     assert {*label_names, *titles} <= shown
@@ -128,7 +141,7 @@ def test_figures_hold_names_as_they_are_and_draw_none_as_a_formula(part):
 @pytest.mark.filterwarnings("error")
 def test_a_sweep_lists_every_encoder_in_its_legend_also_one_with_an_underscore_in_front(part):
     titles = ["_hidden", "$x$", "a|b", "_"]
-    sweep = SweepTable("views", {n: study_of(part, ["a", "b"], titles, study=f"toy.views-{n}") for n in (2, 4)})
+    sweep = SweepTable("views", {n: study_of(part, ["a", "b"], titles, study=f"toy.views-{n}").summary for n in (2, 4)})
     svg = ET.fromstring(sweep.files()["sweep.svg"])  # noqa: S314
     assert set(titles) <= {element.text for element in svg.iter("{http://www.w3.org/2000/svg}text")}
     assert {row[0] for row in rows_of(sweep.markdown())[1:]} == set(titles)
@@ -142,7 +155,7 @@ def test_a_whole_report_holds_titles_questions_and_recipes_as_they_are(part, wri
     (written,) = report(tmp_path / "results", tmp_path / "out")
     tokens = PARSER.parse(written.path.read_text(encoding="utf-8"))
     headings = [tokens[i + 1] for i, token in enumerate(tokens) if token.type == "heading_open"]
-    assert [text_of(heading) for heading in headings] == ["toy", f"{title} (d)", "Method", "Recipe"]
+    assert [text_of(heading) for heading in headings] == ["toy", f"{title} (d)", *OTHERS, "Method", "Recipe"]
     texts = [token for token in tokens if token.type == "inline"]
     assert any("+ x | y: 1,000,000 parameters" in token.children[0].content for token in texts)
     paragraph = texts[1].children
@@ -155,7 +168,7 @@ def test_a_whole_report_holds_titles_questions_and_recipes_as_they_are(part, wri
 @pytest.mark.filterwarnings("error")
 def test_a_name_is_drawn_in_an_installed_font_that_has_its_characters_else_as_code_points(part, installed):
     def drawn(name):
-        summary = study_of(part, [name, "b"], ["x"])
+        summary = study_of(part, [name, "b"], ["x"]).summary
         return rendered("labels", lambda write: dice_by_label(summary, write), names_shown(summary))
 
     without, spelt = drawn("\ue0f7"), drawn("[U+E0F7]")

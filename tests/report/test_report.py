@@ -1,32 +1,35 @@
 import pytest
 
 from fmcache.errors import ResultsCorrupt, ResultsMismatch, ResultsNotFound
-from fmcache.report import tables
+from fmcache.report.dataset_tables import dice_by_encoder
+from fmcache.report.findings import find
 from fmcache.report.notes import notes
 from fmcache.report.summary import summarise
+from fmcache.report.tables import markdown
 from fmcache.stages.report import report
 
 
 def test_means_and_deviations_are_those_worked_out_by_hand(study):
-    summary = summarise(study)
-    good = summary.rows[0]
+    found = find(study)
+    good = found.summary.rows[0]
     assert good.encoder.name == "good"
     assert good.mean.tolist() == pytest.approx([0.85, 0.65, 0.75])
     assert good.std.tolist() == pytest.approx([0.0707107, 0.0707107, 0.0707107], rel=1e-5)
-    assert tables.cells(summary, good)[0] == tables.Cell("85.00 ± 7.07", 1)
+    assert dice_by_encoder(found).rows[0].cells[1].text == "85.00 ± 7.07"
+    assert dice_by_encoder(found).rows[0].cells[1].place == 1
 
 
 def test_controls_stand_last_and_are_never_ranked_however_good(study):
-    summary = summarise(study)
+    found = find(study)
+    summary = found.summary
     assert [row.encoder.name for row in summary.rows] == ["good", "bad", "best"]
     assert [summary.place(row, 2) for row in summary.rows] == [1, 2, 0]
-    assert "100.00" in tables.markdown(summary)
-    assert "**100.00" not in tables.markdown(summary)
+    assert "100.00" in markdown(dice_by_encoder(found))
+    assert "**100.00" not in markdown(dice_by_encoder(found))
 
 
 def test_one_seed_has_no_deviation(study):
-    summary = summarise(study)
-    assert tables.cells(summary, summary.rows[2])[0].text == "100.00"
+    assert dice_by_encoder(find(study)).rows[2].cells[1].text == "100.00"
 
 
 def test_flags_and_random_weights_are_in_every_output(tmp_path, study, write):
@@ -38,7 +41,7 @@ def test_flags_and_random_weights_are_in_every_output(tmp_path, study, write):
     assert (
         r"- † collapsed (a label of the test tiles never predicted, or with a Dice below 5%): BAD 50%\_: 1 of 2" in text
     )
-    assert "fixed: the spread is over seeds only" in text
+    assert "fixed: neither ± nor the interval covers other training tiles" in text
     assert r"BEST 50%\_ (random weights)" in text
     for shown in ((folder / "table.csv").read_text(), *(p.read_text() for p in folder.glob("*.svg"))):
         assert "BEST 50%_ (random weights)" in shown
@@ -66,7 +69,9 @@ def test_a_report_written_twice_has_the_same_bytes(tmp_path, study, write):
             {p.relative_to(tmp_path / out): p.read_bytes() for p in (tmp_path / out).rglob("*") if p.is_file()}
         )
     assert files[0] == files[1]
-    assert len(files[0]) == 11 + 1  # the lock
+    assert {p.name for p in files[0] if p.suffix == ".parquet"} == {
+        f"{stem}.parquet" for stem in ("intervals", "pairs", "against_control", "runs", "costs")
+    }
 
 
 def test_what_a_killed_report_left_is_swept_by_the_next(tmp_path, study, write, monkeypatch):
@@ -82,8 +87,8 @@ def test_what_a_killed_report_left_is_swept_by_the_next(tmp_path, study, write, 
 
 
 def test_a_label_absent_everywhere_is_a_dash_and_out_of_the_mean(part):
-    summary = summarise([part("x", 0, (8, 2, 2), (0, 0, 0))])
-    assert [cell.text for cell in tables.cells(summary, summary.rows[0])] == ["80.00", "–", "80.00"]
+    (row,) = dice_by_encoder(find([part("x", 0, (8, 2, 2), (0, 0, 0))])).rows
+    assert [cell.text for cell in row.cells[1:4]] == ["80.00", "–", "80.00"]
 
 
 def test_runs_of_different_budgets_are_never_mixed(study, part):
@@ -112,16 +117,18 @@ def test_the_spread_over_folds_and_the_spread_over_seeds_are_separate(tmp_path, 
     write(tmp_path / "results", parts)
     (written,) = report(tmp_path / "results", tmp_path / "out")
     text = written.path.read_text()
-    assert "standard deviation over 3 folds and their seeds" in text
+    assert "trained on 3 folds and is scored on the test tiles of all folds together" in text
     assert "over folds (each the mean of its seeds) 20.00; over seeds within a fold 1.41" in text
     assert "not a standard error" in text
     assert "fixed" not in text.partition("## Recipe")[0]
     assert "| seeds | 2 |" in text
 
 
-def test_rows_that_lack_a_fold_are_said_not_to_compare(in_folds):
-    lines = notes(summarise(in_folds(50, 60, seeds=1) + in_folds(50, seeds=1, encoder="y")))
-    assert any("do not compare" in line for line in lines)
+def test_an_encoder_that_lacks_a_fold_has_no_dice_and_is_named(in_folds):
+    found = find(in_folds(50, 60, seeds=1) + in_folds(50, seeds=1, encoder="y"))
+    assert [row.cells[3].text for row in dice_by_encoder(found).rows] == ["55.00", "–"]
+    assert any(line.startswith("Left out") and "Y 50%_ (seed 0)" in line for line in notes(found))
+    assert any(line == "No interval (no seed tested all tiles): Y 50%_." for line in notes(found))
 
 
 def test_folds_of_two_cuts_or_of_a_fixed_split_are_never_mixed(part, in_folds):
