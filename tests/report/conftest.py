@@ -22,11 +22,12 @@ def a_part(
     info = EncoderInfo(name, title or name.upper() + " 50%_", 1_000_000, 8, 16, control, random_weights, "w")
     identity = {"seed": seed, "tokens": name, "fit": {"epochs": 2}} | fields.pop("identity", {})
     defaults = {"best_epoch": 1, "collapsed": (), "still_falling": False, "dataset_title": "Toy", "fold": None}
+    defaults |= {"dataset": "d", "mpp": 0.5, "wall_s": 1.0, "tiles": {"train": 15, "val": 5, "test": 1}}
     record = RunRecord(
-        study=study, dataset="d", encoder=info, seed=seed, identity=identity, labels=labels, mpp=0.5,
+        study=study, encoder=info, seed=seed, identity=identity, labels=labels,
         recipe=msgspec.to_builtins(Recipe(name="toy", dice=fields.pop("dice", "pooled"))),
-        tiles={"train": 15, "val": 5, "test": 1}, decoder_params=10, val_dice=0.5, device="cpu", threads=1,
-        versions={"fmcache": "0"}, wall_s=1.0, **(defaults | fields),
+        decoder_params=10, val_dice=0.5, device="cpu", threads=1,
+        versions={"fmcache": "0"}, **(defaults | fields),
     )  # fmt: skip
     names = [label for label, _ in labels]
     rows = [("test", f"t{record.fold or 0}", label, *of) for label, of in zip(names, tested, strict=True)]
