@@ -202,7 +202,7 @@ def _training(one: Findings, works: Bibliography) -> str:
     steps = _range(
         -(-of.tiles["train"] * fit["passes_per_epoch"] // fit["batch"]) * fit["epochs"] for of in _records(one)
     )
-    seeds = _range(len(set(row.seeds)) for row in one.summary.rows)
+    seeds = _range(len({seed for _, seed in row.runs}) for row in one.summary.rows)
     texts = [_decoder(one, works)]
     if fit["standardise"] == "channel":
         texts.append(
@@ -246,11 +246,11 @@ def _loss(fit: Mapping[str, Any], works: Bibliography) -> str:
 
 
 def _scores(one: Findings, works: Bibliography) -> str:
-    over = f"{len(one.summary.folds)} folds and their seeds" if one.summary.folds else "seeds"
+    together = "The test tiles of all folds of a seed were scored together. " if one.summary.folds else ""
     return (
         f"The score is Dice {works.cite('dice1945')} per label {REDUCTIONS[one.summary.reduction]}, and the mean over "
-        "the labels that have a Dice. Pixels without a label were not counted. The tables show the mean and standard "
-        f"deviation over {over}."
+        f"the labels that have a Dice. Pixels without a label were not counted. {together}The tables show the mean and "
+        "standard deviation over seeds."
     )
 
 
@@ -277,7 +277,7 @@ def _statistics(one: Findings, works: Bibliography) -> str:
     if lost := int(of_mean["lost"].sum()):
         texts.append(f"{_counted(lost, 'run')} that did not learn a label {_was(lost)} kept in all means")
     if out := len(one.evidence.left_out):
-        texts.append(f"{_counted(out, 'run')} that did not test all tiles {_was(out)} left out of the intervals")
+        texts.append(f"{_counted(out, 'run')} that did not test all tiles {_was(out)} left out of means and intervals")
     scores = one.answer.intervals["score"].unique(maintain_order=True)
     if others := [score for score in scores if score not in table["score"]]:
         texts.append(f"The same was computed for {_listed(others)}; looking at several scores is not corrected for")

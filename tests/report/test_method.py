@@ -150,7 +150,7 @@ def test_folds_are_counted(folded):
     text = "\n".join(method([find(folded(50, 60, 55, 65, 52, 61))]))
     assert "15 training, 5 validation and 1 test tiles in each of 3 folds" in text
     assert "with 2 seeds on each fold." in text
-    assert "standard deviation over 3 folds and their seeds" in text
+    assert "The test tiles of all folds of a seed were scored together." in text
 
 
 def test_unchanged_views_and_one_loss_are_said_as_such(part):
