@@ -16,10 +16,12 @@ SCRIPT = Path(__file__).parents[2] / "pipelines" / "coverage.py"
 def coverage():
     spec = importlib.util.spec_from_file_location("coverage_of_intervals", SCRIPT)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    sys.path.insert(0, str(SCRIPT.parent))  # as for a script: its neighbour `worlds` is imported
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(SCRIPT.parent))
+    return module
 
 
 @pytest.mark.parametrize("world", ["moderate", "seeds"])
