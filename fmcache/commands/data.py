@@ -199,7 +199,7 @@ def data_cut(
         float | None, typer.Option(help="um/px of the slides, if they state none or a wrong one.")
     ] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Replace the dataset and tiles of other settings.")
+        bool, typer.Option("--replace", help="Replace the dataset, and tiles cut with other settings.")
     ] = False,
     manifest: ManifestFile = DEFAULT_MANIFEST,
 ) -> None:

@@ -37,7 +37,7 @@ Workers = Annotated[int, typer.Option(min=0, help="Processes of a local Dask clu
 Recompute = Annotated[bool, typer.Option("--recompute", help="Replace existing caches or results.")]
 Compile = Annotated[
     bool,
-    typer.Option("--compile", help="Run encoders with torch.compile: compiling takes a minute; rounding changes."),
+    typer.Option("--compile", help="Run encoders with torch.compile: compiling takes a minute and changes rounding."),
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Never contact the hub: weights must be on this machine.")]
 
