@@ -174,7 +174,7 @@ def _revision(origin: Mapping[str, Any]) -> str:
 def _tokens(one: Findings, works: Bibliography) -> str:
     recipe = one.summary.record.recipe
     facts = {row.encoder.display: _identified(one, row) for row in one.summary.rows}
-    cards = [of.get("encoder", {}) for of in facts.values()]
+    cards = [_mapping(of.get("encoder")) for of in facts.values()]
     side = recipe["tile_px"]
     texts = []
     if all("mean" in card and "std" in card for card in cards):
@@ -327,8 +327,11 @@ def _records(one: Findings) -> list[RunRecord]:
 
 def _identified(one: Findings, row: Row) -> Mapping[str, Any]:
     """Return what identifies the token cache of an encoder; empty if its records do not hold it."""
-    tokens = _first(of.identity.get("tokens") for of in _records(one) if of.encoder.name == row.encoder.name)
-    return tokens if isinstance(tokens, dict) else {}
+    return _mapping(_first(of.identity.get("tokens") for of in _records(one) if of.encoder.name == row.encoder.name))
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _sentences(texts: Iterable[str]) -> str:
