@@ -43,9 +43,10 @@ def said(part):
     def say(intervals, pairs=(), controls=(), seeds=10, tiles=10, groups=False, **fields):
         names = [one["encoder"] for one in intervals]
         params = fields.pop("extraction", {})
+        fields["groups"] = {f"t{i}": f"p{i}" for i in range(tiles)} if groups else {}
         runs = [
             part(name, seed, (8, 2, 2), (6, 4, 4), title=name.upper(), control=name == "raw",
-                 extraction=params.get(name), groups={f"t{i}": f"p{i}" for i in range(tiles)} if groups else {}, **fields)
+                 extraction=params.get(name), **fields)
             for name in names for seed in range(seeds)
         ]  # fmt: skip
         unit = "p" if groups else "t"
