@@ -1,10 +1,15 @@
 """Runs drawn for reports: one test tile, two labels, counts and curves as a test wants them; and a large study."""
 
+import io
+
 import msgspec
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 
+from fmcache.scores.kept_pictures import write_tile_pictures, write_token_pictures
+from fmcache.scores.predictions import Predictions, write_predictions
 from fmcache.scores.records import EncoderInfo, Extraction, RunRecord, RunResults
 from fmcache.scores.run_files import run_folder, whole_folder, write_run
 from fmcache.specs import Recipe
@@ -183,3 +188,62 @@ def _large_curve(rng, quality):
 def large_study():
     """Runs by dataset of 15 encoders and 3 controls with 10 seeds; see `a_large_study`."""
     return a_large_study()
+
+
+SIDE_PX = 32
+
+
+def draw_results(results, shifts, control=(), kept=True, tile_px=SIDE_PX, fold=None, photos=True):
+    """Write runs with predictions and pictures of tiles and token grids; return them with their folders.
+
+    The left half of every tile is label a, the right half label b. `shifts` has, by encoder, for each seed and tile the
+    number of columns by which the predicted border is too far right.
+    """
+    runs = []
+    truth = np.zeros((SIDE_PX, SIDE_PX), np.uint8)
+    truth[:, SIDE_PX // 2 :] = 1
+    for name, of_seeds in shifts.items():
+        for seed, of_tiles in enumerate(of_seeds):
+            tiles = tuple(f"t{fold or 0}{i}" for i in range(len(of_tiles)))
+            borders = [np.arange(SIDE_PX) >= SIDE_PX // 2 + shift for shift in of_tiles]
+            predicted = np.stack([np.tile(border, (SIDE_PX, 1)) for border in borders]).astype(np.uint8)
+            run = a_part(
+                name, seed, (1, 0, 0), (1, 0, 0), title=name.upper(), control=name in control, fold=fold,
+                identity={"splits": {"test": list(tiles)}},
+            )  # fmt: skip
+            run.record.recipe["tile_px"] = tile_px
+            rows = [
+                ("test", tile, label, *_outcomes(predicted[at] == i, truth == i))
+                for at, tile in enumerate(tiles) for i, (label, _) in enumerate(LABELS)
+            ]  # fmt: skip
+            validated = run.counts.filter(pl.col("split") == "val")
+            run = msgspec.structs.replace(run, counts=pl.concat([pl.DataFrame(rows, COUNTS, orient="row"), validated]))
+            folder = run_folder(results, "toy", "d", name, seed, fold)
+            with whole_folder(folder) as partial:
+                (partial / "decoder.safetensors").write_bytes(b"weights")
+                if kept:
+                    write_predictions(partial, Predictions(tiles, predicted, np.stack([truth] * len(tiles))))
+                write_run(partial, run)
+            runs.append(msgspec.structs.replace(run, folder=folder))
+            grids = {tile: np.full((4, 4, 3), 7 * i, np.uint8) for i, tile in enumerate(tiles)}
+            write_token_pictures(folder.parent, grids)
+    if photos:
+        write_tile_pictures(results / "toy" / "d", {tile: _photo(i) for i, tile in enumerate(tiles)})
+    return runs
+
+
+def _outcomes(said, there):
+    """tp, fp, fn of a label that is predicted (`said`) and true (`there`) at some pixels."""
+    return int((said & there).sum()), int((said & ~there).sum()), int((there & ~said).sum())
+
+
+def _photo(grey):
+    file = io.BytesIO()
+    Image.new("RGB", (SIDE_PX, SIDE_PX), (200 - 9 * grey,) * 3).save(file, "JPEG", comment=b"side_px 64")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="session")
+def drawn():
+    """Write results with predictions and pictures; see `draw_results`."""
+    return draw_results
