@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -18,6 +18,7 @@ from fmcache.decoders.decoder import Decoder, initialise
 from fmcache.decoders.losses import segmentation_loss
 from fmcache.scores.counts import count
 from fmcache.scores.dice import Reduction, dice_per_label, mean_of_defined
+from fmcache.scores.predictions import Predictions, kept_tiles
 from fmcache.specs import FitSpec
 
 Counts = npt.NDArray[np.int64]
@@ -51,7 +52,10 @@ class Epoch(NamedTuple):
 
 
 class TrainedRun(NamedTuple):
-    """The result of a run. `weights` are those after `best_epoch`; counts are (tile, label, 3): tp, fp, fn."""
+    """The result of a run. `weights` are those after `best_epoch`; counts are (tile, label, 3): tp, fp, fn.
+
+    `kept` are the predictions of the test tiles in `kept_tiles`.
+    """
 
     weights: StateDict
     curve: list[Epoch]
@@ -59,6 +63,7 @@ class TrainedRun(NamedTuple):
     val_dice: float
     val: Counts
     test: Counts
+    kept: Predictions
 
 
 class Scale(NamedTuple):
@@ -121,11 +126,12 @@ def train(training: Training, seed: int, tick: Callable[[int], None] = lambda _:
             losses = _train_epoch(training, optimiser, seed, epoch)
             score = None
             if (epoch + 1) % spec.validate_epochs == 0 or epoch + 1 == spec.epochs:
-                score = run.validate(epoch + 1, decoder, predict_counts(training, training.val), training.reduction)
+                counts, _ = predict_counts(training, training.val)
+                score = run.validate(epoch + 1, decoder, counts, training.reduction)
             run.curve.append(Epoch(epoch + 1, learning_rate(spec, epoch), *losses, val_dice=score))
             tick(1)
         decoder.load_state_dict(run.weights)
-        return run.fitted(predict_counts(training, training.test))
+        return run.fitted(*predict_counts(training, training.test, kept_tiles(training.test.tiles)))
 
 
 class _Run:
@@ -146,8 +152,8 @@ class _Run:
             self.weights = {name: value.detach().cpu().clone() for name, value in decoder.named_parameters()}
         return dice
 
-    def fitted(self, test: Counts) -> TrainedRun:
-        return TrainedRun(self.weights, self.curve, self.best_epoch, self.val_dice, self.val, test)
+    def fitted(self, test: Counts, kept: Predictions) -> TrainedRun:
+        return TrainedRun(self.weights, self.curve, self.best_epoch, self.val_dice, self.val, test, kept)
 
 
 def learning_rate(spec: FitSpec, progress: float) -> float:
@@ -161,11 +167,18 @@ def learning_rate(spec: FitSpec, progress: float) -> float:
     return spec.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def predict_counts(training: Training, source: BatchSource) -> Counts:
-    """Return tp, fp and fn per tile and label, (tile, label, 3), of the first view of each tile of `source`."""
+def predict_counts(training: Training, source: BatchSource, keep: Collection[str] = ()) -> tuple[Counts, Predictions]:
+    """Return tp, fp and fn per tile and label, (tile, label, 3), and the predictions that they were counted from.
+
+    Both are of the first view of each tile of `source`; predictions only of the tiles in `keep`, in the order of the
+    source.
+    """
     decoder, scale = training.decoder, training.scale
     covered = decoder.grid.covered_px
     counts: list[Counts] = []
+    kept = [tile for tile in source.tiles if tile in keep]
+    predictions = Predictions(tuple(kept), *np.empty((2, len(kept), covered, covered), np.uint8))
+    at = {tile: i for i, tile in enumerate(kept)}
     with torch.inference_mode():
         for step in in_order(len(source.tiles), training.spec.batch):
             tokens, masks = source.fetch(step, training.device)
@@ -173,7 +186,10 @@ def predict_counts(training: Training, source: BatchSource) -> Counts:
             predicted = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
             truth = masks[..., :covered, :covered].cpu().numpy()
             counts += [count(p, t, logits.shape[1]) for p, t in zip(predicted, truth, strict=True)]
-    return np.stack(counts)
+            for i, (tile, _) in enumerate(step):
+                if (row := at.get(source.tiles[tile])) is not None:
+                    predictions.predicted[row], predictions.truth[row] = predicted[i], truth[i]
+    return np.stack(counts), predictions
 
 
 def mean_dice(counts: Counts, reduction: Reduction) -> float:

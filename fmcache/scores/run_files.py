@@ -6,13 +6,19 @@ The results of a run are a folder ``STUDY/DATASET/ENCODER/seed-000`` (with folds
 - ``counts.parquet`` split, tile, label, tp, fp, fn: one row per tile and label of val and test
 - ``curve.parquet``  epoch, learning_rate, loss, cross_entropy, dice_loss, val_dice: one row per epoch
 - ``decoder.safetensors``  the tested weights
-- ``run.json``       `format`, 2; the fields of a `RunRecord`; `files`, the sha256 (hex) of the three files above by
-  name; `sha256`, of the canonical JSON (`fmcache.identity.canonical_json`) of everything else in ``run.json``
+- ``predictions.parquet``  tile, height, width, predicted, truth: label ids of test tiles
+  (`fmcache.scores.predictions`); absent in results of earlier releases
+- ``run.json``       `format`, 2; the fields of a `RunRecord`; `files`, the sha256 (hex) of the files above by name;
+  `sha256`, of the canonical JSON (`fmcache.identity.canonical_json`) of everything else in ``run.json``
 
 The folder is written as ``.seed-000.PID.partial`` and then renamed. To remove it, it is first renamed to
 ``.seed-000.PID.removed``. The next fit of the study removes such folders that a kill left. A run is done when all files
 exist and match their checksums; otherwise only this run is trained again. White space in ``run.json`` does not matter.
-Unknown fields are included in `sha256` and otherwise ignored.
+Unknown fields are included in `sha256` and otherwise ignored. A reader checks the files that it knows and ignores other
+names in `files`: so an earlier release reads a run that has predictions, and this one reads a run that has none.
+
+Beside the folders of runs are pictures for the report (`fmcache.scores.kept_pictures`): ``tiles.parquet`` in
+``STUDY/DATASET``, and ``tokens.parquet`` beside the seeds of an encoder (and fold). No number depends on them.
 
 Results of format 1 (fmcache 0.1.0) have no `files` and no `sha256`: they are read, but their content cannot be checked.
 fmcache 0.1.0 does not look at `format`: it reads results of format 2 as its own, which is correct. A later format is
@@ -42,9 +48,11 @@ UNCHECKED = 1
 """The format of run results without checksums."""
 
 RECORD, COUNTS, CURVE, WEIGHTS = "run.json", "counts.parquet", "curve.parquet", "decoder.safetensors"
+PREDICTIONS = "predictions.parquet"
 FILES = (COUNTS, CURVE, WEIGHTS)
+"""The files that every run has."""
 _RUNS = ("*/*/seed-*", "*/*/fold-*/seed-*")
-_REDO = "run fmcache fit with the same recipe: it trains only this run again"
+REDO = "run fmcache fit with the same recipe: it trains only this run again"
 
 
 def run_folder(results: Path, study: str, dataset: str, encoder: str, seed: int, fold: int | None = None) -> Path:
@@ -71,11 +79,15 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def write_run(folder: Path, run: RunResults) -> None:
-    """Write counts, curve and, last, the record of a run into an (unfinished) folder that holds the weights."""
+    """Write counts, curve and, last, the record of a run into an (unfinished) folder.
+
+    The folder must hold the weights, and the predictions if they are kept.
+    """
     for name, table, schema in ((COUNTS, run.counts, COUNTS_SCHEMA), (CURVE, run.curve, CURVE_SCHEMA)):
         table.select(pl.col(column).cast(kind) for column, kind in schema.items()).write_parquet(folder / name)
     said = {"format": FORMAT, **msgspec.to_builtins(run.record)}
-    said["files"] = {name: sha256_file(folder / name) for name in FILES}
+    written = (*FILES, PREDICTIONS) if (folder / PREDICTIONS).exists() else FILES
+    said["files"] = {name: sha256_file(folder / name) for name in written}
     text = msgspec.json.encode(said | {"sha256": fingerprint(said)}, order="deterministic")
     (folder / RECORD).write_bytes(msgspec.json.format(text, indent=1) + b"\n")
 
@@ -99,7 +111,7 @@ def _checked(folder: Path, said: dict[str, Any]) -> RunRecord:
     if said["format"] != UNCHECKED:
         _check(folder, said)
     elif absent := [name for name in FILES if not (folder / name).is_file()]:
-        raise ResultsCorrupt(f"{folder / absent[0]} is missing", next_step=_REDO)
+        raise ResultsCorrupt(f"{folder / absent[0]} is missing", next_step=REDO)
     try:
         record = msgspec.convert(said, RunRecord)
         if said["format"] == UNCHECKED:  # check at least what the report needs
@@ -108,9 +120,7 @@ def _checked(folder: Path, said: dict[str, Any]) -> RunRecord:
                 raise msgspec.ValidationError("a label is listed twice")
         return record
     except msgspec.ValidationError as reason:
-        raise ResultsCorrupt(
-            f"{folder / RECORD} is not a record of a run", found=str(reason), next_step=_REDO
-        ) from None
+        raise ResultsCorrupt(f"{folder / RECORD} is not a record of a run", found=str(reason), next_step=REDO) from None
 
 
 def read_run(folder: Path) -> RunResults:
@@ -120,17 +130,17 @@ def read_run(folder: Path) -> RunResults:
     tables = []
     for name, schema in ((COUNTS, COUNTS_SCHEMA), (CURVE, CURVE_SCHEMA)):
         if said["format"] == UNCHECKED and ends_its_reader(folder / name):
-            raise ResultsCorrupt(f"{folder / name} is damaged", found="its reader crashes", next_step=_REDO)
+            raise ResultsCorrupt(f"{folder / name} is damaged", found="its reader crashes", next_step=REDO)
         try:
             table = pl.read_parquet(folder / name)
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as reason:
-            raise ResultsCorrupt(f"{folder / name} cannot be read", found=str(reason)[:200], next_step=_REDO) from None
+            raise ResultsCorrupt(f"{folder / name} cannot be read", found=str(reason)[:200], next_step=REDO) from None
         if table.schema != pl.Schema(schema):
             raise ResultsCorrupt(
                 f"{folder / name} has other columns",
                 expected=", ".join(schema),
                 found=", ".join(table.columns),
-                next_step=_REDO,
+                next_step=REDO,
             )
         tables.append(table)
     listed, counted = {name for name, _ in record.labels}, set(tables[0]["label"])
@@ -139,10 +149,28 @@ def read_run(folder: Path) -> RunResults:
             f"{folder / RECORD} and {COUNTS} have other labels",
             expected=", ".join(sorted(counted)),
             found=", ".join(sorted(listed)),
-            next_step=_REDO,
+            next_step=REDO,
         )
     counts, curve = tables
     return RunResults(record, counts, curve, folder)
+
+
+def listed_file(folder: Path, name: str) -> Path | None:
+    """Return the path of a run's file after checking it; None when the run's record does not list it.
+
+    Raises
+    ------
+    ResultsNotFound, ResultsCorrupt, ResultsMismatch
+        As in `read_record`, for this file only.
+    """
+    said = _said(folder)
+    if said["format"] == UNCHECKED:
+        return None
+    _check_record(folder, said)
+    if name not in said["files"]:
+        return None
+    _check_file(folder / name, said["files"][name])
+    return folder / name
 
 
 def find_runs(results: Path, study: str) -> list[Path]:
@@ -186,10 +214,10 @@ def _said(folder: Path) -> dict[str, Any]:
         said = msgspec.json.decode((folder / RECORD).read_bytes())
     except FileNotFoundError:
         if folder.is_dir():
-            raise ResultsCorrupt(f"{folder / RECORD} is missing", next_step=_REDO) from None
+            raise ResultsCorrupt(f"{folder / RECORD} is missing", next_step=REDO) from None
         raise ResultsNotFound(f"no results in {folder}", next_step="run fmcache fit") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OSError) as reason:
-        raise ResultsCorrupt(f"{folder / RECORD} cannot be read", found=str(reason)[:200], next_step=_REDO) from None
+        raise ResultsCorrupt(f"{folder / RECORD} cannot be read", found=str(reason)[:200], next_step=REDO) from None
     if not isinstance(said, dict) or said.get("format") not in (UNCHECKED, FORMAT):
         format_ = said.get("format") if isinstance(said, dict) else None
         if isinstance(format_, int) and format_ > FORMAT:
@@ -199,24 +227,29 @@ def _said(folder: Path) -> dict[str, Any]:
                 found=f"format {format_}",
                 next_step="use the later fmcache, or another --work folder",
             )
-        raise ResultsCorrupt(f"{folder / RECORD} is not a record of a run", next_step=_REDO)
+        raise ResultsCorrupt(f"{folder / RECORD} is not a record of a run", next_step=REDO)
     return said
 
 
 def _check(folder: Path, said: dict[str, Any]) -> None:
+    _check_record(folder, said)
+    for name in (*FILES, PREDICTIONS):
+        if name in FILES or name in said["files"]:
+            _check_file(folder / name, said["files"].get(name))
+
+
+def _check_record(folder: Path, said: dict[str, Any]) -> None:
     stated = said.pop("sha256", None)
     if stated != fingerprint(said):
         raise ResultsCorrupt(
-            f"{folder / RECORD} was changed after it was written: its checksum differs", next_step=_REDO
+            f"{folder / RECORD} was changed after it was written: its checksum differs", next_step=REDO
         )
-    for name in FILES:
-        try:
-            found = sha256_file(folder / name)
-        except OSError as reason:
-            raise ResultsCorrupt(
-                f"{folder / name} is missing or cannot be read", found=str(reason), next_step=_REDO
-            ) from None
-        if found != said["files"].get(name):
-            raise ResultsCorrupt(
-                f"{folder / name} was changed after it was written: its checksum differs", next_step=_REDO
-            )
+
+
+def _check_file(path: Path, sha256: str | None) -> None:
+    try:
+        found = sha256_file(path)
+    except OSError as reason:
+        raise ResultsCorrupt(f"{path} is missing or cannot be read", found=str(reason), next_step=REDO) from None
+    if found != sha256:
+        raise ResultsCorrupt(f"{path} was changed after it was written: its checksum differs", next_step=REDO)
