@@ -45,6 +45,9 @@ from fmcache.errors import CacheCorrupt, CacheMismatch, CacheNotFound, TokensOve
 from fmcache.identity import fingerprint, remove_folder, sha256_file, sweep
 from fmcache.locks import locked
 
+CARRIED = ("extraction",)
+"""Facts in `about` that are sums over all writers of a cache. Other facts are those of the last writer."""
+
 
 class Writer:
     """A cache opened for writing; made by `open_writer`.
@@ -141,9 +144,9 @@ class Writer:
         _tidy(self.path, self.header)
 
     def record(self, facts: dict[str, Any]) -> None:
-        """Record facts in the `about` of a sealed cache when they differ from it; shards do not change."""
+        """Record facts in the `about` of a cache on disk when they differ from it; shards do not change."""
         now = read_header(self.path)
-        if now.state == "sealed" and now.about | facts != now.about:
+        if now.about | facts != now.about:
             self.header = msgspec.structs.replace(now, about=now.about | facts)
             zarr.open_group(self.path, mode="r+", zarr_format=3).attrs.put(self.header.attributes())
 
@@ -251,7 +254,7 @@ def _open(
         tiles=(*header.tiles, *added),
         identity=extended,
         fingerprint=fingerprint(extended),
-        about=about,
+        about={key: header.about[key] for key in CARRIED if key in header.about} | about,
     )
     layout = plan_layout(len(header.tiles), max(views, *header.stored, 0), item, dtype)
     if (path / ARRAY[kind] / METADATA).exists():

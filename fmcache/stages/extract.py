@@ -37,13 +37,15 @@ from fmcache.stages.labelled import check_labelled, label_pixels
 from fmcache.stages.origins import check_origin, encoder_info
 from fmcache.stages.scale import is_recorded
 from fmcache.stages.sources import check_sources
+from fmcache.stages.tile_pictures import write_tile_pictures
 from fmcache.tiles.images import read_tile
 
 
 def extract(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], None] = print) -> list[Failure]:
     """Write the mask cache of each dataset of `recipe` and the caches of its encoders; return the encoders that failed.
 
-    Shards that exist are kept; only missing shards are written. `say` gets one line for each cache.
+    Shards that exist are kept; only missing shards are written. `say` gets one line for each cache. Then pictures of
+    test tiles are written, as far as they are missing.
 
     Raises
     ------
@@ -119,6 +121,8 @@ def _extract_dataset(asked: ExtractRequest, remembered: Remembered) -> list[Fail
             failures.append(Failure(name, places.encoder_key(choice), error.bare()))
             more = "; continuing with the next encoder" if i < len(choices) else ""
             asked.say(f"{name} · {choice.name}: failed{more}")
+    if mask_cache.made:
+        write_tile_pictures(asked)
     return failures
 
 

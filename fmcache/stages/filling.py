@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shutil
 import time
@@ -19,7 +20,7 @@ from fmcache.cache.writer import Writer, open_writer
 from fmcache.encoders.cards import precision_of
 from fmcache.encoders.load import Encoder
 from fmcache.encoders.taps import LAST, check_taps, grid_at, width_at
-from fmcache.errors import Busy, NoRoom
+from fmcache.errors import Busy, FmcacheError, NoRoom
 from fmcache.grid import GridGeometry
 from fmcache.manifest import AnyDataset
 from fmcache.runtime import runners
@@ -108,7 +109,7 @@ def _fill_encoder(asked: ExtractRequest, choice: EncoderChoice, make_mask_cache:
             # each worker process loads its own encoder
             encoding = None if flags.workers else LoadedEncoder(setup, encoder)
             del encoder
-            work = _Work(title, f"{name} · {choice.name}", setup, encoding, write_token_shards)
+            work = _Work(title, f"{name} · {choice.name}", setup, encoding, write_token_shards, device_name(device))
             _fill(asked, writers, recipe.taps, work)
 
 
@@ -179,13 +180,17 @@ def _info(encoder: Encoder, choice: EncoderChoice, tap: str) -> EncoderInfo:
 
 
 class _Work(NamedTuple):
-    """How shards are written: `setup` for worker processes; `shared`, the opened setup, for this process."""
+    """How shards are written: `setup` for worker processes; `shared`, the opened setup, for this process.
+
+    `device` is the name of the device of the encoder; '' for masks, for which no cost is recorded.
+    """
 
     title: str
     of: str
     setup: runners.Setup[Any]
     shared: Any
     write: Callable[[Any, Sequence[ShardTask], runners.Tick], None]
+    device: str = ""
 
 
 def _fill(asked: ExtractRequest, writers: Sequence[Writer], taps: Sequence[str], work: _Work) -> None:
@@ -228,7 +233,10 @@ def _fill(asked: ExtractRequest, writers: Sequence[Writer], taps: Sequence[str],
         ShardTask(work.of, tuple(targets), by_id[tile], tuple(tap_of[one.path] for one in targets if tap_of))
         for (tile, _, _), targets in by_views.items()
     ]
-    with progress(title, wanted - todo + passes, "views", done=wanted - todo) as tick:
+    with (
+        _recording_cost(writers, work.device),
+        progress(title, wanted - todo + passes, "views", done=wanted - todo) as tick,
+    ):
         if asked.flags.workers:
             groups = [(work.setup, tasks)]
             one = functools.partial(_one, work.write)
@@ -240,6 +248,37 @@ def _fill(asked: ExtractRequest, writers: Sequence[Writer], taps: Sequence[str],
                 work.write(work.shared, tasks, tick)
     for writer in writers:
         writer.seal()
+
+
+@contextmanager
+def _recording_cost(writers: Sequence[Writer], device: str) -> Iterator[None]:
+    """Record in the header of each cache the wall time of the body, and the views that it wrote, also if it fails.
+
+    Both are added to those of earlier commands. A process that is killed records nothing: neither its time nor its
+    views. Caches of several taps that are written in one pass share its time: each records all of it. The time
+    includes reading tiles and, with workers, starting them.
+    """
+    start, missing = time.monotonic(), [_views(writer) for writer in writers] if device else []
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError, FmcacheError):  # the first error is the one to report
+            _record_cost(writers, missing, time.monotonic() - start, device)
+        raise
+    _record_cost(writers, missing, time.monotonic() - start, device)
+
+
+def _record_cost(writers: Sequence[Writer], missing: Sequence[int], seconds: float, device: str) -> None:
+    for writer, before in zip(writers, missing, strict=False):
+        if views := before - _views(writer):
+            earlier = writer.header.about.get("extraction") or {"seconds": 0.0, "views": 0, "device": device}
+            devices = dict.fromkeys([*earlier["device"].split(" + "), device])
+            cost = {"seconds": round(earlier["seconds"] + seconds, 3), "views": earlier["views"] + views}
+            writer.record({"extraction": cost | {"device": " + ".join(devices)}})
+
+
+def _views(writer: Writer) -> int:
+    return sum(shard.weight for shard in writer.missing())
 
 
 def _one(

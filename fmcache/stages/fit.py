@@ -14,7 +14,9 @@ import polars as pl
 import torch
 from safetensors.torch import save_file
 
+from fmcache.cache.header import read_header
 from fmcache.cache.reader import Cache, open_cache
+from fmcache.cache.verify import disk_bytes
 from fmcache.decoders.arithmetic import grids_bytes, multiply_adds
 from fmcache.decoders.batches import TokenGrids, load_token_grids, steps_per_epoch
 from fmcache.decoders.concurrent_seeds import concurrent_seed_count, threads_of_a_seed, train_concurrently
@@ -42,8 +44,10 @@ from fmcache.runtime.progress import progress
 from fmcache.runtime.sizes import size_text
 from fmcache.scores.dice import check_reduction
 from fmcache.scores.missed import missed
-from fmcache.scores.records import COUNTS_SCHEMA, CURVE_SCHEMA, EncoderInfo, RunRecord, RunResults
+from fmcache.scores.predictions import kept_tiles, write_predictions
+from fmcache.scores.records import COUNTS_SCHEMA, CURVE_SCHEMA, EncoderInfo, Extraction, RunRecord, RunResults
 from fmcache.scores.run_files import WEIGHTS, check_same_run, run_folder, whole_folder, write_run
+from fmcache.shortage import naming_shortage
 from fmcache.specs import Recipe, variants
 from fmcache.stages import places
 from fmcache.stages.flags import Failure, Flags
@@ -51,12 +55,17 @@ from fmcache.stages.identities import only_tiles
 from fmcache.stages.inputs import open_masks, open_tokens
 from fmcache.stages.labelled import check_labelled, label_notes, label_pixels, place, split_pixels
 from fmcache.stages.origins import check_origin, encoder_info, renamed
+from fmcache.stages.report_pictures import copy_tile_pictures, has_token_pictures, keep_token_pictures
 from fmcache.strict import builtins
 
 LESS_MEMORY = (
     "use fewer --workers or --threads (then fewer seeds are trained concurrently), or write a recipe with another name "
     "and a smaller batch or tile_px"
 )
+
+
+MANY_BYTES = 10**8
+"""The forecast names the size of predictions when it may be larger than this."""
 
 
 class EncoderRuns(NamedTuple):
@@ -79,6 +88,8 @@ class EncoderRuns(NamedTuple):
     results: Path
     device: str
     threads: int
+    groups: tuple[tuple[str, str], ...]
+    """(tile, group) of the test tiles that have a group; not part of the identity."""
     label_pixels: tuple[tuple[Split, tuple[int, ...]], ...] = ()
     """Pixels of each label in the untouched tiles of each split; not part of the identity."""
     source: str = ""
@@ -109,7 +120,7 @@ class EncoderRuns(NamedTuple):
     @contextlib.contextmanager
     def open(self) -> Iterator[LoadedRuns]:
         """Load the token grids once for all seeds; they are freed when the context is left."""
-        yield LoadedRuns(self, _load(self))
+        yield LoadedRuns(self, _load(self), _recorded(self))
 
     @property
     def title_of_runs(self) -> str:
@@ -124,12 +135,25 @@ class EncoderRuns(NamedTuple):
         """Return the folder of a run's results."""
         return run_folder(self.results, self.recipe.name, self.dataset, self.encoder.name, seed, self.fold)
 
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The test tiles whose predictions and pictures are kept."""
+        return kept_tiles(self.splits.test)
+
+
+class Recorded(NamedTuple):
+    """What the token cache records about the encoder, and its size: facts for the records of runs."""
+
+    origin: dict[str, Any]
+    extraction: Extraction | None
+
 
 class LoadedRuns(NamedTuple):
     """The runs of an encoder with the objects that they share: loaded token grids and an untrained decoder."""
 
     runs: EncoderRuns
     training: Training
+    recorded: Recorded
 
 
 class RunTask(NamedTuple):
@@ -202,6 +226,7 @@ def _fit(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], 
                 say(f"{variant.name}: another process is fitting it; it is left out")
                 continue
             sweep(study)
+            _keep_tile_pictures(all_runs, flags.work, say_once)
             _train_missing(all_runs, variant.fit.seeds, flags, say)
     return failures + busy
 
@@ -214,7 +239,8 @@ def _train_missing(all_runs: Sequence[EncoderRuns], seeds: int, flags: Flags, sa
     groups = [(runs, _tasks(runs, seeds, say)) for runs in all_runs]
     todo = [task for _, tasks in groups for task in tasks]
     if all_runs:
-        say(_forecast(all_runs, seeds, sum(len(task.seeds) for task in todo)))
+        say(_forecast(groups, seeds))
+    _draw_missing_tokens([runs for runs, tasks in groups if not tasks], say)
     if not todo:
         return
     epochs = sum(runs.recipe.fit.epochs * seeds for runs in all_runs)
@@ -242,11 +268,40 @@ def _is_done(runs: EncoderRuns, seed: int, say: Callable[[str], None]) -> bool:
         return False
 
 
+def _keep_tile_pictures(all_runs: Sequence[EncoderRuns], work: Path, say: Callable[[str], None]) -> None:
+    """Copy the pictures of the kept test tiles of all folds into the results of each dataset."""
+    folders: dict[Path, dict[str, Path]] = {}
+    for runs in {(runs.dataset, runs.fold): runs for runs in all_runs}.values():
+        hashes = msgspec.json.decode(runs.identity)["view_bank"]["tiles"]
+        sources = folders.setdefault(runs.results / runs.recipe.name / runs.dataset, {})
+        for tile in runs.kept:
+            sources[tile] = places.tile_picture(work, runs.dataset, runs.recipe.tile_px, hashes[tile][0])
+    for folder, sources in folders.items():
+        with naming_shortage(f"{folder.name} · tile pictures", LESS_MEMORY):
+            copy_tile_pictures(folder.name, sources, folder, say)
+
+
+def _draw_missing_tokens(finished: Sequence[EncoderRuns], say: Callable[[str], None]) -> None:
+    """Write the token pictures of encoders whose runs are all finished, if an earlier fmcache trained them."""
+    for runs in finished:
+        folder = runs.folder(0).parent
+        if has_token_pictures(folder):
+            continue
+        try:
+            with naming_shortage(runs.title_of_runs, LESS_MEMORY):
+                keep_token_pictures(folder, _loader(runs)(runs.kept, range(1)), runs.kept)
+        except (CacheMismatch, CacheCorrupt) as error:
+            say(f"{runs.title_of_runs}: no pictures of token grids: {error.problem}")
+
+
 def fit_runs(loaded: LoadedRuns, task: RunTask, tick: runners.Tick) -> Iterator[tuple[int, str]]:
     """Train the seeds of a task concurrently; when a seed ends, write its results and yield it with a message line."""
+    runs, test = loaded.runs, loaded.training.test
+    torch.set_num_threads(runs.threads)
+    if isinstance(test, TokenGrids):
+        keep_token_pictures(runs.folder(0).parent, test, runs.kept)
     start = time.monotonic()
-    torch.set_num_threads(loaded.runs.threads)
-    for seed, fitted in train_concurrently(loaded.training, task.seeds, tick, loaded.runs.seed_threads):
+    for seed, fitted in train_concurrently(loaded.training, task.seeds, tick, runs.seed_threads):
         wall_s = (time.monotonic() - start) / len(task.seeds)
         yield seed, _write(loaded, seed, fitted, len(task.seeds), wall_s)
 
@@ -254,11 +309,12 @@ def fit_runs(loaded: LoadedRuns, task: RunTask, tick: runners.Tick) -> Iterator[
 def _write(loaded: LoadedRuns, seed: int, fitted: TrainedRun, together: int, wall_s: float) -> str:
     runs, scale = loaded.runs, loaded.training.scale
     parameters = sum(p.numel() for p in loaded.training.decoder.parameters())
-    record = _record(runs, seed, fitted, parameters, together, wall_s)
+    record = _record(loaded, seed, fitted, parameters, together, wall_s)
     results = RunResults(record, _counts_table(runs, fitted), _curve_table(fitted))
     weights = fitted.weights | (dict(scale._asdict()) if scale else {})
     with whole_folder(runs.folder(seed)) as folder:
         save_file({name: value.contiguous() for name, value in weights.items()}, folder / WEIGHTS)
+        write_predictions(folder, fitted.kept)
         write_run(folder, results)
     line = f"test Dice {mean_dice(fitted.test, runs.recipe.dice):.1%}, best validation {fitted.val_dice:.1%}"
     line += f" after {fitted.best_epoch} epochs"
@@ -326,12 +382,13 @@ def _runs_of_encoder(
     }
     info = encoder_info(tokens)
     labels = tuple((label.name, label.colour) for label in dataset.labels)
+    groups = tuple((tile.id, tile.group) for tile in dataset.tiles if tile.group and tile.id in splits.test)
     # processes share the cores, unless the user says how many threads each may use
     threads = thread_count(flags.threads) // (1 if flags.threads else max(flags.workers, 1))
     return EncoderRuns(
         recipe, demand.name, dataset.title or demand.name, fold, splits, labels, dataset.mpp, tokens.path,
         mask_cache.path, canonical_json(identity), info, places.results(flags.work), str(device), max(threads, 1),
-        source=dataset.source, licence=dataset.licence,
+        groups, source=dataset.source, licence=dataset.licence,
     )  # fmt: skip
 
 
@@ -361,12 +418,7 @@ def _with_label_pixels(all_runs: Sequence[EncoderRuns], say: Callable[[str], Non
 
 
 def _load(runs: EncoderRuns) -> Training:
-    expected = msgspec.json.decode(runs.identity)
-    tokens = open_cache(runs.tokens, "tokens", expected["tokens"])
-    mask_cache = open_cache(runs.mask_cache, "view_bank", expected["view_bank"])
-    device, recipe = torch.device(runs.device), runs.recipe
-    torch.set_num_threads(runs.threads)
-    load = functools.partial(load_token_grids, tokens, mask_cache, device=device, spill=runs.results)
+    device, recipe, load = torch.device(runs.device), runs.recipe, _loader(runs)
     grids = load(runs.splits.train, range(1, recipe.views.count + 1))
     val, test = (load(tiles, range(1)) for tiles in (runs.splits.val, runs.splits.test))
     scale = channel_scale(grids) if recipe.fit.standardise == "channel" else None
@@ -374,10 +426,26 @@ def _load(runs: EncoderRuns) -> Training:
     return Training(decoder, grids, val, test, recipe.fit, recipe.dice, device, scale)
 
 
+def _loader(runs: EncoderRuns) -> Callable[[Sequence[str], range], TokenGrids]:
+    """Open the caches of runs; return the function that loads the grids of tiles and views."""
+    expected = msgspec.json.decode(runs.identity)
+    tokens = open_cache(runs.tokens, "tokens", expected["tokens"])
+    mask_cache = open_cache(runs.mask_cache, "view_bank", expected["view_bank"])
+    torch.set_num_threads(runs.threads)
+    return functools.partial(load_token_grids, tokens, mask_cache, device=torch.device(runs.device), spill=runs.results)
+
+
+def _recorded(runs: EncoderRuns) -> Recorded:
+    header = read_header(runs.tokens)
+    cost, size = header.about.get("extraction"), disk_bytes(runs.tokens)
+    extraction = Extraction(**cost, bytes=size, cached_views=sum(header.stored)) if cost else None
+    return Recorded(header.about.get("origin", {}), extraction)
+
+
 def _record(
-    runs: EncoderRuns, seed: int, fitted: TrainedRun, parameters: int, together: int, wall_s: float
+    loaded: LoadedRuns, seed: int, fitted: TrainedRun, parameters: int, together: int, wall_s: float
 ) -> RunRecord:
-    spec = runs.recipe.fit
+    runs, spec = loaded.runs, loaded.runs.recipe.fit
     losses = [epoch.loss for epoch in fitted.curve]
     return RunRecord(
         study=runs.recipe.name,
@@ -394,6 +462,9 @@ def _record(
         mpp=runs.mpp,
         tiles={"train": len(runs.splits.train), "val": len(runs.splits.val), "test": len(runs.splits.test)},
         label_pixels=dict(runs.label_pixels),
+        groups=dict(runs.groups),
+        origin=loaded.recorded.origin,
+        extraction=loaded.recorded.extraction,
         decoder_params=parameters,
         best_epoch=fitted.best_epoch,
         val_dice=fitted.val_dice,
@@ -423,16 +494,21 @@ def _curve_table(fitted: TrainedRun) -> pl.DataFrame:
     return pl.DataFrame([epoch._asdict() for epoch in fitted.curve], schema=CURVE_SCHEMA)
 
 
-def _forecast(all_runs: Sequence[EncoderRuns], seeds: int, todo: int) -> str:
+def _forecast(groups: Sequence[tuple[EncoderRuns, Sequence[RunTask]]], seeds: int) -> str:
+    all_runs = [runs for runs, _ in groups]
     runs = all_runs[0]
+    todo = [sum(len(task.seeds) for task in tasks) for _, tasks in groups]
     steps = steps_per_epoch(len(runs.splits.train), runs.recipe.fit) * runs.recipe.fit.epochs
     largest = max(grids_bytes(runs.recipe, runs.splits, runs.encoder.width, runs.grid) for runs in all_runs)
     n_folds = len({runs.fold for runs in all_runs})
     folds = f" x {n_folds} folds" if n_folds > 1 else ""
     concurrent = max(runs.concurrent_seeds for runs in all_runs)
     how = "one after another" if concurrent == 1 else f"up to {concurrent} concurrently"
+    # predictions and truth, one byte a pixel
+    kept = sum(n * 2 * len(runs.kept) * runs.grid.covered_px**2 for n, runs in zip(todo, all_runs, strict=True))
+    predictions = f"; predictions of test tiles on disk: at most {size_text(kept)}" if kept > MANY_BYTES else ""
     return (
         f"fit: {len({runs.tokens for runs in all_runs})} caches{folds} x {seeds} seeds; "
-        f"{todo} of {len(all_runs) * seeds} runs to do, {steps} steps each ({runs.dataset}), {how}; "
-        f"token grids in memory: at most {size_text(largest)}"
+        f"{sum(todo)} of {len(all_runs) * seeds} runs to do, {steps} steps each ({runs.dataset}), {how}; "
+        f"token grids in memory: at most {size_text(largest)}{predictions}"
     )

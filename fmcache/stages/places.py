@@ -77,6 +77,11 @@ def tokens_path(work: Path, dataset: str, key: str, recipe: Recipe, tap: str) ->
     return caches(work) / dataset / key / name
 
 
+def tile_picture(work: Path, dataset: str, tile_px: int, image_sha256: str) -> Path:
+    """Return the path of the picture of a tile at a size, by the sha256 of the tile's image."""
+    return caches(work) / dataset / "pictures" / str(tile_px) / f"{image_sha256}.jpg"
+
+
 def cached_encoders(work: Path, dataset: str, recipe: Recipe, tap: str) -> list[str]:
     """Return the keys of the encoders that have a cache for this dataset, recipe and tap, sorted."""
     name = tokens_path(work, dataset, "*", recipe, tap).name
