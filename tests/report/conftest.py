@@ -6,10 +6,10 @@ import msgspec
 import numpy as np
 import polars as pl
 import pytest
-from fmcache.scores.kept_pictures import write_tile_pictures, write_token_pictures
-from fmcache.scores.predictions import Predictions, write_predictions
 from PIL import Image
 
+from fmcache.scores.kept_pictures import write_tile_pictures, write_token_pictures
+from fmcache.scores.predictions import Predictions, write_predictions
 from fmcache.scores.records import EncoderInfo, Extraction, RunRecord, RunResults
 from fmcache.scores.run_files import run_folder, whole_folder, write_run
 from fmcache.specs import Recipe
