@@ -38,6 +38,7 @@ KINDS = {
     "counts": r"counts\.parquet$",
     "curve": r"curve\.parquet$",
     "decoder": r"decoder\.safetensors$",
+    "predictions": r"predictions\.parquet$",
     "report": r"^work/report/",
     "manifest": rf"^{re.escape(MANIFEST)}$",
     "dataset lock": rf"^{re.escape(FETCHED)}$",

@@ -213,14 +213,25 @@ _PASSING = re.compile(r"(^|/)\.[^/]*\.lock$|hashes\.json$|/matplotlib/")
 
 
 def _essence(name: str, content: bytes) -> bytes:
-    """Return the content to compare: of ``run.json`` without times and checksum; of YAML the values; else all of it."""
+    """Return the content to compare.
+
+    That is ``run.json`` without times, costs and checksum; the header of a cache without its cost and checksum; the
+    values of YAML; all of any other file.
+    """
     try:
         if name.endswith("run.json"):
             record = json.loads(content)
-            return json.dumps({k: v for k, v in record.items() if k not in ("wall_s", "together", "sha256")}).encode()
+            passing = ("wall_s", "together", "extraction", "sha256")
+            return json.dumps({k: v for k, v in record.items() if k not in passing}).encode()
+        if name.endswith(".zarr/zarr.json"):
+            group = json.loads(content)
+            header = group["attributes"]["fmcache"]
+            del header["checksum"]
+            header["about"].pop("extraction", None)
+            return json.dumps(group).encode()
         if name.endswith(".yaml"):
             return json.dumps(yaml.safe_load(content)).encode()
-    except (ValueError, AttributeError, TypeError, RecursionError, yaml.YAMLError):
+    except (ValueError, AttributeError, TypeError, LookupError, RecursionError, yaml.YAMLError):
         pass
     return content
 

@@ -11,6 +11,8 @@ from fmcache.decoders.decoder import Decoder, initialise
 from fmcache.decoders.losses import segmentation_loss
 from fmcache.decoders.train import Training, channel_scale, train
 from fmcache.grid import GridGeometry
+from fmcache.scores import predictions
+from fmcache.scores.counts import count
 from fmcache.specs import FitSpec
 
 CPU = torch.device("cpu")
@@ -102,6 +104,26 @@ def test_a_run_keeps_the_weights_of_its_best_epoch():
         predicted = decoder(test.tokens[:, 0]).argmax(1)
         hits = [int(((predicted == label) & (test.masks[:, 0] == label)).sum()) for label in range(LABELS)]
         assert one.test[:, :, 0].sum(0).tolist() == pytest.approx(hits, abs=3)
+
+
+def test_counts_of_kept_tiles_follow_from_their_predictions_and_truth(monkeypatch):
+    """7 test tiles in batches of 4, of which 3 are kept; a rim of the tile is not covered by the grid."""
+    monkeypatch.setattr(predictions, "MOST_TILES", 3)
+    crop = GridGeometry(35, 8, "crop")
+    rest = toy(7, 1, GRID, 3)
+    masks = torch.full((7, 1, 35, 35), 255, dtype=torch.uint8)
+    masks[..., :32, :32] = rest.masks
+    masks[..., 32:, :] = 1  # never counted
+    test = replace(rest, masks=masks)
+    spec = FitSpec(epochs=2, batch=4, validate_epochs=1, restart_epochs=3, learning_rate=2e-2)
+    decoder = Decoder(CHANNELS, WIDTH, LABELS, crop, form="direct")
+    fitted = train(training(test, test, test, spec, decoder), 0)
+    assert fitted.kept.tiles == ("3-0", "3-2", "3-4")
+    assert fitted.kept.predicted.shape == fitted.kept.truth.shape == (3, 32, 32)
+    assert np.array_equal(fitted.kept.truth, rest.masks[[0, 2, 4], 0].numpy())
+    for at, tile in enumerate((0, 2, 4)):
+        recounted = count(fitted.kept.predicted[at], fitted.kept.truth[at], LABELS)
+        assert np.array_equal(recounted, fitted.test[tile])
 
 
 def test_grids_are_a_dataset_of_views_that_a_loader_takes_as_such():

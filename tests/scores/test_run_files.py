@@ -5,13 +5,24 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
 from fmcache.errors import FmcacheError, ResultsCorrupt, ResultsMismatch, ResultsNotFound
 from fmcache.identity import remove_folder, sweep
+from fmcache.scores.predictions import Predictions, write_predictions
 from fmcache.scores.records import COUNTS_SCHEMA, CURVE_SCHEMA, EncoderInfo, RunRecord, RunResults
-from fmcache.scores.run_files import FILES, check_same_run, find_runs, read_run, studies, whole_folder, write_run
+from fmcache.scores.run_files import (
+    FILES,
+    PREDICTIONS,
+    check_same_run,
+    find_runs,
+    read_run,
+    studies,
+    whole_folder,
+    write_run,
+)
 
 IDENTITY = {"recipe": {"epochs": 2}, "seed": 0}
 GOLDEN = Path(__file__).parent / "golden"
@@ -40,6 +51,7 @@ def folder(tmp_path):
     place = tmp_path / "results" / "s" / "d" / "toy" / "seed-000"
     with whole_folder(place) as unfinished:
         (unfinished / "decoder.safetensors").write_bytes(b"weights of the decoder")
+        write_predictions(unfinished, Predictions(("t",), *np.array([[[[0, 1]]], [[[0, 255]]]], np.uint8)))
         write_run(unfinished, toy())
     return place
 
@@ -52,7 +64,7 @@ def test_a_part_reads_as_it_was_written(folder):
     assert check_same_run(folder, IDENTITY)
 
 
-@pytest.mark.parametrize("name", ["run.json", *FILES])
+@pytest.mark.parametrize("name", ["run.json", *FILES, PREDICTIONS])
 def test_no_flipped_bit_of_any_file_is_taken_for_a_result(folder, name):
     file = folder / name
     good = file.read_bytes()
@@ -69,7 +81,7 @@ def test_no_flipped_bit_of_any_file_is_taken_for_a_result(folder, name):
         assert again.record == toy().record
 
 
-@pytest.mark.parametrize("name", ["run.json", *FILES])
+@pytest.mark.parametrize("name", ["run.json", *FILES, PREDICTIONS])
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut", "a folder"])
 def test_a_missing_or_cut_file_is_named_with_the_repair(folder, name, damage):
     file = folder / name
