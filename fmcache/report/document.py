@@ -10,18 +10,13 @@ import yaml
 from fmcache.errors import FmcacheError
 from fmcache.manifest import SPLITS
 from fmcache.report.escapes import escape_markdown
+from fmcache.report.figures import CAPTIONS, datasets_compare, drawings
 from fmcache.report.findings import Findings
 from fmcache.report.method import method
 from fmcache.report.report_table import ReportTable
 from fmcache.report.summary import Summary
 from fmcache.report.tables import markdown, markdown_head
 from fmcache.scores.records import EncoderInfo
-
-FIGURES = {
-    "size": "Mean Dice against encoder size; bars: standard deviation over {runs}.",
-    "labels": "Dice per label: points are {runs}, bars their mean; hatched: controls and random weights.",
-    "curves": "Training loss and validation Dice: thin lines are {runs}, the thick one their mean.",
-}
 
 
 def markdown_report(
@@ -35,8 +30,10 @@ def markdown_report(
     runs that are left out.
     """
     summary = datasets[0][0].summary
-    sections = [_section(found.summary, shown) for found, shown in datasets]
+    sections = [_section(found, shown) for found, shown in datasets]
     sections += ["\n".join(["## Datasets", "", *map(_table, across)])] * bool(across)
+    if datasets_compare([found for found, _ in datasets]):
+        sections.append(_figure("slope", "slope.png", summary))
     method_text = _method([found for found, _ in datasets], "## Method")
     return _head(summary) + left_out(damaged) + "\n".join([*sections, method_text]) + _tail(summary)
 
@@ -72,7 +69,8 @@ def _head(summary: Summary) -> str:
     return f"# {escape_markdown(summary.record.study)}\n\n" + "".join("\n".join(one) + "\n\n" for one in lines)
 
 
-def _section(summary: Summary, shown: Sequence[ReportTable]) -> str:
+def _section(findings: Findings, shown: Sequence[ReportTable]) -> str:
+    summary = findings.summary
     record = summary.record
     dice, *others = shown
     fit = record.recipe["fit"]
@@ -95,12 +93,15 @@ def _section(summary: Summary, shown: Sequence[ReportTable]) -> str:
     lines += ["", *map(_table, others)]
     lines += ["### How it was done", "", markdown_head(["what", "value"])]
     lines += [f"| {key} | {escape_markdown(value)} |" for key, value in facts.items()] + [""]
-    for name, text in FIGURES.items():
-        caption = text.format(runs="runs (fold, seed)" if name == "curves" and summary.folds else "seeds")
-        lines += [f"![{caption}]({record.dataset}/{name}.png)", "", f"*{caption}*", ""]
+    lines += [_figure(name, f"{record.dataset}/{name}.png", summary) for name in drawings(findings)]
     lines += ["Encoders:", ""]
     lines += [f"- {escape_markdown(_encoder(row.encoder))}" for row in rows]
     return "\n".join(lines) + "\n"
+
+
+def _figure(name: str, path: str, summary: Summary) -> str:
+    caption = CAPTIONS[name].format(runs="runs (fold, seed)" if summary.folds else "seeds")
+    return f"![{caption}]({path})\n\n*{caption}*\n"
 
 
 def _encoder(encoder: EncoderInfo) -> str:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from fmcache.report.endings import ENDING_TEXTS, EndingText
 from fmcache.report.escapes import escape_markdown
-from fmcache.report.figures import COLOURS, CONTROL, Write, names_shown, rendered
+from fmcache.report.figure_style import COLOURS, CONTROL, Write, names_shown, rendered
 from fmcache.report.notes import lacking, marks
 from fmcache.report.report_table import UNKNOWN, percent
 from fmcache.report.summary import Row, Summary

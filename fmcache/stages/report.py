@@ -17,7 +17,8 @@ from fmcache.identity import whole_file
 from fmcache.report.dataset_tables import dataset_tables, dice_for_terminal
 from fmcache.report.document import left_out, markdown_report, method_page
 from fmcache.report.escapes import escape_markdown
-from fmcache.report.figures import cover, figures, names_shown
+from fmcache.report.figure_style import cover, names_shown
+from fmcache.report.figures import figures, study_figures
 from fmcache.report.findings import Findings, find
 from fmcache.report.frames import csv_text, dataset_frames, parquet
 from fmcache.report.method import bibtex
@@ -115,9 +116,10 @@ def _files(found: Sequence[Findings], damaged: Sequence[FmcacheError]) -> dict[s
         REPORT: markdown_report(datasets, across, damaged).encode(),
         "method.md": method_page(found).encode(),
         "references.bib": bibtex(found).encode(),
-    } | _latex(across)
+    }
+    files |= _latex(across) | study_figures(found)
     for one, shown in datasets:
-        of_dataset = figures(one.summary) | _latex(shown) | {TABLE_CSV: csv_text(one).encode()}
+        of_dataset = figures(one) | _latex(shown) | {TABLE_CSV: csv_text(one).encode()}
         of_dataset |= {f"{stem}.parquet": parquet(frame) for stem, frame in dataset_frames(one).items()}
         files |= {f"{one.summary.record.dataset}/{name}": content for name, content in of_dataset.items()}
     return files

@@ -1,15 +1,12 @@
 """Over which labels a mean goes, what tiles lack, and that nothing is best at it."""
 
-import functools
-
 import pytest
 
 from fmcache.report import tables
 from fmcache.report.dataset_tables import dataset_tables, dice_by_encoder
-from fmcache.report.figures import dice_by_size, names_shown, rendered
+from fmcache.report.figures import figures
 from fmcache.report.findings import find
 from fmcache.report.notes import notes
-from fmcache.report.summary import summarise
 
 LABELS = (("other", "#111111"), ("tumour", "#ff0000"), ("necrosis", "#0000ff"))
 SEEN, ABSENT, WRONG = (8, 2, 2), (0, 0, 0), (0, 5, 0)
@@ -121,9 +118,9 @@ def test_tiles_where_everything_is_ignored_give_no_dice_and_above_all_not_100(th
 
 
 @pytest.mark.filterwarnings("error")
-def test_where_nothing_has_a_dice_figures_are_drawn_all_the_same(three):
-    summary = summarise([three(name, 0, ABSENT, ABSENT, ABSENT) for name in "xy"])
-    assert rendered("size", functools.partial(dice_by_size, summary), names_shown(summary))["size.png"]
+def test_where_nothing_has_a_dice_only_the_training_is_drawn(three):
+    files = figures(find([three(name, 0, ABSENT, ABSENT, ABSENT) for name in "xy"]))
+    assert set(files) == {"curves.png", "curves.svg"}
 
 
 def test_with_a_single_label_in_the_test_tiles_nothing_is_ranked(three):

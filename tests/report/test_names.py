@@ -13,9 +13,10 @@ from markdown_it import MarkdownIt
 from fmcache.report import tables
 from fmcache.report.dataset_tables import dataset_tables, dice_by_encoder
 from fmcache.report.escapes import escape_latex, escape_markdown
-from fmcache.report.figures import dice_by_label, names_shown, rendered
+from fmcache.report.figure_style import names_shown, rendered
 from fmcache.report.findings import find
 from fmcache.report.frames import csv_text
+from fmcache.report.run_figures import dice_by_label
 from fmcache.report.sweep import SweepTable
 from fmcache.stages.report import report
 
@@ -44,6 +45,10 @@ def study_of(part, labels, titles, **fields):
             for i, title in enumerate(titles)
         ]
     )
+
+
+def drawn_labels(found):
+    return rendered("labels", lambda write: dice_by_label(found, write), names_shown(found.summary))
 
 
 def text_of(inline):
@@ -131,8 +136,7 @@ def test_latex_writes_greek_and_raised_signs_and_names_what_it_takes_for_the_res
 @pytest.mark.filterwarnings("error")
 def test_figures_hold_names_as_they_are_and_draw_none_as_a_formula(part):
     label_names, titles = ["$x^2$", "_a_", "<b>x</b>"], NASTY
-    summary = study_of(part, label_names, titles).summary
-    files = rendered("labels", lambda write: dice_by_label(summary, write), names_shown(summary))
+    files = drawn_labels(study_of(part, label_names, titles))
     shown = {element.text for element in ET.fromstring(files["labels.svg"]).iter("{http://www.w3.org/2000/svg}text")}  # noqa: S314
     assert {*label_names, *titles} <= shown
     assert files["labels.png"].startswith(b"\x89PNG")
@@ -168,8 +172,7 @@ def test_a_whole_report_holds_titles_questions_and_recipes_as_they_are(part, wri
 @pytest.mark.filterwarnings("error")
 def test_a_name_is_drawn_in_an_installed_font_that_has_its_characters_else_as_code_points(part, installed):
     def drawn(name):
-        summary = study_of(part, [name, "b"], ["x"]).summary
-        return rendered("labels", lambda write: dice_by_label(summary, write), names_shown(summary))
+        return drawn_labels(study_of(part, [name, "b"], ["x"]))
 
     without, spelt = drawn("\ue0f7"), drawn("[U+E0F7]")
     installed("Drawn", "\ue0f7")

@@ -43,7 +43,8 @@ def test_flags_and_random_weights_are_in_every_output(tmp_path, study, write):
     )
     assert "fixed: neither ± nor the interval covers other training tiles" in text
     assert r"BEST 50%\_ (random weights)" in text
-    for shown in ((folder / "table.csv").read_text(), *(p.read_text() for p in folder.glob("*.svg"))):
+    with_controls = [folder / f"{name}.svg" for name in ("size", "cost", "intervals", "labels", "curves")]
+    for shown in ((folder / "table.csv").read_text(), *(path.read_text() for path in with_controls)):
         assert "BEST 50%_ (random weights)" in shown
     latex = (folder / "table.tex").read_text()
     assert r"BEST 50\%\_ (random weights)" in latex
