@@ -114,4 +114,4 @@ def _curves(pair: list[Axes], row: Row, colour: str) -> None:
             scale = 1 if column == "loss" else 100
             axes.plot(known["epoch"], scale * known[column], color=colour, linewidth=0.4, alpha=0.45)
         mean = runs.drop_nulls(column).group_by("epoch").agg(pl.col(column).mean()).sort("epoch")
-        axes.plot(mean["epoch"], mean[column], color=colour, linewidth=1.3, marker="o", markersize=1.3)
+        axes.plot(mean["epoch"], mean[column], color=colour, linewidth=1.1, marker="o", markersize=1.3)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from fmcache.report.figure_rows import FigureRow, Standing, figure_rows
 from fmcache.report.figure_style import CONTROL, MARKS, PALE, Write, explain_marks, wrapped
@@ -103,7 +103,7 @@ def _scatter(axes: Axes, points: list[Point]) -> None:
         axes.set_xlim(_limits([point.x for point in points]))
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_ylabel(DICE)
 
 
