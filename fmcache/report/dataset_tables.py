@@ -11,7 +11,7 @@ from rich.table import Table
 
 from fmcache.report.findings import Findings
 from fmcache.report.frames import cost_frame
-from fmcache.report.notes import FEW_HOLDERS, marks, notes, units
+from fmcache.report.notes import FEW_HOLDERS, SPREAD, marks, notes, units
 from fmcache.report.paper_values import paper_table
 from fmcache.report.report_table import (
     UNKNOWN,
@@ -37,7 +37,7 @@ SCORES: dict[Score, str] = {
     "precision": "precision",
     "recall": "recall",
 }
-COLLAPSED = "collapsed"
+INTERVAL, COLLAPSED = "95 % interval", "collapsed"
 OVER_LABELS: tuple[Score, ...] = ("pooled", "per_tile", "puma", "iou")
 OF_LABELS: tuple[Score, ...] = ("pooled", "iou", "precision", "recall")
 
@@ -76,18 +76,27 @@ def dice_by_encoder(found: Findings) -> ReportTable:
             text = f"{mean['lost']} of {mean['seeds']}"
             cells += [Cell(text, mean["lost"]), percent_cell(mean["estimate_without"])]
         rows.append(TableRow(tuple(cells), row.is_control))
-    columns = ("encoder", *summary.columns, "95 % interval", *["rank"] * ranked)
+    columns = ("encoder", *summary.columns, INTERVAL, *["rank"] * ranked)
     columns += (COLLAPSED, "mean without") if collapsed else ()
     record = summary.record
     return ReportTable("dice", f"{record.dataset_title} · {record.study}", columns, tuple(rows), tuple(notes(found)))
 
 
 def dice_for_terminal(found: Findings) -> Table:
-    """Return the table of Dice for the terminal: without the columns on collapsed seeds, which make it too wide."""
+    """Return the table of Dice for the terminal, narrow: without ± and the columns on collapsed seeds."""
     whole = dice_by_encoder(found)
     n = len(whole.columns) - 2 * (whole.columns[-2] == COLLAPSED)
-    rows = tuple(row._replace(cells=row.cells[:n]) for row in whole.rows)
-    return terminal(whole._replace(columns=whole.columns[:n], rows=rows))
+    columns = ["95 %" if column == INTERVAL else column for column in whole.columns[:n]]
+    rows = [
+        row._replace(cells=tuple(cell if cell.value is None else _narrow(cell) for cell in row.cells[:n]))
+        for row in whole.rows
+    ]
+    notes = [note for note in whole.notes if note != SPREAD]
+    return terminal(whole._replace(columns=tuple(columns), rows=tuple(rows), notes=tuple(notes)))
+
+
+def _narrow(cell: Cell) -> Cell:
+    return cell._replace(text=cell.text.partition(" ± ")[0])
 
 
 def _scores(found: Findings) -> ReportTable:
@@ -123,14 +132,16 @@ def _labels(found: Findings) -> ReportTable:
     for i, row in enumerate(summary.rows):
         for label in evidence.labels:
             own = known[row.encoder.name, label]
-            dice_cell, *others = (columns[score, label][i] for score in OF_LABELS)
+            dice_cell, iou, *parts = (columns[score, label][i] for score in OF_LABELS)
+            unmarked = (cell._replace(place=0, may_be_best=False) for cell in parts)
             held = Cell(f"{own['units']} of {len(evidence.units)}", own["units"])
             limits = interval_cell(own["low"], own["high"])
-            cells = (Cell(row.encoder.display), Cell(label), dice_cell, limits, held, *others)
+            cells = (Cell(row.encoder.display), Cell(label), dice_cell, limits, held, iou, *unmarked)
             rows.append(TableRow(cells, row.is_control))
     lines = [
         "In percent, from counts summed over all test tiles; mean ± standard deviation over seeds. Places are among "
-        "the encoders of one label. Precision of a label that was never predicted is 0.",
+        "the encoders of one label. Precision and recall have no places, because one is gained at the cost of the "
+        "other; the precision of a label that was never predicted is 0.",
         f"Held by: how many {units(found)} have the label. An interval of a label that fewer than {FEW_HOLDERS} hold "
         f"is optimistic; with fewer than {FEWEST_HOLDERS} there is none.",
     ]
@@ -138,7 +149,7 @@ def _labels(found: Findings) -> ReportTable:
         "encoder",
         "label",
         SCORES["pooled"],
-        "95 % interval",
+        INTERVAL,
         "held by",
         *(SCORES[score] for score in OF_LABELS[1:]),
     )
@@ -190,7 +201,7 @@ def _controls(found: Findings) -> ReportTable | None:
         "Difference of the mean Dice in points, with the 95 % interval of this pair alone. The best control is the one "
         "with the highest mean Dice here. An encoder is shown to be better if the whole interval is above 0."
     ]
-    head = ("encoder", "best control", "difference", "95 % interval", "better than the control")
+    head = ("encoder", "best control", "difference", INTERVAL, "better than the control")
     return ReportTable("controls", "Difference to the best control", head, tuple(rows), tuple(lines))
 
 

@@ -34,6 +34,7 @@ FEW_SEEDS, ENOUGH_SEEDS = 5, 10
 """With fewer seeds than `FEW_SEEDS` the report recommends `ENOUGH_SEEDS`."""
 FEW_HOLDERS = 10
 """With fewer test units that hold a label, an interval is slightly too narrow."""
+SPREAD = "± is the standard deviation over seeds."
 NO_INTERVAL = {
     "no whole run": "no seed tested all tiles",
     "absent": "no label is in the test tiles",
@@ -66,13 +67,9 @@ def _spreads(found: Findings) -> list[str]:
     of_mean = {name: row for (name, label), row in found.intervals_of().items() if label == MEAN}
     lines = []
     if any(row["seeds"] > 1 for row in of_mean.values()):
-        lines.append("± is the standard deviation over seeds.")
-    if any(row["low"] is not None for row in of_mean.values()):
-        seeds = _range([row["seeds"] for row in of_mean.values() if row["low"] is not None])
-        lines = [
-            "± is the standard deviation over seeds; [low, high] is the 95 % interval of the mean over "
-            f"{_tiles(found)} and {seeds} seeds."
-        ]
+        lines.append(SPREAD)
+    if seeds := [row["seeds"] for row in of_mean.values() if row["low"] is not None]:
+        lines.append(f"[low, high] is the 95 % interval of the mean over {_tiles(found)} and {_range(seeds)} seeds.")
     names: dict[str, list[str]] = {}
     for row in found.summary.rows:
         if why := of_mean[row.encoder.name]["cannot"]:

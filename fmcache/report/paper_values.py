@@ -42,6 +42,8 @@ ENCODERS = {
 """The paper's name of an encoder by the name of its card."""
 TILES = {"train": 15, "val": 5, "test": 10}
 """Number of tiles in the paper's splits."""
+ROUNDING = 0.02
+"""Points by which the mean of printed Dice may differ from the printed mean."""
 PAPER = {
     "encoder": pl.String,
     "paper_name": pl.String,
@@ -132,6 +134,19 @@ def _notes(found: Findings) -> list[str]:
     given = [row.encoder.display for row in found.summary.rows if _name_in_paper(row) and _weights_given(found, row)]
     if given:
         lines.append(f"Weights files chosen by the user, which may not be the published ones: {', '.join(given)}.")
+    return lines + _uneven_means(found)
+
+
+def _uneven_means(found: Findings) -> list[str]:
+    """Return a line for each encoder whose mean in the paper is not the mean of its labels, as printed there."""
+    shown = paper_frame(found)["paper_name"].unique(maintain_order=True)
+    table = published().filter(pl.col("dataset") == found.summary.record.dataset)
+    lines = []
+    for name in shown:
+        *of_labels, mean = table.filter(pl.col("encoder") == name)["dice_mean_percent"]
+        theirs = sum(of_labels) / len(of_labels)
+        if abs(theirs - mean) > ROUNDING:
+            lines.append(f"The paper's mean of {name} ({mean:.2f}) is not the mean of its labels ({theirs:.2f}).")
     return lines
 
 

@@ -27,7 +27,8 @@ def a_part(
     info = EncoderInfo(name, title or name.upper() + " 50%_", 1_000_000, 8, 16, control, random_weights, "w")
     identity = {"seed": seed, "tokens": name, "fit": {"epochs": 2}} | fields.pop("identity", {})
     defaults = {"best_epoch": 1, "collapsed": (), "still_falling": False, "dataset_title": "Toy", "fold": None}
-    defaults |= {"dataset": "d", "mpp": 0.5, "wall_s": 1.0, "tiles": {"train": 15, "val": 5, "test": 1}}
+    defaults |= {"dataset": "d", "mpp": 0.5, "wall_s": 1.0}
+    defaults |= {"tiles": fields.pop("splits", {"train": 15, "val": 5, "test": 1})}
     record = RunRecord(
         study=study, encoder=info, seed=seed, identity=identity, labels=labels,
         recipe=msgspec.to_builtins(Recipe(name="toy", dice=fields.pop("dice", "pooled"))),
@@ -247,3 +248,39 @@ def _photo(grey):
 def drawn():
     """Write results with predictions and pictures; see `draw_results`."""
     return draw_results
+
+
+THREE = (("background", "#111111"), ("b", "#ff0000"), ("c", "#0000ff"))
+
+
+@pytest.fixture(scope="session")
+def many_runs(part):
+    """Return runs of several encoders and seeds on many test tiles, with counts drawn from a seed."""
+
+    def runs(
+        quality=(("x", 1.5), ("y", 0.5)), tiles=10, seeds=5, folds=0, lacking=(), controls=(), labels=THREE, **fields
+    ):
+        rng = np.random.default_rng(3)
+        truth = rng.integers(500, 5_000, (tiles, len(labels)))
+        truth[:, [name in lacking for name, _ in labels]] = 0
+        made = []
+        for name, good in quality:
+            for seed in range(seeds):
+                share = 1 / (1 + np.exp(-good - rng.normal(0, 0.4, truth.shape)))
+                tp = np.rint(truth * share).astype(int)
+                fp = np.rint(rng.uniform(100, 900, truth.shape)).astype(int)
+                for fold in range(folds) if folds else [None]:
+                    at = [t for t in range(tiles) if fold is None or t % folds == fold]
+                    rows = [
+                        ("test", f"t{t:02d}", label, int(tp[t, i]), int(fp[t, i]), int(truth[t, i] - tp[t, i]))
+                        for t in at for i, (label, _) in enumerate(labels)
+                    ]  # fmt: skip
+                    splits = {"splits": {"test": [f"t{t:02d}" for t in at]}} if folds else {}
+                    one = part(
+                        name, seed, *[(1, 1, 1)] * len(labels), validated=[(9, 0, 0)] * len(labels), labels=labels,
+                        fold=fold, title=name, control=name in controls, identity=splits, **fields,
+                    )  # fmt: skip
+                    made.append(msgspec.structs.replace(one, counts=pl.DataFrame(rows, schema=COUNTS, orient="row")))
+        return made
+
+    return runs

@@ -12,42 +12,6 @@ from fmcache.report.tables import latex, markdown
 from fmcache.scores.records import COUNTS_SCHEMA, Extraction
 from fmcache.statistics.schemas import MEAN
 
-LABELS = (("background", "#111111"), ("b", "#ff0000"), ("c", "#0000ff"))
-
-
-@pytest.fixture(scope="session")
-def drawn(part):
-    """Return runs of several encoders and seeds on many test tiles, with counts drawn from a seed."""
-
-    def runs(quality=(("x", 1.5), ("y", 0.5)), tiles=10, seeds=5, folds=0, lacking=(), controls=(), **fields):
-        rng = np.random.default_rng(3)
-        truth = rng.integers(500, 5_000, (tiles, len(LABELS)))
-        truth[:, [name in lacking for name, _ in LABELS]] = 0
-        made = []
-        for name, good in quality:
-            for seed in range(seeds):
-                share = 1 / (1 + np.exp(-good - rng.normal(0, 0.4, truth.shape)))
-                tp = np.rint(truth * share).astype(int)
-                fp = np.rint(rng.uniform(100, 900, truth.shape)).astype(int)
-                for fold in range(folds) if folds else [None]:
-                    at = [t for t in range(tiles) if fold is None or t % folds == fold]
-                    rows = [
-                        ("test", f"t{t:02d}", label, int(tp[t, i]), int(fp[t, i]), int(truth[t, i] - tp[t, i]))
-                        for t in at for i, (label, _) in enumerate(LABELS)
-                    ]  # fmt: skip
-                    splits = {"splits": {"test": [f"t{t:02d}" for t in at]}} if folds else {}
-                    one = part(
-                        name, seed, *[(1, 1, 1)] * 3, validated=[(9, 0, 0)] * 3, labels=LABELS, fold=fold, title=name,
-                        control=name in controls, identity=splits, **fields,
-                    )  # fmt: skip
-                    made.append(
-                        msgspec.structs.replace(one, counts=pl.DataFrame(rows, schema=COUNTS_SCHEMA, orient="row"))
-                    )
-        return made
-
-    return runs
-
-
 KINDS = {
     "fixed split": {},
     "folds": {"folds": 5},
@@ -63,8 +27,8 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_a_table_shows_is_the_estimate_of_its_interval(drawn, kind):
-    found = find(drawn(**KINDS[kind]))
+def test_what_a_table_shows_is_the_estimate_of_its_interval(many_runs, kind):
+    found = find(many_runs(**KINDS[kind]))
     known = found.intervals_of()
     for row in found.summary.rows:
         for label, mean in zip(found.summary.columns, row.mean, strict=True):
@@ -88,35 +52,37 @@ def test_all_folds_of_a_seed_are_scored_together(in_folds):
     assert row.mean[0] == pytest.approx(910 / 1100)
 
 
-def test_the_notes_say_over_what_the_interval_goes(drawn):
-    lines = notes(find(drawn()))
+def test_the_notes_say_over_what_the_interval_goes(many_runs):
+    lines = notes(find(many_runs()))
+    assert "± is the standard deviation over seeds." in lines
     assert (
-        "± is the standard deviation over seeds; [low, high] is the 95 % interval of the mean over 10 test tiles "
-        "(patients are unknown) and 5 seeds." in lines
+        "[low, high] is the 95 % interval of the mean over 10 test tiles (patients are unknown) and 5 seeds." in lines
     )
     groups = {f"t{t:02d}": f"p{t % 4}" for t in range(10)}
-    grouped = [msgspec.structs.replace(r, record=msgspec.structs.replace(r.record, groups=groups)) for r in drawn()]
+    grouped = [msgspec.structs.replace(r, record=msgspec.structs.replace(r.record, groups=groups)) for r in many_runs()]
     assert any("over 10 test tiles of 4 patients or slides and 5 seeds." in line for line in notes(find(grouped)))
     assert not any("Fewer than 5 seeds" in line for line in lines)
-    assert any(line.startswith("Fewer than 5 seeds") and "Use 10" in line for line in notes(find(drawn(seeds=3))))
+    assert any(line.startswith("Fewer than 5 seeds") and "Use 10" in line for line in notes(find(many_runs(seeds=3))))
 
 
-def test_few_test_units_are_said_to_make_intervals_optimistic_or_to_allow_none(drawn):
+def test_few_test_units_are_said_to_make_intervals_optimistic_or_to_allow_none(many_runs):
     def about(tiles):
-        return [line for line in notes(find(drawn(tiles=tiles))) if "hold background" in line]
+        return [line for line in notes(find(many_runs(tiles=tiles))) if "hold background" in line]
 
     assert about(10) == []
     assert about(9) == [
         "Few test tiles hold background (9), b (9), c (9): these intervals, and that of the mean, are optimistic."
     ]
     assert about(2) == ["Fewer than 3 test tiles hold background (2), b (2), c (2): too few for an interval."]
-    cells = dice_by_encoder(find(drawn(tiles=2))).rows[0].cells
+    cells = dice_by_encoder(find(many_runs(tiles=2))).rows[0].cells
     assert cells[5].text == "–"
-    assert any(line == "No interval (a label is in fewer than 3 test tiles)." for line in notes(find(drawn(tiles=2))))
+    assert any(
+        line == "No interval (a label is in fewer than 3 test tiles)." for line in notes(find(many_runs(tiles=2)))
+    )
 
 
-def test_an_encoder_that_is_clearly_worse_is_not_marked_and_ranks_last(drawn):
-    found = find(drawn([("x", 2.0), ("y", 1.9), ("z", -2.0)]))
+def test_an_encoder_that_is_clearly_worse_is_not_marked_and_ranks_last(many_runs):
+    found = find(many_runs([("x", 2.0), ("y", 1.9), ("z", -2.0)]))
     table = dice_by_encoder(found)
     assert table.columns == ("encoder", "background", "b", "c", "mean", "95 % interval", "rank")
     marked = {row.cells[0].text: (row.cells[4].may_be_best, row.cells[6].text) for row in table.rows}
@@ -130,8 +96,8 @@ def test_an_encoder_that_is_clearly_worse_is_not_marked_and_ranks_last(drawn):
     assert any("for the mean: 2 of 3 encoders" in line for line in table.notes)
 
 
-def test_one_seed_has_no_interval_and_excludes_nobody(drawn):
-    table = dice_by_encoder(find(drawn([("x", 2.0), ("z", -2.0)], seeds=1)))
+def test_one_seed_has_no_interval_and_excludes_nobody(many_runs):
+    table = dice_by_encoder(find(many_runs([("x", 2.0), ("z", -2.0)], seeds=1)))
     assert [row.cells[5].text for row in table.rows] == ["–", "–"]
     assert all(row.cells[4].may_be_best for row in table.rows)
     assert "No interval (one seed)." in table.notes
@@ -139,8 +105,8 @@ def test_one_seed_has_no_interval_and_excludes_nobody(drawn):
     assert not any("±" in cell.text for row in table.rows for cell in row.cells)
 
 
-def test_one_encoder_is_not_ranked(drawn):
-    for table in dataset_tables(find(drawn([("x", 1.0)]))):
+def test_one_encoder_is_not_ranked(many_runs):
+    for table in dataset_tables(find(many_runs([("x", 1.0)]))):
         assert "rank" not in table.columns
         assert not any(cell.place or cell.may_be_best for row in table.rows for cell in row.cells)
 
@@ -176,14 +142,16 @@ def test_scores_stand_side_by_side_as_worked_out_by_hand(part):
     assert [cell.text for cell in b.cells[1:]] == ["b", "66.67", "–", "2 of 2", "50.00", "80.00", "57.14"]
 
 
-def test_places_of_a_label_are_among_the_encoders_of_that_label(drawn):
-    table = next(table for table in dataset_tables(find(drawn())) if table.name == "labels")
+def test_places_of_a_label_are_among_the_encoders_of_that_label(many_runs):
+    table = next(table for table in dataset_tables(find(many_runs())) if table.name == "labels")
     assert [row.cells[0].text for row in table.rows] == ["x"] * 3 + ["y"] * 3
     assert [row.cells[2].place for row in table.rows] == [1, 1, 1, 2, 2, 2]
 
 
-def test_each_encoder_is_compared_with_the_best_control(drawn):
-    found = find(drawn([("x", 2.0), ("y", 0.0), ("raw", 0.0), ("worst", -1.0)], controls=("raw", "worst"), tiles=12))
+def test_each_encoder_is_compared_with_the_best_control(many_runs):
+    found = find(
+        many_runs([("x", 2.0), ("y", 0.0), ("raw", 0.0), ("worst", -1.0)], controls=("raw", "worst"), tiles=12)
+    )
     table = next(table for table in dataset_tables(found) if table.name == "controls")
     x, y = table.rows
     known = found.answer.against_control.filter(
@@ -194,11 +162,11 @@ def test_each_encoder_is_compared_with_the_best_control(drawn):
         "yes",
     ]  # fmt: skip
     assert y.cells[4].text == "not shown"
-    assert not any(table.name == "controls" for table in dataset_tables(find(drawn())))
+    assert not any(table.name == "controls" for table in dataset_tables(find(many_runs())))
 
 
-def test_costs_are_those_of_the_records(drawn):
-    runs = drawn([("x", 1.0), ("y", 0.5)], seeds=2, wall_s=30.0)
+def test_costs_are_those_of_the_records(many_runs):
+    runs = many_runs([("x", 1.0), ("y", 0.5)], seeds=2, wall_s=30.0)
     cost = Extraction(seconds=50.0, views=2_000, bytes=10_000_000, cached_views=4_000, device="cuda: H")
     runs = [
         msgspec.structs.replace(r, record=msgspec.structs.replace(r.record, extraction=cost))
@@ -212,16 +180,16 @@ def test_costs_are_those_of_the_records(drawn):
     assert any("did not record" in line for line in table.notes)
 
 
-def test_seeds_that_are_missing_for_an_encoder_are_counted(drawn):
-    runs = [run for run in drawn() if run.record.encoder.name == "x" or run.record.seed < 2]
+def test_seeds_that_are_missing_for_an_encoder_are_counted(many_runs):
+    runs = [run for run in many_runs() if run.record.encoder.name == "x" or run.record.seed < 2]
     lines = notes(find(runs))
     assert "Seeds: x 5, y 2." in lines
     assert any("and 2 to 5 seeds." in line for line in lines)
 
 
-def test_where_no_seed_tested_every_tile_nothing_has_a_number(drawn):
+def test_where_no_seed_tested_every_tile_nothing_has_a_number(many_runs):
     runs = [
-        run for run in drawn(folds=3)
+        run for run in many_runs(folds=3)
         if (run.record.encoder.name, run.record.fold) not in {("x", 0), ("y", 2)}
     ]  # fmt: skip
     found = find(runs)
