@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import combinations
 
 import numpy as np
 import polars as pl
 
 from fmcache.report.endings import Ending
 from fmcache.report.findings import Findings
-from fmcache.report.paper_values import paper_frame
+from fmcache.report.paper_values import paper_agreement, paper_frame
+from fmcache.report.rank_agreement import AGREEMENT, of_datasets
 from fmcache.report.report_table import percent
 from fmcache.report.summary import MEAN, Row, run_scores
 from fmcache.scores.records import RunResults
@@ -53,6 +55,15 @@ def dataset_frames(found: Findings) -> dict[str, pl.DataFrame]:
         "paper": paper_frame(found),
     }
     return {name: frame for name, frame in frames.items() if name != "paper" or not frame.is_empty()}
+
+
+def study_frames(found: Sequence[Findings]) -> dict[str, pl.DataFrame]:
+    """Return the tables over the datasets of a study by the stem of their file; none if nothing can be compared."""
+    rows = [(a.summary.record.dataset, b.summary.record.dataset, *of_datasets(a, b)) for a, b in combinations(found, 2)]
+    for one in found:
+        if compared := paper_agreement(one):
+            rows.append((one.summary.record.dataset, "paper", *compared))
+    return {"agreement": pl.DataFrame(rows, schema=AGREEMENT, orient="row")} if rows else {}
 
 
 def parquet(frame: pl.DataFrame) -> bytes:

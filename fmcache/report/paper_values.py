@@ -14,10 +14,13 @@ import msgspec
 import polars as pl
 
 from fmcache.report.findings import Findings
+from fmcache.report.rank_agreement import sentence, side
 from fmcache.report.report_table import Cell, ReportTable, TableRow, interval_cell, percent_cell
 from fmcache.report.summary import MEAN, Row
 from fmcache.scores.records import RunRecord
 from fmcache.specs import Recipe
+from fmcache.statistics.agreement import Agreement, agreement
+from fmcache.statistics.agreement import published as of_paper
 from fmcache.statistics.evidence import score_name
 
 MPP = {"puma": (0.23,), "upv-anxa5": (0.22, 0.44)}
@@ -40,6 +43,7 @@ ENCODERS = {
     "virchow2": "Virchow2",
 }
 """The paper's name of an encoder by the name of its card."""
+SEEDS = 10
 TILES = {"train": 15, "val": 5, "test": 10}
 """Number of tiles in the paper's splits."""
 ROUNDING = 0.02
@@ -95,6 +99,15 @@ def _rows(found: Findings) -> Iterator[tuple[object, ...]]:
                 yield (row.encoder.name, name, label, score, ours, paper, std, ours - paper, *limits)
 
 
+def paper_agreement(found: Findings) -> Agreement | None:
+    """Return how far our mean Dice ranks the encoders as the paper does; None if there is nothing to compare."""
+    frame = paper_frame(found).filter(pl.col("label") == MEAN)
+    if frame.is_empty():
+        return None
+    mean, std = (dict(zip(frame["encoder"], frame[column], strict=True)) for column in ("paper", "paper_std"))
+    return agreement(side(found), of_paper(mean, std, SEEDS))
+
+
 def _name_in_paper(row: Row) -> str | None:
     return None if row.is_control else ENCODERS.get(row.encoder.name)
 
@@ -124,11 +137,13 @@ def paper_table(found: Findings) -> ReportTable | None:
 
 def _notes(found: Findings) -> list[str]:
     lines = [
-        "Dice in percent ± standard deviation over seeds; the paper has 10 seeds (Vitoria et al., A Benchmark of "
+        f"Dice in percent ± standard deviation over seeds; the paper has {SEEDS} seeds (Vitoria et al., A Benchmark of "
         "Foundation Model Encoders for Histopathological Image Segmentation). The paper's split is not published: its "
         "training and test tiles are others. The interval is that of our value, less the paper's value: it does not "
         "cover the paper's tiles and seeds.",
     ]
+    if compared := paper_agreement(found):
+        lines.append(f"{sentence('of ours and of the paper', compared)} They hold for the tiles that the paper tested.")
     if others := _other_settings(found.summary.record):
         lines.append(f"Settings that differ from the paper's: {', '.join(others)}.")
     given = [row.encoder.display for row in found.summary.rows if _name_in_paper(row) and _weights_given(found, row)]

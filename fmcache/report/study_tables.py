@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 
 from fmcache.report.findings import Findings
+from fmcache.report.rank_agreement import sentence
 from fmcache.report.report_table import UNKNOWN, Cell, ReportTable, TableRow, interval_cell, percent_cell, rank_cell
 from fmcache.report.summary import MEAN, Row
 
@@ -18,9 +20,9 @@ def _across(found: Sequence[Findings]) -> ReportTable:
     """Return mean Dice, its interval and rank on every dataset, in the order of the first."""
     names = list(dict.fromkeys(row.encoder.name for one in found for row in one.summary.rows))
     rows = []
-    for of_datasets in ([_row(one, name) for one in found] for name in names):
-        (first, *_) = (row for row in of_datasets if row)
-        cells = [cell for one, row in zip(found, of_datasets, strict=True) for cell in _cells(one, row)]
+    for beside in ([_row(one, name) for one in found] for name in names):
+        (first, *_) = (row for row in beside if row)
+        cells = [cell for one, row in zip(found, beside, strict=True) for cell in _cells(one, row)]
         rows.append(TableRow((Cell(first.encoder.display), *cells), first.is_control))
     rows.sort(key=lambda row: row.is_control)
     head = [f"{one.summary.record.dataset}{what}" for one in found for what in ("", ": 95 % interval", ": rank")]
@@ -30,6 +32,10 @@ def _across(found: Sequence[Findings]) -> ReportTable:
         "over datasets.",
         "Best encoder of a dataset underlined, best three bold; • may be the best of its dataset. "
         f"{UNKNOWN}: no result, or none that can be given.",
+        *(
+            sentence(f"on {a.summary.record.dataset} and {b.summary.record.dataset}", of_datasets(a, b))
+            for a, b in combinations(found, 2)
+        ),
     ]
     return ReportTable("across", "All datasets side by side", ("encoder", *head), tuple(rows), tuple(lines))
 

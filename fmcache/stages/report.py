@@ -20,7 +20,7 @@ from fmcache.report.escapes import escape_markdown
 from fmcache.report.figure_style import cover, names_shown
 from fmcache.report.figures import figures, study_figures
 from fmcache.report.findings import Findings, find
-from fmcache.report.frames import csv_text, dataset_frames, parquet
+from fmcache.report.frames import csv_text, dataset_frames, parquet, study_frames
 from fmcache.report.method import bibtex
 from fmcache.report.report_table import ReportTable
 from fmcache.report.study_tables import study_tables
@@ -118,6 +118,7 @@ def _files(found: Sequence[Findings], damaged: Sequence[FmcacheError]) -> dict[s
         "references.bib": bibtex(found).encode(),
     }
     files |= _latex(across) | study_figures(found)
+    files |= {f"{stem}.parquet": parquet(frame) for stem, frame in study_frames(found).items()}
     for one, shown in datasets:
         of_dataset = figures(one) | _latex(shown) | {TABLE_CSV: csv_text(one).encode()}
         of_dataset |= {f"{stem}.parquet": parquet(frame) for stem, frame in dataset_frames(one).items()}

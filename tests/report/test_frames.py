@@ -12,11 +12,12 @@ from fmcache.report import frames
 from fmcache.report.dataset_tables import dice_by_encoder
 from fmcache.report.findings import find
 from fmcache.report.paper_values import PAPER
+from fmcache.report.rank_agreement import AGREEMENT
 from fmcache.statistics.schemas import AGAINST_CONTROL, INTERVALS, PAIRS
 
 SCHEMAS = {
     "intervals": INTERVALS, "pairs": PAIRS, "against_control": AGAINST_CONTROL, "runs": frames.RUNS,
-    "costs": frames.COSTS, "paper": PAPER,
+    "costs": frames.COSTS, "paper": PAPER, "agreement": AGREEMENT,
 }  # fmt: skip
 PAGE = Path(frames.__file__).with_name("TABLES.md").read_text(encoding="utf-8")
 
@@ -34,7 +35,7 @@ def test_the_page_names_every_file_and_column_with_its_type():
 @pytest.mark.parametrize("kind", [{}, {"folds": 3}, {"seeds": 1}, {"tiles": 1}, {"controls": ("y",)}])
 def test_frames_have_the_documented_columns_and_the_same_bytes_each_time(many_runs, kind):
     made = frames.dataset_frames(find(many_runs(**kind)))
-    assert set(made) == set(SCHEMAS) - {"paper"}
+    assert set(made) == set(SCHEMAS) - {"paper", "agreement"}
     again = frames.dataset_frames(find(many_runs(**kind)[::-1]))
     for name, frame in made.items():
         assert dict(frame.schema) == SCHEMAS[name]
@@ -66,6 +67,20 @@ def test_runs_of_folds_have_rows_of_their_own(in_folds):
     runs = frames.dataset_frames(find(in_folds(10, 90, seeds=1)))["runs"]
     pooled = runs.filter(pl.col("score") == "dice_pooled", pl.col("label") == "mean")
     assert pooled.select("fold", "value").rows() == [(0, 0.1), (1, 0.9), (None, 0.5)]
+
+
+def test_agreement_of_datasets_and_with_the_paper_is_one_file_of_the_study(many_runs):
+    quality = [(name, 2.0 - i / 2) for i, name in enumerate(("uni", "conch", "phikon", "virchow2"))]
+    puma = (("tumour", "#d55e00"), ("stroma", "#009e73"), ("other", "#0072b2"))
+    one = find(many_runs(quality, dataset="puma", labels=puma, mpp=0.23))
+    other = find(many_runs([*quality[::-1], ("more", 1.0)], dataset="d2"))
+    frame = frames.study_frames([one, other])["agreement"]
+    assert dict(frame.schema) == AGREEMENT
+    assert frame.select("a", "b", "encoders").rows() == [("puma", "d2", 4), ("puma", "paper", 4)]
+    # the paper has conch and phikon between uni and virchow2, in our order
+    assert frame["tau"].to_list() == [1.0, 1.0]
+    assert (frame["tau_low"] < frame["tau_high"]).all()
+    assert frames.study_frames([other]) == {}
 
 
 def test_the_csv_keeps_its_columns_in_their_order(many_runs):

@@ -22,3 +22,29 @@ def test_encoders_of_all_datasets_stand_side_by_side(many_runs):
 
 def test_a_single_dataset_has_no_table_across(many_runs):
     assert study_tables([find(many_runs())]) == []
+
+
+def test_rank_agreement_of_each_pair_of_datasets_is_in_the_notes(many_runs):
+    quality = [(name, 2.0 - i) for i, name in enumerate("vwxyz")]
+    a, b = (find(many_runs(quality, dataset=name)) for name in ("d1", "d2"))
+    backwards = find(many_runs([(name, -good) for name, good in quality], dataset="d3"))
+    (table,) = study_tables([a, b, backwards])
+    lines = [line for line in table.notes if line.startswith("Ranks")]
+    assert [line.partition(" over ")[0] for line in lines] == [
+        "Ranks on d1 and d2", "Ranks on d1 and d3", "Ranks on d2 and d3",
+    ]  # fmt: skip
+    assert "over 5 encoders: Kendall's τ 1.00 [" in lines[0]
+    assert "Kendall's τ −1.00 [" in lines[1]
+
+
+def test_two_encoders_have_an_agreement_without_an_interval_and_one_has_none(many_runs):
+    a, b = (find(many_runs(dataset=name)) for name in ("d1", "d2"))
+    (table,) = study_tables([a, b])
+    assert table.notes[-1] == (
+        "Ranks on d1 and d2 over 2 encoders: Kendall's τ 1.00, Spearman's ρ 1.00; no intervals (too few encoders are "
+        "on both sides)."
+    )
+    (table,) = study_tables([a, find(many_runs([("x", 1.0)], dataset="d2"))])
+    assert table.notes[-1] == (
+        "Ranks on d1 and d2 over 1 encoder: no agreement can be given (too few encoders are on both sides)."
+    )
