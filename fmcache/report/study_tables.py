@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from fmcache.report.findings import Findings
-from fmcache.report.rank_agreement import sentence
+from fmcache.report.rank_agreement import of_datasets, sentence
 from fmcache.report.report_table import UNKNOWN, Cell, ReportTable, TableRow, interval_cell, percent_cell, rank_cell
 from fmcache.report.summary import MEAN, Row
 
