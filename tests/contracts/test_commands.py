@@ -218,9 +218,14 @@ def test_the_quickstart_runs_end_to_end_and_says_where_the_report_is(tmp_path):
     text = report.read_text()
     assert "ViT-S/16 (random weights)" in text
     assert "ViT-S/16 (random weights)" in (report.parent / "demo" / "size.svg").read_text()
-    assert "fixed: the spread is over seeds only" in text
+    assert "fixed: neither ± nor the interval covers other training tiles" in text
     for figure in re.findall(r"\((demo/.*?\.png)\)", text):
         assert (report.parent / figure).read_bytes().startswith(b"\x89PNG")
+    again = fmcache("report", "quickstart", "--work", tmp_path)  # as the README shows it
+    assert again.returncode == 0, again.stderr
+    assert "95 %" in again.stdout
+    assert report.read_text() == text
+    assert (report.parent / "demo" / "intervals.parquet").exists()
     listed = fmcache("cache", "ls", "--work", tmp_path)
     assert listed.stdout.count("sealed") == 3
     verified = fmcache("cache", "verify", "--work", tmp_path)
