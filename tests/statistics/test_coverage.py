@@ -7,21 +7,32 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fmcache.statistics.evidence import ALL_SCORES
 from fmcache.statistics.intervals import Intervals
+from fmcache.statistics.leave_out import seed_scores
 
-SCRIPT = Path(__file__).parents[2] / "pipelines" / "coverage.py"
+PIPELINES = Path(__file__).parents[2] / "pipelines"
+
+
+def script(name):
+    """Import a script with its neighbours, as when it is run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(PIPELINES)
+        spec = importlib.util.spec_from_file_location(f"script_{name}", PIPELINES / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        patch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def coverage():
-    spec = importlib.util.spec_from_file_location("coverage_of_intervals", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(SCRIPT.parent))  # as for a script: its neighbour `worlds` is imported
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(SCRIPT.parent))
-    return module
+    return script("coverage")
+
+
+@pytest.fixture(scope="module")
+def worlds():
+    return script("worlds")
 
 
 @pytest.mark.parametrize("world", ["moderate", "seeds"])
@@ -34,6 +45,18 @@ def test_intervals_hold_the_truth_and_few_false_alarms_are_raised(coverage, worl
     assert found["family_error"] <= 0.12
     assert found["at_once"] >= 0.88
     assert found["best_kept"] >= 0.9
+
+
+@pytest.mark.parametrize("score", ALL_SCORES)
+def test_the_truth_of_a_world_is_the_score_of_a_very_large_study(worlds, score):
+    world = worlds.World(score=score, rare=0.4, seeds=12)
+    quality = worlds.levels(world, 1, equal=True)
+    large = worlds.draw(np.random.default_rng(0), world, quality, 6_000).evidence()
+    scores = seed_scores(large, 0)
+    error = 4 * scores.std(axis=0, ddof=1) / np.sqrt(12) + 0.004  # the largest of 24 labels, and 20,000 tiles of truth
+    truth = worlds.truth_of(world, quality)[0]
+    assert np.isnan(truth).tolist() == [score == "puma", False, False, False]
+    assert (np.abs(scores.mean(axis=0) - truth) < error)[~np.isnan(truth)].all()
 
 
 def test_the_check_of_coverage_can_fail(coverage, monkeypatch):

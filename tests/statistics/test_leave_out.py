@@ -85,9 +85,10 @@ def test_a_column_bears_an_interval_only_if_three_units_hold_what_it_is_made_of(
     assert np.isclose(figures.estimate[0, 0], figures.estimate[0, 2])
 
 
-def test_a_label_that_one_fold_holds_bears_no_interval(counts):
+@pytest.mark.parametrize("score", ["pooled", "per_tile", "recall"])
+def test_a_label_that_one_fold_holds_bears_no_interval(score, counts):
     made = counts((1.0,), units=8)["e0"]
-    made[:, 4:, 1] = 0
+    made[:, 4:, 1] = (0, 9, 0)  # predicted, but not in the truth
     for folds, able in (([0] * 4 + [1] * 4, False), ([0, 1] * 4, True)):
-        figures = linearise(from_counts({"x": made}, ("a", "b"), list("pqrstuvw"), "pooled", folds))
+        figures = linearise(from_counts({"x": made}, ("a", "b"), list("pqrstuvw"), score, folds))
         assert figures.able.tolist() == [True, able, able]
