@@ -92,3 +92,16 @@ def test_a_label_that_one_fold_holds_bears_no_interval(score, counts):
     for folds, able in (([0] * 4 + [1] * 4, False), ([0, 1] * 4, True)):
         figures = linearise(from_counts({"x": made}, ("a", "b"), list("pqrstuvw"), score, folds))
         assert figures.able.tolist() == [True, able, able]
+
+
+def test_units_that_only_predict_a_label_count_for_its_dice_per_tile(counts):
+    made = counts((1.0, 1.2), units=8)
+    for one in made.values():
+        one[:, 4:, 1] = 0
+    made["e0"][:, 4:, 1] = (0, 9, 0)  # predicted, but not in the truth
+    made["e1"][:, 4:6, 1] = (0, 9, 0)
+    freedom = {
+        score: linearise(from_counts(made, ("a", "b"), list("pqrstuvw"), score)).unit_freedom.tolist()
+        for score in ("pooled", "per_tile")
+    }
+    assert freedom == {"pooled": [7, 3, 7], "per_tile": [7, 5, 7]}
