@@ -124,12 +124,14 @@ COLUMNS = (
 COVERAGE = COLUMNS[:7]
 TARGET = (0.93, 0.97)
 FAMILY_ERROR = 0.05
+DRAW = 3
+"""Number of the set of random numbers: a new one after each change that the last one led to."""
 
 
 def simulate(name: str, units: int, studies: int, encoders: int) -> dict[str, float]:
     """Return the figures of one world and number of units, by `COLUMNS`."""
     world, cell = WORLDS[name], Cell()
-    rng = np.random.Generator(np.random.Philox(key=random_key("coverage", "second draw", name, units)))
+    rng = np.random.Generator(np.random.Philox(key=random_key("coverage", DRAW, name, units)))
     quality = levels(world, encoders, equal=False)
     truth = known_truth(name, encoders)
     equal = levels(world, encoders, equal=True)
