@@ -47,7 +47,7 @@ def limits(a: Side, b: Side, rng: np.random.Generator) -> Iterator[tuple[str, Li
     found = agreement(a, b)
     if found.tau_low is None or found.tau_high is None:
         raise AssertionError(found)
-    yield "model", (found.tau_low, found.tau_high)
+    yield "report", (found.tau_low, found.tau_high)
     names = sorted(a.score)
     x, y = (np.array([side.score[name] for name in names]) for side in (a, b))
     errors = [np.sqrt([side.variance[name] for name in names]) for side in (a, b)]
@@ -103,10 +103,11 @@ def main() -> None:
     """Print a row for each number of encoders and of test units, correlation and other side."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="20 studies a cell")
+    parser.add_argument("--studies", type=int, default=0, help="studies a cell (default: 100)")
     flags = parser.parse_args()
-    studies, start = 20 if flags.quick else 100, time.monotonic()
+    studies, start = flags.studies or (20 if flags.quick else 100), time.monotonic()
     for other, all_units in (("study", (10, 20, 40)), ("paper", (10,)), ("clusters", (10, 40))):
-        for encoders in (5, 8, 15):
+        for encoders in (8, 15) if other == "clusters" else (5, 8, 15):
             for units in all_units:
                 for correlation in (0.0, 0.7, 1.0):
                     found = simulate(encoders, units, correlation, other, studies)

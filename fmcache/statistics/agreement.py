@@ -117,7 +117,8 @@ def agreement(a: Side, b: Side) -> Agreement:
 
     The true scores of an encoder on both sides are taken as bivariate normal over encoders, with flat priors on both
     standard deviations and on their correlation; the errors as normal with the variances of the sides, independent
-    between sides. The limits are the 2.5 and 97.5 % quantiles of the agreement of draws from the posterior.
+    between sides. The limits span the 2.5 and 97.5 % quantiles of the agreement in draws from the posterior, and those
+    in draws around the observed scores.
 
     References
     ----------
@@ -137,8 +138,8 @@ def agreement(a: Side, b: Side) -> Agreement:
     if n < FEWEST_ENCODERS or not (variances > 0).all():
         cannot = "too few encoders" if n < FEWEST_ENCODERS else "no variance"
         return Agreement(n, tau, None, None, rho, None, None, cannot)
-    drawn = _true_scores(scores, variances)
-    (tau_low, tau_high), (rho_low, rho_high) = (_limits(one) for one in (_taus(drawn), _rhos(drawn)))
+    sets = (_true_scores(scores, variances), _around(scores, variances))
+    (tau_low, tau_high), (rho_low, rho_high) = (_limits([of(drawn) for drawn in sets]) for of in (_taus, _rhos))
     return Agreement(n, tau, tau_low, tau_high, rho, rho_low, rho_high, None)
 
 
@@ -147,9 +148,16 @@ def _values(names: Sequence[str], a: Mapping[str, float], b: Mapping[str, float]
     return np.array([[side[name] for name in names] for side in (a, b)], float).reshape(2, len(names))
 
 
-def _limits(drawn: Floats) -> tuple[float, float]:
-    low, high = np.quantile(drawn, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-    return float(low), float(high)
+def _limits(sets: Sequence[Floats]) -> tuple[float, float]:
+    """The lower and the upper limit that span the limits of each set of draws."""
+    limits = np.quantile(sets, ((1 - LEVEL) / 2, (1 + LEVEL) / 2), axis=1)
+    return float(limits[0].min()), float(limits[1].max())
+
+
+def _around(scores: Floats, variances: Floats) -> Floats:
+    """Draws around the observed scores, (draw, encoder, side); arguments as for `_true_scores`."""
+    noise = variances.T[:, :, None] * np.eye(2)
+    return np.asarray(scores.T + _normal(np.broadcast_to(noise, (DRAWS, *noise.shape))))
 
 
 def _true_scores(scores: Floats, variances: Floats) -> Floats:

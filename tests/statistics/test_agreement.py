@@ -104,6 +104,18 @@ def test_limits_hold_a_perfect_agreement_that_errors_hide(monkeypatch):
     assert np.mean(held) >= 0.88
 
 
+def test_limits_allow_for_an_order_within_groups_of_encoders_that_the_model_does_not_expect():
+    within = 0.1 * np.arange(7)
+    a, b = (side(*np.concatenate([one, 3 + one]), error=0.3) for one in (within, within[::-1]))
+    found = agreement(a, b)  # the groups are in the same order, the encoders within each in the opposite one
+    assert found.tau == pytest.approx((49 - 42) / 91)
+    scores, variances = (np.array([list(one[i].values()) for one in (a, b)]) for i in (0, 1))
+    model, around = (np.quantile(module._taus(of(scores, variances)), (0.025, 0.975)) for of in
+                     (module._true_scores, module._around))  # fmt: skip
+    assert (found.tau_low, found.tau_high) == (around[0], model[1])
+    assert found.tau_low < model[0] - 0.2  # the model alone takes the order within groups for an error
+
+
 def test_variances_of_encoders_add_up_to_those_of_pairs(study):
     evidence = study((0.3, 0.5, 0.7, 0.9, 1.1), units=12, seeds=6)
     found = side_of(evidence)
