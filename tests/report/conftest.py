@@ -8,6 +8,10 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from fmcache.report.findings import find
+from fmcache.report.page import DatasetPart, StudyPart, page
+from fmcache.report.picture_rows import picture_rows
+from fmcache.report.report_table import Cell, ReportTable, TableRow
 from fmcache.scores.kept_pictures import write_tile_pictures, write_token_pictures
 from fmcache.scores.predictions import Predictions, write_predictions
 from fmcache.scores.records import EncoderInfo, Extraction, RunRecord, RunResults
@@ -284,3 +288,27 @@ def many_runs(part):
         return made
 
     return runs
+
+
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="400" height="200"><circle cx="99" cy="99" r="50"/></svg>'
+MARKUP = '<img src=x onerror="alert(1)"><b>&amp; "x"'
+
+
+@pytest.fixture(scope="session")
+def small_page(tmp_path_factory):
+    """A page of one dataset with seven encoders and a control; names hold markup. Figures are empty rectangles."""
+    shifts = {f"e{i}": [[i + s, 3, 1 + i, 2 * i] for s in range(3)] for i in range(7)}
+    runs = draw_results(tmp_path_factory.mktemp("page"), shifts | {"raw": [[9, 9, 9, 9]] * 3}, control=("raw",))
+    runs[0].record.recipe["question"] = f"Which one? {MARKUP}"
+    found = find(runs)
+    names = [(row.encoder.display + MARKUP * (i == 1), row) for i, row in enumerate(found.summary.rows)]
+    rows = [
+        TableRow((Cell(name), Cell(f"{100 * row.mean[-1]:.2f}", 100 * row.mean[-1], i + 1, i < 2)), row.is_control)
+        for i, (name, row) in enumerate(names)
+    ]
+    table = ReportTable("dice", f"Dice {MARKUP}", ("encoder", "mean"), tuple(rows), (f"A note. {MARKUP}",))
+    figures = {"intervals.svg": SVG, "ranks.svg": SVG, "curves.png": b"\x89PNG, not used", "curves.svg": SVG}
+    captions = {"intervals": "Intervals.", "ranks": "Ranks.", "curves": "Curves."}
+    part = DatasetPart(found, [table], figures, picture_rows(found))
+    study = StudyPart(method=[f"We did. {MARKUP}"], bibtex="@book{a}", recipe="name: toy", damaged=[f"run 1 {MARKUP}"])
+    return page([part], study, captions)
