@@ -100,7 +100,7 @@ def page(parts: Sequence[DatasetPart], study: StudyPart, captions: Mapping[str, 
             script=Markup(script),  # noqa: S704
             style_hash=_hash(style),
             script_hash=_hash(script),
-            is_numeric=_is_numeric,
+            numeric_columns=_numeric_columns,
         )
     )
     return text.encode("utf-8", "replace")
@@ -184,8 +184,9 @@ def _picture(picture: Picture) -> dict[str, Any]:
     }
 
 
-def _is_numeric(table: ReportTable, column: int) -> bool:
-    return any(row.cells[column].value is not None for row in table.rows)
+def _numeric_columns(table: ReportTable) -> list[bool]:
+    """Return for each column whether it holds numbers."""
+    return [any(row.cells[at].value is not None for row in table.rows) for at in range(len(table.columns))]
 
 
 def _uri(mime: str, content: bytes) -> str:

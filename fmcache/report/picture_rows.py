@@ -179,9 +179,11 @@ class _Drawer:
             return tiles
         share = self._disagreement(ranked, common)
         most = max(common, key=lambda tile: share[tile])
-        if share[most] > 0:
-            tiles[f"Encoders disagree most ({share[most]:.0%} of the pixels)"] = most
-        return tiles
+        if share[most] <= 0:
+            return tiles
+        what = f"encoders disagree most ({share[most]:.0%} of the pixels)"
+        joined = {f"{title}, where {what}" if tile == most else title: tile for title, tile in tiles.items()}
+        return joined if most in tiles.values() else tiles | {f"Tile where {what}": most}
 
     def _disagreement(self, names: Sequence[str], tiles: Sequence[str]) -> dict[str, float]:
         """Return the share of pixels on which not all encoders predict the same label, for each tile."""

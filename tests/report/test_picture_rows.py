@@ -39,7 +39,7 @@ def test_best_median_and_worst_tiles_are_those_of_the_counts(shown):
         ("Best tile", "t04"),
         ("Median tile", "t02"),
         ("Worst tile", "t03"),
-        ("Encoders disagree most (3% of the pixels)", "t00"),
+        ("Tile where encoders disagree most (3% of the pixels)", "t00"),
     ]
     assert names(shown.compared[0]) == ["tile t04", "truth", "X", "Y"]
     assert [row.title for row in shown.encoders] == ["X", "Y"]
@@ -47,11 +47,20 @@ def test_best_median_and_worst_tiles_are_those_of_the_counts(shown):
     assert shown.legend == (("a", "#ff0000"), ("b", "#0000ff"))
 
 
+def test_a_tile_that_is_chosen_twice_is_shown_once(drawn, tmp_path):
+    found = picture_rows(find(drawn(tmp_path, {"x": [[1, 2, 8]], "y": [[1, 2, 4]]})))
+    assert titles(found.compared) == [
+        ("Best tile", "t00"),
+        ("Median tile", "t01"),
+        ("Worst tile, where encoders disagree most (12% of the pixels)", "t02"),
+    ]
+
+
 def test_controls_are_drawn_last_and_choose_no_tile(drawn, tmp_path):
     raw = {"raw": [[20, 0, 0, 0, 20]] * 3}
     found = picture_rows(find(drawn(tmp_path, raw | SHIFTS, control=("raw",))))
     assert titles(found.compared)[0] == ("Best tile", "t04")
-    assert found.compared[-1].title == "Encoders disagree most (3% of the pixels)"
+    assert found.compared[-1].title == "Tile where encoders disagree most (3% of the pixels)"
     assert names(found.compared[0])[-1] == "RAW"
 
 
