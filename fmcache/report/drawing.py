@@ -120,7 +120,7 @@ def png(picture: Pixels) -> bytes:
         image = Image.fromarray(at.reshape(packed.shape).astype(np.uint8), "P")
         image.putpalette(np.stack([colours >> 16, colours >> 8 & 255, colours & 255], 1).astype(np.uint8).tobytes())
     file = io.BytesIO()
-    image.save(file, "PNG", optimize=True)
+    image.save(file, "PNG")  # `optimize` takes ten times as long and saves 4 %
     return file.getvalue()
 
 

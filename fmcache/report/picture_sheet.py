@@ -26,7 +26,8 @@ def picture_sheet(rows: PictureRows, write: Write) -> Figure:
     columns = max(len(row.pictures) for row in rows.compared)
     band = PANEL + HEAD + FOOT
     width, height = (PANEL + GAP) * columns, band * len(rows.compared) + LEGEND
-    figure = Figure(figsize=(width, height), layout="none")  # all pictures are squares of one size
+    figure = Figure(figsize=(width, height))
+    figure.set_layout_engine("none")  # all pictures are squares of one size
     for i, row in enumerate(rows.compared):
         bottom = height - (i + 1) * band + FOOT
         for column, picture in enumerate(row.pictures):

@@ -9,7 +9,11 @@ import pytest
 from PIL import Image
 
 from fmcache.report.findings import find
+from fmcache.report.page import DatasetPart, StudyPart, page
+from fmcache.report.picture_rows import picture_rows
 from fmcache.report.report_table import Cell, ReportTable, TableRow
+from fmcache.scores.kept_pictures import write_tile_pictures, write_token_pictures
+from fmcache.scores.predictions import Predictions, write_predictions
 from fmcache.scores.records import EncoderInfo, Extraction, RunRecord, RunResults
 from fmcache.scores.run_files import run_folder, whole_folder, write_run
 from fmcache.specs import Recipe
@@ -200,9 +204,6 @@ def draw_results(results, shifts, control=(), kept=True, tile_px=SIDE_PX, fold=N
     The left half of every tile is label a, the right half label b. `shifts` has, by encoder, for each seed and tile the
     number of columns by which the predicted border is too far right.
     """
-    from fmcache.scores.kept_pictures import write_tile_pictures, write_token_pictures
-    from fmcache.scores.predictions import Predictions, write_predictions
-
     runs = []
     truth = np.zeros((SIDE_PX, SIDE_PX), np.uint8)
     truth[:, SIDE_PX // 2 :] = 1
@@ -296,9 +297,6 @@ MARKUP = '<img src=x onerror="alert(1)"><b>&amp; "x"'
 @pytest.fixture(scope="session")
 def small_page(tmp_path_factory):
     """A page of one dataset with seven encoders and a control; names hold markup. Figures are empty rectangles."""
-    from fmcache.report.page import DatasetPart, StudyPart, page
-    from fmcache.report.picture_rows import picture_rows
-
     shifts = {f"e{i}": [[i + s, 3, 1 + i, 2 * i] for s in range(3)] for i in range(7)}
     runs = draw_results(tmp_path_factory.mktemp("page"), shifts | {"raw": [[9, 9, 9, 9]] * 3}, control=("raw",))
     runs[0].record.recipe["question"] = f"Which one? {MARKUP}"
