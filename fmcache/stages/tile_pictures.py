@@ -28,8 +28,9 @@ WAIT_S = 60
 def write_tile_pictures(asked: ExtractRequest) -> None:
     """Write the missing pictures of the test tiles of which results keep predictions; only their images are read.
 
-    A picture is the untouched view as JPEG. Its name is the sha256 of the tile's image, so a picture that exists is
-    that of the tile.
+    A picture is the untouched view as JPEG. Its comment, ``side_px N``, is the side of the tile's image before it was
+    resized: with the um/px of the image, the report draws a scale bar. Its name is the sha256 of the tile's image, so a
+    picture that exists is that of the tile.
     """
     missing = _missing(asked)
     if not missing:
@@ -62,9 +63,11 @@ def _missing(asked: ExtractRequest) -> dict[Path, TileEntry]:
 def _write(asked: ExtractRequest, missing: dict[Path, TileEntry]) -> None:
     def write(picture: tuple[Path, TileEntry]) -> None:
         path, entry = picture
-        tile = resize_tile(read_tile(asked.demand.dataset, entry, asked.folder), asked.recipe.tile_px)
+        whole = read_tile(asked.demand.dataset, entry, asked.folder)
+        tile = resize_tile(whole, asked.recipe.tile_px)
         with whole_file(path) as file:
-            Image.fromarray(tile.image).save(file, "JPEG", quality=QUALITY)
+            comment = f"side_px {len(whole.image)}"
+            Image.fromarray(tile.image).save(file, "JPEG", quality=QUALITY, comment=comment.encode())
 
     threads = min(THREADS, os.cpu_count() or 1)
     with opencv_on_one_thread(), pool_of(threads, "pictures") as pool:
