@@ -306,6 +306,8 @@ def _print_report(work: Path, study: str) -> None:
         for table in result.tables:
             show(table)
         say(f"report: {result.path}")
+        if result.page:
+            say(f"open in a browser: {result.page}")
         damaged += result.damaged
     for error in damaged:
         print(f"error: {error}", file=sys.stderr)

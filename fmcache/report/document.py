@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-import yaml
-
 from fmcache.errors import FmcacheError
-from fmcache.manifest import SPLITS
 from fmcache.report.escapes import escape_markdown
-from fmcache.report.figures import CAPTIONS, datasets_compare, drawings
+from fmcache.report.facts import facts, recipe_text, weights
+from fmcache.report.figures import caption, datasets_compare, drawings
 from fmcache.report.findings import Findings
 from fmcache.report.method import method
 from fmcache.report.report_table import ReportTable
@@ -73,54 +71,28 @@ def _section(findings: Findings, shown: Sequence[ReportTable]) -> str:
     summary = findings.summary
     record = summary.record
     dice, *others = shown
-    fit = record.recipe["fit"]
-    steps = -(-record.tiles["train"] * fit["passes_per_epoch"] // fit["batch"]) * fit["epochs"]
-    rows = summary.rows
-    facts = {
-        "tiles": " / ".join(f"{record.tiles[split]} {split}" for split in SPLITS)
-        + (f" (fold {record.fold})" if summary.folds else ""),
-        "tile size": f"{record.recipe['tile_px']} px" + (f", listed at {record.mpp:g} um/px" if record.mpp else ""),
-        "views": f"{record.recipe['views']['count']} of each training tile",
-        "budget": f"{steps} steps of up to {fit['batch']} views, {fit['epochs']} epochs",
-        "decoder": f"width {record.recipe['decoder']['width']}, {record.decoder_params:,} parameters (first encoder)",
-        "folds": str(len(summary.folds)) if summary.folds else "none: one fixed split",
-        "seeds": ", ".join(map(str, sorted({len({seed for _, seed in row.runs}) for row in rows}))),
-        "device": f"{record.device}, {record.threads} threads",
-        "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
-    }
     lines = [f"## {escape_markdown(f'{record.dataset_title} ({record.dataset})')}", "", markdown(dice)]
     lines += [f"- {escape_markdown(note)}" for note in dice.notes]
     lines += ["", *map(_table, others)]
     lines += ["### How it was done", "", markdown_head(["what", "value"])]
-    lines += [f"| {key} | {escape_markdown(value)} |" for key, value in facts.items()] + [""]
+    lines += [f"| {key} | {escape_markdown(value)} |" for key, value in facts(summary).items()] + [""]
     lines += [_figure(name, f"{record.dataset}/{name}.png", summary) for name in drawings(findings)]
     lines += ["Encoders:", ""]
-    lines += [f"- {escape_markdown(_encoder(row.encoder))}" for row in rows]
+    lines += [f"- {escape_markdown(_encoder(row.encoder))}" for row in summary.rows]
     return "\n".join(lines) + "\n"
 
 
 def _figure(name: str, path: str, summary: Summary) -> str:
-    caption = CAPTIONS[name].format(runs="runs (fold, seed)" if summary.folds else "seeds")
-    return f"![{caption}]({path})\n\n*{caption}*\n"
+    text = caption(name, summary)
+    return f"![{text}]({path})\n\n*{text}*\n"
 
 
 def _encoder(encoder: EncoderInfo) -> str:
     what = f"{encoder.display}: {encoder.params:,} parameters, patch {encoder.patch}, width {encoder.width}"
-    return "; ".join(text for text in (what, _weights(encoder), encoder.licence, encoder.citation) if text)
-
-
-def _weights(encoder: EncoderInfo) -> str:
-    if encoder.random_weights or not encoder.weights_sha256:
-        return ""
-    return f"weights {encoder.weights}, sha256 {encoder.weights_sha256}".replace("weights ,", "weights of")
+    return "; ".join(text for text in (what, weights(encoder), encoder.licence, encoder.citation) if text)
 
 
 def _tail(summary: Summary) -> str:
-    # The weights files of the recipe may have changed since the run. The weights used are listed with the encoders.
-    encoders = [
-        {key: value for key, value in one.items() if key != "weights" or not value} if isinstance(one, dict) else one
-        for one in summary.record.recipe.get("encoders", ())
-    ]
-    recipe = yaml.safe_dump(summary.record.recipe | {"encoders": encoders}, sort_keys=False, allow_unicode=True)
+    recipe = recipe_text(summary)
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", recipe)), default=0))
     return f"\n## Recipe\n\n{fence}yaml\n{recipe}{fence}\n"

@@ -58,20 +58,26 @@ def cover(texts: Sequence[str]) -> fonts.Cover:
     return fonts.cover(texts, font_manager.findfont(font_manager.FontProperties()))
 
 
-def rendered(name: str, draw: Callable[[Write], Figure], texts: Sequence[str]) -> dict[str, bytes]:
-    """Return a figure that shows `texts` as ``NAME.png`` and ``NAME.svg``."""
+FORMATS: dict[str, dict[str, None]] = {"png": {"Software": None}, "svg": {"Date": None}}
+"""The files of a figure, by ending, with the metadata that would differ between machines or days."""
+
+
+def rendered(
+    name: str, draw: Callable[[Write], Figure], texts: Sequence[str], kinds: Iterable[str] = FORMATS
+) -> dict[str, bytes]:
+    """Return a figure that shows `texts` as ``NAME.png`` and ``NAME.svg``, or as some of the two."""
     files = {}
     found = cover(texts)
     families = [*mpl.rcParams["font.family"], *(face.family for face in found.faces)]
     with mpl.rc_context(STYLE | ({"font.family": families} if found.faces else {})), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # the viewer of an SVG has its own fonts
         figure = draw(lambda text: plot(found.boxed(text)))
-        for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+        for kind in kinds:
             if kind == "svg" and found.lacking:
                 figure = draw(lambda text: plot("".join(map(_xml, text))))
             file = io.BytesIO()
             FigureCanvasAgg(figure)
-            figure.savefig(file, format=kind, dpi=200, metadata=metadata)
+            figure.savefig(file, format=kind, dpi=200, metadata=FORMATS[kind])
             figure.set_layout_engine("none")  # the second file has the layout of the first
             files[f"{name}.{kind}"] = file.getvalue()
     return files

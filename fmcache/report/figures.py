@@ -15,6 +15,7 @@ from fmcache.report.interval_figures import forest, pair_matrix, ranks
 from fmcache.report.run_figures import dice_by_label, training_curves
 from fmcache.report.scatter_figures import costs_of, dice_by_cost, dice_by_size
 from fmcache.report.slope_figure import common, dice_by_dataset
+from fmcache.report.summary import Summary
 
 CAPTIONS = {
     "size": "Mean Dice against encoder size; bars: standard deviation over seeds. Dashed lines: controls without "
@@ -38,6 +39,11 @@ CAPTIONS = {
 """By name of a figure, how to read it; `runs` is what a run is: a seed, or a fold and a seed."""
 
 Draw = Callable[[Findings, Write], Figure]
+
+
+def caption(name: str, summary: Summary) -> str:
+    """Return how to read a figure of a dataset."""
+    return CAPTIONS[name].format(runs="runs (fold, seed)" if summary.folds else "seeds")
 
 
 def figures(findings: Findings) -> dict[str, bytes]:

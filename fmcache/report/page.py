@@ -19,10 +19,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from fmcache.report.facts import facts_tables, recipe_text
+from fmcache.report.figures import caption
 from fmcache.report.findings import Findings
 from fmcache.report.picture_rows import Picture, PictureRow, PictureRows
 from fmcache.report.report_table import ReportTable
 from fmcache.report.sentences import opening
+from fmcache.report.summary import Summary
 
 MAIN_FIGURES = ("intervals", "labels")
 """The figure of the first screen: the first of these that there is."""
@@ -48,7 +51,7 @@ GROUPS = (
     Group("cost", "Cost", ("costs",), ("cost", "size")),
     Group("pictures", "Pictures", (), ()),
     Group("training", "Training", (), ("curves",)),
-    Group("facts", "Facts", ("facts",), ()),
+    Group("facts", "How it was done", ("facts", "encoders"), ()),
 )
 
 
@@ -68,33 +71,33 @@ class StudyPart(NamedTuple):
     figures: Mapping[str, bytes] = {}
     method: Sequence[str] = ()
     bibtex: str = ""
-    recipe: str = ""
     damaged: Sequence[str] = ()
 
 
-def page(parts: Sequence[DatasetPart], study: StudyPart, captions: Mapping[str, str]) -> bytes:
-    """Return the page of a study as UTF-8; `parts` has at least one dataset, `captions` are by name of the figure."""
-    record = parts[0].findings.summary.record
+def page(parts: Sequence[DatasetPart], study: StudyPart) -> bytes:
+    """Return the page of a study as UTF-8; `parts` has at least one dataset."""
+    summary = parts[0].findings.summary
+    record = summary.record
     style, script = _text("report.css"), _text("report.js")
     lines = [record.recipe["question"], f"Expected: {record.recipe['expect']}" if record.recipe["expect"] else ""]
     ends = [("study", "All datasets")] if study.tables or study.figures else []
     ends += [
         (id_, id_.capitalize()) for id_, there in (("method", study.method), ("references", study.bibtex)) if there
     ]
-    ends += [("recipe", "Recipe")] if study.recipe else []
+    ends.append(("recipe", "Recipe"))
     text = (
         _environment()
         .get_template("report.html.j2")
         .render(
             study=record.study,
             question=[line for text in lines for line in text.splitlines() if line.strip()],
-            sections=[_section(part, f"d{i}", captions) for i, part in enumerate(parts)],
+            sections=[_section(part, f"d{i}") for i, part in enumerate(parts)],
             tables=study.tables,
-            figures=list(_drawings(study.figures, captions, "").items()),
+            figures=list(_drawings(study.figures, summary, "").items()),
             ends=ends,
             method=study.method,
             bibtex=study.bibtex,
-            recipe=study.recipe,
+            recipe=recipe_text(summary),
             damaged=study.damaged,
             style=Markup(style),  # noqa: S704 - files of this package
             script=Markup(script),  # noqa: S704
@@ -106,9 +109,9 @@ def page(parts: Sequence[DatasetPart], study: StudyPart, captions: Mapping[str, 
     return text.encode("utf-8", "replace")
 
 
-def _section(part: DatasetPart, id_: str, captions: Mapping[str, str]) -> dict[str, Any]:
+def _section(part: DatasetPart, id_: str) -> dict[str, Any]:
     record = part.findings.summary.record
-    drawings = _drawings(part.figures, captions, _means(part.findings))
+    drawings = _drawings(part.figures, part.findings.summary, _means(part.findings))
     main = next((name for name in MAIN_FIGURES if name in drawings), None)
     return {
         "id": id_,
@@ -121,7 +124,7 @@ def _section(part: DatasetPart, id_: str, captions: Mapping[str, str]) -> dict[s
 
 def _groups(part: DatasetPart, drawings: dict[str, dict[str, str]]) -> Iterator[dict[str, Any]]:
     """Yield the groups that have content; the last holds tables and figures that no group names."""
-    tables = {table.name: table for table in part.tables}
+    tables = {table.name: table for table in [*part.tables, *facts_tables(part.findings.summary)]}
     for group in GROUPS:
         found = {
             "id": group.id,
@@ -137,7 +140,7 @@ def _groups(part: DatasetPart, drawings: dict[str, dict[str, str]]) -> Iterator[
         yield {"id": "more", "title": "More"} | rest
 
 
-def _drawings(files: Mapping[str, bytes], captions: Mapping[str, str], means: str) -> dict[str, dict[str, str]]:
+def _drawings(files: Mapping[str, bytes], summary: Summary, means: str) -> dict[str, dict[str, str]]:
     """Return caption, alternative text and data URI of each figure."""
     found = {}
     for name in dict.fromkeys(file.rpartition(".")[0] for file in files):
@@ -148,8 +151,8 @@ def _drawings(files: Mapping[str, bytes], captions: Mapping[str, str], means: st
             uri = _uri("image/png", png)
         else:
             continue
-        caption = captions.get(name, name)
-        found[name] = {"caption": caption, "alt": f"{caption} {means}".strip(), "uri": uri}
+        text = caption(name, summary)
+        found[name] = {"caption": text, "alt": f"{text} {means}".strip(), "uri": uri}
     return found
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
-from fmcache.report.figures import Write
+from fmcache.report.figure_style import Write, rendered
 from fmcache.report.picture_rows import Picture, PictureRows
 
 PANEL, GAP, HEAD, FOOT, LEGEND = 1.15, 0.06, 0.38, 0.16, 0.3
@@ -19,6 +19,13 @@ PANEL, GAP, HEAD, FOOT, LEGEND = 1.15, 0.06, 0.38, 0.16, 0.3
 NAME_PT, SMALL_PT, LEAST_PT = 7.0, 6.0, 4.0
 LONGEST_NAME = 15
 """Longer names are written in smaller letters, so that they do not reach the next column."""
+
+
+def picture_file(rows: PictureRows) -> dict[str, bytes]:
+    """Return the figure as ``pictures.png``; nothing where no tile is compared."""
+    if not rows.compared:
+        return {}
+    return rendered("pictures", lambda write: picture_sheet(rows, write), names_in(rows), ["png"])
 
 
 def picture_sheet(rows: PictureRows, write: Write) -> Figure:

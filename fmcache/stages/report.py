@@ -21,7 +21,10 @@ from fmcache.report.figure_style import cover, names_shown
 from fmcache.report.figures import figures, study_figures
 from fmcache.report.findings import Findings, find
 from fmcache.report.frames import csv_text, dataset_frames, parquet, study_frames
-from fmcache.report.method import bibtex
+from fmcache.report.method import bibtex, method
+from fmcache.report.page import DatasetPart, StudyPart, page
+from fmcache.report.picture_rows import picture_rows
+from fmcache.report.picture_sheet import picture_file
 from fmcache.report.report_table import ReportTable
 from fmcache.report.study_tables import study_tables
 from fmcache.report.summary import Summary
@@ -34,6 +37,7 @@ from fmcache.specs import variant_of
 WAIT_S = 120
 """How long to wait (s) for another process that writes the same report."""
 REPORT, TABLE_CSV = "report.md", "table.csv"
+PAGE = "report.html"
 
 
 class StudyReport(NamedTuple):
@@ -45,6 +49,8 @@ class StudyReport(NamedTuple):
     """Characters in names that are missing in all installed fonts."""
     damaged: tuple[FmcacheError, ...] = ()
     """The errors of runs that were left out."""
+    page: Path | None = None
+    """The page for a browser; a sweep has none."""
 
 
 def report(results: Path, out: Path, study: str = "") -> list[StudyReport]:
@@ -105,7 +111,7 @@ def _report_study(results: Path, folder: Path, study: str) -> StudyReport:
     # the studies of a sweep appear in the sweep's table instead
     shown = () if _sweep_of(study) else tuple(map(dice_for_terminal, found))
     unreadable = cover([text for one in found for text in names_shown(one.summary)]).lacking
-    return StudyReport(path, shown, unreadable, tuple(damaged))
+    return StudyReport(path, shown, unreadable, tuple(damaged), folder / PAGE)
 
 
 def _files(found: Sequence[Findings], damaged: Sequence[FmcacheError]) -> dict[str, bytes]:
@@ -117,13 +123,18 @@ def _files(found: Sequence[Findings], damaged: Sequence[FmcacheError]) -> dict[s
         "method.md": method_page(found).encode(),
         "references.bib": bibtex(found).encode(),
     }
-    files |= _latex(across) | study_figures(found)
+    slope = study_figures(found)
+    files |= _latex(across) | slope
     files |= {f"{stem}.parquet": parquet(frame) for stem, frame in study_frames(found).items()}
+    parts = []
     for one, shown in datasets:
-        of_dataset = figures(one) | _latex(shown) | {TABLE_CSV: csv_text(one).encode()}
+        drawings, pictures = figures(one), picture_rows(one)
+        of_dataset = drawings | picture_file(pictures) | _latex(shown) | {TABLE_CSV: csv_text(one).encode()}
         of_dataset |= {f"{stem}.parquet": parquet(frame) for stem, frame in dataset_frames(one).items()}
         files |= {f"{one.summary.record.dataset}/{name}": content for name, content in of_dataset.items()}
-    return files
+        parts.append(DatasetPart(one, shown, drawings, pictures))
+    study = StudyPart(across, slope, method(found), bibtex(found), [error.problem for error in damaged])
+    return files | {PAGE: page(parts, study)}
 
 
 def _latex(shown: Sequence[ReportTable]) -> dict[str, bytes]:

@@ -308,7 +308,6 @@ def small_page(tmp_path_factory):
     ]
     table = ReportTable("dice", f"Dice {MARKUP}", ("encoder", "mean"), tuple(rows), (f"A note. {MARKUP}",))
     figures = {"intervals.svg": SVG, "ranks.svg": SVG, "curves.png": b"\x89PNG, not used", "curves.svg": SVG}
-    captions = {"intervals": "Intervals.", "ranks": "Ranks.", "curves": "Curves."}
     part = DatasetPart(found, [table], figures, picture_rows(found))
-    study = StudyPart(method=[f"We did. {MARKUP}"], bibtex="@book{a}", recipe="name: toy", damaged=[f"run 1 {MARKUP}"])
-    return page([part], study, captions)
+    study = StudyPart(method=[f"We did. {MARKUP}"], bibtex="@book{a}", damaged=[f"run 1 {MARKUP}"])
+    return page([part], study)

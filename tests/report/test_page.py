@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from fmcache.report.figures import CAPTIONS
 from fmcache.report.findings import find
 from fmcache.report.page import LARGE_SVG_BYTES, DatasetPart, StudyPart, page
 
@@ -58,9 +59,9 @@ def test_the_answers_come_first_in_the_order_of_the_questions(read):
     assert asked == sorted(asked)
     later = [
         f"A note. {MARKUP}",
-        "Ranks.",
+        CAPTIONS["ranks"],
         "Best, median and worst tile of each encoder",
-        "Curves.",
+        CAPTIONS["curves"].format(runs="seeds"),
         f"We did. {MARKUP}",
     ]
     assert max(asked) < min(texts.index(text) for text in later)
@@ -85,10 +86,12 @@ def test_headings_step_down_one_level_at_a_time_and_ids_are_unique(read):
 def test_every_picture_and_table_has_words_for_a_screen_reader(read):
     assert len(read.of("img")) > 40
     assert all(len(image["alt"]) > 10 for image in read.of("img"))
-    assert len(read.of("caption")) == len(read.of("table")) == 1
+    assert len(read.of("caption")) == len(read.of("table")) == 3
     assert {head["scope"] for head in read.of("th")} == {"col", "row"}
-    intervals = next(image["alt"] for image in read.of("img") if image["alt"].startswith("Intervals."))
-    assert re.match(r"Intervals. Mean Dice: E0 \d\d\.\d%, E1 ", intervals)
+    intervals = next(
+        image["alt"] for image in read.of("img") if image["alt"].startswith("Mean Dice with 95 % intervals")
+    )
+    assert re.search(r"Mean Dice: E0 \d\d\.\d%, E1 ", intervals)
 
 
 def test_nothing_comes_from_elsewhere(read, small_page):
@@ -110,29 +113,30 @@ def test_the_policy_allows_the_style_and_the_script_of_the_page_only(read, small
 
 
 def test_markup_in_names_is_text(read):
-    assert len([text for _, text in read.texts if MARKUP in text]) == 6  # question, damaged, caption, row, note, method
+    # question, damaged run, caption, row, note, method, recipe
+    assert len([text for _, text in read.texts if MARKUP in text]) == 7
     assert not read.of("b")
     assert not [image for image in read.of("img") if "onerror" in image]
 
 
 def test_control_characters_in_names_become_spaces(part):
     run = part("x", 0, (8, 2, 2), (6, 4, 4), title="A\x00\x1b[1mB\x9b")
-    text = page([DatasetPart(find([run]), [], {})], StudyPart(), {}).decode()
+    text = page([DatasetPart(find([run]), [], {})], StudyPart()).decode()
     assert "A  [1mB " in text
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)
 
 
-def test_rows_are_marked_as_best_and_controls_stand_apart(read, small_page):
-    text = small_page.decode()
+def test_rows_are_marked_as_best_and_controls_stand_apart(small_page):
+    text = re.search(r'<table id="d0-table-dice".*?</table>', small_page.decode(), re.DOTALL)[0]
     assert text.count("<u>") == 1
     assert text.count('class="unseen"> may be best') == 2
     assert text.count('<tbody class="controls">') == 1
     assert len(re.findall(r'class="number top"', text)) == 3
 
 
-def page_with(part, figures, captions=None):
+def page_with(part, figures):
     found = find([part("x", 0, (8, 2, 2), (6, 4, 4))])
-    return Reader(page([DatasetPart(found, [], figures)], StudyPart(), captions or {}).decode())
+    return Reader(page([DatasetPart(found, [], figures)], StudyPart()).decode())
 
 
 def test_a_large_svg_gives_way_to_a_smaller_png(part):
@@ -142,9 +146,10 @@ def test_a_large_svg_gives_way_to_a_smaller_png(part):
     assert kinds == ["data:image/svg+xml", "data:image/png"]
 
 
-def test_tables_and_figures_that_no_group_names_are_shown_at_the_end(part):
-    read = page_with(part, {"new.svg": b"<svg/>"}, {"new": "A new figure."})
-    assert read.said("h3") == ["More"]
+def test_tables_and_figures_that_no_group_names_are_shown_at_the_end(part, monkeypatch):
+    monkeypatch.setitem(CAPTIONS, "new", "A new figure.")
+    read = page_with(part, {"new.svg": b"<svg/>"})
+    assert read.said("h3") == ["How it was done", "More"]
     assert read.of("img")[0]["alt"] == "A new figure. Mean Dice: X 50%_ 70.0%."
 
 
@@ -152,13 +157,13 @@ def test_a_study_of_two_datasets_has_a_section_for_each_and_one_for_both(part):
     parts = [
         DatasetPart(find([part("x", 0, (8, 2, 2), (6, 4, 4), dataset_title=title)]), [], {}) for title in ("One", "Two")
     ]
-    read = Reader(page(parts, StudyPart(figures={"slope.svg": b"<svg/>"}), {"slope": "Slope."}).decode())
-    assert read.said("h2") == ["One", "Two", "All datasets side by side"]
+    read = Reader(page(parts, StudyPart(figures={"slope.svg": b"<svg/>"})).decode())
+    assert read.said("h2") == ["One", "Two", "All datasets side by side", "Recipe"]
     assert len(read.said("dt")) == 6
 
 
 def test_the_same_findings_give_the_same_bytes(part):
     def made():
-        return page([DatasetPart(find([part("x", 0, (8, 2, 2), (6, 4, 4))]), [], {})], StudyPart(), {})
+        return page([DatasetPart(find([part("x", 0, (8, 2, 2), (6, 4, 4))]), [], {})], StudyPart())
 
     assert made() == made()
