@@ -36,7 +36,7 @@ from fmcache.commands.options import (
     say,
     show,
 )
-from fmcache.errors import FmcacheError
+from fmcache.errors import FmcacheError, SpecError
 from fmcache.manifest import Manifest
 from fmcache.shortage import KEPT
 from fmcache.stages.flags import Failure, Flags
@@ -74,7 +74,6 @@ def run_command(
 
     Example: fmcache run pipelines/quickstart.yaml
     """
-    from fmcache.errors import SpecError
     from fmcache.specs import read_recipe
 
     study, listed = read_recipe(recipe), Manifest(manifest)
@@ -140,8 +139,6 @@ def extract_command(
     """
     import msgspec
 
-    from fmcache.errors import SpecError
-
     study, listed = recipe_of(recipe, dataset, tap), Manifest(manifest)
     if choices := choices_of(
         encoder, everything=everything, weights=weights, random_weights=random_weights, alias=alias
@@ -189,12 +186,28 @@ def fit_command(
 def report_command(
     study: Annotated[str, typer.Argument(help="Name of a study (`name` in its recipe); default: all studies.")] = "",
     work: Work = DEFAULT_WORK,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="OLD NEW", help="Show what moved between two written reports (folders), and write none."),
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(help="With --compare: also write this Markdown file; -: print only Markdown.")
+    ] = None,
 ) -> None:
     """Stage three: make tables and figures from the results, for each study and dataset.
 
     Example: fmcache report
     """
-    _print_report(work, study)
+    if not compare:
+        if markdown:
+            raise SpecError(
+                "--markdown goes with --compare", next_step="add --compare OLD NEW, or leave out --markdown"
+            )
+        _print_report(work, study)
+        return
+    from fmcache.commands.comparison import print_comparison
+
+    print_comparison(*compare, study, markdown)
 
 
 class Interrupted(BaseException):

@@ -33,7 +33,7 @@ MAY = {
     "stages.report": BELOW | {"scores", "report"},
     "planning": BELOW | {"runtime", "encoders", "cache", "decoders", "stages", "planning"},
     "commands": BELOW
-    | {"runtime", "tiles", "encoders", "cache", "scores", "stages", "datasets", "planning", "commands"},
+    | {"runtime", "tiles", "encoders", "cache", "scores", "report", "stages", "datasets", "planning", "commands"},
     "cli": BELOW | {"stages", "planning", "commands"},
     "study": BELOW | {"cache", "decoders", "runtime", "scores", "stages"},
 }
