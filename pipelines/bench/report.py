@@ -1,16 +1,18 @@
 """Time, memory and size of the report of a large study: 15 encoders, 3 controls, 10 seeds, 2 datasets, 100 test tiles.
 
-    python pipelines/bench/report.py             # about 25 s, and 100 MB of disk in a temporary folder
+    python pipelines/bench/report.py             # a minute or two, and 1 GB of disk in a temporary folder
     python pipelines/bench/report.py --quick     # 3 encoders, 3 controls, 2 seeds, 10 test tiles
 
-Results are drawn from a seed and written as `fit` writes them; then `fmcache report` runs in a process of its own. The
-weights of all runs are one file of the size of real weights, linked into each run: checksums cost what they cost for
-real, and the disk holds the file once. Peak memory is the largest of the process and of what it starts.
+Results are drawn from a seed and written as `fit` writes them, with predictions and pictures; then `fmcache report`
+runs in a process of its own. Weights (of real size) and the predictions of an encoder are one file each, linked
+into its runs: reading costs what it costs for real, and the disk holds them once. Peak memory is the largest of the
+process and of what it starts.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import resource
 import subprocess
@@ -18,27 +20,42 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+from PIL import Image
 
 from fmcache.encoders.cards import Card, read_card, study_encoders
+from fmcache.manifest import TileEntry
+from fmcache.scores.kept_pictures import write_tile_pictures, write_token_pictures
+from fmcache.scores.predictions import Predictions, write_predictions
 from fmcache.scores.records import COUNTS_SCHEMA, EncoderInfo, Extraction, RunRecord, RunResults
-from fmcache.scores.run_files import WEIGHTS, run_folder, whole_folder, write_run
+from fmcache.scores.run_files import PREDICTIONS, WEIGHTS, find_runs, run_folder, whole_folder, write_run
 from fmcache.specs import Recipe
 from fmcache.strict import builtins
+from fmcache.tiles.demo import draw_tile
 
 STUDY = "large"
 CONTROLS = ("raw-pixels", "colour-texture", "random-vits16")
 LABELS = (("tumour", "#d55e00"), ("stroma", "#009e73"), ("other", "#0072b2"))
 DATASETS = ("alpha", "beta")
 EPOCHS, VALIDATED_EVERY = 50, 10
+TILE_PX = 512
 WEIGHTS_BYTES = 10_494_000
 """A decoder of 2.6 million parameters."""
 TARGET_S, TARGET_MB = 60, 1000
+
+
+class Picture(NamedTuple):
+    """A test tile: its JPEG, its truth (y, x) uint8, and tokens as colours, (row, col, 3) uint8."""
+
+    jpeg: bytes
+    truth: np.ndarray
+    tokens: np.ndarray
 
 
 class Size(NamedTuple):
@@ -87,14 +104,45 @@ def write_results(results: Path, size: Size) -> int:
     results.mkdir(parents=True)
     weights = results.parent / WEIGHTS
     weights.write_bytes(np.random.default_rng(0).bytes(WEIGHTS_BYTES))
-    n = 0
-    for run in drawn_runs(size):
-        record = run.record
-        with whole_folder(run_folder(results, STUDY, record.dataset, record.encoder.name, record.seed)) as folder:
-            os.link(weights, folder / WEIGHTS)
-            write_run(folder, run)
-        n += 1
-    return n
+    pictures = drawn_pictures(size)
+    for dataset in DATASETS:
+        write_tile_pictures(results / STUDY / dataset, {tile: picture.jpeg for tile, picture in pictures.items()})
+    for dataset, encoder, runs in by_encoder(drawn_runs(size)):
+        kept = results.parent / f"{dataset}-{encoder}"
+        kept.mkdir()
+        write_predictions(kept, predicted(pictures, encoder))
+        for run in runs:
+            with whole_folder(run_folder(results, STUDY, dataset, encoder, run.record.seed)) as folder:
+                os.link(weights, folder / WEIGHTS)
+                os.link(kept / PREDICTIONS, folder / PREDICTIONS)
+                write_run(folder, run)
+        grids = {tile: picture.tokens for tile, picture in pictures.items()}
+        write_token_pictures(run_folder(results, STUDY, dataset, encoder, 0).parent, grids)
+    return len(find_runs(results, STUDY))
+
+
+def by_encoder(runs: Iterator[RunResults]) -> Iterator[tuple[str, str, Iterator[RunResults]]]:
+    """Yield dataset, encoder and its runs."""
+    for (dataset, encoder), of_encoder in groupby(runs, lambda run: (run.record.dataset, run.record.encoder.name)):
+        yield dataset, encoder, of_encoder
+
+
+def drawn_pictures(size: Size) -> dict[str, Picture]:
+    """Return the pictures of the test tiles: a few drawn tiles, each shifted several times."""
+    drawn = [draw_tile(0, TileEntry(f"d{i}"), TILE_PX) for i in range(8)]
+    pictures = {}
+    for i in range(size.tiles):
+        image, mask = (np.roll(of, 32 * (i // len(drawn)), axis=0) for of in drawn[i % len(drawn)])
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "JPEG", quality=90)
+        pictures[f"t{i:03d}"] = Picture(file.getvalue(), mask, np.ascontiguousarray(image[::16, ::16]))
+    return pictures
+
+
+def predicted(pictures: Mapping[str, Picture], encoder: str) -> Predictions:
+    """Return the predictions of an encoder: the truth, shifted by a number of pixels that depends on its name."""
+    truth = np.stack([picture.truth for picture in pictures.values()])
+    return Predictions(tuple(pictures), np.roll(truth, 2 + len(encoder), axis=2), truth)
 
 
 def drawn_runs(size: Size) -> Iterator[RunResults]:
