@@ -129,7 +129,8 @@ def test_random_weights_are_said_to_be_so_and_their_licence_does_not_matter(runs
     assert "is unclear, and may not allow commercial use: SIX." in text
     assert "These encoders had random weights and have learnt nothing: TWO." in text
     assert "3 encoders were compared" in text
-    assert "Controls, which were not ranked: TWO (random weights) (303.4 million" in text
+    named = "TWO (random weights) (303.4 million parameters, patch size 16 px, 1024 channels)"
+    assert f"Controls, which were not ranked: {named}." in text
 
 
 def test_what_differs_between_datasets_is_said_for_each(study):

@@ -36,6 +36,12 @@ def test_all_known_works_are_read_back_and_no_key_repeats():
     assert found["zou2008mover"].fields["title"].startswith("{Construction of")
 
 
+def test_entries_are_sorted_by_key_whatever_the_order_of_citations():
+    works = Bibliography()
+    assert works.cite("holm1979", "dice1945") == "[@holm1979; @dice1945]"
+    assert works.bibtex().index("@article{dice1945,") < works.bibtex().index("@article{holm1979,")
+
+
 def test_a_text_that_stands_for_two_works_cites_both():
     assert Bibliography().cite_text(read_card("resnet50-in1k").citation, name="x", title="x") == (
         "[@he2016resnet; @wightman2021resnet]"
