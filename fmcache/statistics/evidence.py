@@ -143,8 +143,9 @@ def _dense(
     seeds = sorted(set(table["seed"]))
     counts = np.zeros((len(seeds), len(tiles), len(labels), 3), np.int64)
     seen = np.zeros(counts.shape[:3], bool)
-    axes = (("seed", seeds), ("tile", tiles), ("label", labels))
-    at = tuple(np.array([{n: i for i, n in enumerate(names)}[n] for n in table[axis]]) for axis, names in axes)
+    axes: dict[str, Sequence[object]] = {"seed": seeds, "tile": tiles, "label": labels}
+    places = [{name: i for i, name in enumerate(names)} for names in axes.values()]
+    at = tuple(np.array([place[name] for name in table[axis]]) for axis, place in zip(axes, places, strict=True))
     counts[at] = table.select("tp", "fp", "fn").to_numpy()
     seen[at] = True
     whole = np.asarray(seen.all(axis=(1, 2)))
