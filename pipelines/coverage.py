@@ -1,7 +1,7 @@
 """Do the intervals of `fmcache.statistics` hold the truth? Studies with known truth through the same functions.
 
-    python pipelines/coverage.py             about 6 minutes of one core
-    python pipelines/coverage.py --quick     about a minute
+    python pipelines/coverage.py             about 20 minutes beside other work
+    python pipelines/coverage.py --quick     about 2 minutes
 
 Counts are drawn from the worlds of `worlds.py` and given to the functions that the report uses. The truth is the score
 of endless tiles and seeds. Printed, per world and number of test units: coverage of each interval, family-wise error

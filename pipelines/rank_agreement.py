@@ -1,7 +1,7 @@
 """Does the interval of rank agreement hold the truth? Pairs of studies with known truth through the report's functions.
 
-    python pipelines/rank_agreement.py             about 8 minutes of one core
-    python pipelines/rank_agreement.py --quick     about a minute
+    python pipelines/rank_agreement.py             about 14 minutes beside other work
+    python pipelines/rank_agreement.py --quick     about 3 minutes
 
 Two studies of the same encoders are drawn (`worlds.py`, world `tiles`) whose true qualities have a given correlation;
 or one study, and published means and deviations over ten seeds (`paper`); or two studies of encoders that are good or
