@@ -35,7 +35,7 @@ from fmcache.scores.kept_pictures import tile_pictures, token_pictures
 from fmcache.scores.predictions import read_predictions
 from fmcache.scores.records import RunResults
 
-WIDE_PX, SMALL_PX = 320, 208
+WIDE_PX, SMALL_PX = 320, 176
 """Side of the pictures that compare encoders, and of those of one encoder."""
 
 

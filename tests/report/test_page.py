@@ -3,14 +3,24 @@
 import base64
 import hashlib
 import html.parser
+import io
 import itertools
 import re
 
+import msgspec
+import numpy as np
 import pytest
+from PIL import Image
 
-from fmcache.report.figures import CAPTIONS
+from fmcache.report.dataset_tables import dataset_tables
+from fmcache.report.figures import CAPTIONS, figures
 from fmcache.report.findings import find
+from fmcache.report.method import bibtex, method
 from fmcache.report.page import LARGE_SVG_BYTES, DatasetPart, StudyPart, page
+from fmcache.report.picture_rows import picture_rows
+from fmcache.scores.kept_pictures import write_tile_pictures, write_token_pictures
+from fmcache.scores.predictions import Predictions, write_predictions
+from fmcache.scores.run_files import run_folder, whole_folder, write_run
 
 MARKUP = '<img src=x onerror="alert(1)"><b>&amp; "x"'
 VOID = {"meta", "img", "input", "br", "rect", "path"}
@@ -167,3 +177,43 @@ def test_the_same_findings_give_the_same_bytes(part):
         return page([DatasetPart(find([part("x", 0, (8, 2, 2), (6, 4, 4))]), [], {})], StudyPart())
 
     assert made() == made()
+
+
+def busy_pictures(results, runs):
+    """Write predictions of 512 px with many small regions for one seed of each encoder, and busy pictures of tiles."""
+    rng = np.random.default_rng(0)
+    tiles = tuple(f"test-{i}" for i in range(10))
+    truth, noise = (rng.integers(0, 3, (10, 16, 16), dtype=np.uint8) for _ in range(2))
+    photos = {}
+    for tile in tiles:
+        file = io.BytesIO()
+        blurred = Image.fromarray(rng.integers(0, 256, (171, 171, 3), dtype=np.uint8)).resize((512, 512))
+        blurred.save(file, "JPEG", quality=90)
+        photos[tile] = file.getvalue()
+    write_tile_pictures(results / "large" / "puma", photos)
+    kept = []
+    for run in runs:
+        if run.record.seed:
+            kept.append(run)
+            continue
+        wrong = rng.random((10, 64, 64)) < 0.15
+        predicted = np.where(wrong, np.kron(noise, np.ones((1, 4, 4))), np.kron(truth, np.ones((1, 4, 4))))
+        whole = (np.kron(mask, np.ones((1, n, n))).astype(np.uint8) for mask, n in ((predicted, 8), (truth, 32)))
+        folder = run_folder(results, "large", "puma", run.record.encoder.name, 0)
+        with whole_folder(folder) as partial:
+            (partial / "decoder.safetensors").write_bytes(b"weights")
+            write_predictions(partial, Predictions(tiles, *whole))
+            write_run(partial, run)
+        kept.append(msgspec.structs.replace(run, folder=folder))
+        tokens = {tile: rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for tile in tiles}
+        write_token_pictures(folder.parent, tokens)
+    return kept
+
+
+@pytest.mark.slow
+def test_a_large_study_fits_in_ten_megabytes(large_study, tmp_path):
+    found = find(busy_pictures(tmp_path, large_study["puma"]))
+    part = DatasetPart(found, dataset_tables(found), figures(found), picture_rows(found))
+    text = page([part, part], StudyPart(method=method([found]), bibtex=bibtex([found])))
+    assert 3e6 < len(text) < 10e6
+    assert text.count(b"<img ") == 2 * (7 + 4 * 20 + 18 * 9 + 18)
