@@ -92,3 +92,14 @@ def test_the_csv_keeps_its_columns_in_their_order(many_runs):
         "validation_rising_seeds", "training_ended_seeds", "ending_unknown_seeds",
     ]  # fmt: skip
     assert head[17:20] == ["low_percent", "high_percent", "no_interval"]
+
+
+def test_a_run_has_no_score_for_a_label_that_its_fold_lacks_even_if_it_predicted_it(part):
+    lacks, holds = ((8, 2, 2), (0, 5, 0)), ((8, 2, 2), (5, 5, 5))
+    runs = [
+        part("x", 0, *tested, fold=fold, identity={"splits": {"test": [f"t{fold}"]}})
+        for fold, tested in enumerate((lacks, holds))
+    ]
+    rows = frames.dataset_frames(find(runs))["runs"].filter(pl.col("score") == "dice_pooled")
+    assert rows.filter(label="b").select("fold", "value").rows() == [(0, None), (1, 0.5), (None, 0.4)]
+    assert rows.filter(label="mean", fold=0)["value"].to_list() == [0.8]
