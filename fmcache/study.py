@@ -140,8 +140,8 @@ class Study:
     def dice(self, split: Split = "test") -> pl.DataFrame:
         """Return the Dice of each run and label on a split: dataset, encoder, fold, seed, label, dice (0 to 1).
 
-        Tiles are combined as the recipe says (`Recipe.dice`). Dice is null for a label that is in neither truth nor
-        prediction. Raises the errors of `results`.
+        Tiles are combined as the recipe says (`Recipe.dice`). Dice is null for a label without a pixel in the
+        truth of the run's tiles. Raises the errors of `results`.
         """
         from fmcache.scores.results import dice_table
 

@@ -27,14 +27,19 @@ def results_table(runs: Sequence[RunResults]) -> pl.DataFrame:
 
 
 def dice_table(results: pl.DataFrame, split: str, reduction: Reduction) -> pl.DataFrame:
-    """Return the Dice of each run and label on a split, (dataset, encoder, fold, seed, label, dice); null: no Dice."""
+    """Return the Dice of each run and label on a split, (dataset, encoder, fold, seed, label, dice).
+
+    Null: no Dice. A label without a pixel in the truth of the run's tiles has none, even if it was predicted; only the
+    PUMA challenge counts it as 0.
+    """
     rows: list[tuple[object, ...]] = []
     keys = ("dataset", "encoder", "fold", "seed")
     chosen = results.filter(pl.col("split") == split)
     for run, table in chosen.group_by(keys, maintain_order=True):
         labels = table["label"].unique(maintain_order=True)
         counts = table.select("tp", "fp", "fn").to_numpy().reshape(-1, len(labels), 3)
-        for label, value in zip(labels, dice_per_label(counts, reduction), strict=True):
-            rows.append((*run, label, None if np.isnan(value) else float(value)))
+        held = (counts[..., 0] + counts[..., 2]).any(axis=0) | (reduction == "puma")
+        for label, value, known in zip(labels, dice_per_label(counts, reduction), held, strict=True):
+            rows.append((*run, label, float(value) if known and not np.isnan(value) else None))
     schema = {key: chosen.schema[key] for key in keys} | {"label": pl.String, "dice": pl.Float64}
     return pl.DataFrame(rows, schema=schema, orient="row")
