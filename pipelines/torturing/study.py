@@ -209,7 +209,11 @@ def compared(state: State, only: Callable[[str], bool] = bool) -> State:
     return {name: _essence(name, content) for name, content in kept.items()}
 
 
-_PASSING = re.compile(r"(^|/)\.[^/]*\.lock$|hashes\.json$|/matplotlib/")
+_PASSING = re.compile(
+    r"(^|/)\.[^/]*\.lock$|hashes\.json$|/matplotlib/|^work/report/.*(/costs?\.[a-z]+|/report\.(md|html))$"
+)
+"""Files that differ between two runs of the same commands. A report states the time of extract and fit in its figure
+and table of costs, and in its pages; its other files are compared."""
 
 
 def _essence(name: str, content: bytes) -> bytes:
