@@ -43,7 +43,9 @@ def test_the_results_alone_hold_picture_truth_predictions_and_token_colours_of_t
     assert np.array_equal(rows, count(kept.predicted[0], kept.truth[0], 2))
     image = np.asarray(Image.open(study.folder / "images" / f"{test}.png"))
     assert np.array_equal(kept.truth[0], image[..., 0] > 127)
-    shown = np.asarray(Image.open(io.BytesIO(tile_pictures(dataset_folder(study))[test])))
+    photo = Image.open(io.BytesIO(tile_pictures(dataset_folder(study))[test]))
+    assert photo.info["comment"] == f"side_px {len(image)}".encode()  # the report's scale bar needs it
+    shown = np.asarray(photo)
     assert np.abs(shown.mean(axis=(0, 1)) - image.mean(axis=(0, 1))).max() < 3  # JPEG has a loss
     assert token_pictures(place.parent)[test].shape == (2, 2, 3)
     record = run.record
