@@ -31,7 +31,7 @@ def test_a_folder_that_cannot_be_made_is_reported(monkeypatch, capsys, tmp_path)
     (tmp_path / "file").write_text("")
     said = refused(monkeypatch, capsys, lambda: (tmp_path / "file" / "x").mkdir(parents=True))
     assert "refused to make the folder" in said
-    assert "a part of this path is a file" in said
+    assert "a folder in this path is a file" in said
 
 
 def test_a_folder_in_place_of_a_file_is_reported(monkeypatch, capsys, tmp_path):

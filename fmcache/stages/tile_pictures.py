@@ -32,20 +32,31 @@ def write_tile_pictures(asked: ExtractRequest) -> None:
     resized: with the um/px of the image, the report draws a scale bar. Its name is the sha256 of the tile's image, so a
     picture that exists is that of the tile.
     """
-    missing = _missing(asked)
-    if not missing:
+    missing, folder = _missing(asked), _folder(asked)
+    if not missing and not _has_leftovers(folder):
         return
-    folder = next(iter(missing)).parent
     title = f"{asked.demand.name} · tile pictures"
     with naming_shortage(title, "use a smaller tile_px in a recipe of another name"):
         try:
-            with locked(folder, WAIT_S):
+            with locked(folder, WAIT_S if missing else 0):
                 sweep(folder)
                 _write(asked, _missing(asked))
         except Busy:
-            asked.say(f"{title}: another process is writing them; left out")
+            if missing:
+                asked.say(f"{title}: another process is writing them; left out")
             return
-    asked.say(f"{title}: {len(missing)} written")
+    if missing:
+        asked.say(f"{title}: {len(missing)} written")
+
+
+def _folder(asked: ExtractRequest) -> Path:
+    return places.tile_picture(asked.flags.work, asked.demand.name, asked.recipe.tile_px, "").parent
+
+
+def _has_leftovers(folder: Path) -> bool:
+    """Return whether a killed process left something that the next holder of the lock removes, or one is at work."""
+    beside = folder.parent.glob(f".{folder.name}.*")
+    return any(folder.glob("*.partial")) or any(not one.name.endswith(".lock") for one in beside)
 
 
 def _missing(asked: ExtractRequest) -> dict[Path, TileEntry]:

@@ -60,7 +60,7 @@ def test_an_extraction_that_was_stopped_ends_with_the_tokens_of_the_encoder_itse
     monkeypatch.undo()
     said = []
     assert extract(RECIPE, manifest, flags, said.append) == []
-    assert "2 of 8 views of 512x2x2 + 256x4x4 + 128x8x8" in said[-1]
+    assert any("2 of 8 views of 512x2x2 + 256x4x4 + 128x8x8" in line for line in said)
     encoder, dataset = load_encoder(RESNET, torch.device("cpu")), manifest.dataset()
     for i, (tap, shape) in enumerate(SHAPES.items()):
         path = places.tokens_path(flags.work, "toy", "timm-resnet10t-random", RECIPE, tap)
