@@ -110,7 +110,7 @@ class _Dataset:
         if second.low is not None and second.high is not None:
             limits = "95% limits" if n == 2 else "95% limits for all pairs jointly"
             sure += f" ({limits}: {_points(second.low)} to {_points(second.high)})"
-        return which, sure + f". This study could have seen {_points(second.could_see or 0.0)} points."
+        return which, sure + f". This study could have seen a difference of {_points(second.could_see or 0.0)} points."
 
     def _several(self, found: Verdict) -> tuple[str, str]:
         first, names = found.first, found.may_be_best
@@ -123,7 +123,8 @@ class _Dataset:
             )
         which = f"{which} {self._tested()} cannot tell {self._group(names)}."
         pairs = [pair for pair in self._pairs_of(first) if pair.other in names]
-        return which, f"This study could have seen {_points(found.could_see)} points. {self._needs(found, pairs)}."
+        seen = f"This study could have seen a difference of {_points(found.could_see)} points."
+        return which, f"{seen} {self._needs(found, pairs)}."
 
     def _needs(self, found: Verdict, pairs: Sequence[_Pair]) -> str:
         """What it takes to tell the first from the others that may be best."""
@@ -133,8 +134,8 @@ class _Dataset:
             them, each = "them", ""
         else:
             least, most = (_points(pick(pair.difference for pair in pairs)) for pick in (min, max))
-            span = least if least == most else f"{least} to {most}"
-            differ = f"{first} is {span} above the other {_word(len(pairs))}"
+            span = least if least == most else f"between {least} and {most}"
+            differ = f"{first} is {span} points above the other {_word(len(pairs))}"
             them, each = f"{first} from each of them", " from all of them"
         if found.more_seeds:
             some = "" if all(pair.more_seeds for pair in pairs) else " at least one of"

@@ -104,7 +104,7 @@ def test_what_would_settle_two_encoders_is_said_as_a_range(said, between, sure):
     assert found.which == (
         "B has the highest mean Dice, 72.4% (95% interval 67.0 to 77.0). 10 test tiles cannot tell B and A apart."
     )
-    assert found.sure == f"This study could have seen 5.0 points. {sure}{FIXED}"
+    assert found.sure == f"This study could have seen a difference of 5.0 points. {sure}{FIXED}"
 
 
 def test_more_seeds_or_more_tiles_are_the_next_step_as_the_numbers_say(said):
@@ -129,7 +129,8 @@ def test_several_encoders_are_counted_in_words_and_patients_are_named(said):
         "tell the first three apart: A, B and C."
     )
     assert found.sure == (
-        "This study could have seen 6.0 points. A is 1.0 to 2.0 above the other two; telling A from all of them would "
+        "This study could have seen a difference of 6.0 points. A is between 1.0 and 2.0 points above the other two; "
+        "telling A from all of them would "
         f"take about 40 to 900 patients or slides.{FIXED}"
     )
     assert "Add a control, such as raw pixels" in found.next
@@ -155,7 +156,7 @@ def test_a_long_list_of_names_is_cut(said):
 def test_seeds_that_hide_some_of_the_differences_are_said_to_hide_some(said):
     pairs = [pair("a", "b", 0.01, seeds=True), pair("a", "c", 0.02, units=(20, 100))]
     assert (
-        "A is 1.0 to 2.0 above the other two; the variation between seeds alone hides at least one of these "
+        "A is between 1.0 and 2.0 points above the other two; the variation between seeds alone hides at least one of these "
         "differences: it takes more seeds, not more tiles."
     ) in said(FOUR, pairs).sure
 
@@ -165,7 +166,8 @@ def test_a_clear_winner_is_said_with_its_lead(said):
     found = said(rows, [pair("a", "b", -0.2, -0.25, -0.15)], BEATEN)
     assert found == (
         "B is the best of two encoders: mean Dice 80.0% (95% interval 75.0 to 85.0). The other one cannot be best.",
-        f"B is 20.0 points above A (95% limits: 15.0 to 25.0). This study could have seen 5.0 points.{FIXED}",
+        "B is 20.0 points above A (95% limits: 15.0 to 25.0). "
+        f"This study could have seen a difference of 5.0 points.{FIXED}",
         "B has 1.0 million parameters. No run collapsed, and none ended while still improving.",
     )
     rows = [*FOUR[:1], *(one | {"may_be_best": False} for one in FOUR[1:])]
