@@ -156,8 +156,8 @@ def test_a_long_list_of_names_is_cut(said):
 def test_seeds_that_hide_some_of_the_differences_are_said_to_hide_some(said):
     pairs = [pair("a", "b", 0.01, seeds=True), pair("a", "c", 0.02, units=(20, 100))]
     assert (
-        "A is between 1.0 and 2.0 points above the other two; the variation between seeds alone hides at least one of these "
-        "differences: it takes more seeds, not more tiles."
+        "A is between 1.0 and 2.0 points above the other two; the variation between seeds alone hides at least one of "
+        "these differences: it takes more seeds, not more tiles."
     ) in said(FOUR, pairs).sure
 
 
