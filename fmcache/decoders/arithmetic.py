@@ -1,26 +1,31 @@
-"""How many operations the decoder needs in its direct form, and how large its grids are. Integers only; no torch."""
+"""How many operations and parameters a decoder needs, and how large its grids are. Integers only; no torch."""
 
 from __future__ import annotations
 
 from fmcache.cache.encoding import store_of
+from fmcache.decoders.layers import Shape, every
+from fmcache.decoders.registry import KINDS
 from fmcache.grid import GridGeometry
 from fmcache.manifest import Splits
-from fmcache.specs import Recipe
+from fmcache.specs import DecoderKind, Recipe
 
 
-def multiply_adds(grid: GridGeometry, channels: int, width: int, labels: int) -> int:
-    """Return the multiply-adds of one image forward through the decoder's convolutions.
+def multiply_adds(shape: Shape, kind: DecoderKind = "paper") -> int:
+    """Return the multiply-adds of one image forward through the decoder's convolutions, in their direct form.
 
-    These are d*D at h x h, then 9*D*D at the doubled size of every block, then D*C at the last size. The fast form of
-    the same decoder needs fewer.
+    For the paper's decoder these are d*D at h x h, then 9*D*D at the doubled size of every block, then D*C at the last
+    size. The fast form of the same decoder needs fewer.
 
     References
     ----------
     Vitoria et al., A Benchmark of Foundation Model Encoders for Histopathological Image Segmentation, eqs. 4 and 5.
     """
-    pixels = [grid.side**2 * 4**k for k in range(grid.upsampling_blocks + 1)]
-    total: int = channels * width * pixels[0] + 9 * width**2 * sum(pixels[1:]) + width * labels * pixels[-1]
-    return total
+    return sum(layer.multiply_adds for layer in every(KINDS[kind].layers(shape)))
+
+
+def parameters(shape: Shape, kind: DecoderKind = "paper") -> int:
+    """Return the number of parameters of a decoder."""
+    return sum(layer.parameters for layer in every(KINDS[kind].layers(shape)))
 
 
 def views_in_fit(recipe: Recipe, splits: Splits) -> int:

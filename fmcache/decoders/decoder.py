@@ -1,4 +1,4 @@
-"""The light decoder of the protocol: token grid -> logits. The same for all encoders."""
+"""The light decoder as a torch module: token grid -> logits. The same for all encoders; `registry.py` lists kinds."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from torch.nn import functional
 from torch.nn.utils import skip_init
 
 from fmcache.decoders import upsampled
+from fmcache.decoders.layers import Convolution, Layer, Shape
+from fmcache.decoders.registry import KINDS
 from fmcache.grid import GridGeometry
 from fmcache.identity import random_key
+from fmcache.specs import DecoderKind
 
 Form = Literal["fast", "direct"]
 """How blocks are computed: `direct` follows the formula; `fast` is equal up to rounding (upsampled.py)."""
@@ -62,40 +65,52 @@ BLOCKS: dict[Form, type[Block]] = {"direct": Block, "fast": FastBlock}
 
 
 class Decoder(nn.Module):
-    """1x1 convolution, s upsampling blocks, 1x1 convolution to logits, one interpolation if sizes differ.
-
-    It has d*D + D + s*(9*D*D + D) + D*C + C parameters for d `channels`, D `width`, C `labels` and s blocks.
+    """A decoder of a kind, for a shape: the layers of the kind, then one interpolation if sizes differ.
 
     Its parameters are undefined until `initialise` or a state dict sets them: torch's default would draw from the
     global generator. A state dict fits both forms. The form is not part of a run's identity.
-
-    References
-    ----------
-    Vitoria et al., A Benchmark of Foundation Model Encoders for Histopathological Image Segmentation, eqs. 4 and 5.
     """
 
-    def __init__(self, channels: int, width: int, labels: int, grid: GridGeometry, form: Form = "fast") -> None:
+    def __init__(self, shape: Shape, kind: DecoderKind = "paper", form: Form = "fast") -> None:
         super().__init__()
-        self.grid = grid
-        self.project = _conv(channels, width, 1)
-        self.blocks = nn.ModuleList(BLOCKS[form](width) for _ in range(grid.upsampling_blocks))
-        self.classify = _conv(width, labels, 1)
+        self.shape, self.kind = shape, kind
+        for name, layers in KINDS[kind].layers(shape).items():
+            if isinstance(layers, Layer):
+                self.add_module(name, _module(layers, form))
+            else:
+                self.add_module(name, nn.ModuleList(_module(layer, form) for layer in layers))
+
+    @property
+    def grid(self) -> GridGeometry:
+        """The geometry of the token grid on the tile's pixels."""
+        return self.shape.grid
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return logits (view, label, y, x) of the tile's covered pixels, from tokens (view, channel, row, col)."""
-        x = self.project(tokens)
-        for block in self.blocks[:-1]:
-            x = block(x)
-        logits: torch.Tensor = self._last.classified(x, self.classify) if self.blocks else self.classify(x)
+        logits = KINDS[self.kind].logits(self, tokens)
         if logits.shape[-1] != self.grid.logits_px:
             size = (self.grid.logits_px, self.grid.logits_px)
             logits = functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
         covered = self.grid.covered_px
         return logits[..., :covered, :covered]
 
-    @property
-    def _last(self) -> Block:
-        return cast(Block, self.blocks[-1])
+    def layer(self, name: str) -> nn.Module:
+        """Return a layer that the kind listed under this name."""
+        return self.get_submodule(name)
+
+    def blocks_and_classify(self, x: torch.Tensor) -> torch.Tensor:
+        """Return logits (view, label, row, col) from (view, width, row, col): layers ``blocks``, then ``classify``."""
+        blocks, classify = list(cast(nn.ModuleList, self.layer("blocks"))), cast(nn.Conv2d, self.layer("classify"))
+        for block in blocks[:-1]:
+            x = block(x)
+        logits: torch.Tensor = cast(Block, blocks[-1]).classified(x, classify) if blocks else classify(x)
+        return logits
+
+
+def _module(layer: Layer, form: Form) -> nn.Module:
+    if isinstance(layer, Convolution):
+        return _conv(layer.inputs, layer.outputs, layer.kernel)
+    return BLOCKS[form](layer.width)
 
 
 def _conv(channels: int, width: int, kernel: int) -> nn.Conv2d:

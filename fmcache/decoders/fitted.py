@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
 from fmcache.decoders.decoder import Decoder, form_for
+from fmcache.decoders.layers import Shape
+from fmcache.decoders.registry import spec_of
 from fmcache.decoders.train import Scale
 from fmcache.errors import ResultsCorrupt
 from fmcache.grid import GridGeometry
@@ -48,16 +51,25 @@ def load_decoder(file: Path, record: RunRecord) -> FittedDecoder:
     Raises
     ------
     ResultsCorrupt
-        When the file does not hold such a decoder.
+        When the file does not hold such a decoder, or another kind of decoder.
+    ResultsMismatch
+        When this fmcache has no such kind of decoder.
     """
     recipe, labels = record.recipe, tuple(name for name, _ in record.labels)
+    spec = spec_of(recipe["decoder"])
     grid = GridGeometry(recipe["tile_px"], record.encoder.patch, recipe["grid"])
-    weights = load_file(file)
+    shape = Shape((record.encoder.width,), spec.width, len(labels), grid)
+    weights, kind = _read(file)
+    if kind != spec.kind:
+        raise ResultsCorrupt(
+            f"{file} holds the weights of another kind of decoder",
+            expected=f"{spec.kind}, as its record says",
+            found=kind,
+            next_step="run fmcache fit --recompute",
+        )
     scaled = set(Scale._fields) <= weights.keys()
     scale = Scale(*(weights.pop(field) for field in Scale._fields)) if scaled else None
-    decoder = Decoder(
-        record.encoder.width, recipe["decoder"]["width"], len(labels), grid, form_for(torch.device("cpu"))
-    )
+    decoder = Decoder(shape, spec.kind, form_for(torch.device("cpu")))
     try:
         decoder.load_state_dict(weights)
     except RuntimeError as reason:
@@ -67,3 +79,9 @@ def load_decoder(file: Path, record: RunRecord) -> FittedDecoder:
             next_step="run fmcache fit --recompute",
         ) from None
     return FittedDecoder(decoder, labels, scale).eval().requires_grad_(False)
+
+
+def _read(file: Path) -> tuple[dict[str, torch.Tensor], str]:
+    """Return the tensors of a weights file, and its kind of decoder; files of earlier releases hold the paper's."""
+    with safe_open(file, framework="pt") as held:
+        return load_file(file), (held.metadata() or {}).get("decoder", "paper")

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from fmcache.cache.encoding import store_of
 from fmcache.decoders.arithmetic import grids_bytes, multiply_adds
+from fmcache.decoders.layers import Shape
 from fmcache.demand import Demand
 from fmcache.encoders.cards import Card
 from fmcache.errors import SpecError
@@ -48,7 +49,8 @@ def cost_of(recipe: Recipe, demand: Demand, card: Card) -> Cost:
     trained, predicted = (
         sum(column) for column in zip(*(images_through_decoder(v.fit, splits) for v, splits in each), strict=True)
     )
-    images = sum(2 * multiply_adds(at, width, recipe.decoder.width, len(demand.dataset.labels)) for at, width in taps)
+    labels, decoder = len(demand.dataset.labels), recipe.decoder
+    images = sum(2 * multiply_adds(Shape((width,), decoder.width, labels, at), decoder.kind) for at, width in taps)
     return Cost(
         forward_passes=passes,
         raw_bytes=passes * values * store.itemsize,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from fmcache.cache.encoding import COMPACT, store_of
+from fmcache.decoders.registry import KINDS
 from fmcache.demand import Demand, demands
 from fmcache.encoders.cards import TIMM, Card, precision_of, read_card, study_encoders
 from fmcache.grid import GridGeometry
@@ -82,7 +83,7 @@ def cheaper(recipe: Recipe) -> dict[str, Recipe]:
         changed[f"views: {{count: {views.count}}}"] = msgspec.structs.replace(recipe, views=views)
     if not store_of(recipe.store).keep_bits:
         changed[f"store: {COMPACT}"] = msgspec.structs.replace(recipe, store=COMPACT)
-    if recipe.decoder.width > 1:
+    if recipe.decoder.width > 1 and KINDS[recipe.decoder.kind].has_width:
         decoder = msgspec.structs.replace(recipe.decoder, width=recipe.decoder.width // NARROWER)
         changed[f"decoder: {{width: {decoder.width}}}"] = msgspec.structs.replace(recipe, decoder=decoder)
     if recipe.fit.seeds > 1:

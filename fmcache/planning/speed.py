@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from fmcache.decoders.arithmetic import multiply_adds
 from fmcache.decoders.decoder import Decoder, form_for, initialise
+from fmcache.decoders.layers import Shape
 from fmcache.decoders.losses import segmentation_loss
 from fmcache.encoders.cards import Card
 from fmcache.encoders.tokens import AUTOCAST
@@ -73,9 +74,10 @@ def _decoder_speed(recipe: Recipe, card: Card, labels: int, device: torch.device
     side = GridGeometry(recipe.tile_px, card.patch, recipe.grid).side
     tile_px = recipe.tile_px if side <= SMALL_SIDE[device.type] else SMALL_SIDE[device.type] * card.patch
     grid = GridGeometry(tile_px, card.patch, recipe.grid)
-    flop = 3 * 2 * multiply_adds(grid, card.width, recipe.decoder.width, labels)
+    shape, kind = Shape((card.width,), recipe.decoder.width, labels, grid), recipe.decoder.kind
+    flop = 3 * 2 * multiply_adds(shape, kind)
     batch = max(1, min(recipe.fit.batch, FLOP_PER_TRY[device.type] // flop))
-    decoder = Decoder(card.width, recipe.decoder.width, labels, grid, form_for(device)).to(device)
+    decoder = Decoder(shape, kind, form_for(device)).to(device)
     initialise(decoder, 0)
     optimiser = torch.optim.NAdam(decoder.parameters(), lr=recipe.fit.learning_rate)
     tokens = torch.empty(batch, card.width, grid.side, grid.side).normal_(generator=torch.Generator().manual_seed(0))

@@ -21,6 +21,8 @@ from fmcache.decoders.arithmetic import grids_bytes, multiply_adds
 from fmcache.decoders.batches import TokenGrids, load_token_grids, steps_per_epoch
 from fmcache.decoders.concurrent_seeds import concurrent_seed_count, threads_of_a_seed, train_concurrently
 from fmcache.decoders.decoder import Decoder, form_for
+from fmcache.decoders.layers import Shape
+from fmcache.decoders.registry import settings
 from fmcache.decoders.train import Counts, TrainedRun, Training, channel_scale, collapsed, mean_dice, still_falling
 from fmcache.demand import Demand, all_tiles, demands, tiles_of
 from fmcache.errors import (
@@ -108,9 +110,12 @@ class EncoderRuns(NamedTuple):
 
     @property
     def _step(self) -> int:
-        recipe = self.recipe
-        image = multiply_adds(self.grid, self.encoder.width, recipe.decoder.width, len(self.labels))
-        return recipe.fit.batch * image
+        return self.recipe.fit.batch * multiply_adds(self.shape, self.recipe.decoder.kind)
+
+    @property
+    def shape(self) -> Shape:
+        """What the decoder is built for."""
+        return Shape((self.encoder.width,), self.recipe.decoder.width, len(self.labels), self.grid)
 
     @property
     def grid(self) -> GridGeometry:
@@ -313,7 +318,8 @@ def _write(loaded: LoadedRuns, seed: int, fitted: TrainedRun, together: int, wal
     results = RunResults(record, _counts_table(runs, fitted), _curve_table(fitted))
     weights = fitted.weights | (dict(scale._asdict()) if scale else {})
     with whole_folder(runs.folder(seed)) as folder:
-        save_file({name: value.contiguous() for name, value in weights.items()}, folder / WEIGHTS)
+        tensors = {name: value.contiguous() for name, value in weights.items()}
+        save_file(tensors, folder / WEIGHTS, {"decoder": runs.recipe.decoder.kind})
         write_predictions(folder, fitted.kept)
         write_run(folder, results)
     line = f"test Dice {mean_dice(fitted.test, runs.recipe.dice):.1%}, best validation {fitted.val_dice:.1%}"
@@ -376,7 +382,7 @@ def _runs_of_encoder(
         "view_bank": only_tiles(mask_cache.header.identity, tiles),
         "views": recipe.views.count,
         "splits": {split: list(splits.of(split)) for split in SPLITS},
-        "decoder": fields["decoder"],
+        "decoder": settings(recipe.decoder),
         "fit": {key: value for key, value in fields["fit"].items() if key != "seeds"},
         "dice": recipe.dice,
     }
@@ -422,7 +428,7 @@ def _load(runs: EncoderRuns) -> Training:
     grids = load(runs.splits.train, range(1, recipe.views.count + 1))
     val, test = (load(tiles, range(1)) for tiles in (runs.splits.val, runs.splits.test))
     scale = channel_scale(grids) if recipe.fit.standardise == "channel" else None
-    decoder = Decoder(runs.encoder.width, recipe.decoder.width, len(runs.labels), runs.grid, form_for(device))
+    decoder = Decoder(runs.shape, recipe.decoder.kind, form_for(device))
     return Training(decoder, grids, val, test, recipe.fit, recipe.dice, device, scale)
 
 
@@ -457,7 +463,7 @@ def _record(
         seed=seed,
         fold=runs.fold,
         identity=runs.run_identity(seed),
-        recipe=builtins(runs.recipe),
+        recipe=builtins(runs.recipe) | {"decoder": settings(runs.recipe.decoder)},
         labels=runs.labels,
         mpp=runs.mpp,
         tiles={"train": len(runs.splits.train), "val": len(runs.splits.val), "test": len(runs.splits.test)},

@@ -25,6 +25,7 @@ import psutil
 import torch
 
 from fmcache.decoders.decoder import Decoder, Form, initialise
+from fmcache.decoders.layers import Shape
 from fmcache.decoders.losses import segmentation_loss
 from fmcache.grid import GridGeometry
 from fmcache.specs import FitSpec
@@ -125,7 +126,7 @@ def _inputs(
     args: argparse.Namespace, patch: int, form: Form, dtype: torch.dtype = torch.float32
 ) -> tuple[Decoder, torch.Tensor, torch.Tensor]:
     grid = GridGeometry(args.tile_px, patch)
-    decoder = Decoder(CHANNELS.get(patch, 1024), args.width, LABELS, grid, form)
+    decoder = Decoder(Shape((CHANNELS.get(patch, 1024),), args.width, LABELS, grid), form=form)
     initialise(decoder, 0)
     decoder.to(args.device, dtype, memory_format=torch.channels_last)
     generator = torch.Generator().manual_seed(0)

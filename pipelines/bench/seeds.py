@@ -33,6 +33,7 @@ from fmcache.decoders.arithmetic import multiply_adds
 from fmcache.decoders.batches import TokenGrids, load_token_grids
 from fmcache.decoders.concurrent_seeds import concurrent_seed_count, threads_of_a_seed, train_concurrently
 from fmcache.decoders.decoder import Decoder
+from fmcache.decoders.layers import Shape
 from fmcache.decoders.train import TrainedRun, Training, train
 from fmcache.grid import GridGeometry
 from fmcache.runtime.devices import device_name, pick_device, thread_count, versions
@@ -48,7 +49,7 @@ class Case:
         self.grid, self.width, self.channels = GridGeometry(tile_px, 16), width, channels
         self.device, self.threads = device, threads
         self.spec = FitSpec(epochs=epochs, validate_epochs=epochs, learning_rate=1e-3)
-        self.size = self.spec.batch * multiply_adds(self.grid, channels, width, 3)
+        self.size = self.spec.batch * multiply_adds(Shape((channels,), width, 3, self.grid))
         rng = np.random.default_rng(0)
         shape = (8, 2, channels, self.grid.side, self.grid.side)
         tokens = torch.from_numpy(rng.normal(size=shape).astype(np.float16)).to(device)
@@ -57,7 +58,7 @@ class Case:
         self.rest = TokenGrids(("v",), range(1), tokens[:1, :1], masks[:1, :1])
 
     def training(self) -> Training:
-        decoder = Decoder(self.channels, self.width, 3, self.grid)
+        decoder = Decoder(Shape((self.channels,), self.width, 3, self.grid))
         return Training(decoder, self.train, self.rest, self.rest, self.spec, "pooled", self.device)
 
     def alone(self, seed: int) -> TrainedRun:

@@ -35,6 +35,7 @@ from fmcache.cache.reader import open_cache
 from fmcache.datasets.add import add
 from fmcache.decoders.batches import Step, TokenGrids, epoch_steps, load_token_grids, steps_per_epoch
 from fmcache.decoders.decoder import Decoder, form_for
+from fmcache.decoders.layers import Shape
 from fmcache.decoders.train import Training, train
 from fmcache.encoders.load import Encoder, load_encoder
 from fmcache.encoders.tokens import token_grids
@@ -172,7 +173,7 @@ def in_the_loop(
         for entry in dataset.tiles
         if entry.id in dataset.splits.train
     }
-    decoder = Decoder(encoder.card.width, recipe.decoder.width, len(dataset.labels), grid, "direct")
+    decoder = Decoder(Shape((encoder.card.width,), recipe.decoder.width, len(dataset.labels), grid), form="direct")
     decoder.to(memory_format=torch.channels_last)
     for seed in range(seeds):
         torch.set_num_threads(threads)

@@ -9,13 +9,14 @@ from fmcache.decoders import concurrent_seeds
 from fmcache.decoders.arithmetic import multiply_adds
 from fmcache.decoders.concurrent_seeds import concurrent_seed_count, threads_of_a_seed, train_concurrently
 from fmcache.decoders.decoder import Decoder
+from fmcache.decoders.layers import Shape
 from fmcache.decoders.train import Training
 from fmcache.grid import GridGeometry
 from fmcache.specs import FitSpec
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-DEMO = 8 * multiply_adds(GridGeometry(128, 16), 384, 32, 3)
-PAPER = 8 * multiply_adds(GridGeometry(512, 16), 1024, 256, 3)
+DEMO = 8 * multiply_adds(Shape((384,), 32, 3, GridGeometry(128, 16)))
+PAPER = 8 * multiply_adds(Shape((1024,), 256, 3, GridGeometry(512, 16)))
 
 
 def test_the_arithmetic_of_the_papers_step_is_the_protocols():
@@ -37,7 +38,7 @@ def test_a_seed_runs_on_as_many_threads_alone_as_in_a_sweep():
 
 
 def training(source=None):
-    return Training(Decoder(2, 2, 2, GridGeometry(8, 4)), source, source, source, FitSpec(), "pooled", CPU)
+    return Training(Decoder(Shape((2,), 2, 2, GridGeometry(8, 4))), source, source, source, FitSpec(), "pooled", CPU)
 
 
 def train_two_seeds(monkeypatch, train, tick=lambda _: None):

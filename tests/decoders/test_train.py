@@ -8,6 +8,7 @@ import torch
 
 from fmcache.decoders.batches import TokenGrids
 from fmcache.decoders.decoder import Decoder, initialise
+from fmcache.decoders.layers import Shape
 from fmcache.decoders.losses import segmentation_loss
 from fmcache.decoders.train import Training, channel_scale, train
 from fmcache.grid import GridGeometry
@@ -53,7 +54,7 @@ class Noting:
 
 
 def training(grids, val, test, spec, decoder=None, scale=None):
-    decoder = decoder or Decoder(CHANNELS, WIDTH, LABELS, GRID, form="direct")
+    decoder = decoder or Decoder(Shape((CHANNELS,), WIDTH, LABELS, GRID), form="direct")
     return Training(decoder, grids, val, test, spec, "pooled", CPU, scale)
 
 
@@ -61,7 +62,7 @@ def test_a_run_is_the_plain_loop_step_by_step():
     grids = toy(4, 1, GRID, 1)
     spec = FitSpec(epochs=3, batch=4, learning_rate=1e-2, restart_epochs=100, validate_epochs=3)
     fitted = train(training(grids, grids, grids, spec), 0)
-    plain = Decoder(CHANNELS, WIDTH, LABELS, GRID, form="direct")
+    plain = Decoder(Shape((CHANNELS,), WIDTH, LABELS, GRID), form="direct")
     initialise(plain, 0)
     optimiser = torch.optim.NAdam(plain.parameters())
     for epoch in range(3):
@@ -99,7 +100,7 @@ def test_a_run_keeps_the_weights_of_its_best_epoch():
     for one in fitted:
         scores = {row.epoch: row.val_dice for row in one.curve if row.val_dice is not None}
         assert scores[one.best_epoch] == max(scores.values()) == one.val_dice
-        decoder = Decoder(CHANNELS, WIDTH, LABELS, GRID, form="direct")
+        decoder = Decoder(Shape((CHANNELS,), WIDTH, LABELS, GRID), form="direct")
         decoder.load_state_dict(one.weights)
         predicted = decoder(test.tokens[:, 0]).argmax(1)
         hits = [int(((predicted == label) & (test.masks[:, 0] == label)).sum()) for label in range(LABELS)]
@@ -116,7 +117,7 @@ def test_counts_of_kept_tiles_follow_from_their_predictions_and_truth(monkeypatc
     masks[..., 32:, :] = 1  # never counted
     test = replace(rest, masks=masks)
     spec = FitSpec(epochs=2, batch=4, validate_epochs=1, restart_epochs=3, learning_rate=2e-2)
-    decoder = Decoder(CHANNELS, WIDTH, LABELS, crop, form="direct")
+    decoder = Decoder(Shape((CHANNELS,), WIDTH, LABELS, crop), form="direct")
     fitted = train(training(test, test, test, spec, decoder), 0)
     assert fitted.kept.tiles == ("3-0", "3-2", "3-4")
     assert fitted.kept.predicted.shape == fitted.kept.truth.shape == (3, 32, 32)

@@ -7,6 +7,7 @@ import torch
 
 from fmcache.decoders import upsampled
 from fmcache.decoders.decoder import Block, Decoder, FastBlock, initialise
+from fmcache.decoders.layers import Shape
 from fmcache.decoders.losses import segmentation_loss
 from fmcache.grid import GridGeometry
 from fmcache.specs import FitSpec
@@ -94,7 +95,7 @@ def test_pieces_cover_every_row_of_every_sample_once(piece_bytes):
 ])  # fmt: skip
 def test_logits_and_gradients_are_equal_for_every_number_of_blocks(tile_px, patch, policy):
     grid = GridGeometry(tile_px, patch, policy)
-    direct, fast = (Decoder(5, 4, 3, grid, form).double() for form in ("direct", "fast"))
+    direct, fast = (Decoder(Shape((5,), 4, 3, grid), form=form).double() for form in ("direct", "fast"))
     initialise(direct, 1)
     fast.load_state_dict(direct.state_dict())
     tokens = values(2, 5, grid.side, grid.side)
@@ -108,7 +109,7 @@ def test_logits_and_gradients_are_equal_for_every_number_of_blocks(tile_px, patc
 
 def test_a_state_dict_moves_between_the_forms_and_initial_values_are_the_same():
     grid = GridGeometry(32, 8)
-    direct, fast = Decoder(5, 4, 3, grid, "direct"), Decoder(5, 4, 3, grid, "fast")
+    direct, fast = Decoder(Shape((5,), 4, 3, grid), form="direct"), Decoder(Shape((5,), 4, 3, grid), form="fast")
     initialise(direct, 3)
     initialise(fast, 3)
     for (name, a), (other, b) in zip(direct.state_dict().items(), fast.state_dict().items(), strict=True):
@@ -121,7 +122,7 @@ def test_a_state_dict_moves_between_the_forms_and_initial_values_are_the_same():
 
 def losses_of_training(form, dtype):
     grid = GridGeometry(37, 5)
-    decoder = Decoder(6, 8, 3, grid, form)
+    decoder = Decoder(Shape((6,), 8, 3, grid), form=form)
     initialise(decoder, 0)
     decoder.to(dtype)
     optimiser = torch.optim.NAdam(decoder.parameters(), lr=1e-2)
@@ -151,7 +152,7 @@ def test_the_fast_form_is_deterministic():
 @pytest.mark.parametrize("form", ["direct", "fast"])
 def test_inference_mode_and_a_copy_of_the_decoder_give_the_same_logits(form):
     grid = GridGeometry(32, 8)
-    decoder = Decoder(5, 4, 3, grid, form)
+    decoder = Decoder(Shape((5,), 4, 3, grid), form=form)
     initialise(decoder, 0)
     tokens = values(2, 5, 4, 4, dtype=torch.float32)
     with torch.inference_mode():

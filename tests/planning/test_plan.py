@@ -9,6 +9,7 @@ from fmcache.cache.encoding import COMPACT
 from fmcache.commands.plan_table import shown, time_text
 from fmcache.decoders.arithmetic import multiply_adds, views_in_fit
 from fmcache.decoders.decoder import Decoder
+from fmcache.decoders.layers import Shape
 from fmcache.demand import demand_of
 from fmcache.encoders.cards import Card, read_card
 from fmcache.errors import EncoderUnavailable, ManifestError
@@ -115,15 +116,15 @@ def test_decoder_arithmetic_is_what_torch_counts(tile_px, patch):
     from torch.utils.flop_counter import FlopCounterMode
 
     grid = GridGeometry(tile_px, patch)
-    decoder = Decoder(10, 6, 2, grid, form="direct").requires_grad_(False)
+    decoder = Decoder(Shape((10,), 6, 2, grid), form="direct").requires_grad_(False)
     with FlopCounterMode(display=False) as counter:
         decoder(torch.zeros(1, 10, grid.side, grid.side))
-    assert 2 * multiply_adds(grid, 10, 6, 2) == counter.get_total_flops()
+    assert 2 * multiply_adds(Shape((10,), 6, 2, grid)) == counter.get_total_flops()
 
 
 def test_the_papers_decoder_and_sweep_have_the_known_arithmetic():
-    assert multiply_adds(GridGeometry(512, 16), 1024, 256, 3) == pytest.approx(0.21e12, rel=0.03)  # multiply-adds
-    assert multiply_adds(GridGeometry(512, 14), 1024, 256, 3) == pytest.approx(0.27e12, rel=0.03)
+    shapes = [Shape((1024,), 256, 3, GridGeometry(512, patch)) for patch in (16, 14)]
+    assert [multiply_adds(shape) for shape in shapes] == pytest.approx([0.21e12, 0.27e12], rel=0.03)
     assert encoder_flop(read_card("uni"), GridGeometry(512, 16)) == pytest.approx(0.73e12, rel=0.01)
     assert encoder_flop(read_card("raw-pixels"), GridGeometry(512, 16)) == 0
 

@@ -22,6 +22,7 @@ from fmcache.cache.reader import open_cache
 from fmcache.cache.writer import Writer
 from fmcache.datasets.split import split
 from fmcache.decoders.decoder import Decoder
+from fmcache.decoders.layers import Shape
 from fmcache.decoders.train import train
 from fmcache.demand import demands
 from fmcache.encoders.load import load_encoder
@@ -174,7 +175,7 @@ def test_training_from_the_cache_equals_training_with_the_encoder_in_the_loop(
     grid = GridGeometry(64, 16)
     curves = []
     for source in (cached.train, InTheLoop(recipe, manifest, encoder, grid)):
-        fitted = train(replace(cached, train=source, decoder=Decoder(24, 6, 3, grid)), 0)
+        fitted = train(replace(cached, train=source, decoder=Decoder(Shape((24,), 6, 3, grid))), 0)
         curves.append([epoch.loss for epoch in fitted.curve])
     difference = np.abs(np.subtract(*curves)).max()
     assert difference < (1e-6 if store == "float32" else 1e-3)

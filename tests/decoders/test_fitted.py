@@ -1,0 +1,39 @@
+"""A decoder from the file of a run: only the kind that the record states is accepted."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fmcache.decoders.decoder import Decoder, initialise
+from fmcache.decoders.fitted import load_decoder
+from fmcache.decoders.layers import Shape
+from fmcache.decoders.registry import settings
+from fmcache.grid import GridGeometry
+from fmcache.specs import DecoderSpec
+
+GRID = GridGeometry(32, 8)
+
+
+def stored(folder, kind, metadata):
+    """Return a file of weights and the decoder that they are of."""
+    decoder = Decoder(Shape((5,), 8, 2, GRID), kind)
+    initialise(decoder, 0)
+    save_file(dict(decoder.state_dict()), folder / "weights.safetensors", metadata)
+    return folder / "weights.safetensors", decoder
+
+
+def record_of(kind):
+    recipe = {"tile_px": 32, "grid": "fit", "decoder": settings(DecoderSpec(kind=kind, width=8))}
+    labels = (("a", "#000000"), ("b", "#ffffff"))
+    return SimpleNamespace(
+        recipe=recipe, labels=labels, encoder=SimpleNamespace(width=5, patch=8), identity={"tokens": {}}
+    )
+
+
+@pytest.mark.parametrize("metadata", [None, {"decoder": "paper"}], ids=["earlier release", "this release"])
+def test_weights_give_the_decoder_that_they_were_stored_from(tmp_path, metadata):
+    file, decoder = stored(tmp_path, "paper", metadata)
+    tokens = torch.randn(1, 5, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(load_decoder(file, record_of("paper"))(tokens), decoder(tokens))
