@@ -20,7 +20,7 @@ Positive = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
 GridPolicy = Literal["fit", "pad", "crop"]
 Precision = Literal["float32", "bfloat16", "float16"]
-DecoderKind = Literal["paper"]
+DecoderKind = Literal["paper", "linear"]
 
 
 _TAP = re.compile(r"last|[1-9][0-9]*(\+norm)?")
@@ -80,7 +80,11 @@ class EncoderChoice(Frozen, frozen=True):
 
 @decodable
 class DecoderSpec(Frozen, frozen=True):
-    """The light decoder: its `kind` (`fmcache.decoders.registry`), and its `width`, D in the protocol."""
+    """The light decoder: its `kind` (`fmcache.decoders.registry`), and its `width`, D in the protocol.
+
+    The kind ``linear`` has no width. A width beside it is accepted, because a recipe may sweep the kind; it changes
+    nothing, and is not recorded.
+    """
 
     kind: DecoderKind = "paper"
     width: Positive = 256

@@ -8,12 +8,14 @@ from typing import Any
 import msgspec
 
 from fmcache.decoders.layers import Kind
+from fmcache.decoders.linear import Linear
 from fmcache.decoders.paper import Paper
 from fmcache.errors import ResultsMismatch
 from fmcache.specs import DecoderKind, DecoderSpec
 
 KINDS: dict[DecoderKind, Kind] = {
     "paper": Paper(),
+    "linear": Linear(),
 }
 
 

@@ -10,6 +10,7 @@ from fmcache.decoders.decoder import Decoder, initialise
 from fmcache.decoders.fitted import load_decoder
 from fmcache.decoders.layers import Shape
 from fmcache.decoders.registry import settings
+from fmcache.errors import ResultsCorrupt
 from fmcache.grid import GridGeometry
 from fmcache.specs import DecoderSpec
 
@@ -37,3 +38,12 @@ def test_weights_give_the_decoder_that_they_were_stored_from(tmp_path, metadata)
     file, decoder = stored(tmp_path, "paper", metadata)
     tokens = torch.randn(1, 5, 4, 4, generator=torch.Generator().manual_seed(0))
     assert torch.equal(load_decoder(file, record_of("paper"))(tokens), decoder(tokens))
+
+
+@pytest.mark.parametrize(("stored_as", "recorded"), [("linear", "paper"), ("paper", "linear")])
+def test_weights_of_another_kind_are_refused_by_both_names(tmp_path, stored_as, recorded):
+    file, _ = stored(tmp_path, stored_as, {"decoder": stored_as})
+    with pytest.raises(ResultsCorrupt, match="another kind of decoder") as error:
+        load_decoder(file, record_of(recorded))
+    assert recorded in error.value.expected
+    assert error.value.found == stored_as

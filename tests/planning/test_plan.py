@@ -99,6 +99,15 @@ def test_a_sweep_is_made_cheaper_by_its_largest_value(manifest):
     assert not any(text.startswith("views:") for text in changes)  # the sweep says how many there are
 
 
+def test_a_linear_probe_costs_its_convolution_and_has_no_width_to_narrow(manifest):
+    linear = msgspec.structs.replace(RECIPE, decoder=DecoderSpec(kind="linear"))
+    counted, papers = cost(linear, manifest.dataset()), cost(RECIPE, manifest.dataset())
+    assert counted[:-1] == papers[:-1]
+    assert counted.decoder_flop == 2 * (3 * 45 + 3 * 1 + 2) * 2 * (10 * 2 * 16)
+    assert any(line.startswith("decoder:") for line in cheaper(RECIPE))
+    assert not any(line.startswith("decoder:") for line in cheaper(linear))
+
+
 def test_taps_share_forward_passes_but_each_has_a_cache_and_its_decoders(manifest):
     one, two = (cost(msgspec.structs.replace(RECIPE, taps=taps), manifest.dataset()) for taps in
                 (("last",), ("last", "2")))  # fmt: skip

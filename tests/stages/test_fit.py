@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from fmcache.errors import ResultsMismatch
 from fmcache.scores.run_files import find_runs, read_record
 from fmcache.specs import DecoderSpec
 from fmcache.stages import places
@@ -48,3 +49,18 @@ def test_the_identity_of_a_run_of_the_papers_decoder_is_that_of_earlier_releases
 def test_naming_the_papers_decoder_changes_nothing(fitted):
     named = change(fitted.recipe, decoder=DecoderSpec(kind="paper", width=2))
     assert any("0 of 1 runs to do" in line for line in fitted.fit(named))
+
+
+def test_a_linear_probe_is_another_run_whose_identity_has_no_width(fitted):
+    probe = change(fitted.recipe, name="probe", decoder=DecoderSpec(kind="linear", width=2))
+    assert any("1 of 1 runs to do" in line for line in fitted.fit(probe))
+    record = record_of(fitted, "probe")
+    assert record.identity["decoder"] == record.recipe["decoder"] == {"kind": "linear"}
+    assert record.decoder_params == record.encoder.width * 2 + 2
+    wider = change(probe, decoder=DecoderSpec(kind="linear", width=64))
+    assert any("0 of 1 runs to do" in line for line in fitted.fit(wider))
+
+
+def test_another_decoder_under_the_name_of_a_fitted_study_is_refused_by_field(fitted):
+    with pytest.raises(ResultsMismatch, match=r"decoder\.kind"):
+        fitted.fit(change(fitted.recipe, decoder=DecoderSpec(kind="linear")))
