@@ -20,7 +20,7 @@ Positive = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
 GridPolicy = Literal["fit", "pad", "crop"]
 Precision = Literal["float32", "bfloat16", "float16"]
-DecoderKind = Literal["paper", "linear"]
+DecoderKind = Literal["paper", "paper-norm", "linear"]
 
 
 _TAP = re.compile(r"last|[1-9][0-9]*(\+norm)?")

@@ -56,7 +56,8 @@ WORDS = {
     "store": "number format of cached tokens: float16, float32, or one of them with only N mantissa bits, which "
     "needs less disk: float16-round1 to float16-round9, float32-round1 to float32-round19",
     "decoder": "the light decoder, the same for every encoder",
-    "decoder.kind": "the paper's decoder (paper), or a linear probe, logits resized to the tile (linear)",
+    "decoder.kind": "the paper's decoder (paper), the same with group normalisation in its blocks (paper-norm), or a "
+    "linear probe with logits resized to the tile (linear)",
     "decoder.width": "channels inside the decoder; a linear probe has none",
     "fit": "how a decoder is trained",
     "fit.seeds": "number of seeds: each decoder is trained once per seed; the report shows the spread between seeds",

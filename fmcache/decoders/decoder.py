@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.nn.utils import skip_init
 
 from fmcache.decoders import upsampled
-from fmcache.decoders.layers import Convolution, Layer, Shape
+from fmcache.decoders.layers import Convolution, Layer, Shape, UpsamplingBlock
 from fmcache.decoders.registry import KINDS
 from fmcache.grid import GridGeometry
 from fmcache.identity import random_key
@@ -29,16 +29,19 @@ def form_for(device: torch.device) -> Form:
 
 
 class Block(nn.Module):
-    """Bilinear x2 upsampling, 3x3 convolution, ReLU (paper, eq. 4)."""
+    """Bilinear x2 upsampling, 3x3 convolution, ReLU (paper, eq. 4); normalisation before ReLU if the layer says so."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, layer: UpsamplingBlock) -> None:
         super().__init__()
-        self.conv = _conv(width, width, 3)
+        self.conv = _conv(layer.width, layer.width, 3)
+        # it draws no random numbers: its initial values are ones and zeros
+        self.norm = nn.GroupNorm(layer.groups, layer.width) if layer.normalised else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return (view, width, 2 row, 2 col) of (view, width, row, col)."""
         larger = functional.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
-        return functional.relu(self.conv(larger))
+        convolved = self.conv(larger)
+        return functional.relu(self.norm(convolved) if self.norm else convolved)
 
     def classified(self, x: torch.Tensor, classify: nn.Conv2d) -> torch.Tensor:
         """Return the logits of `classify` for the result of this block, (view, label, 2 row, 2 col)."""
@@ -49,15 +52,19 @@ class Block(nn.Module):
 class FastBlock(Block):
     """The same block, with the kernel applied before upsampling.
 
-    When the result is only classified, it never exists as a whole.
+    When the result is only classified, it never exists as a whole, unless it is normalised.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return (view, width, 2 row, 2 col) of (view, width, row, col)."""
+        if self.norm:
+            return functional.relu(self.norm(upsampled.conv(x, self.conv.weight, _bias(self.conv))))
         return upsampled.conv_relu(x, self.conv.weight, _bias(self.conv))
 
     def classified(self, x: torch.Tensor, classify: nn.Conv2d) -> torch.Tensor:
         """Return the logits of `classify` for the result of this block, (view, label, 2 row, 2 col)."""
+        if self.norm:
+            return super().classified(x, classify)
         return upsampled.conv_relu_classify(x, self.conv.weight, _bias(self.conv), classify.weight, _bias(classify))
 
 
@@ -110,7 +117,7 @@ class Decoder(nn.Module):
 def _module(layer: Layer, form: Form) -> nn.Module:
     if isinstance(layer, Convolution):
         return _conv(layer.inputs, layer.outputs, layer.kernel)
-    return BLOCKS[form](layer.width)
+    return BLOCKS[form](layer)
 
 
 def _conv(channels: int, width: int, kernel: int) -> nn.Conv2d:
@@ -125,9 +132,10 @@ def _bias(conv: nn.Conv2d) -> torch.Tensor:
 
 
 def initialise(decoder: Decoder, seed: int) -> None:
-    """Set all parameters from `seed`, by torch's default rule for convolutions: uniform in +-1/sqrt(fan in).
+    """Set all parameters from `seed`, by torch's default rules.
 
-    Each parameter has its own generator, keyed by (seed, its name). So decoders of two encoders start from the same
+    Convolutions are uniform in +-1/sqrt(fan in); normalisations start with scale 1 and shift 0. Each parameter of a
+    convolution has its own generator, keyed by (seed, its name). So decoders of two encoders start from the same
     values when their shapes are equal. The global generator is not used.
     """
     for name, module in decoder.named_modules():
@@ -138,6 +146,8 @@ def initialise(decoder: Decoder, seed: int) -> None:
                 values = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
                 with torch.no_grad():
                     parameter.copy_(values)
+        elif isinstance(module, nn.GroupNorm):
+            module.reset_parameters()
 
 
 def torch_generator(*names: str | int) -> torch.Generator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fmcache.decoders.decoder import Decoder
+
+
+GROUP = 8
+"""Channels that group normalisation normalises together."""
 
 
 class Shape(NamedTuple):
@@ -46,19 +51,32 @@ class Convolution(NamedTuple):
 
 
 class UpsamplingBlock(NamedTuple):
-    """Bilinear x2 upsampling, 3x3 convolution, ReLU; its result has `side` rows and columns."""
+    """Bilinear x2 upsampling, 3x3 convolution, ReLU; its result has `side` rows and columns.
+
+    If it is `normalised`, group normalisation follows the convolution, with groups of 8 channels (as 32 groups of 256
+    channels); if 8 does not divide `width`, of as many as divide both.
+    """
 
     width: int
     side: int
+    normalised: bool = False
+
+    @property
+    def groups(self) -> int:
+        """Number of groups of channels that are normalised together."""
+        return self.width // math.gcd(self.width, GROUP)
 
     @property
     def parameters(self) -> int:
-        """Number of weights and biases."""
-        return self._convolution.parameters
+        """Number of weights and biases, and of scales and shifts of the normalisation."""
+        return self._convolution.parameters + 2 * self.width * self.normalised
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-adds of the convolution for one image, in the direct form; the fast form needs fewer."""
+        """Multiply-adds of the convolution for one image, in the direct form; the fast form needs fewer.
+
+        Upsampling, normalisation and ReLU are not counted: they need a few operations for each value.
+        """
         return self._convolution.multiply_adds
 
     @property

@@ -22,13 +22,16 @@ class Paper(Kind):
     Vitoria et al., A Benchmark of Foundation Model Encoders for Histopathological Image Segmentation, eqs. 4 and 5.
     """
 
+    normalised = False
+    """Whether blocks normalise what their convolution returns."""
+
     def layers(self, shape: Shape) -> Layers:
         """Return the layers ``project``, ``blocks`` and ``classify``."""
         (channels,), width, grid = shape.channels, shape.width, shape.grid
         sides = [grid.side * 2**k for k in range(grid.upsampling_blocks + 1)]
         return {
             "project": Convolution(channels, width, 1, grid.side),
-            "blocks": tuple(UpsamplingBlock(width, side) for side in sides[1:]),
+            "blocks": tuple(UpsamplingBlock(width, side, self.normalised) for side in sides[1:]),
             "classify": Convolution(width, shape.labels, 1, sides[-1]),
         }
 

@@ -10,11 +10,13 @@ import msgspec
 from fmcache.decoders.layers import Kind
 from fmcache.decoders.linear import Linear
 from fmcache.decoders.paper import Paper
+from fmcache.decoders.paper_norm import PaperNorm
 from fmcache.errors import ResultsMismatch
 from fmcache.specs import DecoderKind, DecoderSpec
 
 KINDS: dict[DecoderKind, Kind] = {
     "paper": Paper(),
+    "paper-norm": PaperNorm(),
     "linear": Linear(),
 }
 

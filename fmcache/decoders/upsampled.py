@@ -50,6 +50,13 @@ class Piece(NamedTuple):
         return x[self.samples, :, 2 * self.top : 2 * self.bottom]
 
 
+def conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Return conv3x3(up(x)), (view, width, 2 row, 2 col), of x (view, width, row, col)."""
+    x, weight, bias = _cast(x, weight, bias)
+    with torch.autocast(x.device.type, enabled=False):
+        return _Conv.apply(x, weight, bias)  # type: ignore[no-any-return]
+
+
 def conv_relu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """Return relu(conv3x3(up(x))), (view, width, 2 row, 2 col), of x (view, width, row, col)."""
     x, weight, bias = _cast(x, weight, bias)
@@ -82,6 +89,28 @@ def pieces(x: torch.Tensor) -> Iterator[Piece]:
     for start in range(0, views, samples):
         for top, bottom in itertools.pairwise(edges):
             yield Piece(slice(start, start + samples), top, bottom)
+
+
+class _Conv(Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        views, width, rows, columns = x.shape
+        out = torch.empty(views, width, 2 * rows, 2 * columns, dtype=x.dtype, device=x.device, memory_format=NHWC)
+        forward = _Forward(x, weight, bias)
+        for piece in pieces(x):
+            piece.larger(out).copy_(forward(piece, _bordered(piece, x)))
+        ctx.save_for_backward(x, weight)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        x, weight = ctx.saved_tensors
+        with torch.autocast(x.device.type, enabled=False):
+            backward = _Backward(x, weight)
+            for piece in pieces(x):
+                backward.add(piece, _bordered(piece, x), piece.larger(grad).contiguous(memory_format=NHWC))
+            return backward.result()
 
 
 class _ConvRelu(Function):

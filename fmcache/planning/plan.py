@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from fmcache.cache.encoding import COMPACT, store_of
-from fmcache.decoders.registry import KINDS
+from fmcache.decoders.registry import KINDS, settings
 from fmcache.demand import Demand, demands
 from fmcache.encoders.cards import TIMM, Card, precision_of, read_card, study_encoders
 from fmcache.grid import GridGeometry
@@ -85,7 +85,8 @@ def cheaper(recipe: Recipe) -> dict[str, Recipe]:
         changed[f"store: {COMPACT}"] = msgspec.structs.replace(recipe, store=COMPACT)
     if recipe.decoder.width > 1 and KINDS[recipe.decoder.kind].has_width:
         decoder = msgspec.structs.replace(recipe.decoder, width=recipe.decoder.width // NARROWER)
-        changed[f"decoder: {{width: {decoder.width}}}"] = msgspec.structs.replace(recipe, decoder=decoder)
+        fields = ", ".join(f"{name}: {value}" for name, value in settings(decoder).items())
+        changed[f"decoder: {{{fields}}}"] = msgspec.structs.replace(recipe, decoder=decoder)
     if recipe.fit.seeds > 1:
         fit = msgspec.structs.replace(recipe.fit, seeds=-(-recipe.fit.seeds // 2))
         changed[f"fit: {{seeds: {fit.seeds}}}"] = msgspec.structs.replace(recipe, fit=fit)

@@ -7,7 +7,7 @@ import torch
 
 from fmcache.decoders import upsampled
 from fmcache.decoders.decoder import Block, Decoder, FastBlock, initialise
-from fmcache.decoders.layers import Shape
+from fmcache.decoders.layers import Shape, UpsamplingBlock
 from fmcache.decoders.losses import segmentation_loss
 from fmcache.grid import GridGeometry
 from fmcache.specs import FitSpec
@@ -26,9 +26,10 @@ def values(*shape, dtype=torch.float64, seed=0):
     return torch.randn(*shape, dtype=dtype, generator=generator)
 
 
-def block_pair(width, labels, dtype):
+def block_pair(width, labels, dtype, normalised=False):
     """Return a direct and a fast block with the same parameters, and a classification."""
-    blocks = Block(width), FastBlock(width)
+    layer = UpsamplingBlock(width, 0, normalised)
+    blocks = Block(layer), FastBlock(layer)
     classify = torch.nn.utils.skip_init(torch.nn.Conv2d, width, labels, 1).to(dtype)
     for block in blocks:
         block.to(dtype)
@@ -51,8 +52,9 @@ def assert_close(found, expected):
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("labels", [0, 3], ids=["inner block", "last block"])
-def test_a_fast_block_gives_results_and_gradients_of_the_direct_one(piece_bytes, shape, dtype, labels):
-    direct, fast, classify = block_pair(shape[1], max(labels, 1), dtype)
+@pytest.mark.parametrize("normalised", [False, True], ids=["plain", "normalised"])
+def test_a_fast_block_gives_results_and_gradients_of_the_direct_one(piece_bytes, shape, dtype, labels, normalised):
+    direct, fast, classify = block_pair(shape[1], max(labels, 1), dtype, normalised)
     x = values(*shape, dtype=dtype, seed=5).requires_grad_()
     results = []
     for block in (direct, fast):
@@ -76,6 +78,7 @@ def test_a_wrong_border_would_be_seen(monkeypatch):
 def test_gradients_equal_finite_differences(piece_bytes):
     inputs = [values(2, 2, 3, 2), values(2, 2, 3, 3), values(2), values(3, 2, 1, 1), values(3)]
     inputs = [tensor.requires_grad_() for tensor in inputs]
+    assert torch.autograd.gradcheck(upsampled.conv, inputs[:3])
     assert torch.autograd.gradcheck(upsampled.conv_relu, inputs[:3])
     assert torch.autograd.gradcheck(upsampled.conv_relu_classify, inputs)
 

@@ -104,7 +104,9 @@ def test_a_linear_probe_costs_its_convolution_and_has_no_width_to_narrow(manifes
     counted, papers = cost(linear, manifest.dataset()), cost(RECIPE, manifest.dataset())
     assert counted[:-1] == papers[:-1]
     assert counted.decoder_flop == 2 * (3 * 45 + 3 * 1 + 2) * 2 * (10 * 2 * 16)
-    assert any(line.startswith("decoder:") for line in cheaper(RECIPE))
+    assert cheaper(RECIPE)["decoder: {width: 3}"].decoder == DecoderSpec(width=3)
+    norm = msgspec.structs.replace(RECIPE, decoder=DecoderSpec(kind="paper-norm", width=6))
+    assert "decoder: {kind: paper-norm, width: 3}" in cheaper(norm)
     assert not any(line.startswith("decoder:") for line in cheaper(linear))
 
 
