@@ -20,7 +20,7 @@ Positive = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
 GridPolicy = Literal["fit", "pad", "crop"]
 Precision = Literal["float32", "bfloat16", "float16"]
-DecoderKind = Literal["paper", "paper-norm", "linear"]
+DecoderKind = Literal["paper", "paper-norm", "linear", "multi-tap"]
 
 
 _TAP = re.compile(r"last|[1-9][0-9]*(\+norm)?")
@@ -82,12 +82,19 @@ class EncoderChoice(Frozen, frozen=True):
 class DecoderSpec(Frozen, frozen=True):
     """The light decoder: its `kind` (`fmcache.decoders.registry`), and its `width`, D in the protocol.
 
+    The kind ``multi-tap`` reads all `taps` of the recipe. Every other kind is trained on each tap separately.
+
     The kind ``linear`` has no width. A width beside it is accepted, because a recipe may sweep the kind; it changes
     nothing, and is not recorded.
     """
 
     kind: DecoderKind = "paper"
     width: Positive = 256
+
+    @property
+    def joins_taps(self) -> bool:
+        """Whether one decoder reads all taps of the recipe."""
+        return self.kind == "multi-tap"
 
 
 @decodable
@@ -150,7 +157,8 @@ class Recipe(Frozen, frozen=True):
     A recipe with a `sweep` is one study for each value (`variants`); an additional report compares them.
 
     `taps` says where tokens are taken: ``last`` (after the final norm), the output of a block counted from 1 (``6``),
-    or that output after the final norm (``6+norm``). All taps come from one forward pass; each has its own cache.
+    or that output after the final norm (``6+norm``). All taps come from one forward pass; each has its own cache, and
+    each is one entry of the tables, unless the decoder joins them.
     `store` is the type of cached tokens: ``float16``, ``float32``, or a rounded type with N mantissa bits:
     ``float16-round5``.
 
@@ -190,12 +198,22 @@ class Recipe(Frozen, frozen=True):
             )
         if not self.taps:
             raise ValueError("taps: expected at least one, such as 'last'")
+        if self.decoder.joins_taps and len(self.taps) < 2:
+            raise ValueError(
+                f"decoder: {self.decoder.kind} needs at least two taps, such as taps: ['6', last]; "
+                f"found {', '.join(self.taps)}"
+            )
         for kind, names in (("dataset", self.datasets), ("tap", self.taps)):
             if len(set(names)) < len(names):
                 raise ValueError(f"a {kind} is listed twice: {', '.join(names)}")
         chosen = [(c.alias or c.name, c.random_weights) for c in self.encoder_choices]
         if twice := [name for i, (name, how) in enumerate(chosen) if (name, how) in chosen[:i]]:
             raise ValueError(f"an encoder is listed twice: {', '.join(twice)}; {NAME_ONE}")
+
+    @property
+    def taps_of_decoders(self) -> tuple[tuple[str, ...], ...]:
+        """The taps of each decoder that is trained for an encoder."""
+        return (self.taps,) if self.decoder.joins_taps else tuple((tap,) for tap in self.taps)
 
     @property
     def encoder_choices(self) -> tuple[EncoderChoice, ...]:

@@ -147,9 +147,7 @@ class Study:
 
         return dice_table(self.results(), split, self.recipe.dice)
 
-    def grids(
-        self, dataset: str, encoder: str, split: Split, *, fold: int | None = None, tap: str = "last"
-    ) -> TokenGrids:
+    def grids(self, dataset: str, encoder: str, split: Split, *, fold: int | None = None, tap: str = "") -> TokenGrids:
         """Return the cached grids and masks of a split, in memory, as a torch Dataset.
 
         Its items are views, tile by tile: tokens (channel, row, col) float32 and mask (y, x) uint8, 255 where the truth
@@ -161,6 +159,9 @@ class Study:
             Name of the encoder in tables and folders.
         fold
             A fold of the dataset; None for its fixed split.
+        tap
+            A tap of the recipe. '': what the decoder reads, which is all taps, channel after channel, if it joins them;
+            otherwise ``last``.
 
         Raises
         ------
@@ -170,10 +171,10 @@ class Study:
         SpecError, ManifestError
             When there is no such dataset, fold or split.
         """
-        from fmcache.decoders.batches import load_token_grids
+        from fmcache.decoders.batches import JoinedTaps, load_token_grids
         from fmcache.demand import demand_of
         from fmcache.runtime.devices import pick_device
-        from fmcache.stages.inputs import open_masks, open_tokens
+        from fmcache.stages.inputs import open_masks, open_taps
 
         self._check_one()
         work, recipe = self._flags.work, self.recipe
@@ -184,8 +185,11 @@ class Study:
                 expected=f"fold {' or '.join(map(str, demand.splits))}; train, val or test",
             )
         masks = open_masks(recipe, demand, work)
-        tokens = open_tokens(recipe, demand, encoder, tap, masks, work)
-        self._check_origin(tokens, encoder)
+        taps = (tap,) if tap else recipe.taps if recipe.decoder.joins_taps else ("last",)
+        caches = open_taps(recipe, demand, encoder, taps, masks, work)
+        for cache in caches:
+            self._check_origin(cache, encoder)
+        tokens = JoinedTaps(caches) if len(caches) > 1 else caches[0]
         views = range(1, recipe.views.count + 1) if split == "train" else range(1)
         tiles, device = demand.splits[fold].of(split), pick_device(self._flags.device)
         return load_token_grids(tokens, masks, tiles, views, device, places.results(work))

@@ -33,6 +33,7 @@ def test_a_recipe_with_only_a_name_is_the_papers_protocol(tmp_path):
         ("fit:\n  bogus: 1", "f.yaml:2: fit.bogus"),
         ("encoders: [a, {name: a}]", "listed twice"),
         ("name: a/b", "recipe name"),
+        ("decoder: {kind: multi-tap}", "multi-tap needs at least two taps"),
         ("decoder:\n  width: 8\n  kind: conv", "f.yaml:3: decoder.kind: Invalid enum value 'conv'"),
         ("[: ", "not valid YAML"),
         ("- 1", "Expected `object`"),

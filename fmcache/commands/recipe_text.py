@@ -51,13 +51,14 @@ WORDS = {
     "grid": "if tile_px is not a multiple of an encoder's patch size: resize the view to the nearest multiple (fit), "
     "add reflected pixels (pad), or cut pixels off (crop)",
     "taps": "layers to take tokens from: last (after the final norm), the output of a block counted from 1 ('6'), or "
-    "this output after the final norm ('6+norm'). Each has its own cache; for example ['6', last]",
+    "this output after the final norm ('6+norm'). Each has its own cache and its own decoders, unless decoder.kind is "
+    "multi-tap; for example ['6', last]",
     "precision": "number format in which encoders run; published: the format that each card names",
     "store": "number format of cached tokens: float16, float32, or one of them with only N mantissa bits, which "
     "needs less disk: float16-round1 to float16-round9, float32-round1 to float32-round19",
     "decoder": "the light decoder, the same for every encoder",
-    "decoder.kind": "the paper's decoder (paper), the same with group normalisation in its blocks (paper-norm), or a "
-    "linear probe with logits resized to the tile (linear)",
+    "decoder.kind": "the paper's decoder (paper), the same with group normalisation in its blocks (paper-norm), a "
+    "linear probe with logits resized to the tile (linear), or the paper's decoder on the sum of all taps (multi-tap)",
     "decoder.width": "channels inside the decoder; a linear probe has none",
     "fit": "how a decoder is trained",
     "fit.seeds": "number of seeds: each decoder is trained once per seed; the report shows the spread between seeds",

@@ -32,6 +32,39 @@ PIECE_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
+class JoinedTaps:
+    """Token caches of several taps of an encoder as one source: their channels follow each other.
+
+    `taps` must hold the same tiles and views, as the same type, on grids of the same size.
+    """
+
+    taps: tuple[Cache, ...]
+
+    @property
+    def path(self) -> Path:
+        """Path of the first tap's cache."""
+        return self.taps[0].path
+
+    @property
+    def item(self) -> tuple[int, ...]:
+        """Shape of one view: (channel, row, col), with the channels of all taps."""
+        return sum(tap.item[0] for tap in self.taps), *self.taps[0].item[1:]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Stored type."""
+        return self.taps[0].dtype
+
+    def read_into(self, tile: str, first: int, stop: int, out: npt.NDArray[Any]) -> None:
+        """Read views `first` to `stop` - 1 of a tile into `out`, (view, channel, row, col); see `Cache.read_into`."""
+        start = 0
+        for tap in self.taps:
+            end = start + tap.item[0]
+            out[:, start:end] = tap.read(tile, first, stop)
+            start = end
+
+
+@dataclass(frozen=True, eq=False)
 class TokenGrids(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Token grids and masks of some tiles and views, in memory: a torch Dataset whose items are views, tile by tile.
 
@@ -62,7 +95,12 @@ class TokenGrids(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
 
 def load_token_grids(
-    tokens: Cache, mask_cache: Cache, tiles: Sequence[str], views: range, device: torch.device, spill: Path
+    tokens: Cache | JoinedTaps,
+    mask_cache: Cache,
+    tiles: Sequence[str],
+    views: range,
+    device: torch.device,
+    spill: Path,
 ) -> TokenGrids:
     """Return grids and masks of tiles and views, read once; on `device` if they take at most half its free memory.
 
@@ -74,7 +112,7 @@ def load_token_grids(
     NoRoom
         When they fit neither into memory nor onto the disk of `spill`.
     """
-    sources = (tokens, mask_cache)
+    sources: tuple[Cache | JoinedTaps, Cache] = (tokens, mask_cache)
     shapes = [(len(tiles), len(views), *source.item) for source in sources]
     size = sum(math.prod(shape) * source.dtype.itemsize for shape, source in zip(shapes, sources, strict=True))
     free = psutil.virtual_memory().available
@@ -91,7 +129,7 @@ def load_token_grids(
     return TokenGrids(tuple(tiles), views, held[0], held[1], spilled)
 
 
-def _fill(array: npt.NDArray[Any], source: Cache, tiles: Sequence[str], views: range) -> None:
+def _fill(array: npt.NDArray[Any], source: Cache | JoinedTaps, tiles: Sequence[str], views: range) -> None:
     def read(pieces: Sequence[tuple[int, range]]) -> None:
         for tile, at in pieces:
             source.read_into(tiles[tile], views[at.start], views[at.stop - 1] + 1, array[tile, at.start : at.stop])

@@ -58,8 +58,9 @@ def load_decoder(file: Path, record: RunRecord) -> FittedDecoder:
     recipe, labels = record.recipe, tuple(name for name, _ in record.labels)
     spec = spec_of(recipe["decoder"])
     grid = GridGeometry(recipe["tile_px"], record.encoder.patch, recipe["grid"])
-    shape = Shape((record.encoder.width,), spec.width, len(labels), grid)
-    weights, kind = _read(file)
+    weights, metadata = _read(file)
+    kind, channels = metadata.get("decoder", "paper"), metadata.get("channels", str(record.encoder.width))
+    shape = Shape(tuple(map(int, channels.split("+"))), spec.width, len(labels), grid)
     if kind != spec.kind:
         raise ResultsCorrupt(
             f"{file} holds the weights of another kind of decoder",
@@ -81,7 +82,12 @@ def load_decoder(file: Path, record: RunRecord) -> FittedDecoder:
     return FittedDecoder(decoder, labels, scale).eval().requires_grad_(False)
 
 
-def _read(file: Path) -> tuple[dict[str, torch.Tensor], str]:
-    """Return the tensors of a weights file, and its kind of decoder; files of earlier releases hold the paper's."""
+def weights_metadata(decoder: Decoder) -> dict[str, str]:
+    """Return what a weights file states about its decoder: its kind, and the channels of each tap."""
+    return {"decoder": decoder.kind, "channels": "+".join(map(str, decoder.shape.channels))}
+
+
+def _read(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Return the tensors of a weights file and what it states; files of earlier releases state nothing."""
     with safe_open(file, framework="pt") as held:
-        return load_file(file), (held.metadata() or {}).get("decoder", "paper")
+        return load_file(file), held.metadata() or {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fmcache.decoders.layers import Convolution, Kind, Layers, Shape, UpsamplingBlock
+from fmcache.decoders.layers import Convolution, Kind, Layer, Layers, Shape, UpsamplingBlock
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,13 +27,18 @@ class Paper(Kind):
 
     def layers(self, shape: Shape) -> Layers:
         """Return the layers ``project``, ``blocks`` and ``classify``."""
-        (channels,), width, grid = shape.channels, shape.width, shape.grid
+        width, grid = shape.width, shape.grid
         sides = [grid.side * 2**k for k in range(grid.upsampling_blocks + 1)]
         return {
-            "project": Convolution(channels, width, 1, grid.side),
+            "project": self.projection(shape),
             "blocks": tuple(UpsamplingBlock(width, side, self.normalised) for side in sides[1:]),
             "classify": Convolution(width, shape.labels, 1, sides[-1]),
         }
+
+    def projection(self, shape: Shape) -> Layer | tuple[Layer, ...]:
+        """Return the layer ``project``."""
+        (channels,) = shape.channels
+        return Convolution(channels, shape.width, 1, shape.grid.side)
 
     def logits(self, decoder: Decoder, tokens: Tensor) -> Tensor:
         """Return logits of the size that the last block reaches."""

@@ -9,6 +9,7 @@ import msgspec
 
 from fmcache.decoders.layers import Kind
 from fmcache.decoders.linear import Linear
+from fmcache.decoders.multi_tap import MultiTap
 from fmcache.decoders.paper import Paper
 from fmcache.decoders.paper_norm import PaperNorm
 from fmcache.errors import ResultsMismatch
@@ -18,6 +19,7 @@ KINDS: dict[DecoderKind, Kind] = {
     "paper": Paper(),
     "paper-norm": PaperNorm(),
     "linear": Linear(),
+    "multi-tap": MultiTap(),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from fmcache.cache.encoding import store_of
@@ -39,25 +40,29 @@ def cost_of(recipe: Recipe, demand: Demand, card: Card) -> Cost:
     Raises
     ------
     SpecError
-        When an encoder that is not a vision transformer cannot run with this recipe (timm gives its shapes).
+        When an encoder that is not a vision transformer cannot run with this recipe (timm gives its shapes), or taps
+        of one decoder have grids of different sizes.
     """
     grid, store = GridGeometry(recipe.tile_px, card.patch, recipe.grid), store_of(recipe.store)
     taps = _at_taps(recipe, card, grid)
     passes = forward_passes(demand)
     values = sum(width * at.side**2 for at, width in taps)
-    each = [(variant, splits) for variant in variants(recipe) for splits in demand.splits.values()]
-    trained, predicted = (
-        sum(column) for column in zip(*(images_through_decoder(v.fit, splits) for v, splits in each), strict=True)
-    )
-    labels, decoder = len(demand.dataset.labels), recipe.decoder
-    images = sum(2 * multiply_adds(Shape((width,), decoder.width, labels, at), decoder.kind) for at, width in taps)
+    fit_bytes = decoder_flop = 0
+    for variant in variants(recipe):
+        shapes = _shapes(variant, card, taps, len(demand.dataset.labels))
+        an_image = sum(2 * multiply_adds(shape, variant.decoder.kind) for shape in shapes)
+        for splits in demand.splits.values():
+            trained, predicted = images_through_decoder(variant.fit, splits)
+            decoder_flop += variant.fit.seeds * (3 * trained + predicted) * an_image
+            held = [grids_bytes(variant, splits, sum(shape.channels), shape.grid) for shape in shapes]
+            fit_bytes = max(fit_bytes, *held)
     return Cost(
         forward_passes=passes,
         raw_bytes=passes * values * store.itemsize,
         disk_bytes=round(passes * values * 4 * store.expected_ratio()),
-        fit_bytes=max(grids_bytes(variant, splits, width, at) for variant, splits in each for at, width in taps),
+        fit_bytes=fit_bytes,
         encoder_flop=passes * encoder_flop(card, grid),
-        decoder_flop=recipe.fit.seeds * (3 * trained + predicted) * images,
+        decoder_flop=decoder_flop,
     )
 
 
@@ -89,6 +94,20 @@ def encoder_flop(card: Card, grid: GridGeometry) -> int:
     # for a card without `params`: blocks of 12 d*d, and the patch embedding
     params = card.params or 12 * card.depth * card.width**2 + 3 * card.patch**2 * card.width
     return 2 * params * tokens + 4 * card.depth * tokens**2 * card.width
+
+
+def _shapes(recipe: Recipe, card: Card, taps: Sequence[tuple[GridGeometry, int]], labels: int) -> list[Shape]:
+    """Return the shapes of an encoder's decoders: one for each tap, or one that joins all taps."""
+    width = recipe.decoder.width
+    if not recipe.decoder.joins_taps:
+        return [Shape((channels,), width, labels, at) for at, channels in taps]
+    if len({at.side for at, _ in taps}) > 1:
+        raise SpecError(
+            f"{card.name!r}: one decoder cannot read taps whose grids have different sizes",
+            found=", ".join(f"{tap}: {at.side} x {at.side}" for tap, (at, _) in zip(recipe.taps, taps, strict=True)),
+            next_step="choose taps of one size, or another decoder",
+        )
+    return [Shape(tuple(channels for _, channels in taps), width, labels, taps[0][0])]
 
 
 def _at_taps(recipe: Recipe, card: Card, grid: GridGeometry) -> list[tuple[GridGeometry, int]]:

@@ -74,13 +74,14 @@ def _decoder_speed(recipe: Recipe, card: Card, labels: int, device: torch.device
     side = GridGeometry(recipe.tile_px, card.patch, recipe.grid).side
     tile_px = recipe.tile_px if side <= SMALL_SIDE[device.type] else SMALL_SIDE[device.type] * card.patch
     grid = GridGeometry(tile_px, card.patch, recipe.grid)
-    shape, kind = Shape((card.width,), recipe.decoder.width, labels, grid), recipe.decoder.kind
+    channels = (card.width,) * len(recipe.taps_of_decoders[0])
+    shape, kind = Shape(channels, recipe.decoder.width, labels, grid), recipe.decoder.kind
     flop = 3 * 2 * multiply_adds(shape, kind)
     batch = max(1, min(recipe.fit.batch, FLOP_PER_TRY[device.type] // flop))
     decoder = Decoder(shape, kind, form_for(device)).to(device)
     initialise(decoder, 0)
     optimiser = torch.optim.NAdam(decoder.parameters(), lr=recipe.fit.learning_rate)
-    tokens = torch.empty(batch, card.width, grid.side, grid.side).normal_(generator=torch.Generator().manual_seed(0))
+    tokens = torch.empty(batch, sum(channels), grid.side, grid.side).normal_(generator=torch.Generator().manual_seed(0))
     tokens = tokens.to(device)
     truth = torch.zeros(batch, grid.covered_px, grid.covered_px, dtype=torch.uint8, device=device)
 

@@ -18,9 +18,10 @@ from fmcache.cache.header import read_header
 from fmcache.cache.reader import Cache, open_cache
 from fmcache.cache.verify import disk_bytes
 from fmcache.decoders.arithmetic import grids_bytes, multiply_adds
-from fmcache.decoders.batches import TokenGrids, load_token_grids, steps_per_epoch
+from fmcache.decoders.batches import JoinedTaps, TokenGrids, load_token_grids, steps_per_epoch
 from fmcache.decoders.concurrent_seeds import concurrent_seed_count, threads_of_a_seed, train_concurrently
 from fmcache.decoders.decoder import Decoder, form_for
+from fmcache.decoders.fitted import weights_metadata
 from fmcache.decoders.layers import Shape
 from fmcache.decoders.registry import settings
 from fmcache.decoders.train import Counts, TrainedRun, Training, channel_scale, collapsed, mean_dice, still_falling
@@ -54,9 +55,9 @@ from fmcache.specs import Recipe, variants
 from fmcache.stages import places
 from fmcache.stages.flags import Failure, Flags
 from fmcache.stages.identities import only_tiles
-from fmcache.stages.inputs import open_masks, open_tokens
+from fmcache.stages.inputs import open_masks, open_taps
 from fmcache.stages.labelled import check_labelled, label_notes, label_pixels, place, split_pixels
-from fmcache.stages.origins import check_origin, encoder_info, renamed
+from fmcache.stages.origins import check_origin, encoder_info, joined_info, renamed
 from fmcache.stages.report_pictures import copy_tile_pictures, has_token_pictures, keep_token_pictures
 from fmcache.strict import builtins
 
@@ -73,7 +74,8 @@ MANY_BYTES = 10**8
 class EncoderRuns(NamedTuple):
     """All runs of one encoder on one dataset and fold (None: its fixed split); picklable.
 
-    `identity` (JSON) is the identity of these runs without the seed.
+    `tokens` and `channels` are the token cache and the channels of each tap that the decoder reads. `identity` (JSON)
+    is the identity of these runs without the seed.
     """
 
     recipe: Recipe
@@ -83,7 +85,8 @@ class EncoderRuns(NamedTuple):
     splits: Splits
     labels: tuple[tuple[str, str], ...]
     mpp: float | None
-    tokens: Path
+    tokens: tuple[Path, ...]
+    channels: tuple[int, ...]
     mask_cache: Path
     identity: bytes
     encoder: EncoderInfo
@@ -115,7 +118,7 @@ class EncoderRuns(NamedTuple):
     @property
     def shape(self) -> Shape:
         """What the decoder is built for."""
-        return Shape((self.encoder.width,), self.recipe.decoder.width, len(self.labels), self.grid)
+        return Shape(self.channels, self.recipe.decoder.width, len(self.labels), self.grid)
 
     @property
     def grid(self) -> GridGeometry:
@@ -319,7 +322,7 @@ def _write(loaded: LoadedRuns, seed: int, fitted: TrainedRun, together: int, wal
     weights = fitted.weights | (dict(scale._asdict()) if scale else {})
     with whole_folder(runs.folder(seed)) as folder:
         tensors = {name: value.contiguous() for name, value in weights.items()}
-        save_file(tensors, folder / WEIGHTS, {"decoder": runs.recipe.decoder.kind})
+        save_file(tensors, folder / WEIGHTS, weights_metadata(loaded.training.decoder))
         write_predictions(folder, fitted.kept)
         write_run(folder, results)
     line = f"test Dice {mean_dice(fitted.test, runs.recipe.dice):.1%}, best validation {fitted.val_dice:.1%}"
@@ -340,20 +343,24 @@ def _runs_of_dataset(
     mask_cache = open_masks(recipe, demand, flags.work)
     listed = places.encoder_keys(recipe)
     wanted = [
-        (key, tap) for tap in recipe.taps for key in listed or places.cached_encoders(flags.work, name, recipe, tap)
+        (key, taps)
+        for taps in recipe.taps_of_decoders
+        for key in listed or places.cached_encoders(flags.work, name, recipe, taps)
     ]
     if not wanted:
+        which = f" of each tap ({', '.join(recipe.taps)})" if recipe.decoder.joins_taps else ""
         raise CacheNotFound(
-            f"no encoder has a cache on {name} for recipe {recipe.name!r}",
+            f"no encoder has a cache{which} on {name} for recipe {recipe.name!r}",
             next_step=f"run fmcache extract --dataset {name} --encoder NAME, with the same recipe and --work folder",
         )
     all_runs, failures = [], []
     remembered, lock = Remembered(places.remembered(flags.work)), places.weights_lock(flags.work)
-    for key, tap in wanted:
-        path = places.tokens_path(flags.work, name, key, recipe, tap)
+    for key, taps in wanted:
+        path = places.tokens_path(flags.work, name, key, recipe, taps[0])
         try:
-            tokens = open_tokens(recipe, demand, key, tap, mask_cache, flags.work)
-            for line in check_origin(tokens, key, listed.get(key), recipe, lock, remembered.sha256):
+            tokens = open_taps(recipe, demand, key, taps, mask_cache, flags.work)
+            notes = [check_origin(cache, key, listed.get(key), recipe, lock, remembered.sha256) for cache in tokens]
+            for line in dict.fromkeys(line for of_cache in notes for line in of_cache):
                 say(f"{name} · {key}: {line}")
             all_runs += [
                 _runs_of_encoder(recipe, demand, fold, tokens, mask_cache, device, flags) for fold in demand.splits
@@ -370,15 +377,16 @@ def _runs_of_encoder(
     recipe: Recipe,
     demand: Demand,
     fold: int | None,
-    tokens: Cache,
+    tokens: Sequence[Cache],
     mask_cache: Cache,
     device: torch.device,
     flags: Flags,
 ) -> EncoderRuns:
     fields, dataset, splits = builtins(recipe), demand.dataset, demand.splits[fold]
     tiles = tiles_of(splits)
+    of_tokens = [only_tiles(cache.header.identity, tiles) for cache in tokens]
     identity = {
-        "tokens": only_tiles(tokens.header.identity, tiles),
+        "tokens": of_tokens if recipe.decoder.joins_taps else of_tokens[0],
         "view_bank": only_tiles(mask_cache.header.identity, tiles),
         "views": recipe.views.count,
         "splits": {split: list(splits.of(split)) for split in SPLITS},
@@ -386,15 +394,17 @@ def _runs_of_encoder(
         "fit": {key: value for key, value in fields["fit"].items() if key != "seeds"},
         "dice": recipe.dice,
     }
-    info = encoder_info(tokens)
+    infos = [encoder_info(cache) for cache in tokens]
+    info = joined_info(infos, recipe.taps) if recipe.decoder.joins_taps else infos[0]
     labels = tuple((label.name, label.colour) for label in dataset.labels)
     groups = tuple((tile.id, tile.group) for tile in dataset.tiles if tile.group and tile.id in splits.test)
     # processes share the cores, unless the user says how many threads each may use
     threads = thread_count(flags.threads) // (1 if flags.threads else max(flags.workers, 1))
     return EncoderRuns(
-        recipe, demand.name, dataset.title or demand.name, fold, splits, labels, dataset.mpp, tokens.path,
-        mask_cache.path, canonical_json(identity), info, places.results(flags.work), str(device), max(threads, 1),
-        groups, source=dataset.source, licence=dataset.licence,
+        recipe, demand.name, dataset.title or demand.name, fold, splits, labels, dataset.mpp,
+        tuple(cache.path for cache in tokens), tuple(one.width for one in infos), mask_cache.path,
+        canonical_json(identity), info, places.results(flags.work), str(device), max(threads, 1), groups,
+        source=dataset.source, licence=dataset.licence,
     )  # fmt: skip
 
 
@@ -435,17 +445,21 @@ def _load(runs: EncoderRuns) -> Training:
 def _loader(runs: EncoderRuns) -> Callable[[Sequence[str], range], TokenGrids]:
     """Open the caches of runs; return the function that loads the grids of tiles and views."""
     expected = msgspec.json.decode(runs.identity)
-    tokens = open_cache(runs.tokens, "tokens", expected["tokens"])
+    identities = expected["tokens"] if runs.recipe.decoder.joins_taps else [expected["tokens"]]
+    taps = [open_cache(path, "tokens", one) for path, one in zip(runs.tokens, identities, strict=True)]
+    tokens = JoinedTaps(tuple(taps)) if len(taps) > 1 else taps[0]
     mask_cache = open_cache(runs.mask_cache, "view_bank", expected["view_bank"])
     torch.set_num_threads(runs.threads)
     return functools.partial(load_token_grids, tokens, mask_cache, device=torch.device(runs.device), spill=runs.results)
 
 
 def _recorded(runs: EncoderRuns) -> Recorded:
-    header = read_header(runs.tokens)
-    cost, size = header.about.get("extraction"), disk_bytes(runs.tokens)
-    extraction = Extraction(**cost, bytes=size, cached_views=sum(header.stored)) if cost else None
-    return Recorded(header.about.get("origin", {}), extraction)
+    headers, size = [read_header(path) for path in runs.tokens], sum(disk_bytes(path) for path in runs.tokens)
+    # taps of one pass share its time: each cache records all of it
+    costs = [cost for header in headers if (cost := header.about.get("extraction"))]
+    cost = max(costs, key=lambda cost: cost["seconds"], default=None)
+    extraction = Extraction(**cost, bytes=size, cached_views=sum(headers[0].stored)) if cost else None
+    return Recorded(headers[0].about.get("origin", {}), extraction)
 
 
 def _record(
@@ -514,7 +528,7 @@ def _forecast(groups: Sequence[tuple[EncoderRuns, Sequence[RunTask]]], seeds: in
     kept = sum(n * 2 * len(runs.kept) * runs.grid.covered_px**2 for n, runs in zip(todo, all_runs, strict=True))
     predictions = f"; predictions of test tiles on disk: at most {size_text(kept)}" if kept > MANY_BYTES else ""
     return (
-        f"fit: {len({runs.tokens for runs in all_runs})} caches{folds} x {seeds} seeds; "
+        f"fit: {len({path for runs in all_runs for path in runs.tokens})} caches{folds} x {seeds} seeds; "
         f"{sum(todo)} of {len(all_runs) * seeds} runs to do, {steps} steps each ({runs.dataset}), {how}; "
         f"token grids in memory: at most {size_text(largest)}{predictions}"
     )

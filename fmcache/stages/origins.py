@@ -5,7 +5,7 @@ The check uses neither timm nor the hub. Facts that cannot be compared are repor
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,18 @@ def encoder_info(cache: Cache) -> EncoderInfo:
             found=str(reason),
             next_step="remove it with fmcache cache rm, then run the same fmcache extract again",
         ) from None
+
+
+def joined_info(infos: Sequence[EncoderInfo], taps: Sequence[str]) -> EncoderInfo:
+    """Return the facts of the entry whose decoder reads several taps of an encoder; `infos` are those of each tap."""
+    first, joined = infos[0], "+".join(taps)
+    title = first.title.removesuffix(f", block {taps[0]}").removesuffix(f", stage {taps[0]}")
+    return msgspec.structs.replace(
+        first,
+        name=f"{first.name.removesuffix(f'@{taps[0]}')}@{joined}",
+        title=f"{title}, taps {' + '.join(taps)}",
+        width=sum(info.width for info in infos),
+    )
 
 
 def check_origin(

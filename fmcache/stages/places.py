@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from fmcache.encoders.cards import SUFFIXES, TIMM, card_names, read_card
@@ -82,10 +83,11 @@ def tile_picture(work: Path, dataset: str, tile_px: int, image_sha256: str) -> P
     return caches(work) / dataset / "pictures" / str(tile_px) / f"{image_sha256}.jpg"
 
 
-def cached_encoders(work: Path, dataset: str, recipe: Recipe, tap: str) -> list[str]:
-    """Return the keys of the encoders that have a cache for this dataset, recipe and tap, sorted."""
-    name = tokens_path(work, dataset, "*", recipe, tap).name
-    return sorted(path.parent.name for path in (caches(work) / dataset).glob(f"*/{name}"))
+def cached_encoders(work: Path, dataset: str, recipe: Recipe, taps: Sequence[str]) -> list[str]:
+    """Return the keys of the encoders that have caches of all `taps` for this dataset and recipe, sorted."""
+    names = [tokens_path(work, dataset, "*", recipe, tap).name for tap in taps]
+    keys = [{path.parent.name for path in (caches(work) / dataset).glob(f"*/{name}")} for name in names]
+    return sorted(set.intersection(*keys))
 
 
 def weights_lock(work: Path) -> Path:

@@ -10,7 +10,7 @@ import torch
 
 from fmcache.cache.reader import open_cache
 from fmcache.cache.writer import open_writer, write_shard
-from fmcache.decoders.batches import load_token_grids
+from fmcache.decoders.batches import JoinedTaps, load_token_grids
 from fmcache.errors import CacheCorrupt, NoRoom
 
 TILES = {"a": 4, "b": 4, "c": 1}
@@ -80,3 +80,25 @@ def test_a_lost_shard_is_noticed_while_several_tiles_are_read(caches, tmp_path):
     shutil.rmtree(tmp_path / "enc" / "tokens.zarr" / "tokens" / "c" / "1")
     with pytest.raises(CacheCorrupt, match="'b'"):
         load_token_grids(*caches, ("a", "b"), range(1, 4), CPU, tmp_path)
+
+
+def test_taps_are_read_side_by_side_on_the_channel_axis(caches, tmp_path, monkeypatch):
+    tokens, masks = caches
+    other, identity = tmp_path / "other.zarr", {"tiles": dict.fromkeys(TILES, "hash")}
+    with open_writer(other, "tokens", identity, (5, 3, 3), "float16", TILES, {}) as writer:
+        writer.begin()
+        for shard in writer.missing():
+            views = [np.full((5, 3, 3), -(10 * shard.tile + v)) for v in range(shard.first, shard.stop)]
+            write_shard(other, "tokens", shard, np.stack(views).astype("float16"))
+        writer.seal()
+    joined = JoinedTaps((tokens, open_cache(other)))
+    assert joined.item == (7, 3, 3)
+    for free in (2**40, 100):  # in memory, and mapped from a file
+        short_of_memory(monkeypatch, free)
+        grids = load_token_grids(joined, masks, ("b", "a"), range(1, 4), CPU, tmp_path / "spill")
+        assert grids.spilled == (free == 100)
+        for i, tile in enumerate("ba"):
+            for j, view in enumerate(range(1, 4)):
+                value = "abc".index(tile) * 10 + view
+                assert (grids.tokens[i, j, :2] == value).all()
+                assert (grids.tokens[i, j, 2:] == -value).all()

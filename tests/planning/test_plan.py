@@ -110,6 +110,16 @@ def test_a_linear_probe_costs_its_convolution_and_has_no_width_to_narrow(manifes
     assert not any(line.startswith("decoder:") for line in cheaper(linear))
 
 
+def test_a_decoder_that_joins_taps_holds_the_grids_of_all_and_has_one_projection_for_each(manifest):
+    two = msgspec.structs.replace(RECIPE, taps=("last", "2"))
+    joined = msgspec.structs.replace(two, decoder=DecoderSpec(kind="multi-tap", width=6))
+    apart, together = cost(two, manifest.dataset()), cost(joined, manifest.dataset())
+    assert together[:3] == apart[:3]
+    assert together.fit_bytes == (3 * 4 + 1 + 2) * (2 * 10 * 4 * 4 * 2 + 64 * 64)
+    forward = 2 * (2 * 10 * 6 * 16 + 9 * 36 * (64 + 256 + 1024 + 4096) + 6 * 2 * 4096)
+    assert together.decoder_flop == 2 * (3 * 45 + 3 * 1 + 2) * forward
+
+
 def test_taps_share_forward_passes_but_each_has_a_cache_and_its_decoders(manifest):
     one, two = (cost(msgspec.structs.replace(RECIPE, taps=taps), manifest.dataset()) for taps in
                 (("last",), ("last", "2")))  # fmt: skip

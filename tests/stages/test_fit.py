@@ -1,12 +1,23 @@
 """What stage two fits with which decoder, and what it records: so results of earlier releases stay recognised."""
 
-import msgspec
-import pytest
+import itertools
+from types import SimpleNamespace
 
-from fmcache.errors import ResultsMismatch
-from fmcache.scores.run_files import find_runs, read_record
-from fmcache.specs import DecoderSpec
-from fmcache.stages import places
+import msgspec
+import polars as pl
+import pytest
+import torch
+import yaml
+
+from fmcache import Study
+from fmcache.errors import CacheNotFound, ResultsMismatch, SpecError
+from fmcache.scores.counts import count
+from fmcache.scores.run_files import find_runs, read_record, run_folder
+from fmcache.specs import DecoderSpec, FitSpec, Recipe, ViewSpec
+from fmcache.stages import inputs, places
+from fmcache.stages.extract import extract
+from fmcache.stages.fit import fit
+from fmcache.stages.flags import Flags
 
 
 def change(struct, **fields):
@@ -64,3 +75,74 @@ def test_a_linear_probe_is_another_run_whose_identity_has_no_width(fitted):
 def test_another_decoder_under_the_name_of_a_fitted_study_is_refused_by_field(fitted):
     with pytest.raises(ResultsMismatch, match=r"decoder\.kind"):
         fitted.fit(change(fitted.recipe, decoder=DecoderSpec(kind="linear")))
+
+
+@pytest.fixture(scope="module")
+def tapped(drawn, tmp_path_factory):
+    """A study of a tiny transformer whose taps 1 and last, but not 2, are extracted."""
+    folder = tmp_path_factory.mktemp("tapped")
+    manifest = drawn(folder, 2, 1, 1)
+    tiny = {
+        "name": "tiny", "title": "Tiny ViT", "architecture": "vit_tiny_patch16_224",
+        "arguments": {"img_size": 64, "depth": 2, "embed_dim": 24, "num_heads": 2}, "patch": 16, "width": 24,
+        "prefix_tokens": 1, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2], "random_weights": True,
+    }  # fmt: skip
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(tiny))
+    recipe = Recipe(
+        name="taps", encoders=(str(folder / "tiny.yaml"),), tile_px=64, views=ViewSpec(count=2), taps=("1", "last"),
+        decoder=DecoderSpec(kind="multi-tap", width=6),
+        fit=FitSpec(seeds=2, epochs=2, batch=2, validate_epochs=1, standardise="channel"),
+    )  # fmt: skip
+    flags = Flags(folder / "work", device="cpu", threads=1)
+    assert extract(recipe, manifest, flags, print) == []
+    return recipe, manifest, flags
+
+
+def test_a_decoder_of_several_taps_is_one_entry_for_each_encoder(tapped):
+    recipe, manifest, flags = tapped
+    lines = []
+    assert fit(recipe, manifest, flags, lines.append) == []
+    assert any("2 caches x 2 seeds; 2 of 2 runs to do" in line for line in lines)
+    study = Study(recipe, flags.work, manifest.path, device="cpu")
+    counts = study.results()
+    assert set(counts["encoder"]) == {"tiny@1+last"}
+    record = read_record(run_folder(places.results(flags.work), "taps", "toy", "tiny@1+last", 0))
+    assert [tokens["tap"] for tokens in record.identity["tokens"]] == ["1", "last"]
+    assert record.identity["decoder"] == {"kind": "multi-tap", "width": 6}
+    assert record.encoder.display == "Tiny ViT, taps 1 + last (random weights)"
+    assert (record.encoder.width, record.encoder.patch) == (48, 16)
+    assert record.decoder_params == 2 * (24 * 6 + 6) + 4 * (9 * 36 + 6) + 6 * 3 + 3
+
+    grids = study.grids("toy", "tiny", "test")
+    taps = [study.grids("toy", "tiny", "test", tap=tap).tokens for tap in recipe.taps]
+    assert torch.equal(grids.tokens, torch.cat(taps, dim=2))
+    decoder = study.decoder("toy", "tiny@1+last", seed=1)
+    ((tokens, mask),) = grids
+    predicted = decoder(tokens[None]).argmax(1)[0].to(torch.uint8).numpy()
+    stored = counts.filter((pl.col("seed") == 1) & (pl.col("split") == "test")).select("tp", "fp", "fn")
+    assert count(predicted, mask.numpy(), 3).tolist() == stored.to_numpy().tolist()
+
+
+def test_an_encoder_that_is_found_by_its_caches_must_have_all_taps(tapped):
+    recipe, manifest, flags = tapped
+    found = change(recipe, name="found", encoders=(), fit=FitSpec(seeds=1, epochs=1, batch=2))
+    assert fit(found, manifest, flags, print) == []
+    with pytest.raises(CacheNotFound, match=r"of each tap \(1, 2, last\)"):
+        fit(change(found, taps=("1", "2", "last")), manifest, flags, print)
+
+
+def test_taps_that_were_not_extracted_are_named_with_the_command_that_extracts_them(tapped):
+    recipe, manifest, flags = tapped
+    (failure,) = fit(change(recipe, taps=("1", "2", "last")), manifest, flags, print)
+    assert "a decoder for taps that were not extracted" in failure.error.problem
+    assert failure.error.found == "no cache of 2"
+    assert "fmcache extract --dataset toy --encoder tiny --tap 1,2,last" in failure.error.next_step
+
+
+def test_one_decoder_cannot_read_grids_of_different_sizes(tapped, monkeypatch):
+    recipe, manifest, flags = tapped
+    sides = itertools.cycle([4, 2])
+    monkeypatch.setattr(inputs, "open_tokens", lambda *_: SimpleNamespace(item=(24, side := next(sides), side)))
+    (failure,) = fit(change(recipe, name="sizes"), manifest, flags, print)
+    assert isinstance(failure.error, SpecError)
+    assert failure.error.found == "1: 4 x 4, last: 2 x 2"
