@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import yaml
 
 from fmcache.manifest import SPLITS
@@ -21,12 +24,18 @@ def facts(summary: Summary) -> dict[str, str]:
         "tile size": f"{record.recipe['tile_px']} px" + (f", listed at {record.mpp:g} um/px" if record.mpp else ""),
         "views": f"{record.recipe['views']['count']} of each training tile",
         "budget": f"{steps} steps of up to {fit['batch']} views, {fit['epochs']} epochs",
-        "decoder": f"width {record.recipe['decoder']['width']}, {record.decoder_params:,} parameters (first encoder)",
+        "decoder": f"{_decoder(record.recipe['decoder'])}{record.decoder_params:,} parameters (first encoder)",
         "folds": str(len(summary.folds)) if summary.folds else "none: one fixed split",
         "seeds": ", ".join(map(str, sorted({len({seed for _, seed in row.runs}) for row in summary.rows}))),
         "device": f"{record.device}, {record.threads} threads",
         "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
     }
+
+
+def _decoder(settings: Mapping[str, Any]) -> str:
+    """Return the kind of a decoder, if it is not the paper's, and its width, if it has one, before other facts."""
+    kind = f"{settings['kind']}, " if settings.get("kind", "paper") != "paper" else ""
+    return kind + (f"width {settings['width']}, " if "width" in settings else "")
 
 
 def facts_tables(summary: Summary) -> list[ReportTable]:

@@ -37,6 +37,12 @@ GRIDS = {
     "decoder's output",
     "crop": "the rim at the bottom and right was left out: it was neither trained on nor scored",
 }
+PAPERS_DECODER = (
+    "a 1 x 1 convolution to {width} channels; blocks of bilinear upsampling by 2, a 3 x 3 convolution and ReLU, as "
+    "many as reach the size of the tile; a 1 x 1 convolution to the labels; and a bilinear interpolation where sizes "
+    "still differ"
+)
+"""The paper's decoder, for results that do not say what their decoder does."""
 
 Describe = Callable[[Findings, Bibliography], str]
 
@@ -182,7 +188,11 @@ def _tokens(one: Findings, works: Bibliography) -> str:
     if any(side % row.encoder.patch for row in one.summary.rows):
         texts.append(f"Where the patch size does not divide {side}, {GRIDS[recipe['grid']].format(px=side)}")
     taps = {of["tap"] for of in facts.values() if "tap" in of}
-    if taps == {"last"}:
+    if any("+" in tap.replace("+norm", "") for tap in taps):
+        texts.append(
+            "A decoder reads several outputs of an encoder: those of the blocks or stages that the encoder's name says"
+        )
+    elif taps == {"last"}:
         texts.append("Tokens are the last output of each encoder, for transformers after the final norm")
     elif taps:
         texts.append(
@@ -227,13 +237,12 @@ def _training(one: Findings, works: Bibliography) -> str:
 def _decoder(one: Findings, works: Bibliography) -> str:
     low, high = (pick(of.decoder_params for of in _records(one)) for pick in (min, max))
     size = _parameters(low) if low == high else f"{_parameters(low)} to {_parameters(high)}, depending on the encoder"
-    width = one.summary.record.recipe["decoder"]["width"]
-    return (
-        f"On the token grids of each encoder, the same light decoder {works.cite('vitoria-benchmark')} was trained: a "
-        f"1 x 1 convolution to {width} channels; blocks of bilinear upsampling by 2, a 3 x 3 convolution and ReLU, as "
-        "many as reach the size of the tile; a 1 x 1 convolution to the labels; and a bilinear interpolation where "
-        f"sizes still differ. It has {size}"
-    )
+    record = one.summary.record
+    settings = record.recipe["decoder"]
+    kind = settings.get("kind", "paper")
+    which = works.cite("vitoria-benchmark") if kind == "paper" else f"({kind})"
+    words = record.decoder_words or PAPERS_DECODER.format(width=settings.get("width"))
+    return f"On the token grids of each encoder, the same light decoder {which} was trained: {words}. It has {size}"
 
 
 def _loss(fit: Mapping[str, Any], works: Bibliography) -> str:
@@ -326,8 +335,15 @@ def _records(one: Findings) -> list[RunRecord]:
 
 
 def _identified(one: Findings, row: Row) -> Mapping[str, Any]:
-    """Return what identifies the token cache of an encoder; empty if its records do not hold it."""
-    return _mapping(_first(of.identity.get("tokens") for of in _records(one) if of.encoder.name == row.encoder.name))
+    """Return what identifies the token cache of an encoder; empty if its records do not hold it.
+
+    Of several taps that one decoder reads, it is that of the first, with the names of all taps.
+    """
+    found = _first(of.identity.get("tokens") for of in _records(one) if of.encoder.name == row.encoder.name)
+    if isinstance(found, list):
+        taps = [_mapping(tokens) for tokens in found]
+        return {**taps[0], "tap": "+".join(str(of.get("tap")) for of in taps)}
+    return _mapping(found)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

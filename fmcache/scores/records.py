@@ -110,6 +110,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     extraction: Extraction | None = None
     """None: the cache does not record it."""
     decoder_params: int
+    decoder_words: str = ""
+    """What the decoder does, as part of a sentence; '' in results written before this field existed: the paper's."""
     best_epoch: int
     val_dice: float | None
     collapsed: tuple[str, ...]

@@ -23,7 +23,7 @@ from fmcache.decoders.concurrent_seeds import concurrent_seed_count, threads_of_
 from fmcache.decoders.decoder import Decoder, form_for
 from fmcache.decoders.fitted import weights_metadata
 from fmcache.decoders.layers import Shape
-from fmcache.decoders.registry import settings
+from fmcache.decoders.registry import KINDS, settings
 from fmcache.decoders.train import Counts, TrainedRun, Training, channel_scale, collapsed, mean_dice, still_falling
 from fmcache.demand import Demand, all_tiles, demands, tiles_of
 from fmcache.errors import (
@@ -486,6 +486,7 @@ def _record(
         origin=loaded.recorded.origin,
         extraction=loaded.recorded.extraction,
         decoder_params=parameters,
+        decoder_words=KINDS[runs.recipe.decoder.kind].words(runs.shape),
         best_epoch=fitted.best_epoch,
         val_dice=fitted.val_dice,
         collapsed=collapsed(fitted.test, [name for name, _ in runs.labels]),

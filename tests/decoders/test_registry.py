@@ -1,5 +1,7 @@
 """Decoders by name: which of their fields belong to a run's identity, and that each kind is one decoder."""
 
+import re
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -74,3 +76,10 @@ def test_the_papers_decoder_has_the_identity_that_it_had_before_there_were_kinds
 def test_a_decoder_of_a_later_release_is_refused():
     with pytest.raises(ResultsMismatch, match="does not have"):
         spec_of({"kind": "of-the-future", "width": 3})
+
+
+def test_the_readme_states_the_size_of_every_kind():
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    rows = dict(re.findall(r"^\| `([\w-]+)`(?: \(default\))? \|[^|]*\| ([\d,]+)(?: \(2 taps\))? \|$", text, re.M))
+    shapes = {kind: Shape((1024,) * (1 + (kind == "multi-tap")), 256, 3, GridGeometry(512, 16)) for kind in KINDS}
+    assert rows == {kind: f"{parameters(shape, kind):,}" for kind, shape in shapes.items()}

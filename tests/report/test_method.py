@@ -7,10 +7,15 @@ import polars as pl
 import pytest
 from pybtex.database import parse_string
 
+from fmcache.decoders.layers import Shape
+from fmcache.decoders.registry import KINDS, settings
 from fmcache.encoders.cards import read_card
+from fmcache.grid import GridGeometry
+from fmcache.report.facts import facts
 from fmcache.report.findings import find
 from fmcache.report.method import bibtex, method
 from fmcache.scores.records import EncoderInfo, Extraction
+from fmcache.specs import DecoderSpec, Recipe
 
 COUNTS = [(80, 10, 10), (60, 30, 10), (70, 20, 20), (50, 40, 20), (65, 20, 30)]
 """(tp, fp, fn) of label a in each test tile; label b has half of them."""
@@ -178,3 +183,51 @@ def test_every_citation_has_an_entry_and_every_entry_is_cited(runs_of, study, fo
     for runs in (study, folded(50, 60, 55, 65), [run for info in encoders for run in runs_of(info, seeds=2)]):
         one = find(runs)
         assert cited(method([one])) == set(entries(bibtex([one])))
+
+
+def recipe_with(decoder):
+    return msgspec.to_builtins(Recipe(name="toy")) | {"decoder": decoder}
+
+
+@pytest.mark.parametrize("decoder", [{"width": 64}, {"kind": "paper", "width": 64}], ids=["earlier release", "named"])
+def test_the_papers_decoder_reads_the_same_with_and_without_its_name_and_words(runs_of, decoder):
+    grid = GridGeometry(512, 16)
+    texts = set()
+    for words in ("", KINDS["paper"].words(Shape((1024,), 64, 2, grid))):
+        runs = runs_of(encoder("one"), recipe=recipe_with(decoder), decoder_words=words)
+        texts.add("\n".join(method([find(runs)])))
+        assert facts(find(runs).summary)["decoder"] == "width 64, 10 parameters (first encoder)"
+    (text,) = texts
+    assert "the same light decoder [@vitoria-benchmark] was trained: a 1 x 1 convolution to 64 channels; blocks" in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "says", "fact"),
+    [
+        ("linear", "(linear) was trained: a linear probe", "linear, 10 parameters"),
+        ("paper-norm", "a 3 x 3 convolution, group normalisation and ReLU", "paper-norm, width 64, 10 parameters"),
+        (
+            "multi-tap",
+            "for each of 2 taps a 1 x 1 convolution to 64 channels, summed; blocks",
+            "multi-tap, width 64, 10",
+        ),
+    ],
+)
+def test_another_decoder_is_named_and_described_as_its_kind_says(runs_of, kind, says, fact):
+    channels = (512, 512) if kind == "multi-tap" else (1024,)
+    words = KINDS[kind].words(Shape(channels, 64, 2, GridGeometry(512, 16)))
+    recipe = recipe_with(settings(DecoderSpec(kind=kind, width=64)))
+    found = find(runs_of(encoder("one"), recipe=recipe, decoder_words=words))
+    text = "\n".join(method([found]))
+    assert says in text
+    assert "same light decoder [@vitoria-benchmark]" not in text
+    assert facts(found.summary)["decoder"].startswith(fact)
+
+
+def test_several_taps_of_one_decoder_are_said_to_be_read_by_it(runs_of):
+    tokens = [{"tap": tap, "store": "float16", "precision": "float32"} for tap in ("6+norm", "last")]
+    joined = "\n".join(method([find(runs_of(encoder("one@6+norm+last"), identity={"tokens": tokens}))]))
+    assert "A decoder reads several outputs of an encoder" in joined
+    assert "Token grids were stored as float16" in joined
+    alone = "\n".join(method([find(runs_of(encoder("one@6+norm"), identity={"tokens": tokens[0]}))]))
+    assert "A decoder reads several outputs" not in alone
