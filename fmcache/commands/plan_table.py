@@ -102,7 +102,7 @@ def _work(cost: Cost, items: Sequence[Item], speed: Speed | None) -> tuple[str, 
     if speed is None:
         return encoder, "–", decoder, "–"
     seconds = sum(item.cost.encoder_flop / speed.encoder[item.precision] for item in items)
-    return encoder, time_text(seconds), decoder, time_text(cost.decoder_flop / speed.decoder)
+    return encoder, time_text(seconds), decoder, time_text(speed.decoder_s(cost))
 
 
 def time_text(seconds: float) -> str:

@@ -23,7 +23,8 @@ class Cost(NamedTuple):
 
     `raw_bytes` is the size of its tokens on disk before compression, `disk_bytes` the expected size after compression.
     `fit_bytes` is the size of the grids and masks that stage two holds in memory at the same time. `*_flop` are
-    floating-point operations; a multiply-add counts as two.
+    floating-point operations; a multiply-add counts as two. `logits` counts the logits at the tile's size whose loss is
+    computed in training: for small decoders, the loss takes most of the time.
     """
 
     forward_passes: int
@@ -32,6 +33,7 @@ class Cost(NamedTuple):
     fit_bytes: int
     encoder_flop: int
     decoder_flop: int
+    logits: int
 
 
 def cost_of(recipe: Recipe, demand: Demand, card: Card) -> Cost:
@@ -47,13 +49,14 @@ def cost_of(recipe: Recipe, demand: Demand, card: Card) -> Cost:
     taps = _at_taps(recipe, card, grid)
     passes = forward_passes(demand)
     values = sum(width * at.side**2 for at, width in taps)
-    fit_bytes = decoder_flop = 0
+    fit_bytes = decoder_flop = logits = 0
     for variant in variants(recipe):
         shapes = _shapes(variant, card, taps, len(demand.dataset.labels))
         an_image = sum(2 * multiply_adds(shape, variant.decoder.kind) for shape in shapes)
         for splits in demand.splits.values():
             trained, predicted = images_through_decoder(variant.fit, splits)
             decoder_flop += variant.fit.seeds * (3 * trained + predicted) * an_image
+            logits += variant.fit.seeds * trained * sum(shape.labels * shape.grid.covered_px**2 for shape in shapes)
             held = [grids_bytes(variant, splits, sum(shape.channels), shape.grid) for shape in shapes]
             fit_bytes = max(fit_bytes, *held)
     return Cost(
@@ -63,6 +66,7 @@ def cost_of(recipe: Recipe, demand: Demand, card: Card) -> Cost:
         fit_bytes=fit_bytes,
         encoder_flop=passes * encoder_flop(card, grid),
         decoder_flop=decoder_flop,
+        logits=logits,
     )
 
 

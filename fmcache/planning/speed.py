@@ -17,6 +17,7 @@ from fmcache.decoders.losses import segmentation_loss
 from fmcache.encoders.cards import Card
 from fmcache.encoders.tokens import AUTOCAST
 from fmcache.grid import GridGeometry
+from fmcache.planning.costs import Cost
 from fmcache.runtime.devices import device_name
 from fmcache.specs import Precision, Recipe
 
@@ -32,11 +33,19 @@ SECONDS = 0.8
 
 
 class Speed(NamedTuple):
-    """Operations per second measured on a device, counted as in `fmcache.planning.costs`."""
+    """Operations per second measured on a device, counted as in `fmcache.planning.costs`.
+
+    `logit_s` is the time in seconds that the loss takes for one logit in training, forward and backward.
+    """
 
     device: str
     encoder: dict[Precision, float]
     decoder: float
+    logit_s: float
+
+    def decoder_s(self, cost: Cost) -> float:
+        """Return the seconds of all decoders of a cost."""
+        return cost.decoder_flop / self.decoder + cost.logits * self.logit_s
 
 
 def measure_speed(
@@ -44,7 +53,7 @@ def measure_speed(
 ) -> Speed:
     """Return the speed of `device` in transformer blocks, and in training the recipe's decoder on a card's grids."""
     blocks = {precision: _block_speed(precision, device) for precision in sorted(set(precisions))}
-    return Speed(device_name(device), blocks, _decoder_speed(recipe, card, labels, device))
+    return Speed(device_name(device), blocks, *_decoder_speed(recipe, card, labels, device))
 
 
 def _block_speed(precision: Precision, device: torch.device) -> float:
@@ -69,8 +78,8 @@ def _block_speed(precision: Precision, device: torch.device) -> float:
         return batch * flop / _seconds(block, device)
 
 
-def _decoder_speed(recipe: Recipe, card: Card, labels: int, device: torch.device) -> float:
-    """Return the speed of complete training steps of the recipe's decoder."""
+def _decoder_speed(recipe: Recipe, card: Card, labels: int, device: torch.device) -> tuple[float, float]:
+    """Return the speed of training steps of the recipe's decoder without the loss, and the time of the loss a logit."""
     side = GridGeometry(recipe.tile_px, card.patch, recipe.grid).side
     tile_px = recipe.tile_px if side <= SMALL_SIDE[device.type] else SMALL_SIDE[device.type] * card.patch
     grid = GridGeometry(tile_px, card.patch, recipe.grid)
@@ -85,12 +94,18 @@ def _decoder_speed(recipe: Recipe, card: Card, labels: int, device: torch.device
     tokens = tokens.to(device)
     truth = torch.zeros(batch, grid.covered_px, grid.covered_px, dtype=torch.uint8, device=device)
 
+    logits = torch.zeros(batch, labels, grid.covered_px, grid.covered_px, device=device, requires_grad=True)
+
     def step() -> None:
         optimiser.zero_grad()
-        segmentation_loss(decoder(tokens), truth, recipe.fit).total.backward()  # type: ignore[no-untyped-call]
+        decoder(tokens).backward(logits.detach())
         optimiser.step()
 
-    return batch * flop / _seconds(step, device)
+    def loss() -> None:
+        logits.grad = None
+        segmentation_loss(logits, truth, recipe.fit).total.backward()  # type: ignore[no-untyped-call]
+
+    return batch * flop / _seconds(step, device), _seconds(loss, device) / logits.numel()
 
 
 def _seconds(act: Callable[[], None], device: torch.device) -> float:

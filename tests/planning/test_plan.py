@@ -70,6 +70,7 @@ def test_costs_are_those_counted_by_hand(manifest):
     # 3 tiles x 3 passes x 5 epochs, forward and backward; val after epochs 2, 4 and 5; test once
     forward = 2 * (10 * 6 * 16 + 9 * 36 * (64 + 256 + 1024 + 4096) + 6 * 2 * 4096)
     assert counted.decoder_flop == 2 * (3 * 45 + 3 * 1 + 2) * forward
+    assert counted.logits == 2 * 45 * 2 * 64**2  # seeds, images trained on, labels, pixels
 
 
 def test_folds_and_swept_values_share_a_cache_and_add_up_in_training(manifest):
@@ -102,7 +103,7 @@ def test_a_sweep_is_made_cheaper_by_its_largest_value(manifest):
 def test_a_linear_probe_costs_its_convolution_and_has_no_width_to_narrow(manifest):
     linear = msgspec.structs.replace(RECIPE, decoder=DecoderSpec(kind="linear"))
     counted, papers = cost(linear, manifest.dataset()), cost(RECIPE, manifest.dataset())
-    assert counted[:-1] == papers[:-1]
+    assert counted._replace(decoder_flop=0) == papers._replace(decoder_flop=0)
     assert counted.decoder_flop == 2 * (3 * 45 + 3 * 1 + 2) * 2 * (10 * 2 * 16)
     assert cheaper(RECIPE)["decoder: {width: 3}"].decoder == DecoderSpec(width=3)
     norm = msgspec.structs.replace(RECIPE, decoder=DecoderSpec(kind="paper-norm", width=6))
@@ -115,6 +116,7 @@ def test_a_decoder_that_joins_taps_holds_the_grids_of_all_and_has_one_projection
     joined = msgspec.structs.replace(two, decoder=DecoderSpec(kind="multi-tap", width=6))
     apart, together = cost(two, manifest.dataset()), cost(joined, manifest.dataset())
     assert together[:3] == apart[:3]
+    assert together.logits == apart.logits / 2
     assert together.fit_bytes == (3 * 4 + 1 + 2) * (2 * 10 * 4 * 4 * 2 + 64 * 64)
     forward = 2 * (2 * 10 * 6 * 16 + 9 * 36 * (64 + 256 + 1024 + 4096) + 6 * 2 * 4096)
     assert together.decoder_flop == 2 * (3 * 45 + 3 * 1 + 2) * forward
@@ -129,7 +131,7 @@ def test_taps_share_forward_passes_but_each_has_a_cache_and_its_decoders(manifes
         one.fit_bytes,
     )
     assert two.raw_bytes == 2 * one.raw_bytes
-    assert two.decoder_flop == 2 * one.decoder_flop
+    assert (two.decoder_flop, two.logits) == (2 * one.decoder_flop, 2 * one.logits)
 
 
 @pytest.mark.parametrize(("tile_px", "patch"), [(64, 16), (70, 14), (64, 14), (32, 8)])
@@ -200,6 +202,9 @@ def test_measured_speed_turns_arithmetic_into_time_and_touches_no_global_generat
     assert set(made.speed.encoder) == {"float32"}
     assert np.isfinite([made.speed.encoder["float32"], made.speed.decoder]).all()
     assert 1e6 < made.speed.decoder < 1e14
+    assert 1e-13 < made.speed.logit_s < 1e-4
+    loss_s, decoder_s = (made.items[0].cost.logits * made.speed.logit_s, made.speed.decoder_s(made.items[0].cost))
+    assert decoder_s == pytest.approx(loss_s + made.items[0].cost.decoder_flop / made.speed.decoder)
     assert "GFLOP/s" in text_of(shown(made, tmp_path))
 
 
