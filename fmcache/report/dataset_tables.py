@@ -22,6 +22,7 @@ from fmcache.report.report_table import (
     number_cell,
     percent_cell,
     rank_cell,
+    worst_cell,
 )
 from fmcache.report.summary import MEAN, SHOWN_AS_ZERO, deviation
 from fmcache.report.tables import terminal
@@ -37,7 +38,7 @@ SCORES: dict[Score, str] = {
     "precision": "precision",
     "recall": "recall",
 }
-INTERVAL, COLLAPSED = "95 % interval", "collapsed"
+INTERVAL, COLLAPSED, WORST = "95 % interval", "collapsed", "worst label"
 OVER_LABELS: tuple[Score, ...] = ("pooled", "per_tile", "puma", "iou")
 OF_LABELS: tuple[Score, ...] = ("pooled", "iou", "precision", "recall")
 
@@ -56,7 +57,8 @@ def dataset_tables(found: Findings) -> list[ReportTable]:
 
 
 def dice_by_encoder(found: Findings) -> ReportTable:
-    """Return the table of the paper: encoder x label with the mean, its interval and rank, and collapsed seeds."""
+    """Return the table of the paper: encoder x label with the mean; beside it the worst label, interval and rank, and
+    the collapsed seeds."""
     summary, known = found.summary, found.intervals_of()
     n = len(summary.columns)
     ranked = len(summary.ranked) > 1 and summary.compares
@@ -70,13 +72,13 @@ def dice_by_encoder(found: Findings) -> ReportTable:
             cell = percent_cell(row.mean[column], row.std[column])
             cells.append(cell._replace(place=place, may_be_best=bool(place and own[column]["may_be_best"])))
         mean = own[-1]
-        cells.append(interval_cell(mean["low"], mean["high"]))
+        cells += [worst_cell(summary.worst(row)), interval_cell(mean["low"], mean["high"])]
         cells += [rank_cell(mean["rank_low"], mean["rank_high"])] if ranked else []
         if collapsed:
             text = f"{mean['lost']} of {mean['seeds']}"
             cells += [Cell(text, mean["lost"]), percent_cell(mean["estimate_without"])]
         rows.append(TableRow(tuple(cells), row.is_control))
-    columns = ("encoder", *summary.columns, INTERVAL, *["rank"] * ranked)
+    columns = ("encoder", *summary.columns, WORST, INTERVAL, *["rank"] * ranked)
     columns += (COLLAPSED, "mean without") if collapsed else ()
     record = summary.record
     return ReportTable("dice", f"{record.dataset_title} · {record.study}", columns, tuple(rows), tuple(notes(found)))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fmcache.scores.missed import AS_GOOD_AS_NEVER, missed
+from fmcache.scores.missed import DEAD, WHAT_HELPS, missed
 from fmcache.scores.records import RunResults
 
 RISING = 0.01
@@ -38,14 +38,14 @@ class EndingText(NamedTuple):
 ENDING_TEXTS = {
     Ending.COLLAPSED: EndingText(
         "†",
-        f"collapsed (a label of the test tiles never predicted, or with a Dice below {AS_GOOD_AS_NEVER:.0%})",
-        "This is a problem of the training, not of the encoder: train longer (epochs or passes_per_epoch), set "
-        "standardise: channel, or add training tiles with that label",
+        f"collapsed (a label of the test tiles never predicted, or with a Dice below {DEAD:.0%})",
+        f"This is a problem of the training, not of the encoder. {WHAT_HELPS}; more training tiles with the label may "
+        "help too",
     ),
     Ending.RISING: EndingText(
         "‡",
         "loss still falling and validation Dice still rising at the end",
-        "More epochs or passes_per_epoch will help and may change the order of encoders",
+        f"More training will help and may change the order of encoders. {WHAT_HELPS}",
     ),
     Ending.LEARNT: EndingText(
         "§",

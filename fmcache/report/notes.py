@@ -50,7 +50,7 @@ def notes(found: Findings) -> list[str]:
     """Return the lines under the table of Dice."""
     summary = found.summary
     return [
-        f"{REDUCTIONS[summary.reduction]}; in percent.",
+        f"{REDUCTIONS[summary.reduction]}; in percent. Worst label: the one with the lowest mean Dice.",
         *_spreads(found),
         *lacking(summary),
         *_unseen_tiles(summary),

@@ -55,6 +55,11 @@ def percent_cell(mean: float | None, std: float | None = None, *, signed: bool =
     return Cell(text + ("" if spread is None else f" ± {spread:.2f}"), value)
 
 
+def worst_cell(worst: tuple[str, float] | None) -> Cell:
+    """Return the worst label and its Dice in percent; sorted by its name, which is text of users."""
+    return Cell(UNKNOWN) if worst is None else Cell(f"{worst[0]} {100 * worst[1]:.2f}")
+
+
 def interval_cell(low: float | None, high: float | None, *, signed: bool = False) -> Cell:
     """Return the limits of an interval of shares, in percent; it is sorted by its lower limit."""
     below, above = percent(low), percent(high)

@@ -129,6 +129,17 @@ class Summary(NamedTuple):
             return 0
         return 1 + sum(bool(other.mean[column] > value) for other in self.ranked)
 
+    def worst(self, row: Row) -> tuple[str, float] | None:
+        """Return the label with the lowest mean Dice of a row, and that Dice; None when no label has a Dice.
+
+        Labels that no training tile has count too: they are in the mean.
+        """
+        of_labels = row.mean[:-1]
+        if np.isnan(of_labels).all():
+            return None
+        at = int(np.nanargmin(of_labels))
+        return self.columns[at], float(of_labels[at])
+
 
 def summarise(runs: Sequence[RunResults]) -> Summary:
     """Return the summary of all runs of one study and dataset.
@@ -156,10 +167,12 @@ def summarise(runs: Sequence[RunResults]) -> Summary:
         for run in of_encoder:
             _check_alike(of_encoder[0].record, run.record, encoder=True)
     groups = {tile: group for run in runs for tile, group in run.record.groups.items()}
-    evidence = evidence_of(results_table(runs), reduction, groups, labels)
+    lacking = _lacking(runs, labels)
+    untrained = [label for label in labels if all(label in lacking.get((fold, "train"), ()) for fold in first_of_fold)]
+    evidence = evidence_of(results_table(runs), reduction, groups, labels, untrained)
     rows = [_row(of_encoder, labels, evidence) for of_encoder in of_encoders]
     rows.sort(key=lambda row: (row.is_control, -np.nan_to_num(row.mean[-1]), row.encoder.name))
-    return Summary(first, (*labels, MEAN), tuple(rows), reduction, _lacking(runs, labels), evidence)
+    return Summary(first, (*labels, MEAN), tuple(rows), reduction, lacking, evidence)
 
 
 def _row(runs: list[RunResults], labels: tuple[str, ...], evidence: Evidence) -> Row:

@@ -59,7 +59,8 @@ class SweepTable(NamedTuple):
     def notes(self) -> list[str]:
         """Return how to read the table, and the order of encoders at each value if it changes."""
         lines = [
-            "Mean over labels in percent, mean ± standard deviation over the seeds of a value.",
+            "Mean over labels in percent, mean ± standard deviation over the seeds of a value; in brackets the label "
+            "with the lowest Dice.",
             *lacking(self.last),
             *(f"{text.mark} at least one run: {text.seen}. {text.advice}." for text in self._marked()),
         ]
@@ -84,7 +85,10 @@ class SweepTable(NamedTuple):
 
     def _texts(self) -> list[list[str]]:
         return [
-            [last.encoder.display, *(_cell(self.row(last.encoder.name, value)) for value in self.summaries)]
+            [
+                last.encoder.display,
+                *(_cell(one, self.row(last.encoder.name, value)) for value, one in self.summaries.items()),
+            ]
             for last in self.last.rows
         ]
 
@@ -130,8 +134,10 @@ def dice_by_value(sweep: SweepTable, write: Write) -> Figure:
     return figure
 
 
-def _cell(row: Row | None) -> str:
+def _cell(summary: Summary, row: Row | None) -> str:
     if row is None or np.isnan(row.mean[-1]):
         return UNKNOWN
     spread = "" if np.isnan(row.std[-1]) else f" ± {100 * row.std[-1]:.2f}"
-    return f"{100 * row.mean[-1]:.2f}{spread}{marks(row)}"
+    worst = summary.worst(row)
+    beside = f" ({worst[0]} {100 * worst[1]:.2f})" if worst else ""
+    return f"{100 * row.mean[-1]:.2f}{spread}{marks(row)}{beside}"

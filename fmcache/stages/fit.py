@@ -46,7 +46,7 @@ from fmcache.runtime.devices import device_name, pick_device, thread_count, usin
 from fmcache.runtime.progress import progress
 from fmcache.runtime.sizes import size_text
 from fmcache.scores.dice import check_reduction
-from fmcache.scores.missed import missed
+from fmcache.scores.missed import WHAT_HELPS, missed
 from fmcache.scores.predictions import kept_tiles, write_predictions
 from fmcache.scores.records import COUNTS_SCHEMA, CURVE_SCHEMA, EncoderInfo, Extraction, RunRecord, RunResults
 from fmcache.scores.run_files import WEIGHTS, check_same_run, run_folder, whole_folder, write_run
@@ -331,6 +331,8 @@ def _write(loaded: LoadedRuns, seed: int, fitted: TrainedRun, together: int, wal
         line += f" · COLLAPSED: never or almost never predicts {', '.join(labels)}"
     if record.still_falling:
         line += " · loss still falling at the end"
+    if labels or record.still_falling:
+        line += f" · {WHAT_HELPS}"
     spilled = isinstance(loaded.training.train, TokenGrids) and loaded.training.train.spilled
     return line + (" · the token grids do not fit into memory and were read from disk" if spilled else "")
 

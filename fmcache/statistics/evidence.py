@@ -7,7 +7,7 @@ sums.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -17,6 +17,7 @@ import polars as pl
 
 from fmcache.errors import ResultsMismatch, ResultsNotFound, SpecError
 from fmcache.scores.dice import BACKGROUND, PUMA_EPSILON, Reduction, check_reduction, dice
+from fmcache.scores.missed import dead
 
 Score = Literal[Reduction, "iou", "precision", "recall"]
 """What is computed from the counts of a label: a reduction of Dice, or a ratio of pooled counts.
@@ -28,8 +29,6 @@ the mean of the others.
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 ALL_SCORES: tuple[Score, ...] = (*get_args(Reduction), "iou", "precision", "recall")
-DEAD = 0.05
-"""A Dice below this counts as a dead label."""
 TP, FP, FN, TILE_DICE, HAS_DICE = range(5)
 """Places in the last axis of sums, see `parts_of`."""
 
@@ -41,9 +40,9 @@ class Evidence:
     encoders, labels, units: names. seeds: for each encoder, the seeds that tested every tile. sums: for each encoder,
     (seed, unit, label, part), see `parts_of`. fold_sums: for each encoder, (seed, fold, label, part); the fold axis is
     empty for a fixed split. holds: (unit, label), whether the truth of a unit has the label. lost: for each encoder,
-    (seed, label), whether the seed never predicted a label that is in the truth, or has a Dice below `DEAD` for it.
-    score: what is computed from the sums. left_out: (encoder, seed) of the runs that lack tiles which other runs
-    tested.
+    (seed, label), whether the label is dead (`fmcache.scores.missed.dead`) over all test tiles of the seed; never for
+    the labels of `untrained`, which no decoder could learn. score: what is computed from the sums. left_out: (encoder,
+    seed) of the runs that lack tiles which other runs tested.
     """
 
     encoders: tuple[str, ...]
@@ -90,6 +89,7 @@ def evidence_of(
     score: Score,
     unit_of: Mapping[str, str] | None = None,
     labels: Sequence[str] = (),
+    untrained: Collection[str] = (),
 ) -> Evidence:
     """Return the evidence of one dataset's results. The order of rows matters only for `labels` that are not given.
 
@@ -105,6 +105,8 @@ def evidence_of(
         The group (patient, slide) of each tile. A tile that is not in it is a separate unit.
     labels
         All labels in the recipe's order. Without them, labels keep the order of the rows.
+    untrained
+        The labels that no training tile of any fold has.
 
     Raises
     ------
@@ -132,8 +134,9 @@ def evidence_of(
         seeds[name], counts[name], lacking = _dense(test.filter(pl.col("encoder") == name), tiles, labels)
         left_out += [(name, seed) for seed in lacking]
     return from_counts(
-        counts, labels, groups, score, [fold_of[tile] for tile in tiles], seeds=seeds, left_out=tuple(left_out)
-    )
+        counts, labels, groups, score, [fold_of[tile] for tile in tiles], seeds=seeds, left_out=tuple(left_out),
+        untrained=untrained,
+    )  # fmt: skip
 
 
 def _dense(
@@ -162,6 +165,7 @@ def from_counts(
     *,
     seeds: Mapping[str, tuple[int, ...]] | None = None,
     left_out: tuple[tuple[str, int], ...] = (),
+    untrained: Collection[str] = (),
 ) -> Evidence:
     """Return the evidence of counts by encoder, (seed, tile, label, 3); `groups` and `folds` have an entry per tile."""
     units, unit_at = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
@@ -171,6 +175,7 @@ def from_counts(
     in_truth = np.any([one.any(axis=0) for one in truth], axis=0) if truth else np.zeros((len(groups), len(labels)))
     holds = np.zeros((len(units), len(labels)), bool)
     np.logical_or.at(holds, unit_at, in_truth.astype(bool))
+    able = np.array([label not in untrained for label in labels], dtype=bool)
     parts = [parts_of(one) for one in counts.values()]
     return Evidence(
         encoders=tuple(counts),
@@ -181,7 +186,7 @@ def from_counts(
         sums=tuple(_added(one, unit_at, len(units)) for one in parts),
         fold_sums=tuple(_added(one, fold_at, len(set(folds))) if parted else one[:, :0] for one in parts),
         holds=holds,
-        lost=tuple(_lost(one, np.asarray(holds.any(axis=0))) for one in counts.values()),
+        lost=tuple(dead(one.sum(axis=1)) & able for one in counts.values()),
         score=score,
         left_out=left_out,
     )
@@ -228,8 +233,3 @@ def _added(parts: Floats, at: npt.NDArray[np.intp], n: int) -> Floats:
         return parts[:, np.argsort(at)]
     order = np.argsort(at, kind="stable")
     return np.asarray(np.add.reduceat(parts[:, order], np.searchsorted(at[order], np.arange(n)), axis=1))
-
-
-def _lost(counts: npt.NDArray[np.int64], held: Flags) -> Flags:
-    pooled = dice(counts.sum(axis=1))
-    return np.asarray(held & (np.nan_to_num(pooled) < DEAD))

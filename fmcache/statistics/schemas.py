@@ -35,7 +35,7 @@ truth has the label; ``one seed``; ``too few units`` hold it; ``one fold`` holds
 units: number of test units whose truth has the label; for the mean, the smallest number among its labels; below 10
 units, the interval of the label is slightly too narrow (coverage 0.93 instead of 0.95). seeds: number of seeds that
 tested all tiles. lost: number of seeds that never predicted a label that is in the truth, or have a Dice below 0.05 for
-it. estimate_without: the estimate without the lost seeds.
+it; labels that no training tile has do not count. estimate_without: the estimate without the lost seeds.
 """
 PAIRS = {
     "a": pl.String,

@@ -75,7 +75,7 @@ def test_few_test_units_are_said_to_make_intervals_optimistic_or_to_allow_none(m
     ]
     assert about(2) == ["Fewer than 3 test tiles hold background (2), b (2), c (2): too few for an interval."]
     cells = dice_by_encoder(find(many_runs(tiles=2))).rows[0].cells
-    assert cells[5].text == "–"
+    assert cells[6].text == "–"
     assert any(
         line == "No interval (a label is in fewer than 3 test tiles)." for line in notes(find(many_runs(tiles=2)))
     )
@@ -84,8 +84,8 @@ def test_few_test_units_are_said_to_make_intervals_optimistic_or_to_allow_none(m
 def test_an_encoder_that_is_clearly_worse_is_not_marked_and_ranks_last(many_runs):
     found = find(many_runs([("x", 2.0), ("y", 1.9), ("z", -2.0)]))
     table = dice_by_encoder(found)
-    assert table.columns == ("encoder", "background", "b", "c", "mean", "95 % interval", "rank")
-    marked = {row.cells[0].text: (row.cells[4].may_be_best, row.cells[6].text) for row in table.rows}
+    assert table.columns == ("encoder", "background", "b", "c", "mean", "worst label", "95 % interval", "rank")
+    marked = {row.cells[0].text: (row.cells[4].may_be_best, row.cells[7].text) for row in table.rows}
     assert marked["z"] == (False, "3")
     assert [marked[name][1] for name in "xy"] == ["1–2", "1–2"]
     text = markdown(table)
@@ -98,7 +98,7 @@ def test_an_encoder_that_is_clearly_worse_is_not_marked_and_ranks_last(many_runs
 
 def test_one_seed_has_no_interval_and_excludes_nobody(many_runs):
     table = dice_by_encoder(find(many_runs([("x", 2.0), ("z", -2.0)], seeds=1)))
-    assert [row.cells[5].text for row in table.rows] == ["–", "–"]
+    assert [row.cells[6].text for row in table.rows] == ["–", "–"]
     assert all(row.cells[4].may_be_best for row in table.rows)
     assert "No interval (one seed)." in table.notes
     assert any("all 2 encoders, none can be excluded" in line for line in table.notes)
@@ -122,6 +122,31 @@ def test_collapsed_seeds_are_counted_and_the_mean_without_them_stands_beside(par
     assert x.cells[3].text.startswith("60.00 ±")  # (70 + 70 + 40) / 3: the collapsed seed stays in
     assert "collapsed" not in dice_by_encoder(find(runs[:2])).columns
     assert len(dice_for_terminal(find(runs)).columns) == len(table.columns) - 2
+
+
+def test_the_worst_label_stands_beside_the_mean_with_its_dice(part):
+    absent = (0, 0, 0)
+    runs = [part("x", seed, (8, 2, 2), (6 - seed, 4, 4)) for seed in range(2)]  # b: Dice 60 % and 10 / 18
+    runs += [part("y", 0, (1, 9, 9), (6, 4, 4)), part("z", 0, absent, (6, 4, 4))]
+    for shown in (dice_by_encoder(find(runs[:3])), dice_by_encoder(find(runs[3:]))):
+        assert shown.columns.index("worst label") == shown.columns.index("mean") + 1
+    cells = [row.cells[4].text for row in dice_by_encoder(find(runs[:3])).rows]
+    assert cells == ["b 57.78", "a 10.00"]
+    assert dice_by_encoder(find(runs[3:])).rows[0].cells[4].text == "b 60.00"  # a has no Dice: no truth holds it
+    assert dice_by_encoder(find([part("z", 0, absent, absent)])).rows[0].cells[4].text == "–"
+    assert "worst label" in [column.header for column in dice_for_terminal(find(runs[:3])).columns]
+
+
+def test_a_label_that_no_training_tile_has_collapses_no_seed(part):
+    dead, unseen = ((8, 2, 2), (0, 0, 10)), {"label_pixels": {"train": (9, 0)}}
+    assert "collapsed" in dice_by_encoder(find([part("x", 0, *dead)])).columns
+    found = find([part("x", 0, *dead, **unseen)])
+    assert "collapsed" not in dice_by_encoder(found).columns
+    assert not any("ollapsed" in line for line in notes(found))
+    # a label that one fold could learn and did not is lost
+    folds = [part("x", 0, *dead, fold=i, label_pixels={"train": (9, i)}, identity={"splits": {"test": [f"t{i}"]}})
+             for i in range(2)]  # fmt: skip
+    assert find(folds).intervals_of()["x", "b"]["lost"] == 1
 
 
 def test_scores_stand_side_by_side_as_worked_out_by_hand(part):

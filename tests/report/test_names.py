@@ -91,7 +91,7 @@ def test_markdown_and_csv_hold_names_as_they_are(part, label, other, title):
     labels = [label, other] if label != other else [label, f"{label}2"]
     found = study_of(part, labels, [title, "plain"])
     head, first, *_ = rows_of(tables.markdown(dice_by_encoder(found)))
-    assert head == ["encoder", *labels, "mean", "95 % interval", "rank"]
+    assert head == ["encoder", *labels, "mean", "worst label", "95 % interval", "rank"]
     assert first[0] in (title, "plain")
     lines = list(csv.DictReader(io.StringIO(csv_text(found))))
     assert [line["label"] for line in lines] == [*labels, "mean"] * 2

@@ -1,11 +1,13 @@
-"""One rule says which labels a run missed: fit prints it, the report counts it."""
+"""One rule says which labels a run missed: fit prints it, the report and the statistics count it."""
 
 import numpy as np
 import polars as pl
 
 from fmcache.report.endings import Ending, ending
-from fmcache.scores.missed import missed
+from fmcache.scores.dice import dice
+from fmcache.scores.missed import dead, missed
 from fmcache.scores.records import COUNTS_SCHEMA, CURVE_SCHEMA, EncoderInfo, RunRecord, RunResults
+from fmcache.statistics.evidence import from_counts
 
 
 def run(*tested, collapsed=()):
@@ -27,3 +29,19 @@ def test_labels_never_or_hardly_ever_predicted_are_missed_and_the_run_has_collap
     assert ending(part) is Ending.COLLAPSED
     assert missed(run((90, 5, 5))) == ()
     assert np.isclose(2 * 1 / (2 * 1 + 99), 0.02, atol=1e-3)
+
+
+def test_a_label_is_dead_below_5_percent_dice_if_the_truth_holds_it():
+    counts = np.array([(0, 0, 10), (0, 9, 0), (0, 0, 0), (5, 95, 95), (49, 951, 951)])
+    assert dead(counts).tolist() == [True, False, False, False, True]  # 10 / 200 is exactly 5 %
+    assert dice(counts[3]) == 0.05
+
+
+def test_the_statistics_count_a_seed_as_lost_exactly_when_its_run_missed_a_label():
+    rng = np.random.default_rng(0)
+    counts = rng.integers(0, 4, (50, 3, 3)) * np.array([1, 20, 20])
+    labels = tuple(f"l{i}" for i in range(3))
+    (lost,) = from_counts({"e": counts[:, None]}, labels, ["t"]).lost
+    found = [missed(run(*map(tuple, one.tolist()))) for one in counts]
+    assert [tuple(np.array(labels)[one]) for one in lost] == found
+    assert 0 < sum(map(bool, found)) < 50
