@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -16,9 +16,10 @@ import torch
 from fmcache.decoders.batches import Step, TokenGrids, epoch_steps, in_order
 from fmcache.decoders.decoder import Decoder, initialise
 from fmcache.decoders.losses import segmentation_loss
+from fmcache.scores.calibration import calibration_counts
 from fmcache.scores.counts import count
 from fmcache.scores.dice import Reduction, dice_per_label, mean_of_defined
-from fmcache.scores.predictions import Predictions, kept_tiles
+from fmcache.scores.predictions import Labels, Predictions, kept_tiles
 from fmcache.specs import FitSpec
 
 Counts = npt.NDArray[np.int64]
@@ -54,7 +55,8 @@ class Epoch(NamedTuple):
 class TrainedRun(NamedTuple):
     """The result of a run. `weights` are those after `best_epoch`; counts are (tile, label, 3): tp, fp, fn.
 
-    `kept` are the predictions of the test tiles in `kept_tiles`.
+    `kept` are the predictions of the test tiles in `kept_tiles`; `calibration` (tile, bin, 3) are the counts of
+    `fmcache.scores.calibration` of all test tiles.
     """
 
     weights: StateDict
@@ -64,6 +66,7 @@ class TrainedRun(NamedTuple):
     val: Counts
     test: Counts
     kept: Predictions
+    calibration: Counts
 
 
 class Scale(NamedTuple):
@@ -126,12 +129,13 @@ def train(training: Training, seed: int, tick: Callable[[int], None] = lambda _:
             losses = _train_epoch(training, optimiser, seed, epoch)
             score = None
             if (epoch + 1) % spec.validate_epochs == 0 or epoch + 1 == spec.epochs:
-                counts, _ = predict_counts(training, training.val)
+                counts = predict_counts(training, training.val)
                 score = run.validate(epoch + 1, decoder, counts, training.reduction)
             run.curve.append(Epoch(epoch + 1, learning_rate(spec, epoch), *losses, val_dice=score))
             tick(1)
         decoder.load_state_dict(run.weights)
-        return run.fitted(*predict_counts(training, training.test, kept_tiles(training.test.tiles)))
+        tested = _Tested(training)
+        return run.fitted(predict_counts(training, training.test, tested), tested)
 
 
 class _Run:
@@ -152,8 +156,36 @@ class _Run:
             self.weights = {name: value.detach().cpu().clone() for name, value in decoder.named_parameters()}
         return dice
 
-    def fitted(self, test: Counts, kept: Predictions) -> TrainedRun:
-        return TrainedRun(self.weights, self.curve, self.best_epoch, self.val_dice, self.val, test, kept)
+    def fitted(self, test: Counts, tested: _Tested) -> TrainedRun:
+        return TrainedRun(
+            self.weights, self.curve, self.best_epoch, self.val_dice, self.val, test, tested.kept,
+            np.stack(tested.calibration),
+        )  # fmt: skip
+
+
+class _Tested:
+    """What is kept of the test tiles besides tp, fp and fn: predictions of some, and the calibration of all."""
+
+    def __init__(self, training: Training) -> None:
+        tiles, covered = training.test.tiles, training.decoder.grid.covered_px
+        kept = set(kept_tiles(tiles))
+        shown = tuple(tile for tile in tiles if tile in kept)
+        self.kept = Predictions(shown, *np.empty((2, len(shown), covered, covered), np.uint8))
+        self.calibration: list[Counts] = []
+        self._at = {tiles.index(tile): i for i, tile in enumerate(shown)}
+
+    def add(self, step: Step, logits: torch.Tensor, predicted: Labels, truth: Labels) -> None:
+        """Add a batch: logits (tile, label, y, x), the labels predicted from them and the truth, both (tile, y, x)."""
+        sure = confidence(logits).cpu().numpy()
+        self.calibration += [calibration_counts(*maps) for maps in zip(sure, predicted, truth, strict=True)]
+        for i, (tile, _) in enumerate(step):
+            if (row := self._at.get(tile)) is not None:
+                self.kept.predicted[row], self.kept.truth[row] = predicted[i], truth[i]
+
+
+def confidence(logits: torch.Tensor) -> torch.Tensor:
+    """Return the largest softmax probability of each pixel, (tile, y, x), from logits (tile, label, y, x)."""
+    return (logits - logits.amax(dim=1, keepdim=True)).exp().sum(dim=1).reciprocal()
 
 
 def learning_rate(spec: FitSpec, progress: float) -> float:
@@ -167,18 +199,14 @@ def learning_rate(spec: FitSpec, progress: float) -> float:
     return spec.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def predict_counts(training: Training, source: BatchSource, keep: Collection[str] = ()) -> tuple[Counts, Predictions]:
-    """Return tp, fp and fn per tile and label, (tile, label, 3), and the predictions that they were counted from.
+def predict_counts(training: Training, source: BatchSource, tested: _Tested | None = None) -> Counts:
+    """Return tp, fp and fn per tile and label, (tile, label, 3), of the first view of each tile of `source`.
 
-    Both are of the first view of each tile of `source`; predictions only of the tiles in `keep`, in the order of the
-    source.
+    If `tested` is given, every batch is added to it.
     """
     decoder, scale = training.decoder, training.scale
     covered = decoder.grid.covered_px
     counts: list[Counts] = []
-    kept = [tile for tile in source.tiles if tile in keep]
-    predictions = Predictions(tuple(kept), *np.empty((2, len(kept), covered, covered), np.uint8))
-    at = {tile: i for i, tile in enumerate(kept)}
     with torch.inference_mode():
         for step in in_order(len(source.tiles), training.spec.batch):
             tokens, masks = source.fetch(step, training.device)
@@ -186,10 +214,9 @@ def predict_counts(training: Training, source: BatchSource, keep: Collection[str
             predicted = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
             truth = masks[..., :covered, :covered].cpu().numpy()
             counts += [count(p, t, logits.shape[1]) for p, t in zip(predicted, truth, strict=True)]
-            for i, (tile, _) in enumerate(step):
-                if (row := at.get(source.tiles[tile])) is not None:
-                    predictions.predicted[row], predictions.truth[row] = predicted[i], truth[i]
-    return np.stack(counts), predictions
+            if tested:
+                tested.add(step, logits, predicted, truth)
+    return np.stack(counts)
 
 
 def mean_dice(counts: Counts, reduction: Reduction) -> float:

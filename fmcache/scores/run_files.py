@@ -8,6 +8,8 @@ The results of a run are a folder ``STUDY/DATASET/ENCODER/seed-000`` (with folds
 - ``decoder.safetensors``  the tested weights
 - ``predictions.parquet``  tile, height, width, predicted, truth: label ids of test tiles
   (`fmcache.scores.predictions`); absent in results of earlier releases
+- ``calibration.parquet``  tile, bin, pixels, confidence, correct of the test tiles (`fmcache.scores.calibration`);
+  absent in results of earlier releases
 - ``run.json``       `format`, 2; the fields of a `RunRecord`; `files`, the sha256 (hex) of the files above by name;
   `sha256`, of the canonical JSON (`fmcache.identity.canonical_json`) of everything else in ``run.json``
 
@@ -15,7 +17,8 @@ The folder is written as ``.seed-000.PID.partial`` and then renamed. To remove i
 ``.seed-000.PID.removed``. The next fit of the study removes such folders that a kill left. A run is done when all files
 exist and match their checksums; otherwise only this run is trained again. White space in ``run.json`` does not matter.
 Unknown fields are included in `sha256` and otherwise ignored. A reader checks the files that it knows and ignores other
-names in `files`: so an earlier release reads a run that has predictions, and this one reads a run that has none.
+names in `files`: so an earlier release reads a run with files that it does not know, and this one reads a run that
+lacks the files of a later release.
 
 Beside the folders of runs are pictures for the report (`fmcache.scores.kept_pictures`): ``tiles.parquet`` in
 ``STUDY/DATASET``, and ``tokens.parquet`` beside the seeds of an encoder (and fold). No number depends on them.
@@ -30,7 +33,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +51,11 @@ UNCHECKED = 1
 """The format of run results without checksums."""
 
 RECORD, COUNTS, CURVE, WEIGHTS = "run.json", "counts.parquet", "curve.parquet", "decoder.safetensors"
-PREDICTIONS = "predictions.parquet"
+PREDICTIONS, CALIBRATION = "predictions.parquet", "calibration.parquet"
 FILES = (COUNTS, CURVE, WEIGHTS)
 """The files that every run has."""
+OPTIONAL = (PREDICTIONS, CALIBRATION)
+"""The files that a run may have; its record lists those that it has."""
 _RUNS = ("*/*/seed-*", "*/*/fold-*/seed-*")
 REDO = "run fmcache fit with the same recipe: it trains only this run again"
 
@@ -81,12 +86,12 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 def write_run(folder: Path, run: RunResults) -> None:
     """Write counts, curve and, last, the record of a run into an (unfinished) folder.
 
-    The folder must hold the weights, and the predictions if they are kept.
+    The folder must hold the weights, and the optional files that the run has.
     """
     for name, table, schema in ((COUNTS, run.counts, COUNTS_SCHEMA), (CURVE, run.curve, CURVE_SCHEMA)):
         table.select(pl.col(column).cast(kind) for column, kind in schema.items()).write_parquet(folder / name)
     said = {"format": FORMAT, **msgspec.to_builtins(run.record)}
-    written = (*FILES, PREDICTIONS) if (folder / PREDICTIONS).exists() else FILES
+    written = (*FILES, *(name for name in OPTIONAL if (folder / name).exists()))
     said["files"] = {name: sha256_file(folder / name) for name in written}
     text = msgspec.json.encode(said | {"sha256": fingerprint(said)}, order="deterministic")
     (folder / RECORD).write_bytes(msgspec.json.format(text, indent=1) + b"\n")
@@ -173,6 +178,27 @@ def listed_file(folder: Path, name: str) -> Path | None:
     return folder / name
 
 
+def listed_table(folder: Path, name: str, schema: Mapping[str, pl.DataType | type[pl.DataType]]) -> pl.DataFrame | None:
+    """Return a table of a run after checking it; None when the run's record does not list it.
+
+    Raises
+    ------
+    ResultsNotFound, ResultsCorrupt, ResultsMismatch
+        As `listed_file`; also ResultsCorrupt when the file has other columns.
+    """
+    path = listed_file(folder, name)
+    if path is None:
+        return None
+    try:
+        table = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as reason:
+        raise ResultsCorrupt(f"{path} cannot be read", found=str(reason)[:200], next_step=REDO) from None
+    if table.schema != pl.Schema(schema):
+        found = ", ".join(table.columns)
+        raise ResultsCorrupt(f"{path} has other columns", expected=", ".join(schema), found=found, next_step=REDO)
+    return table
+
+
 def find_runs(results: Path, study: str) -> list[Path]:
     """Return the folders of all runs of a study, complete or not, sorted by dataset, encoder, fold and seed."""
     return sorted(path for pattern in _RUNS for path in (results / study).glob(pattern) if path.is_dir())
@@ -233,7 +259,7 @@ def _said(folder: Path) -> dict[str, Any]:
 
 def _check(folder: Path, said: dict[str, Any]) -> None:
     _check_record(folder, said)
-    for name in (*FILES, PREDICTIONS):
+    for name in (*FILES, *OPTIONAL):
         if name in FILES or name in said["files"]:
             _check_file(folder / name, said["files"].get(name))
 

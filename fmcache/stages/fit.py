@@ -45,6 +45,7 @@ from fmcache.runtime import runners
 from fmcache.runtime.devices import device_name, pick_device, thread_count, using_threads, versions
 from fmcache.runtime.progress import progress
 from fmcache.runtime.sizes import size_text
+from fmcache.scores.calibration import write_calibration
 from fmcache.scores.dice import check_reduction
 from fmcache.scores.missed import WHAT_HELPS, missed
 from fmcache.scores.predictions import kept_tiles, write_predictions
@@ -324,6 +325,7 @@ def _write(loaded: LoadedRuns, seed: int, fitted: TrainedRun, together: int, wal
         tensors = {name: value.contiguous() for name, value in weights.items()}
         save_file(tensors, folder / WEIGHTS, weights_metadata(loaded.training.decoder))
         write_predictions(folder, fitted.kept)
+        write_calibration(folder, runs.splits.test, fitted.calibration)
         write_run(folder, results)
     line = f"test Dice {mean_dice(fitted.test, runs.recipe.dice):.1%}, best validation {fitted.val_dice:.1%}"
     line += f" after {fitted.best_epoch} epochs"

@@ -125,6 +125,9 @@ def test_counts_of_kept_tiles_follow_from_their_predictions_and_truth(monkeypatc
     for at, tile in enumerate((0, 2, 4)):
         recounted = count(fitted.kept.predicted[at], fitted.kept.truth[at], LABELS)
         assert np.array_equal(recounted, fitted.test[tile])
+    # every pixel with a truth, of all 7 tiles, has a confidence; those that are right are the true positives
+    assert fitted.calibration[..., 0].sum(axis=1).tolist() == (rest.masks != 255).sum(dim=(1, 2, 3)).tolist()
+    assert np.array_equal(fitted.calibration[..., 2].sum(axis=1), fitted.test[..., 0].sum(axis=1))
 
 
 def test_grids_are_a_dataset_of_views_that_a_loader_takes_as_such():

@@ -60,7 +60,7 @@ def test_an_earlier_reader_which_checks_three_files_reads_a_run_with_predictions
     (folder / PREDICTIONS).unlink()
     with pytest.raises(ResultsCorrupt):
         read_run(folder)
-    monkeypatch.setattr(run_files, "PREDICTIONS", FILES[0])  # the names that a reader without predictions knows
+    monkeypatch.setattr(run_files, "OPTIONAL", ())  # the names that a reader without predictions knows
     assert read_run(folder).curve.schema == pl.Schema(CURVE_SCHEMA)
 
 
