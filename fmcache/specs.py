@@ -28,6 +28,9 @@ _STORE = re.compile(r"(float16|float32)(-round([1-9]|1[0-9]))?")
 _STORE_BITS = {"float16": 9, "float32": 19}  # fewer than the type has, or nothing would be rounded
 
 
+_LENGTH = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(um|px)")
+
+
 _VARIANT = re.compile(r"(.+)\.(views|passes_per_epoch)-([1-9][0-9]*)")
 
 
@@ -164,6 +167,9 @@ class Recipe(Frozen, frozen=True):
 
     With `folds`, every seed is trained on each of the dataset's folds instead of on its fixed split. With `subset` n,
     every seed is trained on the dataset's listed subset of n training tiles (``fmcache data split`` writes both lists).
+
+    With `boundary`, a length such as ``2 um`` or ``4 px`` (of `tile_px`), runs also count how much of the boundaries of
+    truth and prediction lie within this distance of each other.
     """
 
     name: str = "paper"
@@ -182,6 +188,7 @@ class Recipe(Frozen, frozen=True):
     decoder: DecoderSpec = DecoderSpec()
     fit: FitSpec = FitSpec()
     dice: Literal["pooled", "per_tile", "puma"] = "pooled"
+    boundary: str = ""
     sweep: Sweep = Sweep()
 
     def __post_init__(self) -> None:
@@ -196,6 +203,8 @@ class Recipe(Frozen, frozen=True):
                 f"store {self.store!r}: expected 'float16', 'float32', or one with rounding, such as 'float16-round5' "
                 "(float16 can keep 1 to 9 bits, float32 1 to 19)"
             )
+        if self.boundary and not _LENGTH.fullmatch(self.boundary):
+            raise ValueError(f"boundary {self.boundary!r}: expected a length such as '2 um' or '4 px', or '' for none")
         if not self.taps:
             raise ValueError("taps: expected at least one, such as 'last'")
         if self.decoder.joins_taps and len(self.taps) < 2:
@@ -219,6 +228,12 @@ class Recipe(Frozen, frozen=True):
     def encoder_choices(self) -> tuple[EncoderChoice, ...]:
         """The encoders, each as an `EncoderChoice`."""
         return tuple(EncoderChoice(name=c) if isinstance(c, str) else c for c in self.encoders)
+
+    @property
+    def boundary_length(self) -> tuple[float, Literal["um", "px"]] | None:
+        """The tolerance of boundaries and its unit; None when none are counted."""
+        found = _LENGTH.fullmatch(self.boundary)
+        return (float(found[1]), "um" if found[2] == "um" else "px") if found else None
 
 
 def variants(recipe: Recipe) -> tuple[Recipe, ...]:

@@ -45,8 +45,8 @@ from fmcache.errors import CacheCorrupt, CacheMismatch, CacheNotFound, TokensOve
 from fmcache.identity import fingerprint, remove_folder, sha256_file, sweep
 from fmcache.locks import locked
 
-CARRIED = ("extraction",)
-"""Facts in `about` that are sums over all writers of a cache. Other facts are those of the last writer."""
+CARRIED = ("extraction", "sides_px")
+"""Facts in `about` that all writers of a cache add to. Other facts are those of the last writer."""
 
 
 class Writer:

@@ -74,6 +74,8 @@ WORDS = {
     "fit.dice_weight": "weight of the Dice loss in the loss",
     "dice": "how the Dice of a label combines the test tiles: pixels of all tiles summed (pooled), the mean over tiles "
     "(per_tile), or the formula of the PUMA challenge (puma)",
+    "boundary": "also score how much of the boundaries of labels agrees within this distance, for example '2 um' (the "
+    "dataset must state its um per pixel) or '4 px' (of tile_px); '': do not",
     "sweep": "several values of one of these two fields, compared with the same caches; []: no sweep",
     "sweep.views": "numbers of available views, in rising order, for example [1, 8, 50]",
     "sweep.passes_per_epoch": "values of fit.passes_per_epoch, in rising order, for example [1, 2, 5]",

@@ -16,6 +16,7 @@ import torch
 from fmcache.decoders.batches import Step, TokenGrids, epoch_steps, in_order
 from fmcache.decoders.decoder import Decoder, initialise
 from fmcache.decoders.losses import segmentation_loss
+from fmcache.scores.boundary import boundary_counts
 from fmcache.scores.calibration import calibration_counts
 from fmcache.scores.counts import count
 from fmcache.scores.dice import Reduction, dice_per_label, mean_of_defined
@@ -56,7 +57,8 @@ class TrainedRun(NamedTuple):
     """The result of a run. `weights` are those after `best_epoch`; counts are (tile, label, 3): tp, fp, fn.
 
     `kept` are the predictions of the test tiles in `kept_tiles`; `calibration` (tile, bin, 3) are the counts of
-    `fmcache.scores.calibration` of all test tiles.
+    `fmcache.scores.calibration` of all test tiles, and `boundary` (tile, label, 4) those of `fmcache.scores.boundary`,
+    if they were counted.
     """
 
     weights: StateDict
@@ -67,6 +69,7 @@ class TrainedRun(NamedTuple):
     test: Counts
     kept: Predictions
     calibration: Counts
+    boundary: Counts | None
 
 
 class Scale(NamedTuple):
@@ -100,7 +103,8 @@ class Training:
     """All inputs of a run except its seed: the same for all seeds of one encoder.
 
     The values of `decoder` do not matter: a run initialises them from its seed. Validation and test use the first view
-    of `val` and `test`. `reduction` is the Dice by which the weights are chosen: the mean over labels on the validation
+    of `val` and `test`. `boundary_px` are the tolerances of boundaries of the test tiles; empty: none are counted.
+    `reduction` is the Dice by which the weights are chosen: the mean over labels on the validation
     tiles; the first of equal values wins. `scale`, if given, is applied to all tokens.
     """
 
@@ -112,6 +116,7 @@ class Training:
     reduction: Reduction
     device: torch.device
     scale: Scale | None = None
+    boundary_px: tuple[float, ...] = ()
 
 
 def train(training: Training, seed: int, tick: Callable[[int], None] = lambda _: None) -> TrainedRun:
@@ -159,12 +164,12 @@ class _Run:
     def fitted(self, test: Counts, tested: _Tested) -> TrainedRun:
         return TrainedRun(
             self.weights, self.curve, self.best_epoch, self.val_dice, self.val, test, tested.kept,
-            np.stack(tested.calibration),
+            np.stack(tested.calibration), np.stack(tested.boundary) if tested.boundary else None,
         )  # fmt: skip
 
 
 class _Tested:
-    """What is kept of the test tiles besides tp, fp and fn: predictions of some, and the calibration of all."""
+    """What is kept of the test tiles besides tp, fp and fn: predictions of some, calibration and boundaries of all."""
 
     def __init__(self, training: Training) -> None:
         tiles, covered = training.test.tiles, training.decoder.grid.covered_px
@@ -172,6 +177,8 @@ class _Tested:
         shown = tuple(tile for tile in tiles if tile in kept)
         self.kept = Predictions(shown, *np.empty((2, len(shown), covered, covered), np.uint8))
         self.calibration: list[Counts] = []
+        self.boundary: list[Counts] = []
+        self._tolerances = training.boundary_px
         self._at = {tiles.index(tile): i for i, tile in enumerate(shown)}
 
     def add(self, step: Step, logits: torch.Tensor, predicted: Labels, truth: Labels) -> None:
@@ -179,6 +186,9 @@ class _Tested:
         sure = confidence(logits).cpu().numpy()
         self.calibration += [calibration_counts(*maps) for maps in zip(sure, predicted, truth, strict=True)]
         for i, (tile, _) in enumerate(step):
+            if self._tolerances:
+                one = boundary_counts(predicted[i], truth[i], logits.shape[1], self._tolerances[tile])
+                self.boundary.append(one)
             if (row := self._at.get(tile)) is not None:
                 self.kept.predicted[row], self.kept.truth[row] = predicted[i], truth[i]
 

@@ -10,6 +10,8 @@ The results of a run are a folder ``STUDY/DATASET/ENCODER/seed-000`` (with folds
   (`fmcache.scores.predictions`); absent in results of earlier releases
 - ``calibration.parquet``  tile, bin, pixels, confidence, correct of the test tiles (`fmcache.scores.calibration`);
   absent in results of earlier releases
+- ``boundary.parquet``  tile, label, truth_near, truth_all, predicted_near, predicted_all of the test tiles
+  (`fmcache.scores.boundary`); only if the recipe has `boundary`
 - ``run.json``       `format`, 2; the fields of a `RunRecord`; `files`, the sha256 (hex) of the files above by name;
   `sha256`, of the canonical JSON (`fmcache.identity.canonical_json`) of everything else in ``run.json``
 
@@ -51,10 +53,10 @@ UNCHECKED = 1
 """The format of run results without checksums."""
 
 RECORD, COUNTS, CURVE, WEIGHTS = "run.json", "counts.parquet", "curve.parquet", "decoder.safetensors"
-PREDICTIONS, CALIBRATION = "predictions.parquet", "calibration.parquet"
+PREDICTIONS, CALIBRATION, BOUNDARY = "predictions.parquet", "calibration.parquet", "boundary.parquet"
 FILES = (COUNTS, CURVE, WEIGHTS)
 """The files that every run has."""
-OPTIONAL = (PREDICTIONS, CALIBRATION)
+OPTIONAL = (PREDICTIONS, CALIBRATION, BOUNDARY)
 """The files that a run may have; its record lists those that it has."""
 _RUNS = ("*/*/seed-*", "*/*/fold-*/seed-*")
 REDO = "run fmcache fit with the same recipe: it trains only this run again"

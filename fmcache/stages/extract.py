@@ -35,7 +35,7 @@ from fmcache.stages.flags import Failure, Flags
 from fmcache.stages.identities import Hashes, mask_identity, tokens_identity
 from fmcache.stages.labelled import check_labelled, label_pixels
 from fmcache.stages.origins import check_origin, encoder_info
-from fmcache.stages.scale import is_recorded
+from fmcache.stages.scale import check_boundary, is_recorded, without_side
 from fmcache.stages.sources import check_sources
 from fmcache.stages.tile_pictures import write_tile_pictures
 from fmcache.tiles.images import read_tile
@@ -57,6 +57,7 @@ def extract(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str
     _check_request(recipe, flags)
     failures, remembered = [], Remembered(places.remembered(flags.work))
     for demand in demands(recipe, manifest):
+        check_boundary(recipe, demand)
         check_sources(demand, manifest.folder, remembered)
         hashes = content_hashes(demand, manifest.folder)
         failures += _extract_dataset(ExtractRequest(recipe, demand, hashes, manifest.folder, flags, say), remembered)
@@ -153,6 +154,7 @@ class _MaskCache:
             not asked.flags.recompute
             and is_complete(asked.mask_cache_path, "view_bank", identity, demand.views)
             and is_recorded(asked.mask_cache_path, demand.dataset)
+            and not without_side(asked.recipe, demand, asked.hashes, asked.mask_cache_path)
         )
 
     def _check(self) -> None:

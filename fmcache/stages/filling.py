@@ -34,7 +34,7 @@ from fmcache.stages import places
 from fmcache.stages.extract_request import ExtractRequest
 from fmcache.stages.identities import mask_identity, tokens_identity, with_encoder
 from fmcache.stages.origins import origin_of, weights_name
-from fmcache.stages.scale import is_recorded, scale_of
+from fmcache.stages.scale import is_recorded, scale_of, sides_of, without_side
 from fmcache.stages.shards import (
     LESS_MEMORY,
     EncoderSetup,
@@ -87,7 +87,8 @@ def _fill_masks(asked: ExtractRequest) -> None:
     with _when_free(opened, title, asked.say) as writer:
         work = _Work(title, title, source, source, write_mask_shards)
         _fill(asked, [writer], (), work)
-        writer.record(scale)
+        lacking = without_side(recipe, demand, asked.hashes, path)
+        writer.record(scale | sides_of(lacking, asked.hashes, path, source.side_px))
 
 
 def _fill_encoder(asked: ExtractRequest, choice: EncoderChoice, make_mask_cache: Callable[[], None]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +45,7 @@ from fmcache.runtime import runners
 from fmcache.runtime.devices import device_name, pick_device, thread_count, using_threads, versions
 from fmcache.runtime.progress import progress
 from fmcache.runtime.sizes import size_text
+from fmcache.scores.boundary import write_boundary
 from fmcache.scores.calibration import write_calibration
 from fmcache.scores.dice import check_reduction
 from fmcache.scores.missed import WHAT_HELPS, missed
@@ -60,6 +61,7 @@ from fmcache.stages.inputs import open_masks, open_taps
 from fmcache.stages.labelled import check_labelled, label_notes, label_pixels, place, split_pixels
 from fmcache.stages.origins import check_origin, encoder_info, joined_info, renamed
 from fmcache.stages.report_pictures import copy_tile_pictures, has_token_pictures, keep_token_pictures
+from fmcache.stages.scale import tolerances_px
 from fmcache.strict import builtins
 
 LESS_MEMORY = (
@@ -101,6 +103,8 @@ class EncoderRuns(NamedTuple):
     source: str = ""
     licence: str = ""
     """`source` and `licence` of the dataset in the manifest; not part of the identity."""
+    boundary_px: tuple[float, ...] = ()
+    """The tolerance of boundaries for each test tile, in pixels; empty when none are counted."""
 
     @property
     def concurrent_seeds(self) -> int:
@@ -163,6 +167,14 @@ class LoadedRuns(NamedTuple):
     runs: EncoderRuns
     training: Training
     recorded: Recorded
+
+
+class EndedRun(NamedTuple):
+    """A run that ended: its seed, a line on how it went, and whether a change of the recipe may help it."""
+
+    seed: int
+    line: str
+    needs_help: bool
 
 
 class RunTask(NamedTuple):
@@ -258,8 +270,12 @@ def _train_missing(all_runs: Sequence[EncoderRuns], seeds: int, flags: Flags, sa
         progress("fit", epochs, "epochs", done) as tick,
         contextlib.closing(runners.run(fit_runs, groups, tick, flags.workers)) as ended,
     ):
-        for task, (seed, line) in ended:
-            say(f"{task.of} · seed {seed}: {line}")
+        helped = []
+        for task, run in ended:
+            say(f"{task.of} · seed {run.seed}: {run.line}")
+            helped.append(run.needs_help)
+    if any(helped):
+        say(f"{sum(helped)} runs collapsed, or their loss was still falling. {WHAT_HELPS}.")
 
 
 def _tasks(runs: EncoderRuns, seeds: int, say: Callable[[str], None]) -> list[RunTask]:
@@ -303,8 +319,8 @@ def _draw_missing_tokens(finished: Sequence[EncoderRuns], say: Callable[[str], N
             say(f"{runs.title_of_runs}: no pictures of token grids: {error.problem}")
 
 
-def fit_runs(loaded: LoadedRuns, task: RunTask, tick: runners.Tick) -> Iterator[tuple[int, str]]:
-    """Train the seeds of a task concurrently; when a seed ends, write its results and yield it with a message line."""
+def fit_runs(loaded: LoadedRuns, task: RunTask, tick: runners.Tick) -> Iterator[EndedRun]:
+    """Train the seeds of a task concurrently; when a seed ends, write its results and yield it."""
     runs, test = loaded.runs, loaded.training.test
     torch.set_num_threads(runs.threads)
     if isinstance(test, TokenGrids):
@@ -312,10 +328,10 @@ def fit_runs(loaded: LoadedRuns, task: RunTask, tick: runners.Tick) -> Iterator[
     start = time.monotonic()
     for seed, fitted in train_concurrently(loaded.training, task.seeds, tick, runs.seed_threads):
         wall_s = (time.monotonic() - start) / len(task.seeds)
-        yield seed, _write(loaded, seed, fitted, len(task.seeds), wall_s)
+        yield _write(loaded, seed, fitted, len(task.seeds), wall_s)
 
 
-def _write(loaded: LoadedRuns, seed: int, fitted: TrainedRun, together: int, wall_s: float) -> str:
+def _write(loaded: LoadedRuns, seed: int, fitted: TrainedRun, together: int, wall_s: float) -> EndedRun:
     runs, scale = loaded.runs, loaded.training.scale
     parameters = sum(p.numel() for p in loaded.training.decoder.parameters())
     record = _record(loaded, seed, fitted, parameters, together, wall_s)
@@ -326,6 +342,8 @@ def _write(loaded: LoadedRuns, seed: int, fitted: TrainedRun, together: int, wal
         save_file(tensors, folder / WEIGHTS, weights_metadata(loaded.training.decoder))
         write_predictions(folder, fitted.kept)
         write_calibration(folder, runs.splits.test, fitted.calibration)
+        if fitted.boundary is not None:
+            write_boundary(folder, runs.splits.test, [name for name, _ in runs.labels], fitted.boundary)
         write_run(folder, results)
     line = f"test Dice {mean_dice(fitted.test, runs.recipe.dice):.1%}, best validation {fitted.val_dice:.1%}"
     line += f" after {fitted.best_epoch} epochs"
@@ -333,10 +351,9 @@ def _write(loaded: LoadedRuns, seed: int, fitted: TrainedRun, together: int, wal
         line += f" · COLLAPSED: never or almost never predicts {', '.join(labels)}"
     if record.still_falling:
         line += " · loss still falling at the end"
-    if labels or record.still_falling:
-        line += f" · {WHAT_HELPS}"
     spilled = isinstance(loaded.training.train, TokenGrids) and loaded.training.train.spilled
-    return line + (" · the token grids do not fit into memory and were read from disk" if spilled else "")
+    line += " · the token grids do not fit into memory and were read from disk" if spilled else ""
+    return EndedRun(seed, line, bool(labels) or record.still_falling)
 
 
 def _runs_of_dataset(
@@ -345,6 +362,7 @@ def _runs_of_dataset(
     name, dataset = demand.name, demand.dataset
     check_reduction(recipe.dice, dataset.label_names)
     mask_cache = open_masks(recipe, demand, flags.work)
+    tolerances = tolerances_px(recipe, demand, mask_cache.header)
     listed = places.encoder_keys(recipe)
     wanted = [
         (key, taps)
@@ -366,15 +384,21 @@ def _runs_of_dataset(
             notes = [check_origin(cache, key, listed.get(key), recipe, lock, remembered.sha256) for cache in tokens]
             for line in dict.fromkeys(line for of_cache in notes for line in of_cache):
                 say(f"{name} · {key}: {line}")
-            all_runs += [
+            of_folds = [
                 _runs_of_encoder(recipe, demand, fold, tokens, mask_cache, device, flags) for fold in demand.splits
             ]
+            all_runs += [runs._replace(boundary_px=_of_test(runs, tolerances)) for runs in of_folds]
         except CacheNotFound as error:
             failures.append(Failure(name, key, renamed(path, listed.get(key)) or error))
         except (CacheUnsealed, CacheMismatch, CacheCorrupt, SpecError, WeightsMismatch) as error:
             failures.append(Failure(name, key, error))
     remembered.keep()
     return all_runs, failures
+
+
+def _of_test(runs: EncoderRuns, tolerances: Mapping[str, float]) -> tuple[float, ...]:
+    """Return the tolerances of boundaries of the test tiles, in their order; () when none are counted."""
+    return tuple(tolerances[tile] for tile in runs.splits.test) if tolerances else ()
 
 
 def _runs_of_encoder(
@@ -398,6 +422,8 @@ def _runs_of_encoder(
         "fit": {key: value for key, value in fields["fit"].items() if key != "seeds"},
         "dice": recipe.dice,
     }
+    if length := recipe.boundary_length:  # absent otherwise: identities of runs without boundaries stay as they were
+        identity["boundary"] = list(length)
     infos = [encoder_info(cache) for cache in tokens]
     info = joined_info(infos, recipe.taps) if recipe.decoder.joins_taps else infos[0]
     labels = tuple((label.name, label.colour) for label in dataset.labels)
@@ -443,7 +469,7 @@ def _load(runs: EncoderRuns) -> Training:
     val, test = (load(tiles, range(1)) for tiles in (runs.splits.val, runs.splits.test))
     scale = channel_scale(grids) if recipe.fit.standardise == "channel" else None
     decoder = Decoder(runs.shape, recipe.decoder.kind, form_for(device))
-    return Training(decoder, grids, val, test, recipe.fit, recipe.dice, device, scale)
+    return Training(decoder, grids, val, test, recipe.fit, recipe.dice, device, scale, runs.boundary_px)
 
 
 def _loader(runs: EncoderRuns) -> Callable[[Sequence[str], range], TokenGrids]:

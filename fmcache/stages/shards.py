@@ -58,6 +58,10 @@ class ViewSource(NamedTuple):
         check_view_mpp(self.dataset, tile, self.tile_px)
         return resize_tile(tile, self.tile_px)
 
+    def side_px(self, entry: TileEntry) -> int:
+        """Return the side of a tile's image before it is resized."""
+        return len(read_tile(self.dataset, entry, self.folder).image)
+
     @contextmanager
     def open(self) -> Iterator[ViewSource]:
         """Yield this object: mask caches need nothing else."""

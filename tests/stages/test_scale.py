@@ -5,8 +5,13 @@ import pytest
 import zarr
 
 from fmcache.cache.header import read_header
-from fmcache.errors import CacheMismatch, ResultsMismatch, TileError
-from fmcache.scores.run_files import find_runs, read_run
+from fmcache.decoders import train
+from fmcache.errors import CacheMismatch, ResultsMismatch, SpecError, TileError
+from fmcache.scores.boundary import PARTS, boundary_counts, read_boundary
+from fmcache.scores.calibration import read_calibration
+from fmcache.scores.predictions import read_predictions
+from fmcache.scores.run_files import CALIBRATION, find_runs, read_run, write_run
+from fmcache.specs import FitSpec, ViewSpec
 from fmcache.stages import places
 from fmcache.stages.report import report
 
@@ -81,3 +86,80 @@ def test_runs_of_two_um_per_px_are_not_reported_as_one_study(study):
     study.fit(other)
     with pytest.raises(ResultsMismatch, match=r"mpp: expected 0\.\d+, found 0\.\d+"):
         report(places.results(study.work), places.reports(study.work))
+
+
+def measured(study, boundary, **changes):
+    """The recipe at half the size of the images, so that a pixel is 1 um wide, with a tolerance of boundaries."""
+    return msgspec.structs.replace(study.recipe, tile_px=16, boundary=boundary, **changes)
+
+
+def test_a_tolerance_in_um_is_that_of_the_resized_tile_and_counts_follow_from_the_kept_predictions(study, monkeypatch):
+    used = []
+
+    def counted(*maps_and_tolerance):
+        used.append(maps_and_tolerance[-1])
+        return boundary_counts(*maps_and_tolerance)
+
+    monkeypatch.setattr(train, "boundary_counts", counted)
+    for boundary, tolerance in (("2 um", 2), ("1px", 1)):
+        recipe = measured(study, boundary, name=boundary.replace(" ", "-"))
+        study.extract(recipe)
+        study.fit(recipe)
+        (place,) = find_runs(places.results(study.work), recipe.name)
+        kept = read_predictions(place)
+        by_hand = boundary_counts(kept.predicted[0], kept.truth[0], 2, tolerance)
+        assert read_boundary(place).select(PARTS).rows() == list(map(tuple, by_hand.tolist()))
+        assert by_hand[:, 1].all()
+    assert used == [2, 1]
+    assert any("0 of 1 runs" in line for line in study.fit(recipe))
+
+
+def test_sides_of_images_are_recorded_by_the_next_extract_which_encodes_nothing_and_stay_there(study):
+    study.extract(measured(study, ""))
+    shards, recipe = files(study), measured(study, "2 um")
+    with pytest.raises(CacheMismatch, match="does not record the size of the image") as refused:
+        study.fit(recipe)
+    assert "runs no encoder" in refused.value.next_step
+    assert any("complete" in line for line in study.extract(recipe))
+    path = places.mask_cache_path(study.work, "toy", recipe)
+    assert set(read_header(path).about["sides_px"].values()) == {32}
+    study.extract(measured(study, "", views=ViewSpec(count=2)))  # the cache grows for a recipe that needs no sides
+    assert set(read_header(path).about["sides_px"].values()) == {32}
+    assert shards.items() <= files(study).items()
+    study.fit(recipe)
+
+
+def test_a_tolerance_in_um_without_um_per_px_is_refused_before_anything_runs(study):
+    study.edit(lambda entry: entry.pop("mpp"))
+    for stage in (study.extract, study.fit):
+        if stage == study.fit:
+            study.extract(measured(study, ""))
+        with pytest.raises(SpecError, match="um per pixel of dataset 'toy'") as refused:
+            stage(measured(study, "2 um"))
+        assert "4 px" in refused.value.next_step
+    study.extract(measured(study, "2 px"))
+    study.fit(measured(study, "2 px"))
+
+
+def test_boundaries_are_in_the_identity_of_a_run_only_when_they_are_counted(study):
+    study.extract()
+    study.fit()
+    (place,) = find_runs(places.results(study.work), "toy")
+    identity = read_run(place).record.identity
+    assert set(identity) == {"tokens", "view_bank", "views", "splits", "decoder", "fit", "dice", "seed"}
+    assert set(identity["fit"]) == set(FitSpec.__struct_fields__) - {"seeds"}
+    assert read_boundary(place) is None
+    with pytest.raises(ResultsMismatch, match="boundary"):
+        study.fit(msgspec.structs.replace(study.recipe, boundary="1 px"))
+
+
+def test_a_run_that_was_finished_before_calibration_was_counted_is_still_done(study):
+    study.extract()
+    study.fit()
+    (place,) = find_runs(places.results(study.work), "toy")
+    assert read_calibration(place)["pixels"].sum() == 32 * 32
+    run = read_run(place)
+    (place / CALIBRATION).unlink()
+    write_run(place, run)
+    assert read_calibration(place) is None
+    assert any("0 of 1 runs" in line for line in study.fit())
