@@ -413,7 +413,7 @@ def _runs_of_encoder(
     fields, dataset, splits = builtins(recipe), demand.dataset, demand.splits[fold]
     tiles = tiles_of(splits)
     of_tokens = [only_tiles(cache.header.identity, tiles) for cache in tokens]
-    identity = {
+    identity: dict[str, Any] = {
         "tokens": of_tokens if recipe.decoder.joins_taps else of_tokens[0],
         "view_bank": only_tiles(mask_cache.header.identity, tiles),
         "views": recipe.views.count,

@@ -165,7 +165,7 @@ def test_a_whole_report_holds_titles_questions_and_recipes_as_they_are(part, wri
     paragraph = texts[1].children
     assert [token.content for token in paragraph if token.type == "text"] == question.split("\n")
     (fence,) = (token for token in tokens if token.type == "fence")
-    assert fence.content.startswith("datasets: []")
+    assert fence.content.startswith("boundary: ''\ndatasets: []")
     assert "sweep:" in fence.content
 
 
