@@ -31,6 +31,7 @@ from fmcache.commands.options import (
     Threads,
     Work,
     Workers,
+    Yes,
     choices_of,
     recipe_of,
     say,
@@ -67,6 +68,7 @@ def run_command(
     workers: Workers = 0,
     recompute: Recompute = False,
     offline: Offline = False,
+    yes: Yes = False,
 ) -> None:
     """Extract, fit and report everything in a recipe.
 
@@ -80,7 +82,7 @@ def run_command(
     if not study.encoders:
         step = f"list encoders below `encoders:` in {recipe}; fmcache encoders list shows their names"
         raise SpecError(f"recipe {study.name!r} names no encoder", next_step=step)
-    flags = Flags(work, device, threads, workers, recompute=recompute, offline=offline)
+    flags = Flags(work, device, threads, workers, recompute=recompute, offline=offline, yes=yes)
     from fmcache.stages.extract import extract
     from fmcache.stages.fit import fit
 
@@ -132,6 +134,7 @@ def extract_command(
     recompute: Recompute = False,
     offline: Offline = False,
     compiled: Compile = False,
+    yes: Yes = False,
 ) -> None:
     """Stage one: run frozen encoders over all views and cache their token grids.
 
@@ -148,7 +151,9 @@ def extract_command(
         raise SpecError("no encoder to extract", next_step="pass --encoder NAME; fmcache encoders list shows the names")
     from fmcache.stages.extract import extract
 
-    flags = Flags(work, device, threads, workers, recompute=recompute, offline=offline, compiled=compiled)
+    flags = Flags(
+        work, device, threads, workers, recompute=recompute, offline=offline, compiled=compiled, yes=yes
+    )  # fmt: skip
     _end(extract(study, listed, flags, say))
 
 
@@ -165,6 +170,7 @@ def fit_command(
     threads: Threads = 0,
     workers: Workers = 0,
     recompute: Recompute = False,
+    yes: Yes = False,
 ) -> None:
     """Stage two: train decoders from the cached grids, for every extracted encoder and seed.
 
@@ -179,7 +185,7 @@ def fit_command(
         study = msgspec.structs.replace(study, encoders=tuple(encoder))
     from fmcache.stages.fit import fit
 
-    _end(fit(study, listed, Flags(work, device, threads, workers, recompute=recompute), say))
+    _end(fit(study, listed, Flags(work, device, threads, workers, recompute=recompute, yes=yes), say))
 
 
 @app.command("report")

@@ -6,14 +6,17 @@ bits; they are recorded with each result.
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from fmcache.errors import SpecError
+from fmcache.settings import Setting, Value, field_types, settings_of, short_name, typed_sweep, value_text, with_setting
 from fmcache.strict import Document, Frozen, decodable
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -29,9 +32,6 @@ _STORE_BITS = {"float16": 9, "float32": 19}  # fewer than the type has, or nothi
 
 
 _LENGTH = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(um|px)")
-
-
-_VARIANT = re.compile(r"(.+)\.(views|passes_per_epoch)-([1-9][0-9]*)")
 
 
 def is_name(text: str) -> bool:
@@ -121,34 +121,6 @@ class FitSpec(Frozen, frozen=True):
     dice_weight: Annotated[float, Meta(ge=0)] = 1.0
 
 
-@decodable
-class Sweep(Frozen, frozen=True):
-    """Several values of one field of a recipe, tried one after another with the same cache.
-
-    The field is either `views` (the number of available views of each training tile) or `passes_per_epoch`.
-    """
-
-    views: tuple[Positive, ...] = ()
-    passes_per_epoch: tuple[Positive, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.views and self.passes_per_epoch:
-            raise ValueError("sweep: expected values of one field, found views and passes_per_epoch")
-        for values in (self.views, self.passes_per_epoch):
-            if len(set(values)) < len(values) or list(values) != sorted(values):
-                raise ValueError(f"sweep: expected rising values, found {', '.join(map(str, values))}")
-
-    @property
-    def field(self) -> str:
-        """Name of the field that is swept; '' when there is no sweep."""
-        return "views" if self.views else "passes_per_epoch" if self.passes_per_epoch else ""
-
-    @property
-    def values(self) -> tuple[int, ...]:
-        """The values that are tried."""
-        return self.views or self.passes_per_epoch
-
-
 NAME_ONE = "to keep both, name one of them with `as: NAME`, as in {name: uni, weights: FILE, as: uni-mine}"
 """The next step when two encoders of a recipe would have the same folder."""
 
@@ -157,7 +129,8 @@ NAME_ONE = "to keep both, name one of them with `as: NAME`, as in {name: uni, we
 class Recipe(Frozen, frozen=True):
     """One study. Every default is the paper's protocol; `expect` is free text about the expected results.
 
-    A recipe with a `sweep` is one study for each value (`variants`); an additional report compares them.
+    `sweep` lists values of fields by dotted name, such as ``fit.passes_per_epoch``. Each combination of values is one
+    study (`variants`); an additional report compares them. Caches are shared where no field changes them.
 
     `taps` says where tokens are taken: ``last`` (after the final norm), the output of a block counted from 1 (``6``),
     or that output after the final norm (``6+norm``). All taps come from one forward pass; each has its own cache, and
@@ -189,7 +162,7 @@ class Recipe(Frozen, frozen=True):
     fit: FitSpec = FitSpec()
     dice: Literal["pooled", "per_tile", "puma"] = "pooled"
     boundary: str = ""
-    sweep: Sweep = Sweep()
+    sweep: dict[str, tuple[Value, ...]] = {}  # noqa: RUF012 - msgspec copies it
 
     def __post_init__(self) -> None:
         if not is_name(self.name):
@@ -218,6 +191,8 @@ class Recipe(Frozen, frozen=True):
         chosen = [(c.alias or c.name, c.random_weights) for c in self.encoder_choices]
         if twice := [name for i, (name, how) in enumerate(chosen) if (name, how) in chosen[:i]]:
             raise ValueError(f"an encoder is listed twice: {', '.join(twice)}; {NAME_ONE}")
+        if self.sweep:
+            msgspec.structs.force_setattr(self, "sweep", _typed_sweep(self.sweep, _place_in_sweep))
 
     @property
     def taps_of_decoders(self) -> tuple[tuple[str, ...], ...]:
@@ -236,26 +211,98 @@ class Recipe(Frozen, frozen=True):
         return (float(found[1]), "um" if found[2] == "um" else "px") if found else None
 
 
+@decodable
+class Variant(Recipe, frozen=True, kw_only=True):
+    """One study of a sweep. Its record states what it belongs to, so that nobody has to read this from its name.
+
+    `sweep_of` is the name of the recipe with the sweep, `setting` the values of this study by dotted field, and `swept`
+    all values of the sweep, both in its order. None of them is part of a run's identity. `sweep` is empty.
+    """
+
+    sweep_of: str
+    setting: Setting
+    swept: tuple[tuple[str, tuple[Value, ...]], ...]
+
+
+OF_SWEEP = ("sweep_of", "setting", "swept")
+"""The fields that `Variant` adds; no recipe in a file has them."""
+
+NOT_SWEPT = {
+    "name": "variants get their names from the recipe's name and their values",
+    "question": "all variants of a sweep answer one question",
+    "expect": "all variants of a sweep are one study",
+    "datasets": "list the datasets in `datasets`: they appear side by side",
+    "encoders": "list the encoders in `encoders`: each is a row of every table",
+    "taps": "list the layers in `taps`: each is a row of every table",
+    "precision": "write one recipe for each precision, and use a --work folder for each",
+    "sweep": "list the fields directly below `sweep`",
+}
+"""Fields that cannot be swept, with what to do instead."""
+
+
+@functools.cache
+def _sweepable() -> dict[str, Any]:
+    """Return the types of the fields that can be swept."""
+    return {field: kind for field, kind in field_types(Recipe).items() if field not in NOT_SWEPT}
+
+
+def _typed_sweep(sweep: Mapping[str, Any], where: Callable[..., str]) -> dict[str, tuple[Value, ...]]:
+    return typed_sweep(sweep, _sweepable(), NOT_SWEPT, where)
+
+
+def _place_in_sweep(*at: str | int) -> str:
+    return "sweep" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in at)
+
+
+def changes_caches(field: str) -> bool:
+    """Return whether other values of a field need other caches. More views of the same kind only extend a cache."""
+    return field in ("tile_px", "grid", "store") or (field.startswith("views.") and field != "views.count")
+
+
 def variants(recipe: Recipe) -> tuple[Recipe, ...]:
-    """Return the studies of a recipe: itself, or one for each value of its sweep, called ``NAME.FIELD-VALUE``."""
-    sweep = recipe.sweep
-    if not sweep.field:
-        return (recipe,)
-    return tuple(
-        msgspec.structs.replace(
-            recipe,
-            name=f"{recipe.name}.{sweep.field}-{value}",
-            views=msgspec.structs.replace(recipe.views, count=value) if sweep.views else recipe.views,
-            fit=msgspec.structs.replace(recipe.fit, passes_per_epoch=value) if not sweep.views else recipe.fit,
-        )
-        for value in sweep.values
-    )
+    """Return the studies of a recipe: itself, or one for each setting of its sweep, called ``NAME.FIELD-VALUE...``.
+
+    Raises
+    ------
+    SpecError
+        When a setting gives an invalid recipe.
+    """
+    return tuple(_variant(recipe, setting) for setting in settings_of(recipe.sweep)) if recipe.sweep else (recipe,)
 
 
-def variant_of(study: str) -> tuple[str, str, int] | None:
-    """Return (recipe name, field, value) of a study that belongs to a sweep; None for any other study."""
-    found = _VARIANT.fullmatch(study)
-    return (found[1], found[2], int(found[3])) if found else None
+def cache_recipes(recipe: Recipe) -> tuple[Recipe, ...]:
+    """Return a recipe for each set of caches that the variants of a recipe read; its sweep is over all other fields."""
+    ours = {field: values for field, values in recipe.sweep.items() if changes_caches(field)}
+    others = {field: values for field, values in recipe.sweep.items() if field not in ours}
+    return tuple(_set(msgspec.structs.replace(recipe, sweep=others), setting) for setting in settings_of(ours))
+
+
+def setting_text(setting: Setting) -> str:
+    """Return a setting for tables and sentences: ``passes_per_epoch 5, subset 10``."""
+    return ", ".join(f"{short_field(field)} {value_text(value)}" for field, value in setting)
+
+
+def short_field(field: str) -> str:
+    """Return the name of a swept field for folders and tables: its last part if no other field ends in it."""
+    return short_name(field, _sweepable())
+
+
+def _variant(recipe: Recipe, setting: Setting) -> Variant:
+    values = (f"{short_field(field)}-{value_text(value)}" for field, value in setting)
+    name = ".".join([recipe.name, *("".join(c if is_name(f"a{c}") else "_" for c in text) for text in values)])
+    one = _set(msgspec.structs.replace(recipe, sweep={}), setting)
+    fields = {field: getattr(one, field) for field in Recipe.__struct_fields__}
+    return Variant(**fields | {"name": name}, sweep_of=recipe.name, setting=setting, swept=tuple(recipe.sweep.items()))
+
+
+def _set(recipe: Recipe, setting: Setting) -> Recipe:
+    try:
+        return with_setting(recipe, setting)
+    except ValueError as reason:
+        raise SpecError(
+            f"sweep: with {setting_text(setting)} the recipe is invalid: {reason}",
+            next_step="leave out this value, or change the fields that it needs",
+        ) from None
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -266,7 +313,15 @@ def read_recipe(path: Path) -> Recipe:
     SpecError
         With file, line and key, when the file is missing or a key is unknown, of the wrong type or out of range.
     """
-    recipe: Recipe = Document(path, SpecError).convert(Recipe)
+    document = Document(path, SpecError)
+    if isinstance(document.value, dict) and isinstance(sweep := document.value.get("sweep"), dict):
+        _typed_sweep(sweep, functools.partial(document.where, "sweep"))
+    recipe: Recipe = document.convert(Recipe)
+    try:
+        variants(recipe)
+    except SpecError as reason:
+        problem = f"{document.where('sweep')}: {reason.problem.removeprefix('sweep: ')}"
+        raise SpecError(problem, next_step=reason.next_step) from None
     return msgspec.structs.replace(
         recipe, encoders=tuple(_anchored(choice, path.parent) for choice in recipe.encoder_choices)
     )

@@ -7,11 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-import msgspec
-
 from fmcache.errors import FmcacheError, ResultsNotFound, SpecError
 from fmcache.manifest import Manifest, Split
-from fmcache.specs import Recipe, Sweep, read_recipe, variants
+from fmcache.specs import Recipe, read_recipe, variants
 from fmcache.stages import places
 from fmcache.stages.flags import Failure, Flags
 
@@ -60,15 +58,16 @@ class Study:
     ) -> None:
         self.recipe = recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
         self.manifest = Manifest(Path(manifest))
-        self._flags = Flags(Path(work), device, threads, workers, offline=offline)
+        # a program cannot be asked whether a large sweep is meant
+        self._flags = Flags(Path(work), device, threads, workers, offline=offline, yes=True)
         self._say, self._progress = say or (lambda _: None), progress
 
     def __repr__(self) -> str:
         return f"Study({self.recipe.name!r}, work={str(self._flags.work)!r})"
 
     def variants(self) -> tuple[Study, ...]:
-        """Return the studies of a sweep, one for each value; only itself when the recipe has no sweep."""
-        return tuple(self._like(msgspec.structs.replace(one, sweep=Sweep())) for one in variants(self.recipe))
+        """Return the studies of a sweep, one for each setting; only itself when the recipe has no sweep."""
+        return tuple(map(self._like, variants(self.recipe)))
 
     def extract(self, *, recompute: bool = False) -> None:
         """Run the encoders over all views and cache their token grids; existing views are kept.
@@ -228,9 +227,9 @@ class Study:
         return other
 
     def _check_one(self) -> None:
-        if self.recipe.sweep.field:
+        if self.recipe.sweep:
             raise SpecError(
-                f"recipe {self.recipe.name!r} has a sweep: it is one study for each value",
+                f"recipe {self.recipe.name!r} has a sweep: it is one study for each setting",
                 next_step="use one of study.variants()",
             )
 

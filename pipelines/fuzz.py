@@ -280,7 +280,8 @@ def good_recipes() -> list[Any]:
         "encoders": ["raw-pixels", {"name": "timm:vit_tiny_patch16_224", "random_weights": True}, "mine.yaml"],
         "views": {"count": 3, "seed": 1, "scale": 1.1, "outside": "ignore"}, "taps": ["last", "6+norm"],
         "precision": "published", "store": "float16-round5", "decoder": {"width": 8}, "dice": "pooled",
-        "fit": {"seeds": 2, "epochs": 2, "learning_rate": 1e-3, "standardise": "channel"}, "sweep": {"views": [1, 2]},
+        "fit": {"seeds": 2, "epochs": 2, "learning_rate": 1e-3, "standardise": "channel"},
+        "sweep": {"views.count": [1, 2], "grid": ["fit", "pad"]},
     }  # fmt: skip
     return [recipe, {"name": "short"}]
 

@@ -39,7 +39,7 @@ MANIFEST = {"format": 1, "default": "m", "datasets": {"m": FOLDER, "r": REGIONS,
 RECIPE = {
     "name": "r", "datasets": ["m"], "encoders": ["raw-pixels", {"name": "x.yaml", "weights": "w.pt"}],
     "taps": ["last", "6+norm"], "views": {"count": 3, "hue": 0.1}, "fit": {"seeds": 2, "learning_rate": 0.1},
-    "sweep": {"views": [1, 2]}, "store": "float16-round5",
+    "sweep": {"views.count": [1, 2]}, "store": "float16-round5",
 }  # fmt: skip
 CARD = {
     "name": "c", "title": "C", "architecture": "vit",

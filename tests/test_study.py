@@ -176,12 +176,12 @@ def test_missing_results_and_folds_are_reported_with_a_next_step(study, tmp_path
     with pytest.raises(fmcache.FmcacheError, match="no fold 3"):
         study.grids("toy", "raw-pixels", "train", fold=3)
     with pytest.raises(fmcache.FmcacheError, match="sweep") as error:
-        study_in(tmp_path, RECIPE | {"sweep": {"views": [1, 2]}}).results()
+        study_in(tmp_path, RECIPE | {"sweep": {"views.count": [1, 2]}}).results()
     assert "variants()" in error.value.next_step
 
 
 def test_a_sweep_gives_a_study_for_each_value(tmp_path):
-    made = study_in(tmp_path, RECIPE | {"encoders": ["raw-pixels"], "sweep": {"views": [1, 2]}})
+    made = study_in(tmp_path, RECIPE | {"encoders": ["raw-pixels"], "sweep": {"views.count": [1, 2]}})
     made.extract()
     made.fit()
     one, two = made.variants()

@@ -35,6 +35,7 @@ Threads = Annotated[
 ]
 Workers = Annotated[int, typer.Option(min=0, help="Processes of a local Dask cluster; 0: no cluster.")]
 Recompute = Annotated[bool, typer.Option("--recompute", help="Replace existing caches or results.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Agree to a sweep of more than 200 variants.")]
 Compile = Annotated[
     bool,
     typer.Option("--compile", help="Run encoders with torch.compile: compiling takes a minute and changes rounding."),

@@ -13,10 +13,10 @@ from rich.console import Group
 from rich.table import Table
 
 from fmcache.demand import demand_of
-from fmcache.planning.costs import Cost, cost_of, forward_passes
-from fmcache.planning.plan import Item, Plan, cheaper, total_of
+from fmcache.planning.costs import Cost, cost_of, forward_passes, total_of
+from fmcache.planning.plan import Item, Plan, cheaper
 from fmcache.runtime.sizes import size_text
-from fmcache.specs import Recipe
+from fmcache.specs import Recipe, cache_recipes
 
 if TYPE_CHECKING:
     from fmcache.planning.speed import Speed  # torch
@@ -26,10 +26,15 @@ def shown(plan: Plan, work: Path) -> Group:
     """Return a plan for the terminal: a row per encoder, the sums, and cheaper variants."""
     recipe, total = plan.recipe, total_of([item.cost for item in plan.items])
     parts: list[Table | str] = [_encoders_table(plan, total), _work_table(plan, total)]
-    views = {name: forward_passes(demand_of(recipe, name, one)) for name, one in plan.datasets.items()}
+    cached = cache_recipes(recipe)
+    views = {
+        name: [forward_passes(demand_of(one, name, dataset)) for one in cached]
+        for name, dataset in plan.datasets.items()
+    }
     free, memory = shutil.disk_usage(_existing(work)).free, psutil.virtual_memory().available
-    counted = ", ".join(f"{name} {n}" for name, n in views.items())
-    masks = size_text(sum(views.values()) * recipe.tile_px**2)
+    counted = ", ".join(f"{name} {sum(each)}" for name, each in views.items())
+    masks = size_text(sum(n * one.tile_px**2 for each in views.values() for one, n in zip(cached, each, strict=True)))
+    parts += [plan.sweep] if plan.sweep else []
     parts += [
         f"views: {counted}; masks of all views: at most {masks} more; {size_text(free)} free on disk",
         f"largest token grids in memory during fit: {size_text(max(item.cost.fit_bytes for item in plan.items))}; "

@@ -76,9 +76,9 @@ WORDS = {
     "(per_tile), or the formula of the PUMA challenge (puma)",
     "boundary": "also score how much of the boundaries of labels agrees within this distance, for example '2 um' (the "
     "dataset must state its um per pixel) or '4 px' (of tile_px); '': do not",
-    "sweep": "several values of one of these two fields, compared with the same caches; []: no sweep",
-    "sweep.views": "numbers of available views, in rising order, for example [1, 8, 50]",
-    "sweep.passes_per_epoch": "values of fit.passes_per_epoch, in rising order, for example [1, 2, 5]",
+    "sweep": "values of any of the fields above by dotted name, for example "
+    "{fit.passes_per_epoch: [1, 5], decoder.width: [32, 256]}. Every combination is one study, and one report compares "
+    "them. Caches are shared where no field changes them. {}: no sweep",
 }
 """What each field means, by its path in the file; keys of an entry of `encoders` are below ``encoders.``."""
 

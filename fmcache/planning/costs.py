@@ -8,12 +8,12 @@ from typing import NamedTuple
 from fmcache.cache.encoding import store_of
 from fmcache.decoders.arithmetic import grids_bytes, multiply_adds
 from fmcache.decoders.layers import Shape
-from fmcache.demand import Demand
+from fmcache.demand import Demand, demand_of, splits_of
 from fmcache.encoders.cards import Card
 from fmcache.errors import SpecError
 from fmcache.grid import GridGeometry
 from fmcache.manifest import Splits
-from fmcache.specs import FitSpec, Recipe, variants
+from fmcache.specs import FitSpec, Recipe, cache_recipes, variants
 
 LAST = "last"
 
@@ -37,7 +37,7 @@ class Cost(NamedTuple):
 
 
 def cost_of(recipe: Recipe, demand: Demand, card: Card) -> Cost:
-    """Return the cost of an encoder on a dataset with a recipe, for all its folds and swept values.
+    """Return the cost of an encoder on a dataset with a recipe, for all its folds and all variants of its sweep.
 
     Raises
     ------
@@ -45,6 +45,18 @@ def cost_of(recipe: Recipe, demand: Demand, card: Card) -> Cost:
         When an encoder that is not a vision transformer cannot run with this recipe (timm gives its shapes), or taps
         of one decoder have grids of different sizes.
     """
+    name, dataset = demand.name, demand.dataset
+    return total_of([_cost(one, demand_of(one, name, dataset), card) for one in cache_recipes(recipe)])
+
+
+def total_of(costs: Sequence[Cost]) -> Cost:
+    """Return the sums of costs; for the memory in fit the largest, because one encoder is in memory at a time."""
+    sums = Cost(*(sum(column) for column in zip(*costs, strict=True)))
+    return sums._replace(fit_bytes=max(cost.fit_bytes for cost in costs))
+
+
+def _cost(recipe: Recipe, demand: Demand, card: Card) -> Cost:
+    """Return the cost of one set of caches, and of all variants that are trained from it."""
     grid, store = GridGeometry(recipe.tile_px, card.patch, recipe.grid), store_of(recipe.store)
     taps = _at_taps(recipe, card, grid)
     passes = forward_passes(demand)
@@ -53,7 +65,7 @@ def cost_of(recipe: Recipe, demand: Demand, card: Card) -> Cost:
     for variant in variants(recipe):
         shapes = _shapes(variant, card, taps, len(demand.dataset.labels))
         an_image = sum(2 * multiply_adds(shape, variant.decoder.kind) for shape in shapes)
-        for splits in demand.splits.values():
+        for splits in splits_of(variant, demand.name, demand.dataset).values():
             trained, predicted = images_through_decoder(variant.fit, splits)
             decoder_flop += variant.fit.seeds * (3 * trained + predicted) * an_image
             logits += variant.fit.seeds * trained * sum(shape.labels * shape.grid.covered_px**2 for shape in shapes)
@@ -71,7 +83,7 @@ def cost_of(recipe: Recipe, demand: Demand, card: Card) -> Cost:
 
 
 def forward_passes(demand: Demand) -> int:
-    """Return how many views an encoder processes: those of all folds, for the largest swept value."""
+    """Return how many views an encoder processes for one set of caches: those of all folds and variants."""
     return sum(demand.views.values())
 
 

@@ -9,11 +9,12 @@ import msgspec
 
 from fmcache.cache.encoding import COMPACT, store_of
 from fmcache.decoders.registry import KINDS, settings
-from fmcache.demand import Demand, demands
+from fmcache.demand import Demand, check_sweep, demands
 from fmcache.encoders.cards import TIMM, Card, precision_of, read_card, study_encoders
 from fmcache.grid import GridGeometry
 from fmcache.manifest import AnyDataset, Manifest
 from fmcache.planning.costs import Cost, cost_of
+from fmcache.settings import value_text
 from fmcache.specs import Precision, Recipe
 from fmcache.stages import places
 from fmcache.stages.flags import Flags
@@ -37,12 +38,13 @@ class Item(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The costs of a recipe; `speed` is None when nothing was measured."""
+    """The costs of a recipe; `speed` is None when nothing was measured. `sweep` states how much work a sweep is."""
 
     recipe: Recipe
     datasets: dict[str, AnyDataset]
     items: tuple[Item, ...]
     speed: Speed | None
+    sweep: str = ""
 
 
 def plan(recipe: Recipe, manifest: Manifest, flags: Flags, measure: bool = True) -> Plan:
@@ -57,8 +59,9 @@ def plan(recipe: Recipe, manifest: Manifest, flags: Flags, measure: bool = True)
         recipe = msgspec.structs.replace(recipe, encoders=tuple(study_encoders()))
     asked = demands(recipe, manifest)
     datasets = {demand.name: demand.dataset for demand in asked}
+    sweep = check_sweep(recipe, manifest, yes=True)
     if not measure:
-        return Plan(recipe, datasets, _items(recipe, asked, on_gpu=False), None)
+        return Plan(recipe, datasets, _items(recipe, asked, on_gpu=False), None, sweep)
     from fmcache.planning.speed import measure_speed
     from fmcache.runtime.devices import pick_device, using_threads
 
@@ -68,35 +71,29 @@ def plan(recipe: Recipe, manifest: Manifest, flags: Flags, measure: bool = True)
     labels = len(datasets[most_costly.dataset].labels)
     with using_threads(flags.threads):
         speed = measure_speed(recipe, most_costly.card, labels, {item.precision for item in items}, device)
-    return Plan(recipe, datasets, items, speed)
+    return Plan(recipe, datasets, items, speed, sweep)
 
 
 def cheaper(recipe: Recipe) -> dict[str, Recipe]:
     """Return cheaper variants of a recipe; the keys are the lines to write in the recipe."""
     changed: dict[str, Recipe] = {}
-    if len(recipe.sweep.values) > 1:
-        fewer = recipe.sweep.values[:-1]
-        sweep = msgspec.structs.replace(recipe.sweep, **{recipe.sweep.field: fewer})
-        changed[f"sweep: {{{recipe.sweep.field}: {list(fewer)}}}"] = msgspec.structs.replace(recipe, sweep=sweep)
-    if recipe.views.count >= CHEAPER_VIEWS and not recipe.sweep.views:
+    for field, values in recipe.sweep.items():
+        if fewer := values[:-1]:
+            line = f"sweep: {{{field}: [{', '.join(map(value_text, fewer))}]}}"
+            changed[line] = msgspec.structs.replace(recipe, sweep={**recipe.sweep, field: fewer})
+    if recipe.views.count >= CHEAPER_VIEWS and "views.count" not in recipe.sweep:
         views = msgspec.structs.replace(recipe.views, count=recipe.views.count // CHEAPER_VIEWS)
         changed[f"views: {{count: {views.count}}}"] = msgspec.structs.replace(recipe, views=views)
-    if not store_of(recipe.store).keep_bits:
+    if not store_of(recipe.store).keep_bits and "store" not in recipe.sweep:
         changed[f"store: {COMPACT}"] = msgspec.structs.replace(recipe, store=COMPACT)
-    if recipe.decoder.width > 1 and KINDS[recipe.decoder.kind].has_width:
+    if recipe.decoder.width > 1 and KINDS[recipe.decoder.kind].has_width and "decoder.width" not in recipe.sweep:
         decoder = msgspec.structs.replace(recipe.decoder, width=recipe.decoder.width // NARROWER)
         fields = ", ".join(f"{name}: {value}" for name, value in settings(decoder).items())
         changed[f"decoder: {{{fields}}}"] = msgspec.structs.replace(recipe, decoder=decoder)
-    if recipe.fit.seeds > 1:
+    if recipe.fit.seeds > 1 and "fit.seeds" not in recipe.sweep:
         fit = msgspec.structs.replace(recipe.fit, seeds=-(-recipe.fit.seeds // 2))
         changed[f"fit: {{seeds: {fit.seeds}}}"] = msgspec.structs.replace(recipe, fit=fit)
     return changed
-
-
-def total_of(costs: Sequence[Cost]) -> Cost:
-    """Return the sums of costs; for the memory in fit the largest, because one encoder is in memory at a time."""
-    sums = Cost(*(sum(column) for column in zip(*costs, strict=True)))
-    return sums._replace(fit_bytes=max(cost.fit_bytes for cost in costs))
 
 
 def _items(recipe: Recipe, asked: Sequence[Demand], on_gpu: bool) -> tuple[Item, ...]:

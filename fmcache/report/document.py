@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fmcache.errors import FmcacheError
 from fmcache.report.escapes import escape_markdown
@@ -13,6 +14,9 @@ from fmcache.report.findings import Findings
 from fmcache.report.method import method
 from fmcache.report.report_table import ReportTable
 from fmcache.report.summary import Summary
+from fmcache.report.sweep import SweptDataset, sweep_recipe, sweep_tables
+from fmcache.report.sweep_figures import has_figure, sweep_caption
+from fmcache.report.sweep_sentences import sweep_sentences
 from fmcache.report.tables import markdown, markdown_head
 from fmcache.scores.records import EncoderInfo
 
@@ -33,7 +37,23 @@ def markdown_report(
     if datasets_compare([found for found, _ in datasets]):
         sections.append(_figure("slope", "slope.png", summary))
     method_text = _method([found for found, _ in datasets], "## Method")
-    return _head(summary) + left_out(damaged) + "\n".join([*sections, method_text]) + _tail(summary)
+    return _head(summary) + left_out(damaged) + "\n".join([*sections, method_text]) + _tail(summary.record.recipe)
+
+
+def markdown_sweep(swept: Sequence[SweptDataset], damaged: Sequence[FmcacheError]) -> str:
+    """Return the text of the ``report.md`` of a sweep; `damaged` are the errors of runs that are left out."""
+    sections = []
+    for one in swept:
+        record = one.first.summary.record
+        lines = [f"## {escape_markdown(f'{record.dataset_title} ({record.dataset})')}", ""]
+        lines += [f"- {escape_markdown(sentence)}" for sentence in sweep_sentences(one)]
+        lines += ["", *map(_table, sweep_tables(one))]
+        if has_figure(one):
+            text = escape_markdown(sweep_caption(one))
+            lines += [f"![{text}]({record.dataset}/sweep.png)\n\n*{text}*\n"]
+        sections.append("\n".join(lines))
+    head = _head(swept[0].first.summary, swept[0].name)
+    return head + left_out(damaged) + "\n".join(sections) + _tail(sweep_recipe(swept))
 
 
 def _table(table: ReportTable) -> str:
@@ -60,11 +80,11 @@ def left_out(damaged: Sequence[FmcacheError]) -> str:
     return f"**{len(damaged)} runs are left out, because their results are damaged:**\n\n{lines}\n\n"
 
 
-def _head(summary: Summary) -> str:
+def _head(summary: Summary, study: str = "") -> str:
     recipe = summary.record.recipe
     texts = [recipe["question"], f"Expected: {recipe['expect']}" if recipe["expect"] else ""]
     lines = [[escape_markdown(line.strip()) for line in text.splitlines()] for text in texts if text]
-    return f"# {escape_markdown(summary.record.study)}\n\n" + "".join("\n".join(one) + "\n\n" for one in lines)
+    return f"# {escape_markdown(study or summary.record.study)}\n\n" + "".join("\n".join(one) + "\n\n" for one in lines)
 
 
 def _section(findings: Findings, shown: Sequence[ReportTable]) -> str:
@@ -92,7 +112,7 @@ def _encoder(encoder: EncoderInfo) -> str:
     return "; ".join(text for text in (what, weights(encoder), encoder.licence, encoder.citation) if text)
 
 
-def _tail(summary: Summary) -> str:
-    recipe = recipe_text(summary)
+def _tail(recorded: Mapping[str, Any]) -> str:
+    recipe = recipe_text(recorded)
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", recipe)), default=0))
     return f"\n## Recipe\n\n{fence}yaml\n{recipe}{fence}\n"

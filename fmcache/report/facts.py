@@ -11,6 +11,7 @@ from fmcache.manifest import SPLITS
 from fmcache.report.report_table import Cell, ReportTable, TableRow, number_cell
 from fmcache.report.summary import Summary
 from fmcache.scores.records import EncoderInfo
+from fmcache.specs import OF_SWEEP
 
 
 def facts(summary: Summary) -> dict[str, str]:
@@ -66,15 +67,16 @@ def weights(encoder: EncoderInfo) -> str:
     return f"weights {encoder.weights}, sha256 {encoder.weights_sha256}".replace("weights ,", "weights of")
 
 
-def recipe_text(summary: Summary) -> str:
-    """Return the recipe as YAML.
+def recipe_text(recorded: Mapping[str, Any]) -> str:
+    """Return a recorded recipe as YAML; for a variant of a sweep, the recipe that trains this variant alone.
 
     The weights files of the recipe may have changed since the run, so they are left out: the weights that were used are
     listed with the encoders.
     """
     encoders = [
         {key: value for key, value in one.items() if key != "weights" or not value} if isinstance(one, dict) else one
-        for one in summary.record.recipe.get("encoders", ())
+        for one in recorded.get("encoders", ())
     ]
-    text: str = yaml.safe_dump(summary.record.recipe | {"encoders": encoders}, sort_keys=False, allow_unicode=True)
+    recipe = {key: value for key, value in recorded.items() if key not in OF_SWEEP}
+    text: str = yaml.safe_dump(recipe | {"encoders": encoders}, sort_keys=False, allow_unicode=True)
     return text

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -25,7 +25,8 @@ from fmcache.report.findings import Findings
 from fmcache.report.picture_rows import Picture, PictureRow, PictureRows
 from fmcache.report.report_table import ReportTable
 from fmcache.report.sentences import opening
-from fmcache.report.summary import Summary
+from fmcache.report.sweep import SweptDataset
+from fmcache.scores.records import RunRecord
 
 MAIN_FIGURES = ("intervals", "labels")
 """The figure of the first screen: the first of these that there is."""
@@ -74,49 +75,102 @@ class StudyPart(NamedTuple):
     damaged: Sequence[str] = ()
 
 
+class SweepPart(NamedTuple):
+    """What the page of a sweep shows of one dataset. `figures` are the files of one figure by name."""
+
+    swept: SweptDataset
+    sentences: Sequence[str]
+    tables: Sequence[ReportTable]
+    figures: Mapping[str, bytes]
+    caption: str
+
+
 def page(parts: Sequence[DatasetPart], study: StudyPart) -> bytes:
     """Return the page of a study as UTF-8; `parts` has at least one dataset."""
     summary = parts[0].findings.summary
     record = summary.record
-    style, script = _text("report.css"), _text("report.js")
-    lines = [record.recipe["question"], f"Expected: {record.recipe['expect']}" if record.recipe["expect"] else ""]
     ends = [("study", "All datasets")] if study.tables or study.figures else []
     ends += [
         (id_, id_.capitalize()) for id_, there in (("method", study.method), ("references", study.bibtex)) if there
     ]
     ends.append(("recipe", "Recipe"))
+    return _rendered(
+        study=record.study,
+        question=_question(record),
+        sections=[_section(part, f"d{i}") for i, part in enumerate(parts)],
+        tables=study.tables,
+        figures=list(_drawings(study.figures, functools.partial(caption, summary=summary), "").items()),
+        ends=ends,
+        method=study.method,
+        bibtex=study.bibtex,
+        recipe=recipe_text(record.recipe),
+        damaged=study.damaged,
+    )
+
+
+def sweep_page(parts: Sequence[SweepPart], recipe: str, damaged: Sequence[str]) -> bytes:
+    """Return the page of a sweep as UTF-8; `parts` has at least one dataset, `recipe` is the recipe as YAML."""
+    (first, *_) = parts
+    return _rendered(
+        study=first.swept.name,
+        question=_question(first.swept.first.summary.record),
+        sections=[_sweep_section(part, f"d{i}") for i, part in enumerate(parts)],
+        tables=(),
+        figures=(),
+        ends=[("recipe", "Recipe")],
+        method=(),
+        bibtex="",
+        recipe=recipe,
+        damaged=damaged,
+    )
+
+
+def _question(record: RunRecord) -> list[str]:
+    lines = [record.recipe["question"], f"Expected: {record.recipe['expect']}" if record.recipe["expect"] else ""]
+    return [line for text in lines for line in text.splitlines() if line.strip()]
+
+
+def _rendered(**content: Any) -> bytes:
+    style, script = _text("report.css"), _text("report.js")
     text = (
         _environment()
         .get_template("report.html.j2")
         .render(
-            study=record.study,
-            question=[line for text in lines for line in text.splitlines() if line.strip()],
-            sections=[_section(part, f"d{i}") for i, part in enumerate(parts)],
-            tables=study.tables,
-            figures=list(_drawings(study.figures, summary, "").items()),
-            ends=ends,
-            method=study.method,
-            bibtex=study.bibtex,
-            recipe=recipe_text(summary),
-            damaged=study.damaged,
             style=Markup(style),  # noqa: S704 - files of this package
             script=Markup(script),  # noqa: S704
             style_hash=_hash(style),
             script_hash=_hash(script),
             numeric_columns=_numeric_columns,
+            **content,
         )
     )
     return text.encode("utf-8", "replace")
 
 
+def _sweep_section(part: SweepPart, id_: str) -> dict[str, Any]:
+    record = part.swept.first.summary.record
+    drawings = _drawings(part.figures, lambda _: part.caption, "")
+    group = {"id": "settings", "title": "By setting", "tables": part.tables, "figures": (), "pictures": None}
+    return {
+        "id": id_,
+        "title": record.dataset_title or record.dataset,
+        "opening": None,
+        "sentences": part.sentences,
+        "main": next(iter(drawings.items()), None),
+        "groups": [group],
+    }
+
+
 def _section(part: DatasetPart, id_: str) -> dict[str, Any]:
     record = part.findings.summary.record
-    drawings = _drawings(part.figures, part.findings.summary, _means(part.findings))
+    words = functools.partial(caption, summary=part.findings.summary)
+    drawings = _drawings(part.figures, words, _means(part.findings))
     main = next((name for name in MAIN_FIGURES if name in drawings), None)
     return {
         "id": id_,
         "title": record.dataset_title or record.dataset,
         "opening": opening(part.findings),
+        "sentences": (),
         "main": (main, drawings.pop(main)) if main else None,
         "groups": list(_groups(part, drawings)),
     }
@@ -140,7 +194,7 @@ def _groups(part: DatasetPart, drawings: dict[str, dict[str, str]]) -> Iterator[
         yield {"id": "more", "title": "More"} | rest
 
 
-def _drawings(files: Mapping[str, bytes], summary: Summary, means: str) -> dict[str, dict[str, str]]:
+def _drawings(files: Mapping[str, bytes], words: Callable[[str], str], means: str) -> dict[str, dict[str, str]]:
     """Return caption, alternative text and data URI of each figure."""
     found = {}
     for name in dict.fromkeys(file.rpartition(".")[0] for file in files):
@@ -151,7 +205,7 @@ def _drawings(files: Mapping[str, bytes], summary: Summary, means: str) -> dict[
             uri = _uri("image/png", png)
         else:
             continue
-        text = caption(name, summary)
+        text = words(name)
         found[name] = {"caption": text, "alt": f"{text} {means}".strip(), "uri": uri}
     return found
 

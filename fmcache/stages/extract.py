@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fmcache.cache.reader import open_cache
 from fmcache.cache.writer import is_complete
-from fmcache.demand import Demand, all_tiles, demands
+from fmcache.demand import Demand, all_tiles, check_sweep, demands
 from fmcache.encoders.cards import TIMM, read_card
 from fmcache.errors import (
     Busy,
@@ -28,7 +28,7 @@ from fmcache.errors import (
 )
 from fmcache.manifest import Manifest
 from fmcache.remembered import Remembered
-from fmcache.specs import EncoderChoice, Recipe
+from fmcache.specs import EncoderChoice, Recipe, cache_recipes
 from fmcache.stages import places
 from fmcache.stages.extract_request import ExtractRequest
 from fmcache.stages.flags import Failure, Flags
@@ -44,6 +44,8 @@ from fmcache.tiles.images import read_tile
 def extract(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], None] = print) -> list[Failure]:
     """Write the mask cache of each dataset of `recipe` and the caches of its encoders; return the encoders that failed.
 
+    A sweep has several sets of caches if it changes them (`cache_recipes`).
+
     Shards that exist are kept; only missing shards are written. `say` gets one line for each cache. Then pictures of
     test tiles are written, as far as they are missing.
 
@@ -55,12 +57,17 @@ def extract(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str
         cache, memory) is not raised but returned.
     """
     _check_request(recipe, flags)
-    failures, remembered = [], Remembered(places.remembered(flags.work))
-    for demand in demands(recipe, manifest):
-        check_boundary(recipe, demand)
-        check_sources(demand, manifest.folder, remembered)
-        hashes = content_hashes(demand, manifest.folder)
-        failures += _extract_dataset(ExtractRequest(recipe, demand, hashes, manifest.folder, flags, say), remembered)
+    failures: list[Failure] = []
+    remembered = Remembered(places.remembered(flags.work))
+    if line := check_sweep(recipe, manifest, flags.yes):
+        say(line)
+    for one in cache_recipes(recipe):
+        for demand in demands(one, manifest):
+            check_boundary(one, demand)
+            check_sources(demand, manifest.folder, remembered)
+            hashes = content_hashes(demand, manifest.folder)
+            failed = _extract_dataset(ExtractRequest(one, demand, hashes, manifest.folder, flags, say), remembered)
+            failures += [failure for failure in failed if failure[:2] not in {known[:2] for known in failures}]
     return failures
 
 

@@ -25,7 +25,7 @@ from fmcache.decoders.fitted import weights_metadata
 from fmcache.decoders.layers import Shape
 from fmcache.decoders.registry import KINDS, settings
 from fmcache.decoders.train import Counts, TrainedRun, Training, channel_scale, collapsed, mean_dice, still_falling
-from fmcache.demand import Demand, all_tiles, demands, tiles_of
+from fmcache.demand import Demand, all_tiles, check_sweep, demands, tiles_of
 from fmcache.errors import (
     Busy,
     CacheCorrupt,
@@ -229,6 +229,8 @@ def _fit(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], 
             said.add(line)
             say(line)
 
+    if line := check_sweep(recipe, manifest, flags.yes):
+        say(line)
     swept = variants(recipe)
     for variant in swept:
         all_runs = []

@@ -12,7 +12,7 @@ class Flags(NamedTuple):
     """Choices of the user that change no number beyond rounding. They are recorded but are not part of a recipe.
 
     `workers` 0 runs everything in this process; `threads` 0 means all cores; `recompute` replaces existing caches and
-    results; `compiled` runs encoders through torch.compile.
+    results; `compiled` runs encoders through torch.compile; `yes` agrees to a sweep of very many variants.
     """
 
     work: Path
@@ -22,6 +22,7 @@ class Flags(NamedTuple):
     recompute: bool = False
     offline: bool = False
     compiled: bool = False
+    yes: bool = False
 
 
 class Failure(NamedTuple):

@@ -15,24 +15,24 @@ from fmcache import fonts, identity
 from fmcache.errors import Busy, FmcacheError, ResultsCorrupt, ResultsMismatch, ResultsNotFound
 from fmcache.identity import whole_file
 from fmcache.report.dataset_tables import dataset_tables, dice_for_terminal
-from fmcache.report.document import left_out, markdown_report, method_page
-from fmcache.report.escapes import escape_markdown
+from fmcache.report.document import markdown_report, markdown_sweep, method_page
+from fmcache.report.facts import recipe_text
 from fmcache.report.figure_style import cover, names_shown
 from fmcache.report.figures import figures, study_figures
 from fmcache.report.findings import Findings, find
 from fmcache.report.frames import csv_text, dataset_frames, parquet, study_frames
 from fmcache.report.method import bibtex, method
-from fmcache.report.page import DatasetPart, StudyPart, page
+from fmcache.report.page import DatasetPart, StudyPart, SweepPart, page, sweep_page
 from fmcache.report.picture_rows import picture_rows
 from fmcache.report.picture_sheet import picture_file
 from fmcache.report.report_table import ReportTable
 from fmcache.report.study_tables import study_tables
-from fmcache.report.summary import Summary
-from fmcache.report.sweep import SweepTable
-from fmcache.report.tables import latex
+from fmcache.report.sweep import narrow, settings_frame, sweep_of, sweep_recipe, sweep_tables, swept_datasets
+from fmcache.report.sweep_figures import sweep_caption, sweep_figure
+from fmcache.report.sweep_sentences import sweep_sentences
+from fmcache.report.tables import latex, terminal
 from fmcache.scores.records import RunResults
-from fmcache.scores.run_files import find_runs, read_run, studies
-from fmcache.specs import variant_of
+from fmcache.scores.run_files import find_runs, read_record, read_run, studies
 
 WAIT_S = 120
 """How long to wait (s) for another process that writes the same report."""
@@ -50,7 +50,7 @@ class StudyReport(NamedTuple):
     damaged: tuple[FmcacheError, ...] = ()
     """The errors of runs that were left out."""
     page: Path | None = None
-    """The page for a browser; a sweep has none."""
+    """The page for a browser."""
 
 
 def report(results: Path, out: Path, study: str = "") -> list[StudyReport]:
@@ -68,21 +68,27 @@ def report(results: Path, out: Path, study: str = "") -> list[StudyReport]:
         When another process still writes the same report after `WAIT_S` seconds.
     """
     known = studies(results)
-    chosen = [name for name in known if study in ("", name, _sweep_of(name))]
+    sweeps = {name: _sweep_of(results, name) for name in known}
+    chosen = [name for name in known if study in ("", name, sweeps[name])]
     if not chosen:
         raise ResultsNotFound(
             f"there are no results{f' of study {study!r}' if study else ''} in {results}",
             found=f"results of {', '.join(known)}" if known else "nothing",
             next_step="fmcache fit, with the same --work folder",
         )
-    reports = []
+    reports, found_of = [], {}
     for name in chosen:
         with _alone(out / name):
-            reports.append(_report_study(results, out / name, name))
-    for name in sorted({_sweep_of(name) for name in chosen} - {""}):
+            found, damaged = _found(results, name)
+            reports.append(_report_study(out / name, found, damaged, in_sweep=bool(sweeps[name])))
+            if sweeps[name]:
+                found_of[name] = (found, damaged)
+    for name in sorted({sweeps[name] for name in chosen} - {""}):
         if study in ("", name):
-            with _alone(out / name):
-                reports.append(_report_sweep(results, out / name, name, known))
+            # a plain study of this name, trained before the recipe had a sweep, keeps its report
+            folder = out / (f"{name}.sweep" if name in known else name)
+            with _alone(folder):
+                reports.append(_report_sweep(folder, name, [of for one, of in found_of.items() if sweeps[one] == name]))
     if note := fonts.hint(frozenset().union(*(one.unreadable for one in reports))):
         reports[-1] = reports[-1]._replace(tables=(*reports[-1].tables, note))
     return reports
@@ -100,16 +106,20 @@ def _alone(folder: Path) -> Iterator[None]:
         raise Busy(f"another process is writing {folder}", next_step="wait for it, then try again") from None
 
 
-def _sweep_of(study: str) -> str:
-    variant = variant_of(study)
-    return variant[0] if variant else ""
+def _sweep_of(results: Path, study: str) -> str:
+    """Return the name of the sweep that a study belongs to, as the record of its first sound run states it."""
+    for path in find_runs(results, study):
+        try:
+            return sweep_of(read_record(path))
+        except (ResultsCorrupt, ResultsMismatch):
+            continue
+    return ""
 
 
-def _report_study(results: Path, folder: Path, study: str) -> StudyReport:
-    found, damaged = _found(results, study)
+def _report_study(folder: Path, found: list[Findings], damaged: list[FmcacheError], *, in_sweep: bool) -> StudyReport:
     path = _write(folder, _files(found, damaged))
     # the studies of a sweep appear in the sweep's table instead
-    shown = () if _sweep_of(study) else tuple(map(dice_for_terminal, found))
+    shown = () if in_sweep else tuple(map(dice_for_terminal, found))
     unreadable = cover([text for one in found for text in names_shown(one.summary)]).lacking
     return StudyReport(path, shown, unreadable, tuple(damaged), folder / PAGE)
 
@@ -170,23 +180,21 @@ def _found(results: Path, study: str) -> tuple[list[Findings], list[FmcacheError
     return [find(list(group)) for _, group in groupby(runs, key=lambda run: run.record.dataset)], damaged
 
 
-def _report_sweep(results: Path, folder: Path, name: str, known: Sequence[str]) -> StudyReport:
-    by_dataset: dict[str, dict[int, Summary]] = {}
-    field = ""
-    lost: list[FmcacheError] = []
-    for study in known:
-        variant = variant_of(study)
-        if variant is None or variant[0] != name:
-            continue
-        _, field, value = variant
-        found, damaged = _found(results, study)
-        lost += damaged
-        for one in found:
-            by_dataset.setdefault(one.summary.record.dataset, {})[value] = one.summary
-    sweeps = [SweepTable(field, dict(sorted(by_value.items()))) for by_value in by_dataset.values()]
-    text = f"# {escape_markdown(name)}\n\n" + left_out(lost) + "".join(f"{sweep.markdown()}\n" for sweep in sweeps)
-    files = {f"{one.last.record.dataset}/{file}": content for one in sweeps for file, content in one.files().items()}
-    path = _write(folder, files | {REPORT: text.encode()})
-    unreadable = cover([text for sweep in sweeps for text in names_shown(sweep.last)]).lacking
+def _report_sweep(
+    folder: Path, name: str, studied: Sequence[tuple[Sequence[Findings], Sequence[FmcacheError]]]
+) -> StudyReport:
+    swept = swept_datasets(name, [one for found, _ in studied for one in found])
+    lost = [error for _, damaged in studied for error in damaged]
+    files = {REPORT: markdown_sweep(swept, lost).encode(), "settings.parquet": parquet(settings_frame(swept))}
+    parts = []
+    for one in swept:
+        shown, figure = sweep_tables(one), sweep_figure(one)
+        of_dataset = figure | {f"{table.name}.tex": latex(table).encode() for table in shown}
+        files |= {f"{one.first.summary.record.dataset}/{file}": content for file, content in of_dataset.items()}
+        parts.append(SweepPart(one, sweep_sentences(one), shown, figure, sweep_caption(one)))
+    files[PAGE] = sweep_page(parts, recipe_text(sweep_recipe(swept)), [error.problem for error in lost])
+    path = _write(folder, files)
+    unreadable = cover([text for one in swept for of in one.findings.values() for text in names_shown(of.summary)])
+    tables = tuple(terminal(narrow(sweep_tables(part.swept, part.sentences)[0])) for part in parts)
     # damaged runs are listed by the reports of the studies
-    return StudyReport(path, tuple(sweep.terminal() for sweep in sweeps), unreadable)
+    return StudyReport(path, tables, unreadable.lacking, page=folder / PAGE)

@@ -11,8 +11,8 @@ import fmcache
 
 ROOT = Path(fmcache.__file__).parent
 GROUND = (
-    "errors", "identity", "fonts", "strict", "shortage", "locks", "pins", "remembered", "quoting", "specs", "manifest",
-    "grid", "demand",
+    "errors", "identity", "fonts", "strict", "shortage", "locks", "pins", "remembered", "quoting", "settings", "specs",
+    "manifest", "grid", "demand",
 )  # fmt: skip
 """The ground floor: every room but runtime may import it; each of its modules may import the modules before it."""
 BELOW = set(GROUND)

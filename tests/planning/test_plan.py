@@ -15,9 +15,9 @@ from fmcache.encoders.cards import Card, read_card
 from fmcache.errors import EncoderUnavailable, ManifestError
 from fmcache.grid import GridGeometry
 from fmcache.manifest import Manifest, Splits
-from fmcache.planning.costs import cost_of, encoder_flop, images_through_decoder
-from fmcache.planning.plan import cheaper, plan, total_of
-from fmcache.specs import DecoderSpec, FitSpec, Recipe, Sweep, ViewSpec
+from fmcache.planning.costs import cost_of, encoder_flop, images_through_decoder, total_of
+from fmcache.planning.plan import cheaper, plan
+from fmcache.specs import DecoderSpec, FitSpec, Recipe, ViewSpec
 from fmcache.stages.flags import Flags
 
 MANIFEST = {
@@ -76,11 +76,11 @@ def test_costs_are_those_counted_by_hand(manifest):
 def test_folds_and_swept_values_share_a_cache_and_add_up_in_training(manifest):
     dataset = manifest.dataset()
     once = cost(RECIPE, dataset)
-    swept = cost(msgspec.structs.replace(RECIPE, sweep=Sweep(views=(1, 2, 8))), dataset)
+    swept = cost(msgspec.structs.replace(RECIPE, sweep={"views.count": (1, 2, 8)}), dataset)
     assert swept.forward_passes == 3 * 9 + 3  # those of the largest value, which hold those of the others
     assert swept.decoder_flop == 3 * once.decoder_flop
     assert swept.fit_bytes == (3 * 8 + 3) * (10 * 4 * 4 * 2 + 64**2)  # one value's grids at a time
-    passes = cost(msgspec.structs.replace(RECIPE, sweep=Sweep(passes_per_epoch=(3, 6))), dataset)
+    passes = cost(msgspec.structs.replace(RECIPE, sweep={"fit.passes_per_epoch": (3, 6)}), dataset)
     assert passes[:4] == once[:4]
     assert once.decoder_flop * 2 < passes.decoder_flop < once.decoder_flop * 3  # validation is not done twice as often
 
@@ -93,10 +93,41 @@ def test_folds_and_swept_values_share_a_cache_and_add_up_in_training(manifest):
     assert folds.fit_bytes == (2 * 4 + 2) * (10 * 4 * 4 * 2 + 64**2)
 
 
+def test_a_sweep_over_what_changes_caches_adds_up_the_costs_of_its_variants(manifest):
+    dataset = manifest.dataset()
+    both = cost(msgspec.structs.replace(RECIPE, sweep={"tile_px": (64, 32), "decoder.width": (6, 12)}), dataset)
+    each = [
+        cost(msgspec.structs.replace(RECIPE, tile_px=px, decoder=DecoderSpec(width=width)), dataset)
+        for px in (64, 32)
+        for width in (6, 12)
+    ]
+    assert both.decoder_flop == sum(one.decoder_flop for one in each)
+    assert both.disk_bytes == each[0].disk_bytes + each[2].disk_bytes
+    assert both.encoder_flop == each[0].encoder_flop + each[2].encoder_flop
+    assert both.fit_bytes == max(one.fit_bytes for one in each)
+
+
+def test_a_sweep_over_subsets_is_planned_with_the_tiles_of_each(manifest):
+    dataset = manifest.dataset()
+    nested = msgspec.structs.replace(dataset, splits=msgspec.structs.replace(dataset.splits, subsets=(("t0",),)))
+    both = cost(msgspec.structs.replace(RECIPE, sweep={"subset": (1, 0)}), nested)
+    each = [cost(msgspec.structs.replace(RECIPE, subset=n), nested) for n in (1, 0)]
+    assert both.decoder_flop == sum(one.decoder_flop for one in each)
+    assert both[:4] == each[1][:4]
+
+
+def test_the_plan_of_a_sweep_states_how_many_runs_it_is(manifest, tmp_path):
+    swept = msgspec.structs.replace(RECIPE, sweep={"fit.epochs": (1, 2, 3), "decoder.width": (4, 8)})
+    made = plan(swept, manifest, Flags(tmp_path), measure=False)
+    assert "6 variants x 4 runs = 24 runs" in text_of(shown(made, tmp_path))
+    assert {"sweep: {fit.epochs: [1, 2]}", "sweep: {decoder.width: [4]}"} <= set(cheaper(swept))
+    assert not any(text.startswith("decoder:") for text in cheaper(swept))
+
+
 def test_a_sweep_is_made_cheaper_by_its_largest_value(manifest):
-    swept = msgspec.structs.replace(RECIPE, sweep=Sweep(views=(1, 2, 50)), views=ViewSpec(count=50))
+    swept = msgspec.structs.replace(RECIPE, sweep={"views.count": (1, 2, 50)}, views=ViewSpec(count=50))
     changes = cheaper(swept)
-    assert changes["sweep: {views: [1, 2]}"].sweep == Sweep(views=(1, 2))
+    assert changes["sweep: {views.count: [1, 2]}"].sweep == {"views.count": (1, 2)}
     assert not any(text.startswith("views:") for text in changes)  # the sweep says how many there are
 
 

@@ -12,6 +12,7 @@ from fmcache.report.findings import find
 from fmcache.report.page import DatasetPart, StudyPart, page
 from fmcache.report.picture_rows import picture_rows
 from fmcache.report.report_table import Cell, ReportTable, TableRow
+from fmcache.report.sweep import swept_datasets
 from fmcache.scores.kept_pictures import write_tile_pictures, write_token_pictures
 from fmcache.scores.predictions import Predictions, write_predictions
 from fmcache.scores.records import EncoderInfo, Extraction, RunRecord, RunResults
@@ -288,6 +289,40 @@ def many_runs(part):
         return made
 
     return runs
+
+
+@pytest.fixture(scope="session")
+def swept_findings(many_runs):
+    """Return the findings of the studies of a sweep.
+
+    `settings` has, by the values of the swept fields, the quality of each encoder. `trained` has the number of training
+    tiles by the value of `subset`. The names of the studies say nothing.
+    """
+
+    def findings(sweep, settings, trained=None, **fields):
+        made = []
+        for i, (values, quality) in enumerate(settings.items()):
+            setting = dict(zip(sweep, values, strict=True))
+            tiles = {"train": (trained or {}).get(setting.get("subset"), 15), "val": 5, "test": 10}
+            runs = many_runs(quality, study=f"study-{i}", splits=tiles, **fields)
+            for run in runs:
+                swept = [[field, list(some)] for field, some in sweep.items()]
+                run.record.recipe.update(sweep_of="toy", setting=list(map(list, setting.items())), swept=swept)
+            made.append(find(runs))
+        return made
+
+    return findings
+
+
+@pytest.fixture(scope="session")
+def swept(swept_findings):
+    """Return the only dataset of a sweep; see `swept_findings`."""
+
+    def swept(sweep, settings, **fields):
+        (one,) = swept_datasets("toy", swept_findings(sweep, settings, **fields))
+        return one
+
+    return swept
 
 
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="400" height="200"><circle cx="99" cy="99" r="50"/></svg>'

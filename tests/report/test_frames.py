@@ -13,11 +13,13 @@ from fmcache.report.dataset_tables import dice_by_encoder
 from fmcache.report.findings import find
 from fmcache.report.paper_values import PAPER
 from fmcache.report.rank_agreement import AGREEMENT
+from fmcache.report.sweep import SETTINGS
 from fmcache.statistics.schemas import AGAINST_CONTROL, INTERVALS, PAIRS
 
 SCHEMAS = {
     "intervals": INTERVALS, "pairs": PAIRS, "against_control": AGAINST_CONTROL, "runs": frames.RUNS,
     "costs": frames.COSTS, "paper": PAPER, "agreement": AGREEMENT,
+    "settings": SETTINGS,
 }  # fmt: skip
 PAGE = Path(frames.__file__).with_name("TABLES.md").read_text(encoding="utf-8")
 
@@ -35,7 +37,7 @@ def test_the_page_names_every_file_and_column_with_its_type():
 @pytest.mark.parametrize("kind", [{}, {"folds": 3}, {"seeds": 1}, {"tiles": 1}, {"controls": ("y",)}])
 def test_frames_have_the_documented_columns_and_the_same_bytes_each_time(many_runs, kind):
     made = frames.dataset_frames(find(many_runs(**kind)))
-    assert set(made) == set(SCHEMAS) - {"paper", "agreement"}
+    assert set(made) == set(SCHEMAS) - {"paper", "agreement", "settings"}
     again = frames.dataset_frames(find(many_runs(**kind)[::-1]))
     for name, frame in made.items():
         assert dict(frame.schema) == SCHEMAS[name]

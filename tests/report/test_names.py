@@ -17,7 +17,8 @@ from fmcache.report.figure_style import names_shown, rendered
 from fmcache.report.findings import find
 from fmcache.report.frames import csv_text
 from fmcache.report.run_figures import dice_by_label
-from fmcache.report.sweep import SweepTable
+from fmcache.report.sweep import sweep_tables, swept_datasets
+from fmcache.report.sweep_figures import sweep_figure
 from fmcache.stages.report import report
 
 NASTY = [
@@ -145,10 +146,13 @@ def test_figures_hold_names_as_they_are_and_draw_none_as_a_formula(part):
 @pytest.mark.filterwarnings("error")
 def test_a_sweep_lists_every_encoder_in_its_legend_also_one_with_an_underscore_in_front(part):
     titles = ["_hidden", "$x$", "a|b", "_"]
-    sweep = SweepTable("views", {n: study_of(part, ["a", "b"], titles, study=f"toy.views-{n}").summary for n in (2, 4)})
-    svg = ET.fromstring(sweep.files()["sweep.svg"])  # noqa: S314
+    found = [study_of(part, ["a", "b"], titles, study=f"toy.count-{n}") for n in (2, 4)]
+    for one, n in zip(found, (2, 4), strict=True):
+        one.summary.record.recipe.update(sweep_of="toy", setting=[["views.count", n]], swept=[["views.count", [2, 4]]])
+    (swept,) = swept_datasets("toy", found)
+    svg = ET.fromstring(sweep_figure(swept)["sweep.svg"])  # noqa: S314
     assert set(titles) <= {element.text for element in svg.iter("{http://www.w3.org/2000/svg}text")}
-    assert {row[0] for row in rows_of(sweep.markdown())[1:]} == set(titles)
+    assert {row[0] for row in rows_of(tables.markdown(sweep_tables(swept)[0]))[1:]} == set(titles)
 
 
 def test_a_whole_report_holds_titles_questions_and_recipes_as_they_are(part, write, tmp_path):

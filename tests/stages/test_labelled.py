@@ -16,7 +16,7 @@ from fmcache.datasets.add import add
 from fmcache.errors import ManifestError
 from fmcache.manifest import Manifest, Splits
 from fmcache.scores.run_files import find_runs, read_run
-from fmcache.specs import DecoderSpec, FitSpec, Recipe, Sweep, ViewSpec
+from fmcache.specs import DecoderSpec, FitSpec, Recipe, ViewSpec
 from fmcache.stages import places
 from fmcache.stages.extract import extract
 from fmcache.stages.fit import fit
@@ -211,7 +211,7 @@ def test_untouched_tiles_are_counted_once_for_all_encoders_and_told_once_for_all
     tmp_path, listed, monkeypatch
 ):
     manifest, lines, reads = listed([BOTH, BOTH, mask(1), BOTH]), [], []
-    recipe = change(RECIPE, encoders=("raw-pixels", "colour-texture"), sweep=Sweep(views=(1, 2)))
+    recipe = change(RECIPE, encoders=("raw-pixels", "colour-texture"), sweep={"views.count": (1, 2)})
     extract(recipe, manifest, flags(tmp_path), quiet)
     read = Cache.read
     monkeypatch.setattr(Cache, "read", lambda self, *at: reads.append(at) or read(self, *at))

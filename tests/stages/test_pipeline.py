@@ -41,8 +41,8 @@ from fmcache.grid import GridGeometry
 from fmcache.locks import locked
 from fmcache.manifest import Manifest
 from fmcache.report.summary import summarise
-from fmcache.scores.run_files import find_runs, read_run
-from fmcache.specs import DecoderSpec, EncoderChoice, FitSpec, Recipe, Sweep, ViewSpec
+from fmcache.scores.run_files import find_runs, read_run, studies
+from fmcache.specs import DecoderSpec, EncoderChoice, FitSpec, Recipe, ViewSpec
 from fmcache.stages import fit as fit_stage
 from fmcache.stages import places, shards
 from fmcache.stages.extract import extract
@@ -602,44 +602,77 @@ def test_a_disk_that_fills_up_during_the_run_loses_nothing_that_was_finished(tmp
 
 def test_a_sweep_is_fitted_from_one_cache_and_compared_in_one_table(tmp_path, manifest, recipe):
     sweep = change(
-        recipe, encoders=("raw-pixels", "colour-texture"), sweep=Sweep(views=(1, 4)), views=ViewSpec(count=2)
+        recipe, encoders=("raw-pixels", "colour-texture"), sweep={"views.count": (1, 4)}, views=ViewSpec(count=2)
     )
     lines = []
     assert extract(sweep, manifest, flags(tmp_path), lines.append) == []
     assert "18 of 18 views" in lines[1]  # 3 training tiles in 1 + 4 views, 3 other tiles in 1
     assert fit(sweep, manifest, flags(tmp_path), quiet) == []
     for value in (1, 4):
-        alone = change(sweep, sweep=Sweep(), views=ViewSpec(count=value), name=f"alone-{value}")
+        alone = change(sweep, sweep={}, views=ViewSpec(count=value), name=f"alone-{value}")
         fit(alone, manifest, flags(tmp_path), quiet)
-        swept, plain = runs(tmp_path, f"toy.views-{value}"), runs(tmp_path, f"alone-{value}")
+        swept, plain = runs(tmp_path, f"toy.count-{value}"), runs(tmp_path, f"alone-{value}")
         assert all(swept[key].counts.equals(plain[key].counts) for key in plain)
     written = report(places.results(tmp_path), places.reports(tmp_path), "toy")
     text = written[-1].path.read_text()
     assert "| encoder | 1 | 4 |" in text
-    row = runs(tmp_path, "toy.views-4")["raw-pixels", 0].record
+    row = runs(tmp_path, "toy.count-4")["raw-pixels", 0].record
     assert row.recipe["views"]["count"] == 4
-    assert (places.reports(tmp_path) / "toy" / "toy" / "sweep.png").read_bytes().startswith(b"\x89PNG")
-    csv = (places.reports(tmp_path) / "toy" / "toy" / "sweep.csv").read_text().splitlines()
-    assert len(csv) == 1 + 2 * 2 * 4  # two values, two encoders, three labels and their mean
-    found = {tuple(line.split(",")[:4]): float(line.split(",")[5]) for line in csv[1:]}
+    folder = places.reports(tmp_path) / "toy"
+    assert (folder / "toy" / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert written[-1].page == folder / "report.html"
+    found = pl.read_parquet(folder / "settings.parquet")
+    assert found.select("dataset", "views.count").unique().sort("views.count").rows() == [("toy", 1), ("toy", 4)]
     summary = summarise([part for _, part in sorted(runs(tmp_path, "alone-4").items())])
     for row in summary.rows:
-        assert found["4", row.encoder.name, row.encoder.title, "mean"] == pytest.approx(100 * row.mean[-1], abs=1e-3)
+        (one,) = found.filter(pl.col("encoder") == row.encoder.name, pl.col("views.count") == 4).to_dicts()
+        assert one["estimate"] == pytest.approx(row.mean[-1])
 
 
 def test_every_value_of_a_sweep_is_trained_in_as_many_lanes_as_the_first(tmp_path, manifest, recipe):
-    sweep = change(recipe, encoders=("raw-pixels",), sweep=Sweep(views=(1, 2)), fit=change(recipe.fit, seeds=3))
+    sweep = change(recipe, encoders=("raw-pixels",), sweep={"views.count": (1, 2)}, fit=change(recipe.fit, seeds=3))
     two = flags(tmp_path)._replace(threads=2)
     extract(sweep, manifest, two, quiet)
     fit(sweep, manifest, two, quiet)
     for value in (1, 2):
-        records = [part.record for _, part in sorted(runs(tmp_path, f"toy.views-{value}").items())]
+        records = [part.record for _, part in sorted(runs(tmp_path, f"toy.count-{value}").items())]
         # the third seed alone must not leave its one thread to what comes next
         assert [(record.together, record.threads) for record in records] == [(2, 1), (2, 1), (1, 1)]
 
 
-def test_a_sweep_of_two_fields_or_of_falling_values_is_refused():
-    with pytest.raises(ValueError, match="one field"):
-        Sweep(views=(1,), passes_per_epoch=(2,))
-    with pytest.raises(ValueError, match="rising"):
-        Sweep(views=(4, 1))
+def test_a_sweep_of_what_changes_caches_extracts_each_and_shares_those_that_are_the_same(tmp_path, manifest, recipe):
+    sweep = change(
+        recipe, encoders=("raw-pixels",), views=ViewSpec(count=1), fit=change(recipe.fit, seeds=1),
+        sweep={"views.outside": ("ignore", "reflect"), "tile_px": (32, 48), "fit.passes_per_epoch": (1, 2)},
+    )  # fmt: skip
+    lines = []
+    assert extract(sweep, manifest, flags(tmp_path), lines.append) == []
+    assert "8 variants x 1 runs = 8 runs" in lines[0]
+    assert lines[0].endswith("4 sets of caches")
+    assert len(list((tmp_path / "cache").glob("*/view-bank/*.zarr"))) == 4
+    assert len(list((tmp_path / "cache").glob("*/raw-pixels/*.zarr"))) == 2  # the label outside changes masks only
+    assert sum("Raw pixels: complete" in line for line in lines) == 2
+    assert fit(sweep, manifest, flags(tmp_path), quiet) == []
+    found = [runs(tmp_path, study) for study in studies(places.results(tmp_path))]
+    settings = {tuple(one["raw-pixels", 0].record.recipe["setting"][1]) for one in found}
+    assert len(found) == 8
+    assert settings == {("tile_px", 32), ("tile_px", 48)}
+    sides = {one["raw-pixels", 0].record.recipe["tile_px"] for one in found}
+    assert sides == {32, 48}
+
+
+def test_the_variants_of_a_subset_sweep_train_on_their_tiles_from_one_cache(tmp_path, manifest, recipe):
+    listed = manifest.dataset("toy")
+    train = listed.splits.train
+    nested = msgspec.structs.replace(listed.splits, subsets=(train[:1], train[:2]))
+    manifest.dataset = lambda _: msgspec.structs.replace(listed, splits=nested)
+    sweep = change(
+        recipe, encoders=("raw-pixels",), fit=change(recipe.fit, seeds=1), sweep={"subset": (2, 1)}, datasets=("toy",)
+    )
+    lines = []
+    extract(sweep, manifest, flags(tmp_path), lines.append)
+    fit(sweep, manifest, flags(tmp_path), quiet)
+    assert len(list((tmp_path / "cache").glob("*/raw-pixels/*.zarr"))) == 1
+    for size in (1, 2):
+        record = runs(tmp_path, f"toy.subset-{size}")["raw-pixels", 0].record
+        assert record.identity["splits"]["train"] == list(train[:size])

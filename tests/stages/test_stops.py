@@ -16,7 +16,7 @@ from tblib import pickling_support
 
 from fmcache.errors import Busy, NoMemory, NoRoom
 from fmcache.scores.run_files import find_runs, read_run
-from fmcache.specs import DecoderSpec, FitSpec, Recipe, Sweep, ViewSpec
+from fmcache.specs import DecoderSpec, FitSpec, Recipe, ViewSpec
 from fmcache.stages import fit as fit_stage
 from fmcache.stages import places, shards
 from fmcache.stages.extract import extract
@@ -200,14 +200,14 @@ def test_a_view_bank_that_another_process_makes_is_waited_for(tmp_path, manifest
 def test_a_busy_variant_of_a_sweep_is_left_out_and_told_at_the_end_and_a_busy_study_alone_is_refused(
     tmp_path, manifest, recipe
 ):
-    sweep = alone(recipe, sweep=Sweep(views=(1, 2)))
+    sweep = alone(recipe, sweep={"views.count": (1, 2)})
     extract(sweep, manifest, flags(tmp_path), quiet)
     lines = []
-    with held(places.results(tmp_path) / "toy.views-1"):
+    with held(places.results(tmp_path) / "toy.count-1"):
         failures = fit(sweep, manifest, flags(tmp_path), lines.append)
-        assert [(failure.dataset, type(failure.error)) for failure in failures] == [("toy.views-1", Busy)]
-        assert len(find_runs(places.results(tmp_path), "toy.views-2")) == 2
-        assert "toy.views-1: another process is fitting it; it is left out" in lines
+        assert [(failure.dataset, type(failure.error)) for failure in failures] == [("toy.count-1", Busy)]
+        assert len(find_runs(places.results(tmp_path), "toy.count-2")) == 2
+        assert "toy.count-1: another process is fitting it; it is left out" in lines
     assert fit(sweep, manifest, flags(tmp_path), quiet) == []
     with held(places.results(tmp_path) / "toy"), pytest.raises(Busy):
         fit(alone(recipe), manifest, flags(tmp_path), quiet)
