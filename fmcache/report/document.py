@@ -14,7 +14,7 @@ from fmcache.report.findings import Findings
 from fmcache.report.method import method
 from fmcache.report.report_table import ReportTable
 from fmcache.report.summary import Summary
-from fmcache.report.sweep import SweptDataset, sweep_recipe, sweep_tables
+from fmcache.report.sweep import SweptDataset, sweep_recipe
 from fmcache.report.sweep_figures import has_figure, sweep_caption
 from fmcache.report.sweep_sentences import sweep_sentences
 from fmcache.report.tables import markdown, markdown_head
@@ -40,14 +40,24 @@ def markdown_report(
     return _head(summary) + left_out(damaged) + "\n".join([*sections, method_text]) + _tail(summary.record.recipe)
 
 
-def markdown_sweep(swept: Sequence[SweptDataset], damaged: Sequence[FmcacheError]) -> str:
-    """Return the text of the ``report.md`` of a sweep; `damaged` are the errors of runs that are left out."""
-    sections = []
-    for one in swept:
+def markdown_sweep(
+    datasets: Sequence[tuple[SweptDataset, Sequence[ReportTable]]], damaged: Sequence[FmcacheError]
+) -> str:
+    """Return the text of the ``report.md`` of a sweep.
+
+    Parameters
+    ----------
+    datasets
+        Each dataset with its tables.
+    damaged
+        The errors of runs that are left out.
+    """
+    sections, swept = [], [one for one, _ in datasets]
+    for one, tables in datasets:
         record = one.first.summary.record
         lines = [f"## {escape_markdown(f'{record.dataset_title} ({record.dataset})')}", ""]
         lines += [f"- {escape_markdown(sentence)}" for sentence in sweep_sentences(one)]
-        lines += ["", *map(_table, sweep_tables(one))]
+        lines += ["", *map(_table, tables)]
         if has_figure(one):
             text = escape_markdown(sweep_caption(one))
             lines += [f"![{text}]({record.dataset}/sweep.png)\n\n*{text}*\n"]

@@ -16,6 +16,7 @@ from fmcache.errors import Busy, FmcacheError, ResultsCorrupt, ResultsMismatch, 
 from fmcache.identity import whole_file
 from fmcache.report.dataset_tables import dataset_tables, dice_for_terminal
 from fmcache.report.document import markdown_report, markdown_sweep, method_page
+from fmcache.report.factor_table import factors_frame, factors_of, factors_table
 from fmcache.report.facts import recipe_text
 from fmcache.report.figure_style import cover, names_shown
 from fmcache.report.figures import figures, study_figures
@@ -185,13 +186,15 @@ def _report_sweep(
 ) -> StudyReport:
     swept = swept_datasets(name, [one for found, _ in studied for one in found])
     lost = [error for _, damaged in studied for error in damaged]
-    files = {REPORT: markdown_sweep(swept, lost).encode(), "settings.parquet": parquet(settings_frame(swept))}
+    factors = [factors_of(one) for one in swept]
+    files = {"settings.parquet": parquet(settings_frame(swept)), "factors.parquet": parquet(factors_frame(factors))}
     parts = []
-    for one in swept:
-        shown, figure = sweep_tables(one), sweep_figure(one)
+    for one, divided in zip(swept, factors, strict=True):
+        shown, figure = [*sweep_tables(one), factors_table(divided)], sweep_figure(one)
         of_dataset = figure | {f"{table.name}.tex": latex(table).encode() for table in shown}
         files |= {f"{one.first.summary.record.dataset}/{file}": content for file, content in of_dataset.items()}
         parts.append(SweepPart(one, sweep_sentences(one), shown, figure, sweep_caption(one)))
+    files[REPORT] = markdown_sweep([(part.swept, part.tables) for part in parts], lost).encode()
     files[PAGE] = sweep_page(parts, recipe_text(sweep_recipe(swept)), [error.problem for error in lost])
     path = _write(folder, files)
     unreadable = cover([text for one in swept for of in one.findings.values() for text in names_shown(of.summary)])

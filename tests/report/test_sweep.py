@@ -150,7 +150,7 @@ def test_the_recipe_of_a_sweep_is_shown_as_it_can_be_run_again(swept):
     recipe = sweep_recipe([found])
     assert recipe["name"] == "toy"
     assert recipe["sweep"] == {"fit.passes_per_epoch": [1, 5]}
-    text = markdown_sweep([found], [])
+    text = markdown_sweep([(found, sweep_tables(found))], [])
     shown = yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0])
     assert Recipe(**{key: shown[key] for key in ("name", "sweep")}).sweep == {"fit.passes_per_epoch": (1, 5)}
     assert not {"setting", "swept", "sweep_of"} & set(shown)
@@ -240,6 +240,6 @@ def test_the_same_results_give_the_same_bytes(swept):
         found = swept(KINDS, {(kind, n): BOTH for kind in KINDS["decoder.kind"] for n in (1, 5)})
         file = io.BytesIO()
         settings_frame([found]).write_parquet(file)
-        return sweep_figure(found), markdown_sweep([found], []), file.getvalue()
+        return sweep_figure(found), markdown_sweep([(found, sweep_tables(found))], []), file.getvalue()
 
     assert made() == made()
