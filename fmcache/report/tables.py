@@ -1,9 +1,10 @@
-"""A table of a report as Markdown, as LaTeX and for the terminal, all from the same cells."""
+"""A table of a report as Markdown, LaTeX, CSV and for the terminal, all from the same cells."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import polars as pl
 from rich.table import Table
 from rich.text import Text
 
@@ -51,6 +52,15 @@ def latex(table: ReportTable) -> str:
     note = "".join(map(latex_comment, lines))
     body = "\n".join([rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}", r"\toprule", head, r"\midrule"])
     return note + "\n".join([body, *ranked, *rule, *controls, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def csv(table: ReportTable) -> str:
+    """Return the table as CSV, with the texts of its cells; numbers for programs are in the Parquet files."""
+    rows = [[cell.text for cell in row.cells] for row in table.rows]
+    frame = pl.DataFrame(rows, schema=[str(i) for i in range(len(table.columns))], orient="row")
+    return pl.DataFrame([table.columns], orient="row").write_csv(include_header=False) + frame.write_csv(
+        include_header=False
+    )
 
 
 def _latex_row(row: TableRow) -> str:

@@ -31,7 +31,7 @@ from fmcache.report.study_tables import study_tables
 from fmcache.report.sweep import narrow, settings_frame, sweep_of, sweep_recipe, sweep_tables, swept_datasets
 from fmcache.report.sweep_figures import sweep_caption, sweep_figure
 from fmcache.report.sweep_sentences import sweep_sentences
-from fmcache.report.tables import latex, terminal
+from fmcache.report.tables import csv, latex, terminal
 from fmcache.scores.records import RunResults
 from fmcache.scores.run_files import find_runs, read_record, read_run, studies
 
@@ -135,12 +135,12 @@ def _files(found: Sequence[Findings], damaged: Sequence[FmcacheError]) -> dict[s
         "references.bib": bibtex(found).encode(),
     }
     slope = study_figures(found)
-    files |= _latex(across) | slope
+    files |= _files_of(across) | slope
     files |= {f"{stem}.parquet": parquet(frame) for stem, frame in study_frames(found).items()}
     parts = []
     for one, shown in datasets:
         drawings, pictures = figures(one), picture_rows(one)
-        of_dataset = drawings | picture_file(pictures) | _latex(shown) | {TABLE_CSV: csv_text(one).encode()}
+        of_dataset = drawings | picture_file(pictures) | _files_of(shown) | {TABLE_CSV: csv_text(one).encode()}
         of_dataset |= {f"{stem}.parquet": parquet(frame) for stem, frame in dataset_frames(one).items()}
         files |= {f"{one.summary.record.dataset}/{name}": content for name, content in of_dataset.items()}
         parts.append(DatasetPart(one, shown, drawings, pictures))
@@ -148,9 +148,13 @@ def _files(found: Sequence[Findings], damaged: Sequence[FmcacheError]) -> dict[s
     return files | {PAGE: page(parts, study)}
 
 
-def _latex(shown: Sequence[ReportTable]) -> dict[str, bytes]:
-    """Return the LaTeX file of each table; the one of Dice keeps the name ``table.tex``."""
-    return {f"{'table' if one.name == 'dice' else one.name}.tex": latex(one).encode() for one in shown}
+def _files_of(shown: Sequence[ReportTable]) -> dict[str, bytes]:
+    """Return LaTeX and CSV of each table. Those of Dice are called ``table``; its CSV has more columns (`csv_text`)."""
+    files: dict[str, bytes] = {}
+    for one in shown:
+        stem = "table" if one.name == "dice" else one.name
+        files |= {f"{stem}.tex": latex(one).encode(), f"{stem}.csv": csv(one).encode()}
+    return files
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> Path:
@@ -191,7 +195,7 @@ def _report_sweep(
     parts = []
     for one, divided in zip(swept, factors, strict=True):
         shown, figure = [*sweep_tables(one), factors_table(divided)], sweep_figure(one)
-        of_dataset = figure | {f"{table.name}.tex": latex(table).encode() for table in shown}
+        of_dataset = figure | _files_of(shown)
         files |= {f"{one.first.summary.record.dataset}/{file}": content for file, content in of_dataset.items()}
         parts.append(SweepPart(one, sweep_sentences(one), shown, figure, sweep_caption(one)))
     files[REPORT] = markdown_sweep([(part.swept, part.tables) for part in parts], lost).encode()

@@ -85,7 +85,7 @@ def test_a_whole_study_of_a_map_names_its_random_weights_and_its_stages(tmp_path
     command = ["run", str(tmp_path / "r.yaml"), "--manifest", str(manifest.folder / "data_manifest.yaml")]
     ran = CliRunner().invoke(app, [*command, "--work", str(tmp_path / "work"), "--device", "cpu", "--threads", "1"])
     assert ran.exit_code == 0, ran.output
-    (table,) = (tmp_path / "work" / "report").rglob("*.csv")
+    (table,) = (tmp_path / "work" / "report").rglob("table.csv")
     assert "resnet10t (random weights)" in table.read_text()
     assert '"resnet10t, stage 3 (random weights)"' in table.read_text()
 
