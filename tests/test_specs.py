@@ -36,6 +36,9 @@ def test_a_recipe_with_only_a_name_is_the_papers_protocol(tmp_path):
         ("name: a/b", "recipe name"),
         ("decoder: {kind: multi-tap}", "multi-tap needs at least two taps"),
         ("decoder:\n  width: 8\n  kind: conv", "f.yaml:3: decoder.kind: Invalid enum value 'conv'"),
+        ("boundary: 2 mm", "expected a length such as '2 um' or '4 px'"),
+        ("boundary: -2 um", "expected a length"),
+        ("boundary: 4", "f.yaml:1: boundary: Expected `str`"),
         ("[: ", "not valid YAML"),
         ("- 1", "Expected `object`"),
     ],
@@ -132,6 +135,12 @@ def test_every_field_of_a_recipe_can_be_swept_or_says_why_not():
         (one,) = variants(Recipe(sweep={field: (value,)}))
         outer, _, inner = field.partition(".")
         assert (getattr(getattr(one, outer), inner) if inner else getattr(one, outer)) == value
+
+
+def test_a_tolerance_of_boundaries_has_a_unit_and_is_absent_by_default(tmp_path):
+    assert Recipe().boundary_length is None
+    found = [read_recipe(write(tmp_path, f"boundary: {text}")).boundary_length for text in ("2 um", "0.5um", "4 px")]
+    assert found == [(2.0, "um"), (0.5, "um"), (4.0, "px")]
 
 
 def test_paths_in_a_recipe_are_relative_to_it(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ from fmcache.report.report_table import (
 )
 from fmcache.report.summary import MEAN, SHOWN_AS_ZERO, deviation
 from fmcache.report.tables import terminal
+from fmcache.scores.calibration import BINS
 from fmcache.scores.dice import mean_of_defined
 from fmcache.statistics.evidence import Score, score_name, scores_of
 from fmcache.statistics.leave_out import FEWEST_HOLDERS, seed_scores
@@ -38,6 +40,12 @@ SCORES: dict[Score, str] = {
     "precision": "precision",
     "recall": "recall",
 }
+ECE = "calibration error"
+ECE_NOTE = (
+    f"Calibration error: expected calibration error of the largest softmax probability in {BINS} bins, over all pixels "
+    "of the test tiles; 0 is best. Mean over seeds, without an interval and places. "
+    f"{UNKNOWN}: an earlier fmcache trained a seed."
+)
 INTERVAL, COLLAPSED, WORST = "95 % interval", "collapsed", "worst label"
 OVER_LABELS: tuple[Score, ...] = ("pooled", "per_tile", "puma", "iou")
 OF_LABELS: tuple[Score, ...] = ("pooled", "iou", "precision", "recall")
@@ -106,10 +114,14 @@ def _scores(found: Findings) -> ReportTable:
     summary, evidence = found.summary, found.evidence
     scores = [score for score in OVER_LABELS if score in scores_of(evidence.labels)]
     columns = [_column(found, score, -1) for score in scores]
-    rows = [
-        TableRow((Cell(row.encoder.display), *(cells[i] for cells in columns)), row.is_control)
-        for i, row in enumerate(summary.rows)
-    ]
+    further, nsd = found.further, _nsd(found)
+    has_ece = not further.calibration.is_empty()
+    rows = []
+    for i, row in enumerate(summary.rows):
+        cells = [column[i] for column in columns]
+        cells += [_over_seeds(further.nsd(row.encoder.name, MEAN))] if nsd else []
+        cells += [_over_seeds(further.ece(row.encoder.name))] if has_ece else []
+        rows.append(TableRow((Cell(row.encoder.display), *cells), row.is_control))
     lines = [
         "Mean over labels in percent ± standard deviation over seeds. Dice pooled: from counts summed over all test "
         "tiles; Dice per tile: mean over the tiles where a label occurs or was predicted; IoU: from the same sums as "
@@ -119,7 +131,9 @@ def _scores(found: Findings) -> ReportTable:
     ]
     if "puma" in scores:
         lines.append("Dice PUMA challenge: a label without a hit is 0, the background is left out.")
-    head = ("encoder", *(SCORES[score] for score in scores))
+    lines += [nsd.note] if nsd else []
+    lines += [ECE_NOTE] if has_ece else []
+    head = ("encoder", *(SCORES[score] for score in scores), *([nsd.column] if nsd else []), *[ECE] * has_ece)
     return ReportTable("scores", "Mean over labels, by score", head, tuple(rows), tuple(lines))
 
 
@@ -130,7 +144,7 @@ def _labels(found: Findings) -> ReportTable:
     columns = {
         (score, label): _column(found, score, i) for score in OF_LABELS for i, label in enumerate(evidence.labels)
     }
-    rows = []
+    rows, nsd = [], _nsd(found)
     for i, row in enumerate(summary.rows):
         for label in evidence.labels:
             own = known[row.encoder.name, label]
@@ -139,6 +153,7 @@ def _labels(found: Findings) -> ReportTable:
             held = Cell(f"{own['units']} of {len(evidence.units)}", own["units"])
             limits = interval_cell(own["low"], own["high"])
             cells = (Cell(row.encoder.display), Cell(label), dice_cell, limits, held, iou, *unmarked)
+            cells += (_over_seeds(found.further.nsd(row.encoder.name, label)),) if nsd else ()
             rows.append(TableRow(cells, row.is_control))
     lines = [
         "In percent, from counts summed over all test tiles; mean ± standard deviation over seeds. Places are among "
@@ -154,8 +169,34 @@ def _labels(found: Findings) -> ReportTable:
         INTERVAL,
         "held by",
         *(SCORES[score] for score in OF_LABELS[1:]),
+        *([nsd.column] if nsd else []),
     )
+    lines += [nsd.note] if nsd else []
     return ReportTable("labels", "Scores of every label", head, tuple(rows), tuple(lines))
+
+
+class _Nsd(NamedTuple):
+    """How the surface Dice is shown: the head of its column, and a note."""
+
+    column: str
+    note: str
+
+
+def _nsd(found: Findings) -> _Nsd | None:
+    """Return how the surface Dice is shown; None when no run counted boundaries."""
+    if found.further.boundary.is_empty():
+        return None
+    at = found.further.boundary["tolerance"][0]
+    note = (
+        f"NSD at {at}: normalised surface Dice, the share of the boundaries of truth and prediction that lie within "
+        f"{at} of each other, from pixels of boundaries summed over all test tiles. Mean over seeds, without an "
+        f"interval and places. {UNKNOWN}: a seed has no such score."
+    )
+    return _Nsd(f"NSD at {at}", note)
+
+
+def _over_seeds(values: npt.NDArray[np.float64] | None) -> Cell:
+    return Cell(UNKNOWN) if values is None else percent_cell(values.mean(), float(deviation(values)))
 
 
 def _column(found: Findings, score: Score, at: int) -> list[Cell]:

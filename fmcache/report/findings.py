@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from fmcache.report.further_scores import FurtherScores, further_scores
 from fmcache.report.summary import Summary, summarise
 from fmcache.scores.records import RunResults
 from fmcache.statistics.answer import Answer, answers
@@ -20,7 +21,7 @@ class Findings(NamedTuple):
     `summary` has the rows of the tables in order (ranked encoders by mean Dice, then controls). `evidence`
     is for the recipe's own Dice. `answer` has the intervals, pairs and differences to the best control for all scores
     that the labels allow; `verdict` is their short form for the recipe's own Dice (None: fewer than two encoders are
-    ranked).
+    ranked). `further` has the scores beyond overlap, as far as the runs have them.
     """
 
     runs: tuple[RunResults, ...]
@@ -28,6 +29,7 @@ class Findings(NamedTuple):
     evidence: Evidence
     answer: Answer
     verdict: Verdict | None
+    further: FurtherScores
 
     def intervals_of(self, score: Score | None = None) -> dict[tuple[str, str], dict[str, Any]]:
         """Return the rows of `answer.intervals` for a score (default: the recipe's Dice), by (encoder, label)."""
@@ -41,4 +43,5 @@ def find(runs: Sequence[RunResults]) -> Findings:
     summary = summarise(runs)
     evidence = summary.evidence
     found = answers(evidence, scores_of(evidence.labels), [row.encoder.name for row in summary.rows if row.is_control])
-    return Findings(tuple(runs), summary, evidence, found, verdict(found, score=summary.reduction))
+    best = verdict(found, score=summary.reduction)
+    return Findings(tuple(runs), summary, evidence, found, best, further_scores(runs, evidence))

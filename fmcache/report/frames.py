@@ -53,8 +53,11 @@ def dataset_frames(found: Findings) -> dict[str, pl.DataFrame]:
         "runs": pl.DataFrame(list(_run_rows(found)), schema=RUNS, orient="row"),
         "costs": cost_frame(found),
         "paper": paper_frame(found),
+        "boundary": found.further.boundary,
+        "calibration": found.further.calibration,
     }
-    return {name: frame for name, frame in frames.items() if name != "paper" or not frame.is_empty()}
+    optional = ("paper", "boundary", "calibration")
+    return {name: frame for name, frame in frames.items() if name not in optional or not frame.is_empty()}
 
 
 def study_frames(found: Sequence[Findings]) -> dict[str, pl.DataFrame]:

@@ -17,6 +17,7 @@ from fmcache.manifest import SPLITS
 from fmcache.report.findings import Findings
 from fmcache.report.references import Bibliography
 from fmcache.report.summary import Row
+from fmcache.scores.calibration import BINS
 from fmcache.scores.records import RunRecord
 from fmcache.statistics.evidence import score_name
 from fmcache.statistics.schemas import MEAN
@@ -259,8 +260,24 @@ def _scores(one: Findings, works: Bibliography) -> str:
     return (
         f"The score is Dice {works.cite('dice1945')} per label {REDUCTIONS[one.summary.reduction]}, and the mean over "
         f"the labels that have a Dice. Pixels without a label were not counted. {together}The tables show the mean and "
-        "standard deviation over seeds."
+        f"standard deviation over seeds.{_further(one, works)}"
     )
+
+
+def _further(one: Findings, works: Bibliography) -> str:
+    text, further = "", one.further
+    if len(further.boundary):
+        text += (
+            f" The agreement of boundaries is the normalised surface Dice {works.cite('nikolov2021surface')} at a "
+            f"tolerance of {further.boundary['tolerance'][0]}, from the boundary pixels (4-connected) of each label, "
+            "summed over all test tiles; edges of tiles and pixels without a label make no boundary."
+        )
+    if len(further.calibration):
+        text += (
+            f" The expected calibration error {works.cite('guo2017calibration')} is that of the largest softmax "
+            f"probability, in {BINS} bins of equal width over all pixels of the test tiles."
+        )
+    return text
 
 
 def _statistics(one: Findings, works: Bibliography) -> str:

@@ -272,12 +272,12 @@ def _train_missing(all_runs: Sequence[EncoderRuns], seeds: int, flags: Flags, sa
         progress("fit", epochs, "epochs", done) as tick,
         contextlib.closing(runners.run(fit_runs, groups, tick, flags.workers)) as ended,
     ):
-        helped = []
+        poor = 0
         for task, run in ended:
             say(f"{task.of} · seed {run.seed}: {run.line}")
-            helped.append(run.needs_help)
-    if any(helped):
-        say(f"{sum(helped)} runs collapsed, or their loss was still falling. {WHAT_HELPS}.")
+            poor += run.needs_help
+    if poor:
+        say(f"{poor} run{'s' * (poor > 1)} collapsed, or the loss was still falling at the end. {WHAT_HELPS}.")
 
 
 def _tasks(runs: EncoderRuns, seeds: int, say: Callable[[str], None]) -> list[RunTask]:

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fmcache.report import frames
+from fmcache.report import frames, further_scores
 from fmcache.report.dataset_tables import dice_by_encoder
 from fmcache.report.factor_table import FACTORS
 from fmcache.report.findings import find
@@ -19,9 +19,8 @@ from fmcache.statistics.schemas import AGAINST_CONTROL, INTERVALS, PAIRS
 
 SCHEMAS = {
     "intervals": INTERVALS, "pairs": PAIRS, "against_control": AGAINST_CONTROL, "runs": frames.RUNS,
-    "costs": frames.COSTS, "paper": PAPER, "agreement": AGREEMENT,
-    "settings": SETTINGS,
-    "factors": FACTORS,
+    "costs": frames.COSTS, "paper": PAPER, "agreement": AGREEMENT, "boundary": further_scores.BOUNDARY,
+    "calibration": further_scores.CALIBRATION, "settings": SETTINGS, "factors": FACTORS,
 }  # fmt: skip
 PAGE = Path(frames.__file__).with_name("TABLES.md").read_text(encoding="utf-8")
 
@@ -39,7 +38,8 @@ def test_the_page_names_every_file_and_column_with_its_type():
 @pytest.mark.parametrize("kind", [{}, {"folds": 3}, {"seeds": 1}, {"tiles": 1}, {"controls": ("y",)}])
 def test_frames_have_the_documented_columns_and_the_same_bytes_each_time(many_runs, kind):
     made = frames.dataset_frames(find(many_runs(**kind)))
-    assert set(made) == set(SCHEMAS) - {"paper", "agreement", "settings", "factors"}
+    elsewhere = {"paper", "agreement", "boundary", "calibration", "settings", "factors"}
+    assert set(made) == set(SCHEMAS) - elsewhere
     again = frames.dataset_frames(find(many_runs(**kind)[::-1]))
     for name, frame in made.items():
         assert dict(frame.schema) == SCHEMAS[name]

@@ -676,3 +676,12 @@ def test_the_variants_of_a_subset_sweep_train_on_their_tiles_from_one_cache(tmp_
     for size in (1, 2):
         record = runs(tmp_path, f"toy.subset-{size}")["raw-pixels", 0].record
         assert record.identity["splits"]["train"] == list(train[:size])
+
+
+def test_what_helps_against_a_collapse_is_said_once_after_the_runs_that_need_it(study):
+    recipe = msgspec.structs.replace(study.recipe, fit=msgspec.structs.replace(study.recipe.fit, seeds=3))
+    study.extract(recipe)
+    lines = study.fit(recipe)  # one epoch: no loss is flat
+    assert sum("loss still falling at the end" in line for line in lines[:-1]) == 3
+    assert lines[-1].startswith("3 runs collapsed, or the loss was still falling at the end. What helped")
+    assert not any("What helped" in line for line in [*lines[:-1], *study.fit(recipe)])
