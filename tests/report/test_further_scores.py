@@ -84,6 +84,8 @@ def test_folds_of_a_seed_are_added_before_the_score_is_computed(stored):
     assert column(found, "scores", "calibration error") == ["90.00"]
     other = stored("y", 0, HALF, fold=1, identity={"splits": {"test": ["t1"]}})
     assert "boundary" not in dataset_frames(find([folds[0], other]))  # neither seed tested every tile
+    older = msgspec.structs.replace(folds[1], folder=None)  # has no counts of its own
+    assert {"boundary", "calibration"}.isdisjoint(dataset_frames(find([folds[0], older])))
 
 
 def test_a_label_that_no_truth_holds_has_no_surface_dice(stored):
