@@ -56,7 +56,7 @@ def test_a_subset_trains_on_its_tiles_alone(manifest):
 
 
 def test_a_sweep_asks_for_the_most_views_of_its_values(manifest):
-    (demand,) = demands(change(sweep={"views.count": (1, 2, 9)}), manifest)
+    (demand,) = demands(change(sweep={"views.count": (1, 9, 2)}), manifest)
     assert demand.views["t0"] == 10
 
 
