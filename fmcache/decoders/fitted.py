@@ -59,7 +59,7 @@ def load_decoder(file: Path, record: RunRecord) -> FittedDecoder:
     spec = spec_of(recipe["decoder"])
     grid = GridGeometry(recipe["tile_px"], record.encoder.patch, recipe["grid"])
     weights, metadata = _read(file)
-    kind, channels = metadata.get("decoder", "paper"), metadata.get("channels", str(record.encoder.width))
+    kind, channels = metadata.get("decoder", f"paper {record.encoder.width}").split()
     shape = Shape(tuple(map(int, channels.split("+"))), spec.width, len(labels), grid)
     if kind != spec.kind:
         raise ResultsCorrupt(
@@ -83,8 +83,11 @@ def load_decoder(file: Path, record: RunRecord) -> FittedDecoder:
 
 
 def weights_metadata(decoder: Decoder) -> dict[str, str]:
-    """Return what a weights file states about its decoder: its kind, and the channels of each tap."""
-    return {"decoder": decoder.kind, "channels": "+".join(map(str, decoder.shape.channels))}
+    """Return what a weights file states about its decoder: ``KIND CHANNELS``, with the channels of each tap.
+
+    It is one entry, because safetensors writes several in an order that differs from process to process.
+    """
+    return {"decoder": f"{decoder.kind} {'+'.join(map(str, decoder.shape.channels))}"}
 
 
 def _read(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
