@@ -273,9 +273,9 @@ def _train_missing(all_runs: Sequence[EncoderRuns], seeds: int, flags: Flags, sa
         contextlib.closing(runners.run(fit_runs, groups, tick, flags.workers)) as ended,
     ):
         poor = 0
-        for task, run in ended:
-            say(f"{task.of} · seed {run.seed}: {run.line}")
-            poor += run.needs_help
+        for task, (seed, line, needs_help) in ended:  # from a worker process it comes as a plain tuple
+            say(f"{task.of} · seed {seed}: {line}")
+            poor += needs_help
     if poor:
         say(f"{poor} run{'s' * (poor > 1)} collapsed, or the loss was still falling at the end. {WHAT_HELPS}.")
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from fmcache.decoders.decoder import Decoder, initialise
-from fmcache.decoders.fitted import load_decoder
+from fmcache.decoders.fitted import load_decoder, weights_metadata
 from fmcache.decoders.layers import Shape
 from fmcache.decoders.registry import settings
 from fmcache.errors import ResultsCorrupt
@@ -17,11 +17,13 @@ from fmcache.specs import DecoderSpec
 GRID = GridGeometry(32, 8)
 
 
-def stored(folder, kind, metadata):
-    """Return a file of weights and the decoder that they are of."""
+def stored(folder, kind, *, earlier=False):
+    """Return a file of weights and the decoder that they are of; earlier releases stated nothing about it."""
     decoder = Decoder(Shape((5,), 8, 2, GRID), kind)
     initialise(decoder, 0)
-    save_file(dict(decoder.state_dict()), folder / "weights.safetensors", metadata)
+    save_file(
+        dict(decoder.state_dict()), folder / "weights.safetensors", None if earlier else weights_metadata(decoder)
+    )
     return folder / "weights.safetensors", decoder
 
 
@@ -33,16 +35,16 @@ def record_of(kind):
     )
 
 
-@pytest.mark.parametrize("metadata", [None, {"decoder": "paper"}], ids=["earlier release", "this release"])
-def test_weights_give_the_decoder_that_they_were_stored_from(tmp_path, metadata):
-    file, decoder = stored(tmp_path, "paper", metadata)
+@pytest.mark.parametrize("earlier", [True, False], ids=["earlier release", "this release"])
+def test_weights_give_the_decoder_that_they_were_stored_from(tmp_path, earlier):
+    file, decoder = stored(tmp_path, "paper", earlier=earlier)
     tokens = torch.randn(1, 5, 4, 4, generator=torch.Generator().manual_seed(0))
     assert torch.equal(load_decoder(file, record_of("paper"))(tokens), decoder(tokens))
 
 
 @pytest.mark.parametrize(("stored_as", "recorded"), [("linear", "paper"), ("paper", "linear")])
 def test_weights_of_another_kind_are_refused_by_both_names(tmp_path, stored_as, recorded):
-    file, _ = stored(tmp_path, stored_as, {"decoder": stored_as})
+    file, _ = stored(tmp_path, stored_as)
     with pytest.raises(ResultsCorrupt, match="another kind of decoder") as error:
         load_decoder(file, record_of(recorded))
     assert recorded in error.value.expected

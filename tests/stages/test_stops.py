@@ -246,7 +246,7 @@ def test_a_disk_that_is_full_when_a_seed_ends_keeps_the_seeds_before(tmp_path, m
     recipe = alone(recipe)
     extract(recipe, manifest, flags(tmp_path), quiet)
     with monkeypatch.context() as patch:
-        full_after(patch, 7)  # pictures of tiles, token grids as colours, and a run of five files
+        full_after(patch, 8)  # pictures of tiles, token grids as colours, and a run of six files
         with pytest.raises(NoRoom, match="the disk is full: toy · Raw pixels · seed 1"):
             fit(recipe, manifest, flags(tmp_path), quiet)
     assert [path.name for path in find_runs(places.results(tmp_path), "toy")] == ["seed-000"]
