@@ -12,11 +12,10 @@ from fmcache.report.facts import facts, recipe_text, weights
 from fmcache.report.figures import caption, datasets_compare, drawings
 from fmcache.report.findings import Findings
 from fmcache.report.method import method
+from fmcache.report.page import SweepPart
 from fmcache.report.report_table import ReportTable
 from fmcache.report.summary import Summary
-from fmcache.report.sweep import SweptDataset, sweep_recipe
-from fmcache.report.sweep_figures import has_figure, sweep_caption
-from fmcache.report.sweep_sentences import sweep_sentences
+from fmcache.report.sweep import sweep_recipe
 from fmcache.report.tables import markdown, markdown_head
 from fmcache.scores.records import EncoderInfo
 
@@ -40,26 +39,16 @@ def markdown_report(
     return _head(summary) + left_out(damaged) + "\n".join([*sections, method_text]) + _tail(summary.record.recipe)
 
 
-def markdown_sweep(
-    datasets: Sequence[tuple[SweptDataset, Sequence[ReportTable]]], damaged: Sequence[FmcacheError]
-) -> str:
-    """Return the text of the ``report.md`` of a sweep.
-
-    Parameters
-    ----------
-    datasets
-        Each dataset with its tables.
-    damaged
-        The errors of runs that are left out.
-    """
-    sections, swept = [], [one for one, _ in datasets]
-    for one, tables in datasets:
-        record = one.first.summary.record
+def markdown_sweep(parts: Sequence[SweepPart], damaged: Sequence[FmcacheError]) -> str:
+    """Return the text of the ``report.md`` of a sweep; `damaged` are the errors of runs that are left out."""
+    sections, swept = [], [part.swept for part in parts]
+    for part in parts:
+        record = part.swept.first.summary.record
         lines = [f"## {escape_markdown(f'{record.dataset_title} ({record.dataset})')}", ""]
-        lines += [f"- {escape_markdown(sentence)}" for sentence in sweep_sentences(one)]
-        lines += ["", *map(_table, tables)]
-        if has_figure(one):
-            text = escape_markdown(sweep_caption(one))
+        lines += [f"- {escape_markdown(sentence)}" for sentence in part.sentences]
+        lines += ["", *map(_table, part.tables)]
+        if part.figures:
+            text = escape_markdown(part.caption)
             lines += [f"![{text}]({record.dataset}/sweep.png)\n\n*{text}*\n"]
         sections.append("\n".join(lines))
     head = _head(swept[0].first.summary, swept[0].name)

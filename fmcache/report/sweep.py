@@ -188,20 +188,17 @@ def sweep_recipe(swept: Sequence[SweptDataset]) -> dict[str, Any]:
     return recipe | {"name": swept[0].name, "sweep": values}
 
 
-def sweep_tables(swept: SweptDataset, sentences: Sequence[str] = ()) -> list[ReportTable]:
-    """Return mean Dice by encoder and setting, then the ranks; with many settings one table with both.
-
-    `sentences` are lines of plain text that stand first below the first table.
-    """
+def sweep_tables(swept: SweptDataset) -> list[ReportTable]:
+    """Return mean Dice by encoder and setting, then the ranks; with many settings one table with both."""
     record = swept.first.summary.record
     title = f"{record.dataset_title} · {swept.name} · mean Dice by {_field_titles(swept)}"
     if len(swept.findings) > MOST_COLUMNS:
         fields = map(short_field, swept.fields)
         head = ("encoder", *fields, "mean Dice", "95 % interval", "worst label", "rank", "possible ranks")
-        return [ReportTable("settings", title, head, tuple(_long_rows(swept)), (*sentences, *_notes(swept)))]
+        return [ReportTable("settings", title, head, tuple(_long_rows(swept)), tuple(_notes(swept)))]
     head = ("encoder", *map(swept.text, swept.findings))
     ranked = any(point.place for point in swept.points.values())
-    dice = ReportTable("settings", title, head, tuple(_rows(swept, _dice)), (*sentences, *_notes(swept)))
+    dice = ReportTable("settings", title, head, tuple(_rows(swept, _dice)), tuple(_notes(swept)))
     note = "Place by mean Dice, and in brackets the ranks that remain possible when all pairs are tested jointly."
     ranks = ReportTable(
         "ranks", "Ranks", head, tuple(row for row in _rows(swept, _rank_of) if not row.is_control), (note,)

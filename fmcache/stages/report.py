@@ -198,10 +198,12 @@ def _report_sweep(
         of_dataset = figure | _files_of(shown)
         files |= {f"{one.first.summary.record.dataset}/{file}": content for file, content in of_dataset.items()}
         parts.append(SweepPart(one, sweep_sentences(one), shown, figure, sweep_caption(one)))
-    files[REPORT] = markdown_sweep([(part.swept, part.tables) for part in parts], lost).encode()
+    files[REPORT] = markdown_sweep(parts, lost).encode()
     files[PAGE] = sweep_page(parts, recipe_text(sweep_recipe(swept)), [error.problem for error in lost])
     path = _write(folder, files)
     unreadable = cover([text for one in swept for of in one.findings.values() for text in names_shown(of.summary)])
-    tables = tuple(terminal(narrow(sweep_tables(part.swept, part.sentences)[0])) for part in parts)
+    tables = tuple(
+        terminal(narrow(part.tables[0]._replace(notes=(*part.sentences, *part.tables[0].notes)))) for part in parts
+    )
     # damaged runs are listed by the reports of the studies
     return StudyReport(path, tables, unreadable.lacking, page=folder / PAGE)

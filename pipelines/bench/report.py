@@ -31,10 +31,11 @@ from PIL import Image
 
 from fmcache.encoders.cards import Card, read_card, study_encoders
 from fmcache.manifest import TileEntry
+from fmcache.scores.calibration import BINS, write_calibration
 from fmcache.scores.kept_pictures import write_tile_pictures, write_token_pictures
 from fmcache.scores.predictions import Predictions, write_predictions
 from fmcache.scores.records import COUNTS_SCHEMA, EncoderInfo, Extraction, RunRecord, RunResults
-from fmcache.scores.run_files import PREDICTIONS, WEIGHTS, find_runs, run_folder, whole_folder, write_run
+from fmcache.scores.run_files import CALIBRATION, PREDICTIONS, WEIGHTS, find_runs, run_folder, whole_folder, write_run
 from fmcache.specs import Recipe
 from fmcache.strict import builtins
 from fmcache.tiles.demo import draw_tile
@@ -111,10 +112,12 @@ def write_results(results: Path, size: Size) -> int:
         kept = results.parent / f"{dataset}-{encoder}"
         kept.mkdir()
         write_predictions(kept, predicted(pictures, encoder))
+        write_calibration(kept, tuple(pictures), np.full((len(pictures), BINS, 3), 1_000))
         for run in runs:
             with whole_folder(run_folder(results, STUDY, dataset, encoder, run.record.seed)) as folder:
                 os.link(weights, folder / WEIGHTS)
-                os.link(kept / PREDICTIONS, folder / PREDICTIONS)
+                for name in (PREDICTIONS, CALIBRATION):
+                    os.link(kept / name, folder / name)
                 write_run(folder, run)
         grids = {tile: picture.tokens for tile, picture in pictures.items()}
         write_token_pictures(run_folder(results, STUDY, dataset, encoder, 0).parent, grids)

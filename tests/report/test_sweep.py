@@ -30,6 +30,10 @@ KINDS = {"decoder.kind": ("paper", "linear"), "fit.passes_per_epoch": (1, 5)}
 BOTH = (("x", 1.5), ("y", 0.5))
 
 
+def part_of(found):
+    return SweepPart(found, sweep_sentences(found), sweep_tables(found), sweep_figure(found), sweep_caption(found))
+
+
 def texts_of(svg):
     return {element.text for element in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")}  # noqa: S314
 
@@ -150,7 +154,7 @@ def test_the_recipe_of_a_sweep_is_shown_as_it_can_be_run_again(swept):
     recipe = sweep_recipe([found])
     assert recipe["name"] == "toy"
     assert recipe["sweep"] == {"fit.passes_per_epoch": [1, 5]}
-    text = markdown_sweep([(found, sweep_tables(found))], [])
+    text = markdown_sweep([part_of(found)], [])
     shown = yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0])
     assert Recipe(**{key: shown[key] for key in ("name", "sweep")}).sweep == {"fit.passes_per_epoch": (1, 5)}
     assert not {"setting", "swept", "sweep_of"} & set(shown)
@@ -158,15 +162,14 @@ def test_the_recipe_of_a_sweep_is_shown_as_it_can_be_run_again(swept):
 
 def test_the_page_of_a_sweep_holds_sentences_tables_figure_and_recipe_with_names_escaped(swept):
     found = swept({"fit.passes_per_epoch": (1, 5)}, {(1,): (("<b>x", 1.5), ("y", 0.5)), (5,): BOTH})
-    part = SweepPart(found, sweep_sentences(found), sweep_tables(found), sweep_figure(found), sweep_caption(found))
-    made = sweep_page([part], "name: toy", ["run 1 <i>"]).decode()
+    made = sweep_page([part_of(found)], "name: toy", ["run 1 <i>"]).decode()
     assert "&lt;b&gt;x: " in made
     assert "<b>x" not in made
     assert "run 1 &lt;i&gt;" in made
     assert "data:image/svg+xml;base64," in made
     assert "Which encoder?" not in made
     assert "By setting" in made
-    assert sweep_page([part], "name: toy", ["run 1 <i>"]).decode() == made
+    assert sweep_page([part_of(found)], "name: toy", ["run 1 <i>"]).decode() == made
 
 
 @pytest.fixture
@@ -240,6 +243,6 @@ def test_the_same_results_give_the_same_bytes(swept):
         found = swept(KINDS, {(kind, n): BOTH for kind in KINDS["decoder.kind"] for n in (1, 5)})
         file = io.BytesIO()
         settings_frame([found]).write_parquet(file)
-        return sweep_figure(found), markdown_sweep([(found, sweep_tables(found))], []), file.getvalue()
+        return sweep_figure(found), markdown_sweep([part_of(found)], []), file.getvalue()
 
     assert made() == made()
