@@ -30,6 +30,7 @@ MAY = {
     "report": BELOW | {"scores", "statistics", "report"},
     "stages": BELOW | {"runtime", "tiles", "slides", "encoders", "cache", "decoders", "scores", "report", "stages"},
     "stages.fit": BELOW | {"runtime", "cache", "decoders", "scores", "stages"},
+    "stages.encoder_runs": BELOW | {"runtime", "cache", "decoders", "scores", "stages"},
     "stages.report": BELOW | {"scores", "report"},
     "planning": BELOW | {"runtime", "encoders", "cache", "decoders", "stages", "planning"},
     "commands": BELOW

@@ -43,8 +43,8 @@ from fmcache.manifest import Manifest
 from fmcache.report.summary import summarise
 from fmcache.scores.run_files import find_runs, read_run, studies
 from fmcache.specs import DecoderSpec, EncoderChoice, FitSpec, Recipe, ViewSpec
+from fmcache.stages import encoder_runs, places, shards
 from fmcache.stages import fit as fit_stage
-from fmcache.stages import places, shards
 from fmcache.stages.extract import extract
 from fmcache.stages.fit import fit
 from fmcache.stages.flags import Flags
@@ -170,7 +170,7 @@ def test_training_from_the_cache_equals_training_with_the_encoder_in_the_loop(
     recipe = change(recipe, store=store, encoders=(str(folder / "tiny.yaml"),))
     assert extract(recipe, manifest, flags(tmp_path), quiet) == []
     (job,) = jobs(recipe, manifest, tmp_path)
-    cached = fit_stage._load(job)
+    cached = encoder_runs._load(job)
     encoder = load_encoder(EncoderChoice(str(folder / "tiny.yaml")), torch.device("cpu"))
     grid = GridGeometry(64, 16)
     curves = []
@@ -238,7 +238,7 @@ def test_no_more_than_one_encoder_and_one_set_of_grids_is_alive_at_a_time(tmp_pa
     """Weak references to all that is loaded; when the next is asked for, the one before must be gone."""
     recipe = change(recipe, encoders=("raw-pixels", "random-vits16", "colour-texture"))
     loaded, alive = [], []
-    load_module, load_tokens = shards.load_encoder, fit_stage.load_token_grids
+    load_module, load_tokens = shards.load_encoder, encoder_runs.load_token_grids
 
     def count():
         alive.append(sum(one() is not None for one in loaded))
@@ -257,7 +257,7 @@ def test_no_more_than_one_encoder_and_one_set_of_grids_is_alive_at_a_time(tmp_pa
         return grids
 
     monkeypatch.setattr(shards, "load_encoder", load_encoder)
-    monkeypatch.setattr(fit_stage, "load_token_grids", load_grids)
+    monkeypatch.setattr(encoder_runs, "load_token_grids", load_grids)
     assert extract(recipe, manifest, flags(tmp_path), quiet) == []
     assert alive == [0, 0, 0]
     count()
@@ -529,7 +529,7 @@ def test_standardised_training_uses_the_statistics_of_the_training_grids(tmp_pat
     recipe = change(recipe, fit=change(recipe.fit, standardise="channel"), encoders=("raw-pixels",))
     extract(recipe, manifest, flags(tmp_path), quiet)
     (job,) = jobs(recipe, manifest, tmp_path)
-    loaded = fit_stage._load(job)
+    loaded = encoder_runs._load(job)
     tokens = loaded.train.tokens.float().movedim(2, 0).flatten(1)
     assert torch.allclose(loaded.scale.mean.flatten(), tokens.mean(1), atol=1e-5)
     assert torch.allclose(loaded.scale.std.flatten(), tokens.std(1, correction=0), atol=1e-5)

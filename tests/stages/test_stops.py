@@ -17,8 +17,7 @@ from tblib import pickling_support
 from fmcache.errors import Busy, NoMemory, NoRoom
 from fmcache.scores.run_files import find_runs, read_run
 from fmcache.specs import DecoderSpec, FitSpec, Recipe, ViewSpec
-from fmcache.stages import fit as fit_stage
-from fmcache.stages import places, shards
+from fmcache.stages import encoder_runs, places, shards
 from fmcache.stages.extract import extract
 from fmcache.stages.fit import fit
 from fmcache.stages.flags import Flags
@@ -286,7 +285,7 @@ def test_a_seed_that_needs_too_much_memory_is_named(tmp_path, manifest, recipe, 
     def load(_):
         raise MemoryError
 
-    monkeypatch.setattr(fit_stage, "_load", load)
+    monkeypatch.setattr(encoder_runs, "_load", load)
     with pytest.raises(NoMemory, match="out of memory: toy · Raw pixels · seed 0") as error:
         fit(recipe, manifest, flags(tmp_path), quiet)
     assert "--workers" in error.value.next_step
