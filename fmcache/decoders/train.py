@@ -276,9 +276,9 @@ def _train_epoch(
         logits = decoder(scale(tokens) if scale else tokens)
         loss = segmentation_loss(logits, masks[..., :covered, :covered], spec)
         optimiser.zero_grad()
-        loss.total.backward()  # type: ignore[no-untyped-call]
+        logits.backward(loss.gradient)
         optimiser.step()
-        losses.append(torch.stack([part.detach() for part in loss]))
+        losses.append(torch.stack([loss.total, loss.cross_entropy, loss.dice]))
     # one transfer per epoch, not one per step: on a GPU each transfer would wait for the whole queue
     total, entropy, dice = torch.stack(losses).mean(dim=0).tolist()
     return total, entropy, dice

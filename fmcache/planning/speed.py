@@ -94,16 +94,15 @@ def _decoder_speed(recipe: Recipe, card: Card, labels: int, device: torch.device
     tokens = tokens.to(device)
     truth = torch.zeros(batch, grid.covered_px, grid.covered_px, dtype=torch.uint8, device=device)
 
-    logits = torch.zeros(batch, labels, grid.covered_px, grid.covered_px, device=device, requires_grad=True)
+    logits = torch.zeros(batch, labels, grid.covered_px, grid.covered_px, device=device)
 
     def step() -> None:
         optimiser.zero_grad()
-        decoder(tokens).backward(logits.detach())
+        decoder(tokens).backward(logits)
         optimiser.step()
 
     def loss() -> None:
-        logits.grad = None
-        segmentation_loss(logits, truth, recipe.fit).total.backward()  # type: ignore[no-untyped-call]
+        segmentation_loss(logits, truth, recipe.fit)
 
     return batch * flop / _seconds(step, device), _seconds(loss, device) / logits.numel()
 

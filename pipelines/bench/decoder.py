@@ -68,8 +68,9 @@ def agree(args: argparse.Namespace, patch: int) -> bool:
         for form in FORMS:
             decoder, tokens, truth = _inputs(small, patch, form, dtype)
             logits = decoder(tokens)
-            segmentation_loss(logits, truth, FitSpec()).total.backward()
-            values.append([logits, *(p.grad for p in decoder.parameters())])
+            of_step = logits.detach().clone()
+            logits.backward(segmentation_loss(logits, truth, FitSpec()).gradient)
+            values.append([of_step, *(p.grad for p in decoder.parameters())])
         first, *others = (((a - b).norm() / a.norm()).item() for a, b in zip(*values, strict=True))
         print(
             f"patch {patch}, {dtype}: relative difference of logits {first:.1e}, of gradients up to {max(others):.1e}"
@@ -143,10 +144,10 @@ def _step(args: argparse.Namespace, patch: int, form: Form) -> Callable[[], None
 
     def step() -> None:
         with rounded:
-            logits = decoder(tokens)
-        loss = segmentation_loss(logits.float(), truth, FitSpec())
+            logits = decoder(tokens).float()
+        loss = segmentation_loss(logits, truth, FitSpec())
         optimiser.zero_grad()
-        loss.total.backward()
+        logits.backward(loss.gradient)
         optimiser.step()
 
     return step

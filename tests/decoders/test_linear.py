@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fmcache.decoders import decoder as decoder_module
 from fmcache.decoders.arithmetic import multiply_adds, parameters
 from fmcache.decoders.decoder import Decoder, initialise
 from fmcache.decoders.layers import Shape
@@ -78,8 +79,22 @@ def test_it_learns_a_rule_that_is_linear_in_the_tokens():
     optimiser = torch.optim.NAdam(decoder.parameters(), lr=0.1)
     for _ in range(100):
         optimiser.zero_grad()
-        segmentation_loss(decoder(tokens), truth, FitSpec()).total.backward()
+        logits = decoder(tokens)
+        logits.backward(segmentation_loss(logits, truth, FitSpec()).gradient)
         optimiser.step()
     weight = decoder.classify.weight[1, :, 0, 0] - decoder.classify.weight[0, :, 0, 0]
     assert weight.abs().argmax() == 2
     assert (decoder(tokens).argmax(1) == truth).float().mean() > 0.85
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_both_ways_of_resizing_agree_and_so_do_their_gradients(monkeypatch, dtype):
+    of_products = []
+    for much_larger in (4, 1000):
+        monkeypatch.setattr(decoder_module, "MUCH_LARGER", much_larger)
+        logits = torch.randn(2, 3, 9, 9, dtype=dtype, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        larger = decoder_module.resized(logits, 47)
+        larger.backward(torch.randn(larger.shape, dtype=dtype, generator=torch.Generator().manual_seed(1)))
+        of_products.append((larger.detach(), logits.grad))
+    for products, interpolated in zip(*of_products, strict=True):
+        torch.testing.assert_close(products, interpolated)

@@ -133,11 +133,12 @@ def losses_of_training(form, dtype):
     losses = []
     for step in range(8):
         tokens = values(4, 6, grid.side, grid.side, dtype=dtype, seed=step % 2)
-        loss = segmentation_loss(decoder(tokens), truth.to(torch.uint8), FitSpec()).total
+        logits = decoder(tokens)
+        loss = segmentation_loss(logits, truth.to(torch.uint8), FitSpec())
         optimiser.zero_grad()
-        loss.backward()
+        logits.backward(loss.gradient)
         optimiser.step()
-        losses.append(loss.item())
+        losses.append(loss.total.item())
     return losses
 
 
