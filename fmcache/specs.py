@@ -89,10 +89,14 @@ class DecoderSpec(Frozen, frozen=True):
 
     The kind ``linear`` has no width. A width beside it is accepted, because a recipe may sweep the kind; it changes
     nothing, and is not recorded.
+
+    `bias` is how the biases of the logits start: at random, as all other parameters, or with ``label-shares`` at the
+    logarithms of the labels' shares of the training pixels, so that training starts from the shares of labels.
     """
 
     kind: DecoderKind = "paper"
     width: Positive = 256
+    bias: Literal["random", "label-shares"] = "random"
 
     @property
     def joins_taps(self) -> bool:

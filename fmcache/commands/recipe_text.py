@@ -60,6 +60,8 @@ WORDS = {
     "decoder.kind": "the paper's decoder (paper), the same with group normalisation in its blocks (paper-norm), a "
     "linear probe with logits resized to the tile (linear), or the paper's decoder on the sum of all taps (multi-tap)",
     "decoder.width": "channels inside the decoder; a linear probe has none",
+    "decoder.bias": "how the biases of the logits start: at random, or at the logarithms of the labels' shares of the "
+    "training pixels (label-shares)",
     "fit": "how a decoder is trained",
     "fit.seeds": "number of seeds: each decoder is trained once per seed; the report shows the spread between seeds",
     "fit.epochs": "epochs of one training run",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, cast
 
 import torch
@@ -144,12 +145,18 @@ def _bias(conv: nn.Conv2d) -> torch.Tensor:
     return conv.bias
 
 
-def initialise(decoder: Decoder, seed: int) -> None:
+def initialise(decoder: Decoder, seed: int, label_shares: Sequence[float] = ()) -> None:
     """Set all parameters from `seed`, by torch's default rules.
 
     Convolutions are uniform in +-1/sqrt(fan in); normalisations start with scale 1 and shift 0. Each parameter of a
     convolution has its own generator, keyed by (seed, its name). So decoders of two encoders start from the same
     values when their shapes are equal. The global generator is not used.
+
+    If `label_shares` are given, the biases of the logits are their logarithms.
+
+    References
+    ----------
+    Lin et al. 2017, Focal loss, section 3.3, for biases that start at the shares of labels.
     """
     for name, module in decoder.named_modules():
         if isinstance(module, nn.Conv2d):
@@ -161,6 +168,9 @@ def initialise(decoder: Decoder, seed: int) -> None:
                     parameter.copy_(values)
         elif isinstance(module, nn.GroupNorm):
             module.reset_parameters()
+    if label_shares:
+        with torch.no_grad():
+            _bias(cast(nn.Conv2d, decoder.layer("classify"))).copy_(torch.tensor(label_shares).log())
 
 
 def torch_generator(*names: str | int) -> torch.Generator:

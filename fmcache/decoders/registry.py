@@ -26,11 +26,12 @@ KINDS: dict[DecoderKind, Kind] = {
 def settings(spec: DecoderSpec) -> dict[str, Any]:
     """Return the fields of a decoder that change its numbers, for the identity of runs and their records.
 
-    The paper's kind is left out, so that runs fitted before there were other kinds keep their identity. So is a width
-    that the kind does not have.
+    The paper's kind and random biases are left out, so that runs fitted before there were others keep their identity.
+    So is a width that the kind does not have.
     """
     kind: dict[str, Any] = {} if spec.kind == "paper" else {"kind": spec.kind}
-    return kind | ({"width": spec.width} if KINDS[spec.kind].has_width else {})
+    bias: dict[str, Any] = {} if spec.bias == "random" else {"bias": spec.bias}
+    return kind | ({"width": spec.width} if KINDS[spec.kind].has_width else {}) | bias
 
 
 def spec_of(settings: Mapping[str, Any]) -> DecoderSpec:

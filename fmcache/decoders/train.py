@@ -105,7 +105,8 @@ class Training:
     The values of `decoder` do not matter: a run initialises them from its seed. Validation and test use the first view
     of `val` and `test`. `boundary_px` are the tolerances of boundaries of the test tiles; empty: none are counted.
     `reduction` is the Dice by which the weights are chosen: the mean over labels on the validation
-    tiles; the first of equal values wins. `scale`, if given, is applied to all tokens.
+    tiles; the first of equal values wins. `scale`, if given, is applied to all tokens. The biases of the logits start
+    at the logarithms of `label_shares`, if there are any.
     """
 
     decoder: Decoder
@@ -117,6 +118,7 @@ class Training:
     device: torch.device
     scale: Scale | None = None
     boundary_px: tuple[float, ...] = ()
+    label_shares: tuple[float, ...] = ()
 
 
 def train(training: Training, seed: int, tick: Callable[[int], None] = lambda _: None) -> TrainedRun:
@@ -128,7 +130,7 @@ def train(training: Training, seed: int, tick: Callable[[int], None] = lambda _:
     spec, run = training.spec, _Run()
     with deterministic(training.device):
         decoder = training.decoder.to(training.device)
-        initialise(decoder, seed)
+        initialise(decoder, seed, training.label_shares)
         optimiser = torch.optim.NAdam(decoder.parameters(), lr=spec.learning_rate)
         for epoch in range(spec.epochs):
             losses = _train_epoch(training, optimiser, seed, epoch)

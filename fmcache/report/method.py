@@ -219,6 +219,8 @@ def _training(one: Findings, works: Bibliography) -> str:
         texts.append(
             "Tokens were standardised by the mean and standard deviation of each channel in the training grids"
         )
+    if one.summary.record.recipe["decoder"].get("bias") == "label-shares":
+        texts.append("The biases of the logits start at the logarithms of the labels' shares of the training pixels")
     texts += [
         f"The optimiser was NAdam {works.cite('dozat2016nadam')}; the learning rate falls from "
         f"{fit['learning_rate']:g} to 0 along a cosine that restarts every {_counted(fit['restart_epochs'], 'epoch')} "

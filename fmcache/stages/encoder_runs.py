@@ -208,7 +208,14 @@ def _load(runs: EncoderRuns) -> Training:
     val, test = (load(tiles, range(1)) for tiles in (runs.splits.val, runs.splits.test))
     scale = channel_scale(grids) if recipe.fit.standardise == "channel" else None
     decoder = Decoder(runs.shape, recipe.decoder.kind, form_for(device))
-    return Training(decoder, grids, val, test, recipe.fit, recipe.dice, device, scale, runs.boundary_px)
+    shares = label_shares(dict(runs.label_pixels)["train"]) if recipe.decoder.bias == "label-shares" else ()
+    return Training(decoder, grids, val, test, recipe.fit, recipe.dice, device, scale, runs.boundary_px, shares)
+
+
+def label_shares(pixels: Sequence[int]) -> tuple[float, ...]:
+    """Return the share of each label; each label gets one pixel more than it has, so that none has a share of 0."""
+    total = sum(pixels) + len(pixels)
+    return tuple((n + 1) / total for n in pixels)
 
 
 def loader_of(runs: EncoderRuns) -> Callable[[Sequence[str], range], TokenGrids]:

@@ -74,6 +74,21 @@ def test_the_papers_decoder_has_the_identity_that_it_had_before_there_were_kinds
     assert spec_of({"width": 32}) == DecoderSpec(width=32)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_biases_of_logits_can_start_at_the_shares_of_labels(kind):
+    random, shares = (Decoder(shape_of(kind, GRIDS[0]), kind) for _ in range(2))
+    initialise(random, 0)
+    initialise(shares, 0, (0.7, 0.2, 0.1))
+    for name, value in shares.named_parameters():
+        if name == "classify.bias":
+            assert value.softmax(0).tolist() == pytest.approx([0.7, 0.2, 0.1])
+        else:
+            assert torch.equal(value, random.get_parameter(name)), name
+    spec = DecoderSpec(kind=kind, bias="label-shares")
+    assert settings(spec)["bias"] == "label-shares"
+    assert spec_of(settings(spec)) == spec
+
+
 def test_a_decoder_of_a_later_release_is_refused():
     with pytest.raises(ResultsMismatch, match="does not have"):
         spec_of({"kind": "of-the-future", "width": 3})

@@ -4,15 +4,17 @@ import itertools
 from types import SimpleNamespace
 
 import msgspec
+import numpy as np
 import polars as pl
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from fmcache import Study
 from fmcache.errors import CacheNotFound, ResultsMismatch, SpecError
 from fmcache.scores.counts import count
-from fmcache.scores.run_files import find_runs, read_record, run_folder
+from fmcache.scores.run_files import WEIGHTS, find_runs, read_record, run_folder
 from fmcache.specs import DecoderSpec, FitSpec, Recipe, ViewSpec
 from fmcache.stages import inputs, places
 from fmcache.stages.extract import extract
@@ -70,6 +72,16 @@ def test_a_linear_probe_is_another_run_whose_identity_has_no_width(fitted):
     assert record.decoder_params == record.encoder.width * 2 + 2
     wider = change(probe, decoder=DecoderSpec(kind="linear", width=64))
     assert any("0 of 1 runs to do" in line for line in fitted.fit(wider))
+
+
+def test_biases_that_start_at_label_shares_are_another_run(fitted):
+    fitted.fit(change(fitted.recipe, name="shares", decoder=change(fitted.recipe.decoder, bias="label-shares")))
+    record = record_of(fitted, "shares")
+    assert record.identity["decoder"]["bias"] == record.recipe["decoder"]["bias"] == "label-shares"
+    (folder,) = find_runs(places.results(fitted.work), "shares")
+    bias = load_file(folder / WEIGHTS)["classify.bias"].numpy()
+    pixels = np.array(record.label_pixels["train"])
+    assert bias == pytest.approx(np.log((pixels + 1) / (pixels + 1).sum()), abs=2e-3)  # one epoch at 1e-4 moved it
 
 
 def test_another_decoder_under_the_name_of_a_fitted_study_is_refused_by_field(fitted):
