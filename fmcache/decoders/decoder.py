@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, cast
 
+import psutil
 import torch
 from torch import nn
 from torch.nn import functional
@@ -23,6 +24,10 @@ Form = Literal["fast", "direct"]
 MUCH_LARGER = 4
 """From this factor on, logits are interpolated by two matrix products with the weights of the interpolation. On a CPU
 this takes a tenth of the time for a linear probe, forward and backward; at smaller factors it would take longer."""
+
+KEPT_SHARE = 1 / 8
+"""On a CPU the last activation is kept for the backward pass if it takes at most this share of the free memory. No
+number depends on it: computed again, the activation has the same bits."""
 
 
 def form_for(device: torch.device) -> Form:
@@ -57,8 +62,13 @@ class Block(nn.Module):
 class FastBlock(Block):
     """The same block, with the kernel applied before upsampling.
 
-    When the result is only classified, it never exists as a whole, unless it is normalised.
+    When the result is only classified, it exists as a whole only if it is normalised, or if training keeps it for the
+    backward pass (`KEPT_SHARE`).
     """
+
+    def __init__(self, layer: UpsamplingBlock) -> None:
+        super().__init__(layer)
+        self._kept: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return (view, width, 2 row, 2 col) of (view, width, row, col)."""
@@ -70,7 +80,26 @@ class FastBlock(Block):
         """Return the logits of `classify` for the result of this block, (view, label, 2 row, 2 col)."""
         if self.norm:
             return super().classified(x, classify)
-        return upsampled.conv_relu_classify(x, self.conv.weight, _bias(self.conv), classify.weight, _bias(classify))
+        kept = self._room_for(x) if self.training and torch.is_grad_enabled() else None
+        return upsampled.conv_relu_classify(
+            x, self.conv.weight, _bias(self.conv), classify.weight, _bias(classify), kept
+        )
+
+    def _room_for(self, x: torch.Tensor) -> torch.Tensor | None:
+        """Return memory for this block's result in training, (view, width, 2 row, 2 col), or None.
+
+        It is the same memory at each step: new memory would cost more time than the computation that it saves.
+        """
+        views, width, rows, columns = x.shape
+        size, dtype, kept = (width, 2 * rows, 2 * columns), upsampled.dtype_of_result(x), self._kept
+        if x.device.type != "cpu":
+            return None
+        if kept is None or kept.shape[1:] != size or kept.dtype != dtype or len(kept) < views:
+            self._kept = None
+            if 4 * x.numel() * dtype.itemsize > KEPT_SHARE * psutil.virtual_memory().available:
+                return None
+            self._kept = kept = torch.empty(views, *size, dtype=dtype, memory_format=torch.channels_last)
+        return kept[:views]
 
 
 BLOCKS: dict[Form, type[Block]] = {"direct": Block, "fast": FastBlock}

@@ -14,7 +14,7 @@ the outermost rows and columns (`rim`) is subtracted.
 
 All work is done in pieces (some samples, or a band of rows of one sample), so that no intermediate result exists as a
 whole. The backward pass has the same structure: filter, then matrix products on the small grid. In the last block each
-piece also includes ReLU and classification, and the backward pass computes the activation again.
+piece also includes ReLU and classification. The backward pass computes the activation again, unless it was kept.
 
 References
 ----------
@@ -33,9 +33,11 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 NHWC = torch.channels_last
-PIECE_BYTES = {"cpu": 24 * 2**20, "cuda": 256 * 2**20}
+PIECE_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
 """Size in bytes of a piece after the transposed convolution: on a CPU it should fit into the processor's cache. It is
 fixed, and does not depend on the machine, so that sums are the same everywhere."""
+KERNELS_A_PIECE = 10
+"""A piece is at least this many times as large as the kernel, which is read again for each piece."""
 
 
 class Piece(NamedTuple):
@@ -65,24 +67,38 @@ def conv_relu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torc
 
 
 def conv_relu_classify(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, labels: torch.Tensor, labels_bias: torch.Tensor
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    labels: torch.Tensor,
+    labels_bias: torch.Tensor,
+    kept: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return conv1x1(relu(conv3x3(up(x)))), (view, label, 2 row, 2 col), of x (view, width, row, col).
 
-    `labels` is the 1x1 convolution's weight, (label, width, 1, 1).
+    `labels` is the 1x1 convolution's weight, (label, width, 1, 1). If `kept`, (view, width, 2 row, 2 col), is given, it
+    holds relu(conv3x3(up(x))) until the backward pass, which then need not compute it again.
     """
     x, weight, bias, labels, labels_bias = _cast(x, weight, bias, labels, labels_bias)
     with torch.autocast(x.device.type, enabled=False):
         return _ConvReluClassify.apply(  # type: ignore[no-any-return]
-            x, weight, bias, labels, labels_bias
+            x, weight, bias, labels, labels_bias, kept
         )
+
+
+def dtype_of_result(x: torch.Tensor) -> torch.dtype:
+    """Return the type in which these functions compute: that of autocast if it is enabled, otherwise that of x."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def pieces(x: torch.Tensor) -> Iterator[Piece]:
     """Yield the pieces of (view, width, row, col): several whole samples if they fit, otherwise bands of rows."""
     views, width, rows, columns = x.shape
     row_bytes = 2 * (2 * columns + 3) * width * x.element_size()
-    fit = max(1, PIECE_BYTES.get(x.device.type, PIECE_BYTES["cuda"]) // row_bytes)
+    kernel_bytes = 9 * width**2 * x.element_size()
+    size = max(PIECE_BYTES.get(x.device.type, PIECE_BYTES["cuda"]), KERNELS_A_PIECE * kernel_bytes)
+    fit = max(1, size // row_bytes)
     samples = max(1, fit // (rows + 2))
     bands = -(-rows // fit) if samples == 1 else 1
     edges = [rows * i // bands for i in range(bands + 1)]
@@ -145,34 +161,36 @@ class _ConvReluClassify(Function):
         bias: torch.Tensor,
         labels: torch.Tensor,
         labels_bias: torch.Tensor,
+        kept: torch.Tensor | None,
     ) -> torch.Tensor:
         views, _, rows, columns = x.shape
         out = x.new_empty((views, len(labels), 2 * rows, 2 * columns))
-        forward = _Forward(x, weight, bias)
+        forward, of_labels = _Forward(x, weight, bias), labels.flatten(1)
         for piece in pieces(x):
-            active = torch.relu_(forward(piece, _bordered(piece, x)))
-            piece.larger(out).copy_(functional.conv2d(active, labels, labels_bias))
-        ctx.save_for_backward(x, weight, bias, labels)
+            active = forward(piece, _bordered(piece, x))
+            active = torch.clamp_min(active, 0, out=active if kept is None else piece.larger(kept))
+            product = of_labels @ _positions(active)
+            torch.add(product.unflatten(2, active.shape[2:]), labels_bias[:, None, None], out=piece.larger(out))
+        ctx.save_for_backward(x, weight, bias, labels, kept)
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        x, weight, bias, labels = ctx.saved_tensors
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, weight, bias, labels, kept = ctx.saved_tensors
         with torch.autocast(x.device.type, enabled=False):
-            forward, backward = _Forward(x, weight, bias), _Backward(x, weight)
-            labels_grad = torch.zeros_like(labels, dtype=backward.exact)
+            forward, backward = None if kept is not None else _Forward(x, weight, bias), _Backward(x, weight)
+            of_labels = labels.flatten(1)
+            labels_grad = torch.zeros_like(of_labels, dtype=backward.exact)
             for piece in pieces(x):
                 bordered = _bordered(piece, x)
-                active = torch.relu_(forward(piece, bordered))
-                upper = piece.larger(grad).contiguous(memory_format=NHWC)
-                lower, of_labels, _ = torch.ops.aten.convolution_backward(
-                    upper, active, labels, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, True, False]
-                )
-                labels_grad += of_labels
+                active = torch.relu_(forward(piece, bordered)) if forward else piece.larger(kept)
+                upper = piece.larger(grad).flatten(2)
+                labels_grad += (upper @ _positions(active).mT).sum(dim=0)
+                lower = (upper.mT @ of_labels).mT.unflatten(2, active.shape[2:])
                 backward.add(piece, bordered, _through_relu(lower, active))
             labels_bias = grad.sum(dim=(0, 2, 3), dtype=backward.exact)
-            return *backward.result(), labels_grad.to(labels.dtype), labels_bias.to(labels.dtype)
+            return *backward.result(), labels_grad.view_as(labels).to(labels.dtype), labels_bias.to(labels.dtype), None
 
 
 class _Forward:
@@ -296,6 +314,11 @@ def _transposed(weight: torch.Tensor) -> torch.Tensor:
     return weight.flip(2, 3).transpose(0, 1).contiguous()
 
 
+def _positions(x: torch.Tensor) -> torch.Tensor:
+    """Return (view, channel, row * col) of (view, channel, row, col); no copy if it is in channels-last order."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2).mT
+
+
 def _pixels(x: torch.Tensor) -> torch.Tensor:
     """Return (view * row * col, channel) from (view, channel, row, col)."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
@@ -320,6 +343,5 @@ def _through_relu(grad: torch.Tensor, active: torch.Tensor) -> torch.Tensor:
 
 def _cast(x: torch.Tensor, *parameters: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Return all tensors in the precision of autocast, x in channels-last order."""
-    device = x.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    dtype = dtype_of_result(x)
     return x.to(dtype).contiguous(memory_format=NHWC), *(p.to(dtype) for p in parameters)

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from fmcache.decoders import decoder as decoder_module
 from fmcache.decoders import upsampled
 from fmcache.decoders.decoder import Block, Decoder, FastBlock, initialise
 from fmcache.decoders.layers import Shape, UpsamplingBlock
@@ -19,6 +20,7 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 @pytest.fixture(params=[1, 6000, 2**30], ids=["a row a piece", "bands and groups", "one piece"])
 def piece_bytes(request, monkeypatch):
     monkeypatch.setattr(upsampled, "PIECE_BYTES", {"cpu": request.param, "cuda": request.param})
+    monkeypatch.setattr(upsampled, "KERNELS_A_PIECE", 0)
 
 
 def values(*shape, dtype=torch.float64, seed=0):
@@ -203,3 +205,35 @@ def test_a_fast_block_agrees_with_the_direct_one_on_a_gpu(labels):
         results.append([output, *torch.autograd.grad(output, [x, *block.parameters()], upper)])
     for expected, found in zip(*results, strict=True):
         assert_close(found, expected)
+
+
+def last_block_gradients(block, classify, x):
+    return torch.autograd.grad(block.classified(x, classify).square().sum(), [x, *block.parameters()])
+
+
+def test_a_kept_activation_changes_no_bit_and_uses_the_same_memory_at_each_step(monkeypatch):
+    _, fast, classify = block_pair(8, 3, torch.float32)
+    of_share = []
+    for share in (0.0, 0.5):
+        monkeypatch.setattr(decoder_module, "KEPT_SHARE", share)
+        x = values(4, 8, 9, 9, dtype=torch.float32).requires_grad_()
+        of_share.append(last_block_gradients(fast, classify, x))
+        assert (fast._kept is not None) == bool(share)
+    for again, kept in zip(*of_share, strict=True):
+        assert torch.equal(again, kept)
+    place = fast._kept.data_ptr()
+    last_block_gradients(
+        fast, classify, values(2, 8, 9, 9, dtype=torch.float32).requires_grad_()
+    )  # a smaller last batch
+    assert fast._kept.data_ptr() == place
+    with torch.inference_mode():  # another size, as in validation
+        fast.classified(values(1, 8, 5, 5, dtype=torch.float32), classify)
+    assert fast._kept.data_ptr() == place
+
+
+def test_a_backward_pass_after_another_forward_pass_is_refused():
+    _, fast, classify = block_pair(8, 3, torch.float32)
+    x = values(1, 8, 4, 4, dtype=torch.float32).requires_grad_()
+    first, _ = fast.classified(x, classify), fast.classified(x, classify)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        first.sum().backward()
