@@ -170,7 +170,7 @@ class _ConvReluClassify(Function):
             active = forward(piece, _bordered(piece, x))
             active = torch.clamp_min(active, 0, out=active if kept is None else piece.larger(kept))
             product = of_labels @ _positions(active)
-            torch.add(product.unflatten(2, active.shape[2:]), labels_bias[:, None, None], out=piece.larger(out))
+            torch.add(product.view_as(piece.larger(out)), labels_bias[:, None, None], out=piece.larger(out))
         ctx.save_for_backward(x, weight, bias, labels, kept)
         return out
 
@@ -187,7 +187,7 @@ class _ConvReluClassify(Function):
                 active = torch.relu_(forward(piece, bordered)) if forward else piece.larger(kept)
                 upper = piece.larger(grad).flatten(2)
                 labels_grad += (upper @ _positions(active).mT).sum(dim=0)
-                lower = (upper.mT @ of_labels).mT.unflatten(2, active.shape[2:])
+                lower = (upper.mT @ of_labels).mT.view_as(active)
                 backward.add(piece, bordered, _through_relu(lower, active))
             labels_bias = grad.sum(dim=(0, 2, 3), dtype=backward.exact)
             return *backward.result(), labels_grad.view_as(labels).to(labels.dtype), labels_bias.to(labels.dtype), None

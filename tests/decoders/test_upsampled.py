@@ -222,9 +222,8 @@ def test_a_kept_activation_changes_no_bit_and_uses_the_same_memory_at_each_step(
     for again, kept in zip(*of_share, strict=True):
         assert torch.equal(again, kept)
     place = fast._kept.data_ptr()
-    last_block_gradients(
-        fast, classify, values(2, 8, 9, 9, dtype=torch.float32).requires_grad_()
-    )  # a smaller last batch
+    smaller = values(2, 8, 9, 9, dtype=torch.float32).requires_grad_()  # the last batch of an epoch
+    last_block_gradients(fast, classify, smaller)
     assert fast._kept.data_ptr() == place
     with torch.inference_mode():  # another size, as in validation
         fast.classified(values(1, 8, 5, 5, dtype=torch.float32), classify)
