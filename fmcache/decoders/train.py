@@ -195,6 +195,20 @@ class _Tested:
                 self.kept.predicted[row], self.kept.truth[row] = predicted[i], truth[i]
 
 
+def predicted_labels(logits: torch.Tensor) -> torch.Tensor:
+    """Return the label of the largest logit of each pixel, (tile, y, x) uint8; of equal logits the first.
+
+    Label by label with arithmetic on whole maps: on a CPU `torch.argmax` over labels takes ten times as long.
+    """
+    first, *others = logits.unbind(1)
+    largest, label, better = first.clone(), torch.zeros_like(first), torch.empty_like(first)
+    for i, values in enumerate(others, 1):
+        torch.gt(values, largest, out=better)
+        label.addcmul_(better, i - label)
+        torch.maximum(largest, values, out=largest)
+    return label.to(torch.uint8)
+
+
 def confidence(logits: torch.Tensor) -> torch.Tensor:
     """Return the largest softmax probability of each pixel, (tile, y, x), from logits (tile, label, y, x)."""
     return (logits - logits.amax(dim=1, keepdim=True)).exp().sum(dim=1).reciprocal()
@@ -223,7 +237,7 @@ def predict_counts(training: Training, source: BatchSource, tested: _Tested | No
         for step in in_order(len(source.tiles), training.spec.batch):
             tokens, masks = source.fetch(step, training.device)
             logits = decoder(scale(tokens) if scale else tokens)
-            predicted = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
+            predicted = predicted_labels(logits).cpu().numpy()
             truth = masks[..., :covered, :covered].cpu().numpy()
             counts += [count(p, t, logits.shape[1]) for p, t in zip(predicted, truth, strict=True)]
             if tested:

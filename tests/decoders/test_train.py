@@ -9,7 +9,7 @@ import torch
 from fmcache.decoders.batches import TokenGrids
 from fmcache.decoders.decoder import Decoder, initialise
 from fmcache.decoders.layers import Shape
-from fmcache.decoders.train import Training, channel_scale, train
+from fmcache.decoders.train import Training, channel_scale, predicted_labels, train
 from fmcache.grid import GridGeometry
 from fmcache.scores import predictions
 from fmcache.scores.counts import count
@@ -148,3 +148,11 @@ def test_grids_are_a_dataset_of_views_that_a_loader_takes_as_such():
     batches = list(torch.utils.data.DataLoader(grids, batch_size=4))
     assert [len(tokens) for tokens, _ in batches] == [4, 4, 4, 3]
     assert torch.equal(torch.cat([masks for _, masks in batches]), grids.masks.flatten(0, 1))
+
+
+@pytest.mark.parametrize("labels", [1, 2, 3, 9])
+def test_predicted_labels_are_the_first_of_the_largest_logits(labels):
+    logits = torch.randint(-3, 4, (2, labels, 20, 30), generator=torch.Generator().manual_seed(labels)).float()
+    found = predicted_labels(logits)
+    assert found.dtype == torch.uint8
+    assert (found.numpy() == logits.numpy().argmax(axis=1)).all()
