@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 SAME_MPP = 0.01  # a level within 1 % of the requested um/px is not resampled, which would only blur
 STRIP_PX = 1 << 22  # pixels of a level in memory at a time (16 MiB as RGBA)
 PLAUSIBLE_MPP = (0.05, 20.0)  # values outside, such as 353 um/px (72 dots per inch), are defaults of software
+ASK_FOR_MPP = "find out the um/px and pass --mpp-of-slide"
 
 
 class SlideGrid(NamedTuple):
@@ -79,11 +81,16 @@ def describe(path: Path, mpp: float | None = None) -> Slide:
         As in `opened`; also when the slide states no plausible um/px.
     """
     with opened(path) as handle:
-        properties = dict(handle.properties)
-        origin, size = picture_frame(properties, handle.dimensions)
-        key = properties.get("openslide.quickhash-1", "") or f"{path.name}, {path.stat().st_size} bytes"
-        stated = stated_mpp(path, properties) if mpp is None else mpp
-        return Slide(path, path.stem, origin, size, stated, tuple(handle.level_downsamples), key)
+        return slide_of(handle, path, mpp)
+
+
+def slide_of(handle: openslide.OpenSlide, path: Path, mpp: float | None = None) -> Slide:
+    """Return the metadata of an opened slide, as `describe` does."""
+    properties = dict(handle.properties)
+    origin, size = picture_frame(properties, handle.dimensions)
+    key = properties.get("openslide.quickhash-1", "") or f"{path.name}, {path.stat().st_size} bytes"
+    stated = stated_mpp(path, properties) if mpp is None else mpp
+    return Slide(path, path.stem, origin, size, stated, tuple(handle.level_downsamples), key)
 
 
 @contextmanager
@@ -97,15 +104,7 @@ def opened(path: Path) -> Iterator[openslide.OpenSlide]:
     TileError
         When the file is not a slide or is damaged.
     """
-    try:
-        import openslide
-    except ImportError as reason:
-        raise ExtraMissing(
-            f"{path}: reading whole slides needs OpenSlide",
-            expected="the packages openslide-python and openslide-bin",
-            found=str(reason).splitlines()[0],
-            next_step="pip install 'fmcache[wsi]'",
-        ) from None
+    openslide = _package(path)
     if not path.is_file():
         raise TileError(f"{path}: this slide does not exist", next_step="check the path")
     try:
@@ -119,6 +118,30 @@ def opened(path: Path) -> Iterator[openslide.OpenSlide]:
         ) from None
     with handle:
         yield handle
+
+
+def format_of(path: Path) -> str:
+    """Return OpenSlide's name for the format of a file, such as aperio; empty when it cannot read the file.
+
+    Raises
+    ------
+    ExtraMissing
+        When OpenSlide is not installed.
+    """
+    return _package(path).OpenSlide.detect_format(path) or ""
+
+
+def _package(path: Path) -> ModuleType:
+    try:
+        import openslide
+    except ImportError as reason:
+        raise ExtraMissing(
+            f"{path}: reading whole slides needs OpenSlide",
+            expected="the packages openslide-python and openslide-bin",
+            found=str(reason).splitlines()[0],
+            next_step="pip install 'fmcache[wsi]'",
+        ) from None
+    return openslide
 
 
 def picture_frame(properties: dict[str, str], plane: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -146,23 +169,36 @@ def stated_mpp(path: Path, properties: dict[str, str]) -> float:
         When the value is missing, is not plausible, or differs between x and y by more than 1 %.
     """
     stated = [properties.get(f"openslide.mpp-{axis}", "") for axis in "xy"]
-    expected, next_step = "openslide.mpp-x and -y in its metadata", "find out the um/px and pass --mpp-of-slide"
     try:
         x, y = (float(text) for text in stated)
     except ValueError:
-        raise TileError(
-            f"{path}: the slide does not state its um/px",
-            expected=expected,
-            found=f"mpp-x {stated[0] or 'absent'}, mpp-y {stated[1] or 'absent'}",
-            next_step=next_step,
-        ) from None
+        found = f"mpp-x {stated[0] or 'absent'}, mpp-y {stated[1] or 'absent'}"
+        raise mpp_missing(path, "openslide.mpp-x and -y in its metadata", found) from None
+    return usable_mpp(path, x, y)
+
+
+def mpp_missing(path: Path, expected: str, found: str) -> TileError:
+    """Return the error for a slide or image that does not state its um/px."""
+    return TileError(
+        f"{path}: the slide does not state its um/px", expected=expected, found=found, next_step=ASK_FOR_MPP
+    )
+
+
+def usable_mpp(path: Path, x: float, y: float) -> float:
+    """Return one um/px from the values that a slide states in x and y.
+
+    Raises
+    ------
+    TileError
+        When a value is not plausible, or they differ by more than 1 %.
+    """
     low, high = PLAUSIBLE_MPP
     if not (low <= x <= high and abs(x - y) <= SAME_MPP * x):
         raise TileError(
             f"{path}: the um/px that the slide states cannot be used",
             expected=f"{low:g} to {high:g} um/px, the same in x and y",
             found=f"{x:g} in x, {y:g} in y",
-            next_step=next_step,
+            next_step=ASK_FOR_MPP,
         )
     return (x + y) / 2
 
@@ -172,7 +208,7 @@ def plan_grid(
 ) -> SlideGrid:
     """Return the grid of whole tiles over a slide of `size` (width, height) px. Nothing is read.
 
-    The level is the coarsest that is still at least as fine as requested. A tile covers a whole number of pixels of
+    Tiles are read from `best_level`. A tile covers a whole number of pixels of
     this level, so that image and mask are cut at the same positions. The tile's um/px therefore deviates by less than
     one part in `tile_px`.
 
@@ -184,8 +220,7 @@ def plan_grid(
     if mpp <= 0 or tile_px <= 0 or slide_mpp <= 0:
         raise SpecError("um/px and --tile-px must be above 0", found=f"{mpp:g} and {slide_mpp:g} um/px, {tile_px} px")
     wanted = mpp / slide_mpp
-    fine = [i for i, factor in enumerate(downsamples) if factor <= wanted * (1 + SAME_MPP)]
-    level = max(fine, key=lambda i: downsamples[i], default=0)
+    level = best_level(downsamples, wanted)
     factor = wanted / downsamples[level]
     parts = _strips(tile_px, round(tile_px * factor)) if factor > 1 + SAME_MPP else 1
     window = tile_px if abs(factor - 1) <= SAME_MPP else max(1, round(tile_px * factor / parts)) * parts
@@ -193,6 +228,12 @@ def plan_grid(
     # a small tolerance, because a level's downsample is a quotient of rounded sizes
     columns, rows = (int(edge / step + 1e-6) for edge in size)
     return SlideGrid(columns, rows, level, window, parts, step, tile_px, slide_mpp * step / tile_px)
+
+
+def best_level(downsamples: Sequence[float], wanted: float) -> int:
+    """Return the coarsest level that is at least as fine as `wanted`, in pixels of level 0 per requested pixel."""
+    fine = [i for i, factor in enumerate(downsamples) if factor <= wanted * (1 + SAME_MPP)]
+    return max(fine, key=lambda i: downsamples[i], default=0)
 
 
 def _strips(tile_px: int, window_px: int) -> int:
@@ -215,14 +256,24 @@ def read_slide_tile(handle: openslide.OpenSlide, slide: Slide, grid: SlideGrid, 
     height, drawn = grid.window_px // grid.strips, []
     for i in range(grid.strips):
         place = (left, top + round(i * height * slide.downsamples[grid.level]))
-        pixels = _region(handle, slide.path, place, grid.level, (grid.window_px, height))
+        pixels = read_region(handle, slide.path, place, grid.level, (grid.window_px, height))
         drawn.append(_resized(pixels, (grid.tile_px, grid.tile_px // grid.strips)))
     return np.concatenate(drawn)
 
 
-def _region(
+def read_region(
     handle: openslide.OpenSlide, path: Path, place: tuple[int, int], level: int, size: tuple[int, int]
 ) -> Pixels:
+    """Return pixels of a level, (y, x, colour) uint8 RGB; areas that were not scanned are white.
+
+    `place` is the upper left corner (x, y) in pixels of level 0, counted from the plane's origin; `size` is (width,
+    height) in pixels of the level.
+
+    Raises
+    ------
+    TileError
+        When the slide is damaged here.
+    """
     import openslide
 
     try:
