@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
 from fmcache.errors import TileError
+from fmcache.slides.blocks import from_blocks, level_factor, sampled_hash
 from fmcache.slides.slide import Slide, format_of, mpp_missing, opened, read_region, slide_of
+from fmcache.slides.tiff_levels import opened_tiff
 from fmcache.tiles.containers import LARGEST_CUT_PX, kind_of, look
 from fmcache.tiles.pictures import read_image
 from fmcache.tiles.pixels import Pixels
@@ -20,8 +19,8 @@ if TYPE_CHECKING:
     import openslide
 
 PLAIN = ("PNG", "JPEG", "BMP")
+NO_MAKER = ("", "generic-tiff")  # OpenSlide's names for TIFFs that no scanner wrote
 BLOCK_PX = 512
-SAMPLES, SAMPLE_BYTES = 64, 1 << 16
 
 
 class Levels(Protocol):
@@ -61,25 +60,15 @@ def opened_levels(path: Path, mpp_of_slide: float | None = None) -> Iterator[Lev
             expected="the file of a slide or an image",
             next_step="check the path",
         )
-    # the main file of a MIRAX slide is a JPEG of its label
-    if kind_of(path) in PLAIN and path.suffix.lower() != ".mrxs":
+    kind = kind_of(path)
+    if kind in PLAIN and path.suffix.lower() != ".mrxs":  # the main file of a MIRAX slide is a small JPEG
         yield ImageLevels(path, mpp_of_slide)
-        return
-    format_of(path)
-    with opened(path) as handle:
-        yield SlideLevels(handle, slide_of(handle, path, mpp_of_slide))
-
-
-def level_factor(full: tuple[int, int], level: tuple[int, int]) -> float:
-    """Return the pixels of level 0 per pixel of a level, from the sizes (width, height) of both.
-
-    Levels are nearly always smaller by a whole number, and their size is then rounded. The quotient of the sizes would
-    be off by several pixels at the far end of a slide.
-    """
-    whole = round(full[0] / level[0])
-    if all(abs(small - large / whole) < 1 for large, small in zip(full, level, strict=True)):
-        return float(whole)
-    return (full[0] / level[0] + full[1] / level[1]) / 2
+    elif kind == "TIFF" and format_of(path) in NO_MAKER:
+        with opened_tiff(path, mpp_of_slide) as levels:
+            yield levels
+    else:
+        with opened(path) as handle:
+            yield SlideLevels(handle, slide_of(handle, path, mpp_of_slide))
 
 
 class SlideLevels:
@@ -100,14 +89,7 @@ class SlideLevels:
         factor = self._slide.downsamples[level]
         if factor.is_integer():
             return self._read(level, place, size)
-        (left, top), (width, height) = place, size
-        drawn = np.empty((height, width, 3), dtype=np.uint8)
-        for y in range(top // BLOCK_PX * BLOCK_PX, top + height, BLOCK_PX):
-            for x in range(left // BLOCK_PX * BLOCK_PX, left + width, BLOCK_PX):
-                block = self._read(level, (x, y), (BLOCK_PX, BLOCK_PX))[max(top - y, 0) :, max(left - x, 0) :]
-                part = drawn[max(y - top, 0) :, max(x - left, 0) :][: len(block), : block.shape[1]]
-                part[:] = block[: len(part), : part.shape[1]]
-        return drawn
+        return from_blocks(place, size, (BLOCK_PX, BLOCK_PX), lambda at: self._read(level, at, (BLOCK_PX, BLOCK_PX)))
 
     def _read(self, level: int, place: tuple[int, int], size: tuple[int, int]) -> Pixels:
         factor = self._slide.downsamples[level]
@@ -138,14 +120,3 @@ class ImageLevels:
         """Return a region, as `Levels.region`."""
         (left, top), (width, height) = place, size
         return self._pixels[top : top + height, left : left + width]
-
-
-def sampled_hash(path: Path) -> str:
-    """Return the sha256 of a file's size and of 64 evenly spaced samples of its bytes: slides have many gigabytes."""
-    size = path.stat().st_size
-    found = hashlib.sha256(f"{size}".encode())
-    with path.open("rb") as file:
-        for i in range(SAMPLES):
-            file.seek(i * max(size - SAMPLE_BYTES, 0) // (SAMPLES - 1))
-            found.update(file.read(SAMPLE_BYTES))
-    return found.hexdigest()
