@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from fmcache.errors import TileError
-from fmcache.slides.blocks import from_blocks, level_factor, sampled_hash
+from fmcache.slides.level_blocks import from_blocks, level_factor, sampled_hash
 from fmcache.slides.slide import Slide, format_of, mpp_missing, opened, read_region, slide_of
 from fmcache.slides.tiff_levels import opened_tiff
 from fmcache.tiles.containers import LARGEST_CUT_PX, kind_of, look
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 PLAIN = ("PNG", "JPEG", "BMP")
 NO_MAKER = ("", "generic-tiff")  # OpenSlide's names for TIFFs that no scanner wrote
 BLOCK_PX = 512
+IMAGE_BYTES = 10  # per pixel while a plain image is loaded, measured on a PNG; 3 afterwards
 
 
 class Levels(Protocol):
@@ -107,7 +108,8 @@ class ImageLevels:
         if found and found.size[0] * found.size[1] > LARGEST_CUT_PX:
             raise TileError(
                 f"{path} is too large for a plain image, which is loaded into memory as a whole",
-                expected=f"at most {LARGEST_CUT_PX / 1e6:.0f} megapixels",
+                expected=f"at most {LARGEST_CUT_PX / 1e6:.0f} megapixels, which need "
+                f"{LARGEST_CUT_PX * IMAGE_BYTES / 1e9:.0f} GB of memory",
                 found=f"{found.size[0]} x {found.size[1]} px",
                 next_step="save it as a tiled pyramidal TIFF (QuPath: File > Export images, as OME-TIFF)",
             )

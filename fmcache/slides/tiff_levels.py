@@ -7,8 +7,9 @@ only the full size of OME-TIFF pyramids.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ import zarr
 from PIL import Image
 
 from fmcache.errors import ExtraMissing, FmcacheError, TileError
-from fmcache.slides.blocks import from_blocks, level_factor, sampled_hash
+from fmcache.slides.level_blocks import from_blocks, level_factor, sampled_hash
 from fmcache.slides.slide import mpp_missing, usable_mpp
 from fmcache.tiles.containers import DAMAGED, LARGEST_CUT_PX
 from fmcache.tiles.pictures import over_white
@@ -105,18 +106,32 @@ def opened_tiff(path: Path, mpp: float | None) -> Iterator[TiffLevels]:
         import tifffile
     except ImportError as reason:
         raise _package_missing(path, str(reason).splitlines()[0]) from None
-    try:
-        file = tifffile.TiffFile(path)
-    except DAMAGED as reason:
-        raise _unreadable(path, reason) from None
-    with file:
+    with _complaints() as complaints, ExitStack() as stack:
         try:
+            file = stack.enter_context(tifffile.TiffFile(path))
+            if not len(file.series) or any("offset" in line for line in complaints):
+                raise _unreadable(path, ValueError("; ".join(complaints) or "no picture"))
             levels = TiffLevels(path, file, mpp)
-        except TileError:
+        except FmcacheError:
             raise
         except DAMAGED as reason:
             raise _unreadable(path, reason) from None
         yield levels
+
+
+@contextmanager
+def _complaints() -> Iterator[list[str]]:
+    """Collect what tifffile logs instead of printing it: a truncated list of pages is no error there."""
+    lines: list[str] = []
+    logger, handler = logging.getLogger("tifffile"), logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    before, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = before
 
 
 def _package_missing(path: Path, found: str) -> ExtraMissing:

@@ -9,8 +9,8 @@ from PIL import Image
 
 from fmcache.errors import ExtraMissing, SpecError, TileError
 from fmcache.slides import levels as slide_levels
-from fmcache.slides.blocks import level_factor, sampled_hash
 from fmcache.slides.canvas import Canvas, open_canvas
+from fmcache.slides.level_blocks import level_factor, sampled_hash
 from fmcache.slides.window_pixels import PIECE_PX
 
 
@@ -142,6 +142,9 @@ def test_reading_starts_at_the_origin_of_the_scanned_part(noise):
         canvas = Canvas(Path("a.mrxs"), levels, mpp)
         assert (canvas.height, canvas.width) == (400 // scale, 700 // scale)
         assert np.array_equal(read_all(canvas), slow)
+    levels = Levels([noise], 0.5, [1.0], origin=(40, 30), size=(700, 400))
+    slow = noise[30:429, 40:739].reshape(133, 3, 233, 3, 3).mean(axis=(1, 3))
+    assert np.abs(read_all(Canvas(Path("a.mrxs"), levels, 1.5)) - slow).max() <= 0.5
 
 
 def test_levels_smaller_by_a_rounded_whole_number_have_that_factor():
@@ -307,11 +310,35 @@ def test_a_truncated_tiff_is_named_with_the_place(tmp_path, noise, compression):
         whole_canvas(path, 0.5, 0.5)
 
 
+def test_a_tiff_whose_list_of_pages_is_cut_off_is_damaged_and_nothing_is_logged(tmp_path, noise, caplog):
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as file:
+        for pixels in (noise, halved(noise, 4)):
+            file.write(pixels, tile=(64, 64), photometric="rgb", subfiletype=int(pixels is not noise))
+    with tifffile.TiffFile(path) as file:
+        second = file.pages[1].offset
+    whole = path.read_bytes()
+    for kept in (second, 200, 6):
+        path.write_bytes(whole[:kept])
+        with pytest.raises(TileError, match="cannot be read as a TIFF") as caught:
+            whole_canvas(path, 0.5, 0.5)
+        assert caught.value.found
+    assert not caplog.records
+
+
 def test_a_truncated_image_is_named(tmp_path, noise):
     path = write_png(tmp_path / "a.png", noise)
     path.write_bytes(path.read_bytes()[:100_000])
     with pytest.raises(TileError, match=r"a.png cannot be read as a PNG"):
         whole_canvas(path, 0.5, 0.5)
+
+
+def test_a_plain_image_that_is_too_large_is_refused_before_it_is_loaded(tmp_path, noise, monkeypatch):
+    monkeypatch.setattr(slide_levels, "LARGEST_CUT_PX", 1000)
+    with pytest.raises(TileError, match="too large") as caught:
+        whole_canvas(write_png(tmp_path / "a.png", noise), 0.5, 0.5)
+    assert caught.value.found == "771 x 514 px"
+    assert "pyramidal TIFF" in caught.value.next_step
 
 
 def test_the_key_follows_the_content(tmp_path, noise):
