@@ -1,1 +1,1 @@
-"""Open slides, plan grids of tiles on them, and draw annotated regions over a grid. Imports tiles."""
+"""Open slides, plan grids of tiles on them, read them as one picture, find tissue, draw regions. Imports tiles."""
