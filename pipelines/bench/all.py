@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-SCRIPTS = ("extract", "encoders", "decoder", "seeds", "study", "codecs")
+SCRIPTS = ("extract", "encoders", "loss", "decoder", "seeds", "study", "codecs")
 WITHOUT_DEVICE = ("codecs",)
 FIGURE = re.compile(r"^(\S+) ratio=(\S+) target=(\S+) device=(.*)$", re.MULTILINE)
 
