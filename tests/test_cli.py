@@ -3,6 +3,8 @@
 import errno
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -73,3 +75,14 @@ def test_an_error_without_a_hint_or_a_file_is_still_one_line(monkeypatch, capsys
         raise OSError("the wire broke")
 
     assert refused(monkeypatch, capsys, action) == "error: the system refused: the wire broke\n"
+
+
+@pytest.mark.parametrize(("given", "found"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_threads_of_torch_sleep_while_they_wait_unless_the_user_wants_otherwise(given, found):
+    script = "from fmcache import cli; cli.app = lambda: __import__('torch'); cli.main()"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(
+        command, env=environment | given | {"OMP_DISPLAY_ENV": "true"}, capture_output=True, text=True, check=True
+    )
+    assert f"OMP_WAIT_POLICY = '{found}'" in done.stderr
