@@ -224,8 +224,8 @@ def main() -> None:
     """Run the command line. Known errors are printed without a traceback; FMCACHE_DEBUG=1 shows it."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
-    # threads of torch that wait for each other sleep instead of spinning: beside other work, spinning took 2.5 times the
-    # processor time. OpenMP reads this once, when torch is imported; workers inherit it
+    # threads of torch that wait for each other sleep instead of spinning: beside other work, spinning took 2.5 times
+    # the processor time. OpenMP reads this once, when torch is imported; workers inherit it
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # workers are killed on purpose; Python then removes their semaphores and would print a warning
     sys.warnoptions.append("ignore::UserWarning:multiprocessing.resource_tracker")

@@ -1,11 +1,11 @@
-"""How fast is the loss, and how long is a step of the linear probe? Ratios within one run, after a check of the gradient.
+"""How fast is the loss, and how long is a step of the linear probe? Ratios within one run, after a check.
 
     python pipelines/bench/loss.py               512 px, 3 labels, batch 8, one thread
     python pipelines/bench/loss.py --quick       256 px
 
 `loss_speed`: time of the same loss by torch's functions and autograd, divided by ours. `loss_floor`: the least time of
 our loss, divided by ours: the label map is read and written three times, at the speed of a copy, and each value goes
-through one exponential. `probe_step`: time of one step of the linear probe (1024 channels, patch 16), divided by that of
+through one exponential. `probe_step`: time of a step of the linear probe (1024 channels, patch 16), divided by that of
 its loss. The script also prints how long 15 encoders x 10 seeds x 100 such steps take on two cores.
 """
 
