@@ -9,8 +9,8 @@ k(z) x(z^2), and
 So the kernel can be applied first, on the small grid, as a transposed convolution of stride 2. This needs 9 D^2
 multiply-adds per pixel of the small grid; the direct form needs 36 D^2. The fixed filter k is applied last, on each
 channel separately. Because up clamps its indices, x gets a border of one clamped pixel. One difference remains: just
-outside the upsampled grid the convolution should see zeros, but here it sees upsampled values. Their contribution to
-the outermost rows and columns (`rim`) is subtracted.
+outside the upsampled grid the convolution should see zeros, but here it sees upsampled values. Their contribution
+(`rim`) is subtracted from the outermost rows and columns before the filter.
 
 All work is done in pieces (some samples, or a band of rows of one sample), so that no intermediate result exists as a
 whole. The backward pass has the same structure: filter, then matrix products on the small grid. In the last block each
@@ -50,6 +50,10 @@ class Piece(NamedTuple):
     def larger(self, x: torch.Tensor) -> torch.Tensor:
         """Return the same piece of a tensor that has the upsampled size, as a view."""
         return x[self.samples, :, 2 * self.top : 2 * self.bottom]
+
+    def spread(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the same piece of a tensor that has the size after the transposed convolution, as a view."""
+        return x[self.samples, :, 2 * self.top : 2 * self.bottom + 3]
 
 
 def conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -203,15 +207,14 @@ class _Forward:
     def __call__(self, piece: Piece, bordered: torch.Tensor) -> torch.Tensor:
         """Return (view, width, 2 row, 2 col) of a piece of x with its border."""
         spread = functional.conv_transpose2d(bordered, self.kernel, stride=2, padding=1)
-        y = functional.conv2d(spread, self.filter, self.bias, groups=len(self.bias))
-        sides = piece.larger(self.sides)
-        y[..., 0] -= sides[..., 0]
-        y[..., -1] -= sides[..., 1]
+        sides = piece.spread(self.sides)
+        spread[..., 0] -= sides[..., 0]
+        spread[..., -1] -= sides[..., 1]
         if piece.top == 0:
-            y[:, :, 0] -= self.ends[piece.samples, :, 0]
-        if 2 * piece.bottom == self.sides.shape[2]:
-            y[:, :, -1] -= self.ends[piece.samples, :, 1]
-        return y
+            spread[:, :, 0] -= self.ends[piece.samples, :, 0]
+        if 2 * piece.bottom + 3 == self.sides.shape[2]:
+            spread[:, :, -1] -= self.ends[piece.samples, :, 1]
+        return functional.conv2d(spread, self.filter, self.bias, groups=len(self.bias))
 
 
 class _Backward:
@@ -225,20 +228,20 @@ class _Backward:
         self.x = torch.zeros_like(x, memory_format=NHWC)
         self.taps = x.new_zeros((3, 3, width, width), dtype=self.exact)  # of the kernel: row, column, in, out
         self.bias = x.new_zeros(width, dtype=self.exact)
-        self.ends = x.new_empty((views, width, 2, 2 * columns))
-        self.sides = x.new_empty((views, width, 2 * rows, 2))
+        self.ends = x.new_empty((views, width, 2, 2 * columns + 3))
+        self.sides = x.new_zeros((views, width, 2 * rows + 3, 2))  # pieces share some rows
 
     def add(self, piece: Piece, bordered: torch.Tensor, y: torch.Tensor) -> None:
         """Add the gradients of a piece: `y` is the gradient of its result before ReLU, `bordered` its part of x."""
         rows, columns = y.shape[2], y.shape[3]
         self.bias += y.sum(dim=(0, 2, 3), dtype=self.exact)
-        piece.larger(self.sides).copy_(y[..., :: columns - 1])
-        if piece.top == 0:
-            self.ends[piece.samples, :, 0] = y[:, :, 0]
-        if 2 * piece.bottom == self.sides.shape[2]:
-            self.ends[piece.samples, :, 1] = y[:, :, -1]
         # the filter is symmetric, so it is its own transpose, with padding 3; one more adds zeros for the shifts below
         y = functional.conv2d(y, self.filter, padding=4, groups=y.shape[1])
+        piece.spread(self.sides).add_(y[:, :, 1:-1, 1 :: columns + 2])
+        if piece.top == 0:
+            self.ends[piece.samples, :, 0] = y[:, :, 1, 1:-1]
+        if 2 * piece.bottom + 3 == self.sides.shape[2]:
+            self.ends[piece.samples, :, 1] = y[:, :, -2, 1:-1]
         self._add_bordered(piece, functional.conv2d(y, self.kernel, stride=2))
         # nine matrix products: the library's gradient of a strided kernel takes more than twice as long
         channels_in = _pixels(bordered).T
@@ -274,7 +277,10 @@ class _Backward:
 
 
 def rim(rows: torch.Tensor, columns: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what upsampled values just outside the upsampled grid would add to its outermost pixels.
+    """Return what upsampled values just outside the upsampled grid add, at the size after the transposed convolution.
+
+    The first entry there reaches only the first pixel of the result, with a quarter of its value. So a contribution to
+    that pixel is subtracted from the entry, times 4; and times 16 at a corner, where it is subtracted for both axes.
 
     Parameters
     ----------
@@ -285,16 +291,33 @@ def rim(rows: torch.Tensor, columns: torch.Tensor, weight: torch.Tensor) -> tupl
 
     Returns
     -------
-    What they add to the first and last row, (view, width, 2, 2 col), including the corners; and to the first and last
-    column, (view, width, 2 row, 2).
+    What to subtract from the first and last row, (view, width, 2, 2 col + 3); and from the first and last column,
+    (view, width, 2 row + 3, 2).
     """
-    rows, columns = _upsampled(rows), _upsampled(columns.mT).mT
-    rows = torch.cat([rows[..., :1], rows, rows[..., -1:]], dim=-1)
-    first = functional.conv2d(rows[:, :, :1], weight[:, :, :1])
-    last = functional.conv2d(rows[:, :, 1:], weight[:, :, 2:])
-    left = functional.conv2d(columns[..., :1], weight[..., :1], padding=(1, 0))
-    right = functional.conv2d(columns[..., 1:], weight[..., 2:], padding=(1, 0))
-    return torch.cat([first, last], dim=2), torch.cat([left, right], dim=3)
+    outer = weight[:, :, ::2, ::2]
+    ends = 4 * _spread(rows, weight[:, :, ::2].permute(2, 1, 3, 0))
+    sides = 4 * _spread(columns.mT, weight[..., ::2].permute(3, 1, 2, 0)).mT
+    corners = 16 * torch.einsum("oiab,viab->voab", outer, torch.stack([rows[..., 0], rows[..., -1]], dim=-1))
+    left, middle, right = ends[..., :1], ends[..., 1:-1], ends[..., -1:]
+    return torch.cat([left - corners[..., :1], middle, right - corners[..., 1:]], dim=-1), sides
+
+
+def _spread(edges: torch.Tensor, kernels: torch.Tensor) -> torch.Tensor:
+    """Return two edges after a transposed convolution of stride 2 along them, (view, width, 2, 2 pixel + 3).
+
+    Parameters
+    ----------
+    edges
+        (view, width, 2, pixel); a border of one clamped pixel is added.
+    kernels
+        Of each edge, (2, in, 3, out).
+    """
+    views, width, _, pixels = edges.shape
+    bordered = torch.cat([edges[..., :1], edges, edges[..., -1:]], dim=-1).permute(2, 0, 3, 1)
+    products = (bordered.reshape(2, -1, width) @ kernels.reshape(2, width, -1)).view(2, views, pixels + 2, 3, width)
+    even, odd = products[:, :, :, 1], products[:, :, :-1, 0] + products[:, :, 1:, 2]
+    pairs = torch.stack([even[:, :, :-1], odd], dim=3).flatten(2, 3)
+    return torch.cat([pairs, even[:, :, -1:]], dim=2).permute(1, 3, 0, 2)
 
 
 def _edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -328,13 +351,6 @@ def _filter(x: torch.Tensor) -> torch.Tensor:
     """Return the bilinear filter for each channel of x, (channel, 1, 4, 4)."""
     axis = torch.tensor([0.25, 0.75, 0.75, 0.25], dtype=x.dtype, device=x.device)
     return torch.outer(axis, axis).repeat(x.shape[1], 1, 1, 1)
-
-
-def _upsampled(x: torch.Tensor) -> torch.Tensor:
-    """Return bilinear x2 upsampling along the last axis."""
-    clamped = torch.cat([x[..., :1], x, x[..., -1:]], dim=-1)
-    here = 0.75 * x
-    return torch.stack([here + 0.25 * clamped[..., :-2], here + 0.25 * clamped[..., 2:]], dim=-1).flatten(-2)
 
 
 def _through_relu(grad: torch.Tensor, active: torch.Tensor) -> torch.Tensor:
