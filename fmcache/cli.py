@@ -10,8 +10,9 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -37,10 +38,14 @@ from fmcache.commands.options import (
     say,
     show,
 )
-from fmcache.errors import FmcacheError, SpecError
+from fmcache.errors import FmcacheError, ResultsNotFound, SpecError
 from fmcache.manifest import Manifest
 from fmcache.shortage import KEPT
 from fmcache.stages.flags import Failure, Flags
+
+if TYPE_CHECKING:
+    from fmcache.specs import Recipe
+    from fmcache.stages.report import StudyReport
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -49,7 +54,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Which pathology foundation model should I build my segmentation on, and how sure can I be?\n\n"
     "extract runs each frozen encoder once over all views of the tiles; fit trains light decoders from the cached\n"
-    "tokens, with many seeds; report compares the results. run does all three for a recipe.\n\n"
+    "tokens, with many seeds; report compares the results. run does all three for a recipe; screen finds which\n"
+    "of the extracted encoders are worth a full study.\n\n"
     "Example: fmcache run pipelines/quickstart.yaml",
 )
 app.add_typer(data.app, name="data")
@@ -176,16 +182,50 @@ def fit_command(
 
     Example: fmcache fit --seeds 10
     """
-    import msgspec
-
-    study, listed = recipe_of(recipe, dataset, tap), Manifest(manifest)
-    if seeds:
-        study = msgspec.structs.replace(study, fit=msgspec.structs.replace(study.fit, seeds=seeds))
-    if encoder:
-        study = msgspec.structs.replace(study, encoders=tuple(encoder))
+    study, listed = _chosen(recipe_of(recipe, dataset, tap), seeds, encoder), Manifest(manifest)
     from fmcache.stages.fit import fit
 
     _end(fit(study, listed, Flags(work, device, threads, workers, recompute=recompute, yes=yes), say))
+
+
+@app.command("screen")
+def screen_command(
+    seeds: Annotated[int, typer.Option(min=0, help="Number of seeds; 0: 10.")] = 0,
+    encoder: EncoderNames = None,
+    dataset: DatasetNames = None,
+    manifest: ManifestFile = DEFAULT_MANIFEST,
+    work: Work = DEFAULT_WORK,
+    device: Device = "auto",
+    threads: Threads = 0,
+    workers: Workers = 0,
+    recompute: Recompute = False,
+) -> None:
+    """Find the encoders that are worth a full study: a linear probe on every cached encoder, and who may be best.
+
+    It trains from the caches of the paper's protocol (fmcache extract), reports the study `screen`, and prints the
+    command that fits the paper's decoder for the encoders that may still be best.
+
+    Example: fmcache screen --dataset demo
+    """
+    from fmcache.commands.screen import remaining, screening
+
+    study, listed = _chosen(recipe_of(screening(), dataset, ""), seeds, encoder), Manifest(manifest)
+    from fmcache.demand import demands
+    from fmcache.stages.fit import fit
+
+    flags = Flags(work, device, threads, workers, recompute=recompute)
+    failures = fit(study, listed, flags, say)
+    try:
+        written = _print_reports(work, study.name)
+    except ResultsNotFound:  # its message would hide why nothing could be trained
+        _end(failures)
+        raise
+    of_study = written[0].leaders  # the studies of a sweep of this name come after it
+    leaders = {demand.name: of_study.get(demand.name, ()) for demand in demands(study, listed)}
+    for line in remaining(leaders, study.datasets, manifest, flags):
+        show(line)
+    _end_damaged(written)
+    _end(failures)
 
 
 @app.command("report")
@@ -319,18 +359,36 @@ def _failed_before(failure: Failure, earlier: list[Failure]) -> bool:
     return any(failure[:2] == other[:2] for other in earlier)
 
 
+def _chosen(study: Recipe, seeds: int, encoder: list[str] | None) -> Recipe:
+    """Return a recipe with the number of seeds (0: as it is) and the encoders (None: as they are) of flags."""
+    import msgspec
+
+    if seeds:
+        study = msgspec.structs.replace(study, fit=msgspec.structs.replace(study.fit, seeds=seeds))
+    return msgspec.structs.replace(study, encoders=tuple(encoder)) if encoder else study
+
+
 def _print_report(work: Path, study: str) -> None:
+    _end_damaged(_print_reports(work, study))
+
+
+def _print_reports(work: Path, study: str) -> list[StudyReport]:
+    """Write the reports of one study or, without a name, of all studies; print and return them."""
     from fmcache.stages import places
     from fmcache.stages.report import report
 
-    damaged: list[FmcacheError] = []
-    for result in report(places.results(work), places.reports(work), study):
+    written = report(places.results(work), places.reports(work), study)
+    for result in written:
         for table in result.tables:
             show(table)
         say(f"report: {result.path}")
         if result.page:
             say(f"open in a browser: {result.page}")
-        damaged += result.damaged
+    return written
+
+
+def _end_damaged(written: Iterable[StudyReport]) -> None:
+    damaged = [error for result in written for error in result.damaged]
     for error in damaged:
         print(f"error: {error}", file=sys.stderr)
     if damaged:

@@ -48,17 +48,17 @@ DEFAULT_WORK = Path("work")
 DEFAULT_MANIFEST = Path("data_manifest.yaml")
 
 
-def recipe_of(path: Path | None, datasets: list[str] | None, taps: str) -> Recipe:
-    """Return the recipe in a file, or else the paper's protocol, with the changes that flags make."""
+def recipe_of(recipe: Recipe | Path | None, datasets: list[str] | None, taps: str) -> Recipe:
+    """Return a recipe, that of a file, or without both the paper's protocol, with the changes that flags make."""
     import msgspec
 
     from fmcache.errors import SpecError
     from fmcache.specs import Recipe, read_recipe
 
-    recipe = read_recipe(path) if path else Recipe()
+    study = recipe if isinstance(recipe, Recipe) else read_recipe(recipe) if recipe else Recipe()
     changes = {"datasets": tuple(datasets or ()), "taps": tuple(tap.strip() for tap in taps.split(",") if tap.strip())}
     try:
-        return msgspec.structs.replace(recipe, **{key: value for key, value in changes.items() if value})
+        return msgspec.structs.replace(study, **{key: value for key, value in changes.items() if value})
     except ValueError as reason:
         raise SpecError(str(reason), next_step="correct the flag") from reason
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from filelock import FileLock, Timeout
@@ -32,7 +33,7 @@ from fmcache.report.sweep import narrow, settings_frame, sweep_of, sweep_recipe,
 from fmcache.report.sweep_figures import sweep_caption, sweep_figure
 from fmcache.report.sweep_sentences import sweep_sentences
 from fmcache.report.tables import csv, latex, terminal
-from fmcache.scores.records import RunResults
+from fmcache.scores.records import EncoderInfo, RunResults
 from fmcache.scores.run_files import find_runs, read_record, read_run, studies
 
 WAIT_S = 120
@@ -52,6 +53,8 @@ class StudyReport(NamedTuple):
     """The errors of runs that were left out."""
     page: Path | None = None
     """The page for a browser."""
+    leaders: Mapping[str, tuple[EncoderInfo, ...]] = MappingProxyType({})
+    """By dataset, the encoders that may be best, sorted by mean Dice; none where fewer than two are ranked."""
 
 
 def report(results: Path, out: Path, study: str = "") -> list[StudyReport]:
@@ -122,7 +125,14 @@ def _report_study(folder: Path, found: list[Findings], damaged: list[FmcacheErro
     # the studies of a sweep appear in the sweep's table instead
     shown = () if in_sweep else tuple(map(dice_for_terminal, found))
     unreadable = cover([text for one in found for text in names_shown(one.summary)]).lacking
-    return StudyReport(path, shown, unreadable, tuple(damaged), folder / PAGE)
+    return StudyReport(path, shown, unreadable, tuple(damaged), folder / PAGE, dict(map(_leaders, found)))
+
+
+def _leaders(found: Findings) -> tuple[str, tuple[EncoderInfo, ...]]:
+    """Return a dataset and the encoders that may be best on it."""
+    infos = {row.encoder.name: row.encoder for row in found.summary.rows}
+    names = found.verdict.may_be_best if found.verdict else ()
+    return found.summary.record.dataset, tuple(infos[name] for name in names)
 
 
 def _files(found: Sequence[Findings], damaged: Sequence[FmcacheError]) -> dict[str, bytes]:
