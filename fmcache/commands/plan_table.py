@@ -1,4 +1,4 @@
-"""A plan for the terminal: what is kept, what is computed, cheaper variants, and what the numbers assume."""
+"""A plan for the terminal: what is kept, what is computed, other variants, and what the numbers assume."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ from fmcache.specs import Recipe, cache_recipes
 if TYPE_CHECKING:
     from fmcache.planning.speed import Speed  # torch
 
+SMALLEST_RATIO = 0.001
+
 
 def shown(plan: Plan, work: Path) -> Group:
-    """Return a plan for the terminal: a row per encoder, the sums, and cheaper variants."""
+    """Return a plan for the terminal: a row per encoder, the sums, and other variants."""
     recipe, total = plan.recipe, total_of([item.cost for item in plan.items])
     parts: list[Table | str] = [_encoders_table(plan, total), _work_table(plan, total)]
     cached = cache_recipes(recipe)
@@ -44,6 +46,8 @@ def shown(plan: Plan, work: Path) -> Group:
         parts.append("NO ROOM: the tokens may not fit on this disk; choose another working folder with --work")
     if variants := cheaper(recipe):
         parts.append(_cheaper_table(plan, variants))
+    if plan.against_collapse:
+        parts.append(_collapse_table(plan, total))
     parts.append(_assumptions(plan))
     return Group(*parts)
 
@@ -74,16 +78,49 @@ def _cheaper_table(plan: Plan, variants: dict[str, Recipe]) -> Table:
     what = "time" if plan.speed else "TFLOP"
     table = _table("", "cheaper variant", "passes", "on disk", "in memory", f"encoder {what}", f"decoder {what}")
     for change, recipe in {"(unchanged)": plan.recipe, **variants}.items():
-        items = [
-            item._replace(cost=cost_of(recipe, demand_of(recipe, item.dataset, plan.datasets[item.dataset]), item.card))
-            for item in plan.items
-        ]
+        items = _items_of(plan, recipe)
         cost = total_of([item.cost for item in items])
         passes, _, disk, memory = _kept(cost)
         flop, seconds, decoder_flop, decoder_seconds = _work(cost, items, plan.speed)
         work = (seconds, decoder_seconds) if plan.speed else (flop, decoder_flop)
         table.add_row(change, passes, disk, memory, *work)
     return table
+
+
+def _collapse_table(plan: Plan, total: Cost) -> Table:
+    """Return what each change costs that helped when labels were never predicted."""
+    what = "time" if plan.speed else "TFLOP"
+    table = _table("", "if labels are never predicted", f"decoder {what}", "compared with this recipe")
+    before = _decoder_work(total, plan.speed)
+    table.add_row("(unchanged)", _decoder_text(total, plan.speed), "")
+    for line, (recipe, speed) in plan.against_collapse.items():
+        cost = total_of([item.cost for item in _items_of(plan, recipe)])
+        ratio = _decoder_work(cost, speed) / before
+        table.add_row(line, _decoder_text(cost, speed), _ratio_text(ratio))
+    return table
+
+
+def _ratio_text(ratio: float) -> str:
+    if ratio == 1:
+        return "the same"
+    return f"{ratio:.2g} x" if ratio >= SMALLEST_RATIO else f"below {SMALLEST_RATIO} x"
+
+
+def _items_of(plan: Plan, recipe: Recipe) -> list[Item]:
+    """Return the items of a plan with their costs under another recipe for the same encoders and datasets."""
+    return [
+        item._replace(cost=cost_of(recipe, demand_of(recipe, item.dataset, plan.datasets[item.dataset]), item.card))
+        for item in plan.items
+    ]
+
+
+def _decoder_work(cost: Cost, speed: Speed | None) -> float:
+    """Return the seconds of all decoders or, when nothing was measured, their operations."""
+    return speed.decoder_s(cost) if speed else cost.decoder_flop
+
+
+def _decoder_text(cost: Cost, speed: Speed | None) -> str:
+    return time_text(speed.decoder_s(cost)) if speed else f"{cost.decoder_flop / 1e12:,.1f}"
 
 
 def _table(title: str, first: str, *columns: str) -> Table:
@@ -103,11 +140,11 @@ def _kept(cost: Cost) -> tuple[str, str, str, str]:
 
 
 def _work(cost: Cost, items: Sequence[Item], speed: Speed | None) -> tuple[str, str, str, str]:
-    encoder, decoder = f"{cost.encoder_flop / 1e12:,.1f}", f"{cost.decoder_flop / 1e12:,.1f}"
+    encoder, decoder = f"{cost.encoder_flop / 1e12:,.1f}", _decoder_text(cost, None)
     if speed is None:
         return encoder, "–", decoder, "–"
     seconds = sum(item.cost.encoder_flop / speed.encoder[item.precision] for item in items)
-    return encoder, time_text(seconds), decoder, time_text(speed.decoder_s(cost))
+    return encoder, time_text(seconds), decoder, _decoder_text(cost, speed)
 
 
 def time_text(seconds: float) -> str:
@@ -125,6 +162,11 @@ def _assumptions(plan: Plan) -> str:
         "existing caches and results are not subtracted",
         "fewer views or seeds, or a narrower decoder, also change what the study can show, not only its cost",
     ]
+    if plan.against_collapse:
+        lines.append(
+            "changes against collapsed labels helped in our studies, and need no other caches"
+            + ("" if plan.speed else "; operations leave out the loss, which takes most of the time of a linear probe")
+        )
     if others := sorted({item.encoder for item in plan.items if item.card.kind == "timm" and not item.card.depth}):
         lines.append(
             f"{', '.join(others)}: operations are counted from the shapes of layers; times assume the speed of a "

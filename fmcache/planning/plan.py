@@ -1,9 +1,11 @@
-"""The plan of a recipe before anything runs: cost of each encoder on each dataset, device speed, cheaper variants."""
+"""The plan of a recipe before anything runs: cost of each encoder on each dataset, device speed, other variants."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+import functools
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -14,7 +16,7 @@ from fmcache.encoders.cards import TIMM, Card, precision_of, read_card, study_en
 from fmcache.grid import GridGeometry
 from fmcache.manifest import AnyDataset, Manifest
 from fmcache.planning.costs import Cost, cost_of
-from fmcache.settings import value_text
+from fmcache.settings import Value, value_text, with_setting
 from fmcache.specs import Precision, Recipe
 from fmcache.stages import places
 from fmcache.stages.flags import Flags
@@ -24,6 +26,13 @@ if TYPE_CHECKING:
 
 CHEAPER_VIEWS, NARROWER = 5, 2
 """Cheaper variants: a fifth of the views, half the decoder width; half the seeds are tried too."""
+HELPED: tuple[tuple[str, Value], ...] = (
+    ("fit.learning_rate", 1e-3),
+    ("fit.passes_per_epoch", 5),
+    ("fit.standardise", "channel"),
+    ("decoder.kind", "linear"),
+)
+"""The changes that `fmcache.scores.missed.WHAT_HELPS` names for messages, as values of fields."""
 
 
 class Item(NamedTuple):
@@ -37,14 +46,26 @@ class Item(NamedTuple):
     cost: Cost
 
 
+class Change(NamedTuple):
+    """A changed recipe, and the speed of its decoder (None when nothing was measured)."""
+
+    recipe: Recipe
+    speed: Speed | None
+
+
 class Plan(NamedTuple):
-    """The costs of a recipe; `speed` is None when nothing was measured. `sweep` states how much work a sweep is."""
+    """The costs of a recipe; `speed` is None when nothing was measured. `sweep` states how much work a sweep is.
+
+    `against_collapse` are the changes that helped when labels were never predicted, by the lines to write in the
+    recipe.
+    """
 
     recipe: Recipe
     datasets: dict[str, AnyDataset]
     items: tuple[Item, ...]
     speed: Speed | None
     sweep: str = ""
+    against_collapse: Mapping[str, Change] = MappingProxyType({})
 
 
 def plan(recipe: Recipe, manifest: Manifest, flags: Flags, measure: bool = True) -> Plan:
@@ -60,8 +81,10 @@ def plan(recipe: Recipe, manifest: Manifest, flags: Flags, measure: bool = True)
     asked = demands(recipe, manifest)
     datasets = {demand.name: demand.dataset for demand in asked}
     sweep = check_sweep(recipe, manifest, yes=True)
+    helping = against_collapse(recipe)
     if not measure:
-        return Plan(recipe, datasets, _items(recipe, asked, on_gpu=False), None, sweep)
+        changes = {line: Change(changed, None) for line, changed in helping.items()}
+        return Plan(recipe, datasets, _items(recipe, asked, on_gpu=False), None, sweep, changes)
     from fmcache.planning.speed import measure_speed
     from fmcache.runtime.devices import pick_device, using_threads
 
@@ -71,7 +94,13 @@ def plan(recipe: Recipe, manifest: Manifest, flags: Flags, measure: bool = True)
     labels = len(datasets[most_costly.dataset].labels)
     with using_threads(flags.threads):
         speed = measure_speed(recipe, most_costly.card, labels, {item.precision for item in items}, device)
-    return Plan(recipe, datasets, items, speed, sweep)
+        changes = {}
+        for line, changed in helping.items():
+            own = speed
+            if changed.decoder.kind != recipe.decoder.kind:
+                own = measure_speed(changed, most_costly.card, labels, (), device)._replace(encoder=speed.encoder)
+            changes[line] = Change(changed, own)
+    return Plan(recipe, datasets, items, speed, sweep, changes)
 
 
 def cheaper(recipe: Recipe) -> dict[str, Recipe]:
@@ -93,6 +122,18 @@ def cheaper(recipe: Recipe) -> dict[str, Recipe]:
     if recipe.fit.seeds > 1 and "fit.seeds" not in recipe.sweep:
         fit = msgspec.structs.replace(recipe.fit, seeds=-(-recipe.fit.seeds // 2))
         changed[f"fit: {{seeds: {fit.seeds}}}"] = msgspec.structs.replace(recipe, fit=fit)
+    return changed
+
+
+def against_collapse(recipe: Recipe) -> dict[str, Recipe]:
+    """Return the recipe with each change of `HELPED` that it lacks; the keys are the lines to write in the recipe."""
+    changed: dict[str, Recipe] = {}
+    for field, value in HELPED:
+        now: Any = functools.reduce(getattr, field.split("."), recipe)
+        enough = now == value if isinstance(value, str) else now >= value
+        if not enough and field not in recipe.sweep:
+            outer, _, inner = field.partition(".")
+            changed[f"{outer}: {{{inner}: {value_text(value)}}}"] = with_setting(recipe, [(field, value)])
     return changed
 
 

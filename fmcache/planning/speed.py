@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from fmcache.decoders.arithmetic import multiply_adds
+from fmcache.decoders.concurrent_seeds import concurrent_seed_count, threads_of_a_seed
 from fmcache.decoders.decoder import Decoder, form_for, initialise
 from fmcache.decoders.layers import Shape
 from fmcache.decoders.losses import segmentation_loss
@@ -18,7 +19,7 @@ from fmcache.encoders.cards import Card
 from fmcache.encoders.tokens import AUTOCAST
 from fmcache.grid import GridGeometry
 from fmcache.planning.costs import Cost
-from fmcache.runtime.devices import device_name
+from fmcache.runtime.devices import device_name, using_threads
 from fmcache.specs import Precision, Recipe
 
 TOKENS, WIDTH, HEADS = 512, 768, 12
@@ -35,7 +36,8 @@ SECONDS = 0.8
 class Speed(NamedTuple):
     """Operations per second measured on a device, counted as in `fmcache.planning.costs`.
 
-    `logit_s` is the time in seconds that the loss takes for one logit in training, forward and backward.
+    `decoder` is that of all seeds that are trained concurrently. `logit_s` is the time in seconds that their loss takes
+    for one logit in training, forward and backward.
     """
 
     device: str
@@ -79,12 +81,21 @@ def _block_speed(precision: Precision, device: torch.device) -> float:
 
 
 def _decoder_speed(recipe: Recipe, card: Card, labels: int, device: torch.device) -> tuple[float, float]:
-    """Return the speed of training steps of the recipe's decoder without the loss, and the time of the loss a logit."""
-    side = GridGeometry(recipe.tile_px, card.patch, recipe.grid).side
+    """Return the speed of training steps of the recipe's decoder without the loss, and the time of the loss a logit.
+
+    One seed is measured on as many threads as it is trained on, and counted once for each seed that is trained
+    concurrently. On all threads instead, a small decoder is far slower, most of all beside other work, because its
+    threads wait for each other.
+    """
+    whole = GridGeometry(recipe.tile_px, card.patch, recipe.grid)
+    side = whole.side
     tile_px = recipe.tile_px if side <= SMALL_SIDE[device.type] else SMALL_SIDE[device.type] * card.patch
     grid = GridGeometry(tile_px, card.patch, recipe.grid)
     channels = (card.width,) * len(recipe.taps_of_decoders[0])
     shape, kind = Shape(channels, recipe.decoder.width, labels, grid), recipe.decoder.kind
+    a_step = recipe.fit.batch * multiply_adds(shape._replace(grid=whole), kind)
+    threads = torch.get_num_threads()
+    concurrent = concurrent_seed_count(a_step, recipe.fit.seeds, device, threads)
     flop = 3 * 2 * multiply_adds(shape, kind)
     batch = max(1, min(recipe.fit.batch, FLOP_PER_TRY[device.type] // flop))
     decoder = Decoder(shape, kind, form_for(device)).to(device)
@@ -104,7 +115,9 @@ def _decoder_speed(recipe: Recipe, card: Card, labels: int, device: torch.device
     def loss() -> None:
         segmentation_loss(logits, truth, recipe.fit)
 
-    return batch * flop / _seconds(step, device), _seconds(loss, device) / logits.numel()
+    with using_threads(threads_of_a_seed(a_step, device, threads)):
+        step_s, loss_s = _seconds(step, device), _seconds(loss, device)
+    return concurrent * batch * flop / step_s, loss_s / logits.numel() / concurrent
 
 
 def _seconds(act: Callable[[], None], device: torch.device) -> float:

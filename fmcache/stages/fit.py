@@ -136,7 +136,8 @@ def _train_missing(all_runs: Sequence[EncoderRuns], seeds: int, flags: Flags, sa
             say(f"{task.of} · seed {seed}: {line}")
             poor += needs_help
     if poor:
-        say(f"{poor} run{'s' * (poor > 1)} collapsed, or the loss was still falling at the end. {WHAT_HELPS}.")
+        which = f"{poor} run{'s' * (poor > 1)} collapsed, or the loss was still falling at the end"
+        say(f"{which}. {WHAT_HELPS}. fmcache plan RECIPE shows the cost of each.")
 
 
 def _tasks(runs: EncoderRuns, seeds: int, say: Callable[[str], None]) -> list[RunTask]:

@@ -1,3 +1,5 @@
+import re
+
 import msgspec
 import numpy as np
 import pytest
@@ -15,8 +17,13 @@ from fmcache.encoders.cards import Card, read_card
 from fmcache.errors import EncoderUnavailable, ManifestError
 from fmcache.grid import GridGeometry
 from fmcache.manifest import Manifest, Splits
+from fmcache.planning import speed
 from fmcache.planning.costs import cost_of, encoder_flop, images_through_decoder, total_of
-from fmcache.planning.plan import cheaper, plan
+from fmcache.planning.plan import HELPED, against_collapse, cheaper, plan
+from fmcache.planning.speed import Speed
+from fmcache.runtime.devices import using_threads
+from fmcache.scores.missed import WHAT_HELPS
+from fmcache.settings import with_setting
 from fmcache.specs import DecoderSpec, FitSpec, Recipe, ViewSpec
 from fmcache.stages.flags import Flags
 
@@ -237,6 +244,84 @@ def test_measured_speed_turns_arithmetic_into_time_and_touches_no_global_generat
     loss_s, decoder_s = (made.items[0].cost.logits * made.speed.logit_s, made.speed.decoder_s(made.items[0].cost))
     assert decoder_s == pytest.approx(loss_s + made.items[0].cost.decoder_flop / made.speed.decoder)
     assert "GFLOP/s" in text_of(shown(made, tmp_path))
+
+
+def test_what_helped_against_collapse_is_what_the_messages_of_fit_and_report_name():
+    changes = against_collapse(RECIPE)
+    assert changes == {
+        "fit: {learning_rate: 0.001}": with_setting(RECIPE, [("fit.learning_rate", 1e-3)]),
+        "fit: {passes_per_epoch: 5}": with_setting(RECIPE, [("fit.passes_per_epoch", 5)]),
+        "fit: {standardise: channel}": with_setting(RECIPE, [("fit.standardise", "channel")]),
+        "decoder: {kind: linear}": with_setting(RECIPE, [("decoder.kind", "linear")]),
+    }
+    named = {"fit.learning_rate": "learning_rate 1e-3", "fit.passes_per_epoch": "more passes_per_epoch"}
+    named |= {"fit.standardise": "standardise: channel", "decoder.kind": "another decoder"}
+    assert {field for field, _ in HELPED} == set(named)
+    assert len(WHAT_HELPS.split(", ")) == len(named)
+    assert all(words in WHAT_HELPS for words in named.values())
+
+
+def test_a_change_that_a_recipe_has_or_sweeps_is_not_proposed():
+    screen = with_setting(RECIPE, [("fit.learning_rate", 1e-2), ("decoder.kind", "linear")])
+    assert list(against_collapse(screen)) == ["fit: {passes_per_epoch: 5}", "fit: {standardise: channel}"]
+    swept = msgspec.structs.replace(RECIPE, sweep={"fit.passes_per_epoch": (1, 2), "decoder.kind": ("paper", "linear")})
+    assert list(against_collapse(swept)) == ["fit: {learning_rate: 0.001}", "fit: {standardise: channel}"]
+
+
+def test_the_plan_shows_what_each_change_against_collapse_costs(manifest, tmp_path):
+    named = msgspec.structs.replace(RECIPE, encoders=("raw-pixels", "virchow2"))
+    text = text_of(shown(plan(named, manifest, Flags(tmp_path), measure=False), tmp_path))
+    _, below = text.split("if labels are never predicted")
+    ratios = dict(re.findall(r"^ *(\S+: {.*?}) +\S+ {2,}(\S.*?) *$", below, re.M))
+    # passes 3 -> 5: 3 x (3 tiles x 5 epochs x passes) forward and backward, 3 validations of 1 tile, a test of 2
+    passes = (3 * 3 * 5 * 5 + 3 + 2) / (3 * 3 * 5 * 3 + 3 + 2)
+    assert ratios == {
+        "fit: {learning_rate: 0.001}": "the same",
+        "fit: {passes_per_epoch: 5}": f"{passes:.2g} x",
+        "fit: {standardise: channel}": "the same",
+        "decoder: {kind: linear}": ratios["decoder: {kind: linear}"],
+    }
+    assert ratios["decoder: {kind: linear}"].startswith(("0.0", "below"))
+    assert "leave out the loss" in text
+
+
+def test_a_change_of_the_decoder_is_timed_with_its_own_speed(manifest, tmp_path, monkeypatch):
+    speeds = {"paper": Speed("here", {"float32": 1e9}, 1e6, 0.0), "linear": Speed("here", {}, 1e3, 0.0)}
+    monkeypatch.setattr("fmcache.planning.speed.measure_speed", lambda recipe, *_: speeds[recipe.decoder.kind])
+    made = plan(RECIPE, manifest, Flags(tmp_path, device="cpu"))
+    changes = made.against_collapse
+    assert changes["decoder: {kind: linear}"].speed == speeds["linear"]._replace(encoder={"float32": 1e9})
+    assert made.speed == speeds["paper"]
+    assert all(changes[line].speed == speeds["paper"] for line in changes if "linear" not in line)
+    before, after = (
+        sum(
+            cost_of(recipe, demand_of(recipe, "toy", manifest.dataset()), item.card).decoder_flop for item in made.items
+        )
+        for recipe in (RECIPE, changes["decoder: {kind: linear}"].recipe)
+    )
+    assert f"{(after / 1e3) / (before / 1e6):.2g} x" in text_of(shown(made, tmp_path))
+
+
+@pytest.mark.parametrize(("width", "threads_of_a_step", "concurrent"), [(6, 1, 2), (100_000, 4, 1)])
+def test_a_decoder_is_timed_on_the_threads_that_fit_gives_a_seed(monkeypatch, width, threads_of_a_step, concurrent):
+    used = []
+
+    def timed(act, device):
+        used.append(torch.get_num_threads())
+        return 0.5
+
+    monkeypatch.setattr(speed, "_seconds", timed)
+    monkeypatch.setattr(speed, "Decoder", lambda *_: torch.nn.Linear(1, 1))
+    monkeypatch.setattr(speed, "initialise", lambda *_: None)
+    recipe = with_setting(RECIPE, [("decoder.width", width), ("fit.seeds", 2), ("tile_px", 32)])
+    with using_threads(4):
+        flop_per_s, logit_s = speed._decoder_speed(recipe, CARD, 2, torch.device("cpu"))
+        assert torch.get_num_threads() == 4
+    assert used == [threads_of_a_step] * 2
+    shape = Shape((10,), width, 2, GridGeometry(32, 16))
+    batch = max(1, min(2, speed.FLOP_PER_TRY["cpu"] // (6 * multiply_adds(shape))))
+    assert flop_per_s == concurrent * batch * 6 * multiply_adds(shape) / 0.5
+    assert logit_s == 0.5 / (batch * 2 * 32**2) / concurrent
 
 
 def test_what_is_not_there_is_named(manifest, tmp_path):
