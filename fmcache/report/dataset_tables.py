@@ -29,7 +29,7 @@ from fmcache.report.summary import MEAN, SHOWN_AS_ZERO, deviation
 from fmcache.report.tables import terminal
 from fmcache.scores.calibration import BINS
 from fmcache.scores.dice import mean_of_defined
-from fmcache.statistics.evidence import Score, score_name, scores_of
+from fmcache.statistics.evidence import Evidence, Score, score_name, scores_of
 from fmcache.statistics.leave_out import FEWEST_HOLDERS, seed_scores
 
 SCORES: dict[Score, str] = {
@@ -43,7 +43,9 @@ SCORES: dict[Score, str] = {
 ECE = "calibration error"
 ECE_NOTE = (
     f"Calibration error: expected calibration error of the largest softmax probability in {BINS} bins, over all pixels "
-    "of the test tiles; 0 is best. Mean over seeds, without an interval and places. "
+    "of the test tiles; 0 is best. Mean over seeds, without an interval and places: in simulated studies of 10 tiles "
+    "it was up to 1.7 times the true error where calibration is good, and 95 % intervals computed as those of Dice "
+    "held the true error in as few as 88 %. "
     f"{UNKNOWN}: an earlier fmcache trained a seed."
 )
 INTERVAL, COLLAPSED, WORST = "95 % interval", "collapsed", "worst label"
@@ -119,7 +121,7 @@ def _scores(found: Findings) -> ReportTable:
     rows = []
     for i, row in enumerate(summary.rows):
         cells = [column[i] for column in columns]
-        cells += [_over_seeds(further.nsd(row.encoder.name, MEAN))] if nsd else []
+        cells += nsd.cells[-1][i] if nsd else ()
         cells += [_over_seeds(further.ece(row.encoder.name))] if has_ece else []
         rows.append(TableRow((Cell(row.encoder.display), *cells), row.is_control))
     lines = [
@@ -133,7 +135,7 @@ def _scores(found: Findings) -> ReportTable:
         lines.append("Dice PUMA challenge: a label without a hit is 0, the background is left out.")
     lines += [nsd.note] if nsd else []
     lines += [ECE_NOTE] if has_ece else []
-    head = ("encoder", *(SCORES[score] for score in scores), *([nsd.column] if nsd else []), *[ECE] * has_ece)
+    head = ("encoder", *(SCORES[score] for score in scores), *(nsd.columns if nsd else ()), *[ECE] * has_ece)
     return ReportTable("scores", "Mean over labels, by score", head, tuple(rows), tuple(lines))
 
 
@@ -146,14 +148,14 @@ def _labels(found: Findings) -> ReportTable:
     }
     rows, nsd = [], _nsd(found)
     for i, row in enumerate(summary.rows):
-        for label in evidence.labels:
+        for at, label in enumerate(evidence.labels):
             own = known[row.encoder.name, label]
             dice_cell, iou, *parts = (columns[score, label][i] for score in OF_LABELS)
             unmarked = (cell._replace(place=0, may_be_best=False) for cell in parts)
             held = Cell(f"{own['units']} of {len(evidence.units)}", own["units"])
             limits = interval_cell(own["low"], own["high"])
             cells = (Cell(row.encoder.display), Cell(label), dice_cell, limits, held, iou, *unmarked)
-            cells += (_over_seeds(found.further.nsd(row.encoder.name, label)),) if nsd else ()
+            cells += nsd.cells[at][i] if nsd else ()
             rows.append(TableRow(cells, row.is_control))
     lines = [
         "In percent, from counts summed over all test tiles; mean ± standard deviation over seeds. Places are among "
@@ -169,17 +171,19 @@ def _labels(found: Findings) -> ReportTable:
         INTERVAL,
         "held by",
         *(SCORES[score] for score in OF_LABELS[1:]),
-        *([nsd.column] if nsd else []),
+        *(nsd.columns if nsd else ()),
     )
     lines += [nsd.note] if nsd else []
     return ReportTable("labels", "Scores of every label", head, tuple(rows), tuple(lines))
 
 
 class _Nsd(NamedTuple):
-    """How the surface Dice is shown: the head of its column, and a note."""
+    """How the surface Dice is shown: the heads of its columns, a note, and its cells by label (last: the mean) and row
+    of the summary: the score and its interval."""
 
-    column: str
+    columns: tuple[str, str]
     note: str
+    cells: tuple[list[tuple[Cell, Cell]], ...]
 
 
 def _nsd(found: Findings) -> _Nsd | None:
@@ -189,10 +193,16 @@ def _nsd(found: Findings) -> _Nsd | None:
     at = found.further.boundary["tolerance"][0]
     note = (
         f"NSD at {at}: normalised surface Dice, the share of the boundaries of truth and prediction that lie within "
-        f"{at} of each other, from pixels of boundaries summed over all test tiles. Mean over seeds, without an "
-        f"interval and places. {UNKNOWN}: a seed has no such score."
+        f"{at} of each other, from pixels of boundaries summed over all test tiles. Its interval is computed as that "
+        f"of Dice. {UNKNOWN}: a seed has no counts of boundaries, or no truth has a boundary of the label."
     )
-    return _Nsd(f"NSD at {at}", note)
+    known, cells = found.intervals_of("nsd"), []
+    for i, label in enumerate(found.summary.columns):
+        own = [known.get((row.encoder.name, label)) for row in found.summary.rows]
+        limits = [interval_cell(one["low"], one["high"]) if one else Cell(UNKNOWN) for one in own]
+        of = found.further.boundaries
+        cells.append(list(zip(_cells(found, of, i) if of else [Cell(UNKNOWN)] * len(own), limits, strict=True)))
+    return _Nsd((f"NSD at {at}", f"{INTERVAL} of NSD"), note, tuple(cells))
 
 
 def _over_seeds(values: npt.NDArray[np.float64] | None) -> Cell:
@@ -201,14 +211,22 @@ def _over_seeds(values: npt.NDArray[np.float64] | None) -> Cell:
 
 def _column(found: Findings, score: Score, at: int) -> list[Cell]:
     """Return a score of one column (a label or, -1, the mean) for every row of the summary, with places."""
-    summary, scored = found.summary, found.evidence.scored(score)
-    known = found.intervals_of(score)
-    label = (*scored.labels, MEAN)[at]
-    of_rows = [seed_scores(scored, scored.encoders.index(row.encoder.name)) for row in summary.rows]
+    return _cells(found, found.evidence.scored(score), at)
+
+
+def _cells(found: Findings, scored: Evidence, at: int) -> list[Cell]:
+    """Return the score of some evidence as `_column`; without a value for encoders that are not in it."""
+    known, label = found.intervals_of(scored.score), (*scored.labels, MEAN)[at]
+    names = [row.encoder.name for row in found.summary.rows]
+    none = np.full((0, len(scored.labels) + 1), np.nan)
+    of_rows = [seed_scores(scored, scored.encoders.index(name)) if name in scored.encoders else none for name in names]
     means = np.array([mean_of_defined(one, axis=0)[at] for one in of_rows])
+    places = _places(found, means)
+    if sum(row.encoder.name in scored.encoders for row in found.summary.ranked) < 2:
+        places = [0] * len(names)
     cells = []
-    for row, mean, values, place in zip(summary.rows, means, of_rows, _places(found, means), strict=True):
-        may = bool(place and known[row.encoder.name, label]["may_be_best"])
+    for name, mean, values, place in zip(names, means, of_rows, places, strict=True):
+        may = bool(place and known[name, label]["may_be_best"])
         cells.append(percent_cell(mean, deviation(values)[at])._replace(place=place, may_be_best=may))
     return cells
 

@@ -19,16 +19,18 @@ from fmcache.errors import ResultsMismatch, ResultsNotFound, SpecError
 from fmcache.scores.dice import BACKGROUND, PUMA_EPSILON, Reduction, check_reduction, dice
 from fmcache.scores.missed import dead
 
-Score = Literal[Reduction, "iou", "precision", "recall"]
+Score = Literal[Reduction, "iou", "precision", "recall", "nsd"]
 """What is computed from the counts of a label: a reduction of Dice, or a ratio of pooled counts.
 
 ``iou``: tp / (tp + fp + fn), ``precision``: tp / (tp + fp), ``recall``: tp / (tp + fn). A label that the truth has and
 that is never predicted has precision 0, not an undefined one: a seed that lost a label is a result, and must not raise
-the mean of the others.
+the mean of the others. ``nsd`` is the formula of ``iou`` on pixels of boundaries: those of truth and prediction that
+are close to the other (tp), and those of the prediction (fp) and of the truth (fn) that are not.
 """
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 ALL_SCORES: tuple[Score, ...] = (*get_args(Reduction), "iou", "precision", "recall")
+"""The scores that come from the pixels of labels: all except ``nsd``, which has counts of its own."""
 TP, FP, FN, TILE_DICE, HAS_DICE = range(5)
 """Places in the last axis of sums, see `parts_of`."""
 
@@ -74,7 +76,7 @@ def score_name(score: Score) -> str:
 
 
 def scores_of(labels: Sequence[str]) -> tuple[Score, ...]:
-    """Return all scores that the labels allow: ``puma`` only where the first label is the background."""
+    """Return the scores of `ALL_SCORES` that the labels allow: ``puma`` only where the first is the background."""
     return tuple(one for one in ALL_SCORES if one != "puma" or labels[0] == BACKGROUND)
 
 
@@ -217,7 +219,7 @@ def score_of(sums: Floats, score: Score, held: Flags) -> Floats:
             above, below = sums[..., TILE_DICE], sums[..., HAS_DICE]
         case "pooled":
             above, below = 2 * tp, 2 * tp + fp + fn
-        case "iou":
+        case "iou" | "nsd":
             above, below = tp, tp + fp + fn
         case "precision":
             above, below = tp, tp + fp

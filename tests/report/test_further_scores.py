@@ -4,6 +4,7 @@ import re
 
 import msgspec
 import numpy as np
+import polars as pl
 import pytest
 
 from fmcache.report.dataset_tables import dataset_tables
@@ -62,7 +63,9 @@ def test_surface_dice_and_calibration_error_stand_in_the_tables_as_worked_out_by
     assert column(found, "scores", "NSD at 2 um") == ["78.12 ± 30.94"]  # means 0.5625 and 1
     assert column(found, "scores", "calibration error") == ["7.50 ± 10.61"]  # 3 / 20 and 0
     for name in ("labels", "scores"):
-        assert any("NSD at 2 um" in line and "without an interval" in line for line in table(found, name).notes)
+        assert any("NSD at 2 um" in line and "computed as that of Dice" in line for line in table(found, name).notes)
+        assert set(column(found, name, "95 % interval of NSD")) == {"–"}  # one tile is too few for an interval
+    assert any("Calibration error" in line and "without an interval" in line for line in table(found, "scores").notes)
     (text,) = (one for one in method([found]) if "surface Dice" in one)
     assert "[@nikolov2021surface] at a tolerance of 2 um" in text
     assert "[@guo2017calibration]" in text
@@ -86,6 +89,88 @@ def test_folds_of_a_seed_are_added_before_the_score_is_computed(stored):
     assert "boundary" not in dataset_frames(find([folds[0], other]))  # neither seed tested every tile
     older = msgspec.structs.replace(folds[1], folder=None)  # has no counts of its own
     assert {"boundary", "calibration"}.isdisjoint(dataset_frames(find([folds[0], older])))
+
+
+@pytest.fixture
+def many(part, tmp_path):
+    """Write a run on eight tiles of four patients, with its pixels of labels as pixels of boundaries; read it again."""
+
+    def store(name, seed, quality, bounded=True, **fields):
+        rng = np.random.default_rng([seed, ord(name)])
+        share = np.clip(quality + rng.normal(0, 0.1, (8, 2)), 0.05, 0.95)
+        truth = np.random.default_rng(0).integers(50, 90, (8, 2))  # the same for all
+        truth[6:, 1] = 0
+        tp, fp = np.rint(share * truth).astype(np.int64), rng.integers(2, 20, (8, 2))
+        if (name, seed) == ("x", 1):
+            tp[:, 1] = 0  # a seed that lost a label
+        run = part(name, seed, (1, 1, 1), (1, 1, 1), groups={f"t{i}": f"p{i // 2}" for i in range(8)}, **fields)
+        run.record.recipe["boundary"] = "2 um"
+        names = [label for label, _ in run.record.labels]
+        rows = [("test", f"t{t}", names[at], int(tp[t, at]), int(fp[t, at]), int(truth[t, at] - tp[t, at]))
+                for t in range(8) for at in range(2)]  # fmt: skip
+        counts = pl.DataFrame(rows, schema=run.counts.columns, orient="row")
+        run = msgspec.structs.replace(run, counts=counts)
+        folder = run_folder(tmp_path, "toy", "d", name, seed)
+        with whole_folder(folder) as unfinished:
+            (unfinished / "decoder.safetensors").write_bytes(b"weights")
+            if bounded:
+                parts = np.stack([tp, truth, tp, tp + fp], axis=-1)
+                write_boundary(unfinished, [f"t{t}" for t in range(8)], names, parts)
+            write_run(unfinished, run)
+        return read_run(folder)
+
+    return store
+
+
+def of_score(frame, name):
+    return frame.filter(pl.col("score") == name).drop("score")
+
+
+def test_intervals_pairs_and_ranks_of_surface_dice_are_those_of_dice_if_the_counts_are_those_of_labels(many):
+    runs = [many(name, seed, quality) for name, quality in (("x", 0.4), ("y", 0.8), ("z", 0.75)) for seed in range(3)]
+    runs += [many("c", seed, 0.3, control=True) for seed in range(2)]
+    found = find(runs)
+    frames = dataset_frames(found)
+    for name, rows in (("intervals", 4 * 3), ("pairs", 3 * 3), ("against_control", 3 * 3)):
+        nsd, dice = (of_score(frames[name], score) for score in ("nsd", "dice_pooled"))
+        assert len(nsd) == rows
+        assert nsd.equals(dice), name
+    intervals = of_score(frames["intervals"], "nsd")
+    (mean_y,) = intervals.filter(encoder="y", label="mean").to_dicts()
+    assert mean_y["low"] < mean_y["estimate"] < mean_y["high"]
+    assert intervals["units"].to_list() == [4, 3, 3] * 4  # patients whose truth has a boundary
+    assert set(intervals.filter(encoder="x")["lost"]) == {0, 1}
+    order = [row.encoder.name for row in found.summary.rows]
+    shown = dict(zip(order, column(found, "scores", "95 % interval of NSD"), strict=True))
+    assert shown["y"] == f"[{100 * mean_y['low']:.2f}, {100 * mean_y['high']:.2f}]"
+    cells = [row.cells[table(found, "scores").columns.index("NSD at 2 um")] for row in table(found, "scores").rows]
+    assert [cell.place for cell in cells] == [1, 2, 3, 0]
+    assert "nsd" in next(one for one in method([found]) if "The same was computed" in one)
+
+
+def test_an_encoder_of_which_a_seed_has_no_boundaries_has_no_surface_dice_and_no_place(many):
+    runs = [many(name, seed, 0.6, bounded=name != "x" or seed) for name in "xyz" for seed in range(2)]
+    found = find(runs)
+    assert set(of_score(dataset_frames(found)["intervals"], "nsd")["encoder"]) == {"y", "z"}
+    order = [row.encoder.name for row in found.summary.rows]
+    for name in ("NSD at 2 um", "95 % interval of NSD"):
+        assert column(found, "scores", name)[order.index("x")] == "–"
+    assert set(dataset_frames(found)["boundary"].filter(encoder="x")["seed"]) == {1}
+    two = find(runs[:4])  # of two encoders one has it: nothing is compared
+    cells = [row.cells[table(two, "scores").columns.index("NSD at 2 um")] for row in table(two, "scores").rows]
+    assert [cell.place for cell in cells] == [0, 0]
+
+
+def test_a_seed_is_lost_by_its_pixels_and_not_by_its_boundaries(stored):
+    found = find([stored("x", seed, [[0, 8, 0, 8], [0, 3, 0, 3]]) for seed in range(2)])
+    intervals = of_score(dataset_frames(found)["intervals"], "nsd")
+    assert intervals.select("estimate", "lost").rows() == [(0.0, 0)] * 3
+
+
+def test_a_label_without_a_boundary_in_the_truth_has_no_surface_dice(stored):
+    run = stored("x", 0, [[4, 4, 4, 4], [0, 0, 0, 5]])  # b fills its tiles, but was predicted with a boundary
+    assert dataset_frames(find([run]))["boundary"]["nsd"].to_list() == [1.0, None, 1.0]
+    assert column(find([run]), "labels", "NSD at 2 um") == ["100.00", "–"]
 
 
 def test_a_label_that_no_truth_holds_has_no_surface_dice(stored):

@@ -67,3 +67,19 @@ def test_the_check_of_coverage_can_fail(coverage, monkeypatch):
 
     monkeypatch.setattr(coverage, "intervals", seeds_alone)
     assert coverage.simulate("moderate", 10, 40, 3)["mean"] < 0.6
+
+
+def test_the_calibration_error_has_no_interval_because_none_holds_the_truth_often_enough():
+    calibration = script("calibration_coverage")
+    found = calibration.simulate("slightly too sure, tiles differ", 10, 300)
+    assert max(found[method] for method in ("as Dice", "plain", "less bias")) < 0.91  # its own error: 0.02
+    good = calibration.simulate("right", 10, 100)
+    assert 1.4 < good["computed"] / good["truth"] < 2  # the report's note says 1.7
+    assert calibration.simulate("too sure", 40, 100)["as Dice"] > 0.88  # the simulation is not just hard on all
+
+
+def test_the_true_calibration_error_is_that_of_a_study_of_very_many_tiles():
+    calibration = script("calibration_coverage")
+    for name in ("right, tiles differ", "slightly too sure"):
+        found = calibration.simulate(name, 1_000, 20)
+        assert found["computed"] == pytest.approx(found["truth"], rel=0.1)
