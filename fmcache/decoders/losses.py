@@ -10,9 +10,10 @@ import torch
 from fmcache.manifest import IGNORE
 from fmcache.specs import FitSpec
 
-PIECE_BYTES = {"cpu": 2**20, "cuda": 256 * 2**20}
-"""Size in bytes of the logits of a piece: on a CPU a few of them should fit into a core's cache. It is fixed, and does
-not depend on the machine, so that sums are the same everywhere."""
+PIECE_BYTES = {"cpu": 2 * 2**20, "cuda": 256 * 2**20}
+"""Size in bytes of the logits of a piece. On a CPU a few of them should fit into a core's cache; but not much smaller,
+because seeds that are trained concurrently wait for each other at each small operation. It is fixed, and does not
+depend on the machine, so that sums are the same everywhere."""
 
 
 class Loss(NamedTuple):
