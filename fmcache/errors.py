@@ -22,7 +22,9 @@
     ├── Busy               (RuntimeError)        wait for the other process
     ├── ResultsNotFound    (FileNotFoundError)   run fit
     ├── ResultsMismatch    (ValueError)          recompute, or give the recipe another name
-    └── ResultsCorrupt     (RuntimeError)        run fit again: it repeats the damaged runs
+    ├── ResultsCorrupt     (RuntimeError)        run fit again: it repeats the damaged runs
+    ├── BundleNotFound     (FileNotFoundError)   check the path of the folder that export wrote
+    └── BundleCorrupt      (RuntimeError)        copy the bundle again, or export it again
 
 Every message says what was expected, what was found and what to do. ``fmcache.cli`` prints it in place of a traceback.
 """
@@ -156,3 +158,11 @@ class ResultsMismatch(FmcacheError, ValueError):
 
 class ResultsCorrupt(FmcacheError, RuntimeError):
     """A file of a run is missing or was changed after it was written."""
+
+
+class BundleNotFound(FmcacheError, FileNotFoundError):
+    """There is no bundle in this folder."""
+
+
+class BundleCorrupt(FmcacheError, RuntimeError):
+    """A file of a bundle is missing or was changed after it was written."""
