@@ -25,8 +25,9 @@ class RawPixels(nn.Module):
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Return tokens (view, token, channel); channels are ordered by row and column in the patch, then colour."""
         rows, cols = x.shape[2] // self.patch, x.shape[3] // self.patch
-        by_patch = x.reshape(len(x), x.shape[1], rows, self.patch, cols, self.patch)
-        return by_patch.permute(0, 2, 4, 3, 5, 1).reshape(len(x), rows * cols, -1)
+        # -1 instead of the number of views: torch.jit.trace would store the number as a constant
+        by_patch = x.reshape(-1, x.shape[1], rows, self.patch, cols, self.patch)
+        return by_patch.permute(0, 2, 4, 3, 5, 1).reshape(-1, rows * cols, x.shape[1] * self.patch**2)
 
 
 class ColourTexture(nn.Module):

@@ -137,10 +137,10 @@ def input_pixels(
         images = images.pin_memory()  # without pinned memory the host would wait for the copy
     scaled = images.to(encoder.device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
     mean, std = (torch.tensor(c).view(1, 3, 1, 1).to(encoder.device, non_blocking=True) for c in (card.mean, card.std))
-    return (_on_grid(scaled, of_tap or grid) - mean) / std
+    return (on_input_grid(scaled, of_tap or grid) - mean) / std
 
 
-def _on_grid(pixels: torch.Tensor, grid: GridGeometry) -> torch.Tensor:
+def on_input_grid(pixels: torch.Tensor, grid: GridGeometry) -> torch.Tensor:
     """Return 0..1 pixels (view, colour, y, x) resized, reflected or cropped from tile size to input size."""
     if grid.tile_px == grid.input_px:
         return pixels
