@@ -256,6 +256,40 @@ def report_command(
     print_comparison(*compare, study, markdown)
 
 
+@app.command("export")
+def export_command(
+    study: Annotated[str, typer.Option(help="Name of a study (`name` in its recipe).")],
+    encoder: Annotated[str, typer.Option(help="Encoder, as tables and folders name it.")],
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the run.")],
+    to: Annotated[Path, typer.Option(help="Folder to write; it must be new or empty.")],
+    dataset: Annotated[str, typer.Option(help="Dataset; default: the only one of the study.")] = "",
+    fold: Annotated[int | None, typer.Option(min=0, help="Fold; default: the fixed split.")] = None,
+    mpp: Annotated[
+        float | None, typer.Option(min=0.001, help="um per pixel of a tile, if the results lack it.")
+    ] = None,
+    weights: Annotated[str, typer.Option(help="Weights file or folder, if it is not where it was.")] = "",
+    accept_licence: Annotated[
+        bool, typer.Option("--accept-licence", help="Write weights whose licence restricts passing them on.")
+    ] = False,
+    decoder_only: Annotated[bool, typer.Option("--decoder-only", help="Leave out the encoder's weights.")] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also write model.onnx (pip install 'fmcache[onnx]').")] = False,
+    work: Work = DEFAULT_WORK,
+    offline: Offline = False,
+) -> None:
+    """Write one run as a folder that works without fmcache: TorchScript of encoder and decoder, and its description.
+
+    Example: fmcache export --study quickstart --encoder random-vits16 --seed 0 --to bundle
+    """
+    from fmcache.stages.export import export
+    from fmcache.stages.exported_run import Wanted
+
+    wanted = Wanted(
+        study, encoder, seed, dataset, fold, mpp, weights,
+        accept_licence=accept_licence, decoder_only=decoder_only, onnx=onnx, offline=offline,
+    )  # fmt: skip
+    export(wanted, work, to, say)
+
+
 class Interrupted(BaseException):
     """Ctrl-C or a request to end; not a KeyboardInterrupt, because the command-line library would catch that."""
 

@@ -28,7 +28,9 @@ MAY = {
     "decoders": BELOW | {"cache", "scores", "decoders"},
     "statistics": BELOW | {"scores", "statistics"},
     "report": BELOW | {"scores", "statistics", "report"},
-    "stages": BELOW | {"runtime", "tiles", "slides", "encoders", "cache", "decoders", "scores", "report", "stages"},
+    "bundles": BELOW | {"encoders", "decoders", "scores", "report", "bundles"},
+    "stages": BELOW
+    | {"runtime", "tiles", "slides", "encoders", "cache", "decoders", "scores", "report", "bundles", "stages"},
     "stages.fit": BELOW | {"runtime", "cache", "decoders", "scores", "stages"},
     "stages.encoder_runs": BELOW | {"runtime", "cache", "decoders", "scores", "stages"},
     "stages.report": BELOW | {"scores", "report"},
