@@ -1,1 +1,1 @@
-"""Bundles: one fitted run in a folder that works without fmcache. Imports encoders, decoders, scores and report."""
+"""Bundles: a run in a folder that works without fmcache. Imports cache, encoders, decoders, scores and report."""

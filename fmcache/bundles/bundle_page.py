@@ -131,7 +131,7 @@ def _tables(facts: Facts) -> list[str]:
         "other seeds; it is not an interval of this run alone, and does not cover other training tiles. If the "
         "run was chosen by its Dice on these tiles, its Dice is optimistic."
     )
-    return ["## Labels", "\n".join(labels), "## Dice", "\n".join(dice), notes]
+    return ["## Labels", "\n".join(labels), "## Validation", "\n".join(dice), notes]
 
 
 def _percent(share: float | None) -> str:
@@ -168,15 +168,19 @@ def _origin(facts: Facts) -> list[str]:
         ("identity of the run (sha256)", facts.fingerprint),
         ("encoder", f"{facts.encoder.name}, {facts.encoder.params:,} parameters, taps {', '.join(facts.taps)}"),
         ("weights of the encoder (sha256)", facts.encoder.weights_sha256 or "none"),
-        ("decoder", ", ".join(f"{key} {value}" for key, value in facts.decoder.items())),
+        ("decoder", facts.decoder_words or ", ".join(f"{key} {value}" for key, value in facts.decoder.items())),
         ("weights of the decoder (sha256)", facts.decoder_sha256),
         ("tokens standardised", "by channel, as in training" if facts.standardised else "no"),
         ("versions", ", ".join(f"{name} {version}" for name, version in sorted(facts.versions.items()))),
     ]
     table = ["| | |", "|---|---|", *(f"| {name} | {escape_markdown(value)} |" for name, value in rows)]
     rounding = (
-        "All arithmetic here is float32. The run itself was fitted and tested on token grids as the cache stores them "
-        "(rounded), and with a form of the decoder that is faster on a CPU. So single pixels close to a boundary may "
-        "get another label than in the study."
+        f"All arithmetic here is float32. Tokens are rounded as the cache of the study stores them ({facts.store}). "
+        "The decoder is in its direct form; on a CPU the study computed it in a faster form. Both agree up to rounding."
     )
+    if facts.precision_of_study != "float32":
+        rounding += (
+            f" The study ran the encoder in {facts.precision_of_study}, so tokens here differ by the rounding of "
+            f"{facts.precision_of_study}, and pixels close to a boundary may get another label than in the study."
+        )
     return ["## Origin", "\n".join(table), rounding]

@@ -88,7 +88,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     onnx: bool
     taps: tuple[str, ...]
     grid: str
+    store: str
+    precision_of_study: str
     decoder: dict[str, Any]
+    decoder_words: str
     decoder_sha256: str
     standardised: bool
     study: str

@@ -16,6 +16,7 @@ from fmcache.decoders.train import Scale
 from fmcache.errors import ResultsCorrupt
 from fmcache.grid import GridGeometry
 from fmcache.scores.records import RunRecord
+from fmcache.specs import DecoderSpec
 
 
 class FittedDecoder(nn.Module):
@@ -56,10 +57,17 @@ def load_decoder(file: Path, record: RunRecord) -> FittedDecoder:
         When this fmcache has no such kind of decoder.
     """
     recipe, labels = record.recipe, tuple(name for name, _ in record.labels)
-    spec = spec_of(recipe["decoder"])
     grid = GridGeometry(recipe["tile_px"], record.encoder.patch, recipe["grid"])
+    return decoder_in(file, spec_of(recipe["decoder"]), grid, labels, record.encoder.width)
+
+
+def decoder_in(file: Path, spec: DecoderSpec, grid: GridGeometry, labels: tuple[str, ...], width: int) -> FittedDecoder:
+    """Return the decoder of a kind whose weights are in `file`; raises ResultsCorrupt as `load_decoder`.
+
+    `width` is the number of channels of the tokens, for files of earlier releases, which do not state it.
+    """
     weights, metadata = _read(file)
-    kind, channels = metadata.get("decoder", f"paper {record.encoder.width}").split()
+    kind, channels = metadata.get("decoder", f"paper {width}").split()
     shape = Shape(tuple(map(int, channels.split("+"))), spec.width, len(labels), grid)
     if kind != spec.kind:
         raise ResultsCorrupt(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +15,13 @@ from fmcache.bundles.bioimage import bioimage_description
 from fmcache.bundles.bundle_page import bundle_page
 from fmcache.bundles.contents import Facts
 from fmcache.bundles.passing_on import restriction
+from fmcache.bundles.same_encoder import load_same_encoder
 from fmcache.bundles.whole_model import WholeModel
 from fmcache.bundles.wsinfer import wsinfer_config
+from fmcache.cache.encoding import store_of
 from fmcache.decoders.fitted import FittedDecoder, load_decoder
-from fmcache.encoders.load import Encoder, load_encoder
-from fmcache.errors import BundleCorrupt, BundleNotFound, SpecError, WeightsMismatch
+from fmcache.encoders.load import Encoder
+from fmcache.errors import BundleCorrupt, BundleNotFound, SpecError, some
 from fmcache.identity import differences
 from fmcache.manifest import TileEntry
 from fmcache.report.method import bibtex, method
@@ -27,7 +30,6 @@ from fmcache.shortage import naming_shortage
 from fmcache.specs import EncoderChoice
 from fmcache.stages import places
 from fmcache.stages.exported_run import ChosenRun, Wanted, choose_run, encoder_identity, facts_of
-from fmcache.stages.identities import CARD_FIELDS
 from fmcache.strict import builtins
 from fmcache.tiles.demo import draw_tile
 
@@ -92,28 +94,12 @@ def _check_licence(chosen: ChosenRun, wanted: Wanted) -> None:
 
 
 def _encoder(chosen: ChosenRun, wanted: Wanted, work: Path) -> Encoder:
-    """Return the encoder of the run, after comparing it with the identity of the run.
-
-    Raises
-    ------
-    EncoderUnavailable, SpecError
-        As `load_encoder`.
-    WeightsMismatch
-        When its card or weights are not those of the run; the message names each field that differs.
-    """
-    origin, record = chosen.origin, chosen.record
+    """Return the encoder of the run; raises as `load_same_encoder`."""
+    origin = chosen.origin
     weights = wanted.weights or (origin.weights if origin.chosen else "")
     choice = EncoderChoice(origin.card, weights, origin.random_weights)
-    encoder = load_encoder(choice, torch.device("cpu"), offline=wanted.offline, lock=places.weights_lock(work))
-    then, card = encoder_identity(record), builtins(encoder.card)
-    now = {field: card[field] for field in CARD_FIELDS}
-    now |= {"weights_sha256": encoder.weights_sha256, "random_weights": encoder.random_weights}
-    if lines := differences(then, now, "encoder"):
-        raise WeightsMismatch(
-            f"the encoder {record.encoder.name!r} is not the one of the run:\n    " + "\n    ".join(lines),
-            next_step="restore its card or weights; or name the weights with --weights",
-        )
-    return encoder
+    identity, lock = encoder_identity(chosen.record), places.weights_lock(work)
+    return load_same_encoder(choice, identity, torch.device("cpu"), offline=wanted.offline, lock=lock)
 
 
 def _is_there(to: Path, facts: Facts) -> bool:
@@ -125,10 +111,10 @@ def _is_there(to: Path, facts: Facts) -> bool:
     except (BundleNotFound, BundleCorrupt) as error:
         found = error.problem
     else:
-        if lines := differences(*map(builtins, (facts, held))):
-            found = "; ".join(lines[:3])
-        else:
+        lines = differences(*map(builtins, (facts, held)))
+        if not lines:
             return True
+        found = f"{held.title}; it differs in " + some(dict.fromkeys(re.split("[.:]", line)[0] for line in lines))
     raise SpecError(
         f"{to} exists, and holds something other than this bundle",
         expected="a new or empty folder",
@@ -138,7 +124,7 @@ def _is_there(to: Path, facts: Facts) -> bool:
 
 
 def _write_model(folder: Path, facts: Facts, encoder: Encoder, fitted: FittedDecoder) -> None:
-    model = WholeModel(encoder, facts.taps, fitted)
+    model = WholeModel(encoder, facts.taps, store_of(facts.store), fitted)
     drawn, _ = draw_tile(_TEST_SEED, TileEntry("bundle"), facts.tile_px)
     tile = torch.from_numpy(drawn / np.float32(255)).permute(2, 0, 1)[None].contiguous()
     tracing.save(tracing.trace(model, tile), folder / contents.MODEL)

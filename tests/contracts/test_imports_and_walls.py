@@ -28,7 +28,7 @@ MAY = {
     "decoders": BELOW | {"cache", "scores", "decoders"},
     "statistics": BELOW | {"scores", "statistics"},
     "report": BELOW | {"scores", "statistics", "report"},
-    "bundles": BELOW | {"encoders", "decoders", "scores", "report", "bundles"},
+    "bundles": BELOW | {"cache", "encoders", "decoders", "scores", "report", "bundles"},
     "stages": BELOW
     | {"runtime", "tiles", "slides", "encoders", "cache", "decoders", "scores", "report", "bundles", "stages"},
     "stages.fit": BELOW | {"runtime", "cache", "decoders", "scores", "stages"},
