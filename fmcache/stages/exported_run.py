@@ -113,7 +113,8 @@ def _chosen(wanted: Wanted, runs: Sequence[RunResults]) -> RunResults:
     runs = [run for run in runs if run.record.encoder.name == wanted.encoder]
     folds = _distinct(run.record.fold for run in runs)
     if wanted.fold not in folds:
-        raise _choose("fold", "" if wanted.fold is None else str(wanted.fold), list(map(str, folds)), "--fold")
+        known = ["the fixed split" if fold is None else str(fold) for fold in folds]
+        raise _choose("fold", "" if wanted.fold is None else str(wanted.fold), known, "--fold")
     of_seed = {run.record.seed: run for run in runs if run.record.fold == wanted.fold}
     if wanted.seed not in of_seed:
         raise _choose("seed", str(wanted.seed), list(map(str, of_seed)), "--seed")
@@ -126,7 +127,7 @@ def _distinct(values: Iterable[T]) -> list[T]:
 
 def _choose(what: str, asked: str, known: Sequence[str], flag: str) -> ResultsNotFound:
     return ResultsNotFound(
-        f"the study has no results of {what} {asked!r}" if asked else f"the study has several: choose a {what}",
+        f"the study has no results of {what} {asked!r}" if asked else f"the study needs a choice of its {what}",
         expected=", ".join(known),
         next_step=f"pass one of them as {flag}",
     )
