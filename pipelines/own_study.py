@@ -6,7 +6,8 @@
 For each dataset and setting, over seeds: the mean validation Dice of each encoder; `dead`: how many runs of encoders
 with pretrained weights, and of all others, have a label below 5 % Dice although the validation tiles hold it;
 `separation`: the lead of the best pretrained encoder over the best other one (controls, random weights), divided by the
-pooled standard deviation over seeds. Test tiles are not looked at.
+pooled standard deviation over seeds. Test tiles are not looked at. In the figure, a hollow marker means that a label of
+some seed is dead.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -24,6 +26,8 @@ from fmcache.scores.dice import dice, mean_of_defined
 from fmcache.scores.missed import dead
 from fmcache.scores.run_files import find_runs, read_run, studies
 from fmcache.specs import Setting, setting_text
+
+COLOURS, MARKERS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7"), "osD^"
 
 
 class Runs(NamedTuple):
@@ -37,10 +41,13 @@ class Runs(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", help="the name of the sweep's recipe")
+    parser.add_argument("study", nargs="+", help="the names of recipes with a sweep; their settings are shown together")
     parser.add_argument("--work", type=Path, default=Path("work"))
+    parser.add_argument("--figure", type=Path, help="also draw the table as a PNG")
     args = parser.parse_args()
-    found = read(args.work / "results", args.study)
+    found = {key: runs for study in args.study for key, runs in read(args.work / "results", study).items()}
+    if args.figure:
+        draw(found, args.figure)
     for dataset in sorted({dataset for dataset, _ in found}):
         settings = {setting: runs for (of, setting), runs in found.items() if of == dataset}
         titles = [runs.title for runs in next(iter(settings.values()))]
@@ -83,6 +90,29 @@ def validation(counts: pl.DataFrame) -> tuple[float, bool]:
     sums = counts.filter(pl.col("split") == "val").group_by("label").agg(pl.col("tp", "fp", "fn").sum())
     values = sums.select("tp", "fp", "fn").to_numpy().astype(np.int64)
     return float(mean_of_defined(dice(values), axis=0)), bool(dead(values).any())
+
+
+def draw(found: dict[tuple[str, Setting], list[Runs]], path: Path) -> None:
+    """Draw the validation Dice of every setting: a row for each setting, a panel for each dataset."""
+    datasets = sorted({dataset for dataset, _ in found})
+    settings = list(dict.fromkeys(setting for _, setting in found))
+    figure, panels = plt.subplots(
+        1, len(datasets), figsize=(4.2 * len(datasets) + 3.2, 0.26 * len(settings) + 1.2), sharey=True, squeeze=False
+    )
+    for panel, dataset in zip(panels[0], datasets, strict=True):
+        panel.set(title=dataset, xlabel="mean Dice on validation tiles, percent", ylim=(len(settings) - 0.5, -0.5))
+        for at, setting in enumerate(settings):
+            for one, colour, marker in zip(found.get((dataset, setting), []), COLOURS, MARKERS, strict=False):
+                filled = "none" if one.dead.any() else colour
+                panel.errorbar(
+                    100 * one.scores.mean(), at, xerr=100 * one.scores.std(ddof=1), color=colour, marker=marker,
+                    markerfacecolor=filled, linestyle="none", label=one.title if at == 0 else None,
+                )  # fmt: skip
+        panel.grid(axis="x", alpha=0.3)
+    panels[0][0].set_yticks(range(len(settings)), [setting_text(setting) for setting in settings], fontsize=7)
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="lower center", ncols=3, fontsize=8)
+    figure.tight_layout(rect=(0, 0.04, 1, 1))
+    figure.savefig(path, dpi=130, metadata={"Software": None})
 
 
 def cells(runs: list[Runs]) -> Iterator[str]:
