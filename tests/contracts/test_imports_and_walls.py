@@ -20,6 +20,7 @@ MAY = {
     "runtime": {"errors", "shortage", "runtime"},
     "tiles": BELOW | {"tiles"},
     "slides": BELOW | {"tiles", "slides"},
+    "maps": BELOW | {"tiles", "maps"},
     "datasets": BELOW | {"runtime", "tiles", "slides", "datasets"},
     "encoders": BELOW | {"encoders"},
     "encoders.cards": BELOW,
