@@ -17,10 +17,10 @@ SIZE_PX = 12
 class Lettering:
     """Draws and measures the texts passed to it; `lacking` are their characters that no installed font has."""
 
-    def __init__(self, texts: Iterable[str]) -> None:
-        self._base = cast(ImageFont.FreeTypeFont, ImageFont.load_default(SIZE_PX))  # Pillow's type if a size is given
+    def __init__(self, texts: Iterable[str], size_px: int = SIZE_PX) -> None:
+        self._base = cast(ImageFont.FreeTypeFont, ImageFont.load_default(size_px))  # Pillow's type if a size is given
         self._cover = fonts.cover(texts, self._base.font_bytes)
-        self._fonts = {face: ImageFont.truetype(face.path, SIZE_PX) for face in self._cover.faces}
+        self._fonts = {face: ImageFont.truetype(face.path, size_px) for face in self._cover.faces}
 
     @property
     def lacking(self) -> frozenset[str]:

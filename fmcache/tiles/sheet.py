@@ -48,9 +48,9 @@ def entry(image: Pixels, mask: Pixels, caption: str, mpp: float | None, tile_px:
 
 def overlay(image: Pixels, mask: Pixels, labels: Sequence[Label]) -> Pixels:
     """Return the image with label colours laid over it and outlined, ignored pixels grey: (y, x, colour) uint8."""
-    colours = np.full((IGNORE + 1, 3), _rgb(IGNORED), dtype=np.uint8)
+    colours = np.full((IGNORE + 1, 3), rgb(IGNORED), dtype=np.uint8)
     for i, label in enumerate(labels):
-        colours[i] = _rgb(label.colour)
+        colours[i] = rgb(label.colour)
     tinted = (0.6 * image + 0.4 * colours[mask]).astype(np.uint8)
     edges = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
     tinted[edges] = colours[mask[edges]]
@@ -160,6 +160,7 @@ def _scale_bar(draw: ImageDraw.ImageDraw, left: int, top: int, height: int, mpp:
     pen.write(draw, left + 6, y - 17, f"{um} um", halo_px=2)
 
 
-def _rgb(colour: str) -> tuple[int, int, int]:
+def rgb(colour: str) -> tuple[int, int, int]:
+    """Return red, green and blue (0 to 255) of ``#rrggbb``."""
     value = int(colour[1:], 16)
     return value >> 16, value >> 8 & 255, value & 255
