@@ -8,17 +8,18 @@ from typing import IO
 
 import numpy as np
 
-from fmcache.maps.contract import GLASS, Band, MapGeometry, MapOutput
+from fmcache.maps.contract import GLASS, Band, MapGeometry, MapOutput, one_line
 
 COLUMNS = ("map", "id", "label", "pixels", "mm2", "share")
 NOT_PREDICTED = "(not predicted)"
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+_FORMULA = ("=", "+", "-", "@")
 """Spreadsheets read cells that start with one of these as formulas (OWASP, "CSV injection")."""
 
 
 def cell(text: str) -> str:
-    """Return a text as spreadsheets show it, and do not compute it: with a quote before the start of a formula."""
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    """Return a text on one line that spreadsheets show and do not compute: with a quote before the sign of a formula."""
+    text = one_line(text)
+    return f"'{text}" if text.lstrip().startswith(_FORMULA) else text
 
 
 class Areas(MapOutput):

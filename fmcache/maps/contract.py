@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,8 @@ STRIP_PX = 512
 
 LEAST_UM2 = 100.0
 """Default of `MapOptions.least_um2`: about the area of one or two cells."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]")
 
 
 class MapGeometry(NamedTuple):
@@ -116,6 +119,11 @@ class MapOutput(ABC):
     @abstractmethod
     def finish(self) -> None:
         """Write what is left, after the last strip. The file is flushed and renamed after all outputs are finished."""
+
+
+def one_line(text: str) -> str:
+    """Return a text for formats that allow one line or no control characters: a space in place of each."""
+    return _CONTROL.sub(" ", text)
 
 
 def parts(band: Band) -> dict[str, Pixels]:

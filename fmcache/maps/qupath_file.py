@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import re
 from typing import IO, Any
 
 import msgspec
@@ -11,19 +10,13 @@ import numpy as np
 import shapely
 
 from fmcache.manifest import Label
-from fmcache.maps.contract import GLASS, Band, MapGeometry, MapOptions, MapOutput, Specks
+from fmcache.maps.contract import GLASS, Band, MapGeometry, MapOptions, MapOutput, Specks, one_line
 from fmcache.maps.joining import Joiner, Region
 from fmcache.maps.polygons import Geometries, Polygons
 from fmcache.maps.tiny_regions import without_specks
+from fmcache.tiles.sheet import rgb
 
 START, BETWEEN, END = b'{"type":"FeatureCollection","features":[\n', b",\n", b"\n]}\n"
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-
-
-def rgb(colour: str) -> tuple[int, int, int]:
-    """Return red, green and blue (0 to 255) of ``#rrggbb``."""
-    red, green, blue = bytes.fromhex(colour[1:])
-    return red, green, blue
 
 
 class QupathFile(MapOutput):
@@ -97,8 +90,7 @@ def _without_small_holes(polygon: Any, least_px: float) -> Any:
 
 def _properties(label: Label) -> dict[str, Any]:
     """Return the properties of a feature. QuPath's names of classes are one line."""
-    name = _CONTROL.sub(" ", label.name)
-    return {"objectType": "annotation", "classification": {"name": name, "color": rgb(label.colour)}}
+    return {"objectType": "annotation", "classification": {"name": one_line(label.name), "color": rgb(label.colour)}}
 
 
 def _feature(polygon: Any, properties: dict[str, Any]) -> bytes:
