@@ -17,7 +17,7 @@ _FORMULA = ("=", "+", "-", "@")
 
 
 def cell(text: str) -> str:
-    """Return a text on one line that spreadsheets show and do not compute: with a quote before the sign of a formula."""
+    """Return a text on one line that spreadsheets do not compute: with a quote before the sign of a formula."""
     text = one_line(text)
     return f"'{text}" if text.lstrip().startswith(_FORMULA) else text
 

@@ -152,6 +152,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
+        os.sync()  # one flush for thousands of files; then fsync of each costs little, and reports errors
         for written in (*sorted(partial.rglob("*")), partial):
             _flush(written)
         remove_folder(path)
