@@ -39,8 +39,8 @@ class Region:
 
     def polygons(self) -> Geometries:
         """Return the pieces, joined where they touch."""
-        if len(self.pieces) == 1:
-            return np.array(self.pieces)
+        if len(self.pieces) < 2:  # none after a cut that no strip continued
+            return np.array(self.pieces, dtype=object)
         return without_straight_vertices(shapely.get_parts(shapely.union_all(self.pieces)))
 
 

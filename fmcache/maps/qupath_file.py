@@ -80,7 +80,8 @@ class QupathFile(MapOutput):
         wrong = ~shapely.is_valid(scaled)  # rounding can make lines touch that were less than 0.1 px apart
         if wrong.any():
             scaled[wrong] = shapely.set_precision(scaled[wrong], 0.1)
-        return np.asarray([part for part in shapely.get_parts(scaled) if part.geom_type == "Polygon"])
+        parts = shapely.get_parts(scaled)
+        return np.asarray([part for part in parts if part.geom_type == "Polygon" and not part.is_empty])
 
 
 def _without_small_holes(polygon: Any, least_px: float) -> Any:
