@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from fmcache.maps.contract import STRIP_PX, Band, MapGeometry, MapOutput, Pixels
 from fmcache.tiles.sheet import rgb
 
 CHUNK_X = 2 * STRIP_PX
+FLUSHING = 16
 SMALLEST_PX = 1024
 """The last level has at most this many rows and columns."""
 
@@ -152,9 +154,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
-        os.sync()  # one flush for thousands of files; then fsync of each costs little, and reports errors
-        for written in (*sorted(partial.rglob("*")), partial):
-            _flush(written)
+        with ThreadPoolExecutor(FLUSHING) as pool:  # thousands of files: the disk takes concurrent flushes together
+            list(pool.map(_flush, [*partial.rglob("*"), partial]))
         remove_folder(path)
         partial.rename(path)
     finally:
