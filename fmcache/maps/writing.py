@@ -93,6 +93,10 @@ def writing(geometry: MapGeometry, folder: Path, options: MapOptions | None = No
         When the folder cannot be written.
     """
     with naming_shortage(geometry.name, LESS_MEMORY), ExitStack() as files:
-        writer = MapWriter(geometry, folder, options or MapOptions(), files)
-        yield writer
-        writer.finish()
+        try:
+            writer = MapWriter(geometry, folder, options or MapOptions(), files)
+            yield writer
+            writer.finish()
+        except OSError as error:
+            error.filename = error.filename or str(folder)  # the system's error of a failed write names no file
+            raise
