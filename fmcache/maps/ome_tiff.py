@@ -8,11 +8,25 @@ from typing import IO, Any
 
 import numpy as np
 
+from fmcache.errors import ExtraMissing
 from fmcache.maps.contract import STRIP_PX, MapGeometry, Pixels, one_line
 from fmcache.tiles.sheet import rgb
 
 BIG_PX = 2**31
 """Above this the file is a BigTIFF, which has no limit of 4 GB."""
+
+
+def require_tifffile() -> None:
+    """Raise ExtraMissing when tifffile is not installed: before a map is computed, not after."""
+    try:
+        import tifffile  # noqa: F401
+    except ImportError as reason:
+        raise ExtraMissing(
+            "writing OME-TIFF needs tifffile",
+            expected="the package tifffile",
+            found=str(reason).splitlines()[0],
+            next_step="pip install 'fmcache[wsi]', or leave out --ome-tiff",
+        ) from None
 
 
 def write_ome_tiff(geometry: MapGeometry, levels: Sequence[Any], file: IO[bytes]) -> None:

@@ -11,7 +11,7 @@ from fmcache.identity import whole_file
 from fmcache.maps.areas import Areas
 from fmcache.maps.contract import Band, MapGeometry, MapOptions, MapOutput, MapTotals
 from fmcache.maps.label_pyramid import LabelPyramid, whole_folder
-from fmcache.maps.ome_tiff import write_ome_tiff
+from fmcache.maps.ome_tiff import require_tifffile, write_ome_tiff
 from fmcache.maps.overview import Overview
 from fmcache.maps.qupath_file import QupathFile
 from fmcache.maps.strips import Strips
@@ -85,6 +85,8 @@ def writing(geometry: MapGeometry, folder: Path, options: MapOptions | None = No
 
     Raises
     ------
+    ExtraMissing
+        When an OME-TIFF is asked for and tifffile is not installed.
     ValueError
         When the bands did not cover the map.
     NoRoom, NoMemory
@@ -92,9 +94,12 @@ def writing(geometry: MapGeometry, folder: Path, options: MapOptions | None = No
     OSError
         When the folder cannot be written.
     """
+    options = options or MapOptions()
+    if options.ome_tiff:
+        require_tifffile()
     with naming_shortage(geometry.name, LESS_MEMORY), ExitStack() as files:
         try:
-            writer = MapWriter(geometry, folder, options or MapOptions(), files)
+            writer = MapWriter(geometry, folder, options, files)
             yield writer
             writer.finish()
         except OSError as error:

@@ -1,11 +1,12 @@
 """All files of a map appear at the end or not at all."""
 
 import errno
+import sys
 
 import numpy as np
 import pytest
 
-from fmcache.errors import NoMemory, NoRoom
+from fmcache.errors import ExtraMissing, NoMemory, NoRoom
 from fmcache.manifest import Label
 from fmcache.maps import label_pyramid, ome_tiff, qupath_file, writing
 from fmcache.maps.contract import Band, MapGeometry, MapOptions
@@ -74,6 +75,14 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, maps, monkeypatch, ow
     monkeypatch.setattr(owner, name, fails)
     with pytest.raises(NoRoom, match="the disk is full: slide"):
         maps.write(tmp_path, maps.blobs(60, 60), options=ALL)
+    assert names(tmp_path) == []
+
+
+def test_an_ome_tiff_without_tifffile_is_refused_before_the_first_band(tmp_path, maps, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    geometry = MapGeometry("slide", 60, 60, 0.5, 2.0, maps.LABELS)
+    with pytest.raises(ExtraMissing, match=r"fmcache\[wsi\]"), writing.writing(geometry, tmp_path, ALL):
+        raise AssertionError("the block was entered")
     assert names(tmp_path) == []
 
 
