@@ -44,7 +44,7 @@ class Polygons:
         found = list(shapes(labels, connectivity=4, transform=(1, 0, 0, 0, 1, top)))
         ids = np.array([int(value) for _, value in found], dtype=np.uint8)
         exact = np.array([shapely.Polygon(one["coordinates"][0], one["coordinates"][1:]) for one, _ in found])
-        # with a vertex at every pixel, borders between polygons consist of the same edges on both sides
+        # with a vertex at every pixel, both sides of a border consist of the same edges; others are not simplified
         matched = shapely.transform(shapely.segmentize(exact, 1.0), np.rint)
         px = np.bincount(ids, shapely.area(exact), minlength=256)
         self._px += px

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import shapely
-from rasterio.features import rasterize
+from rasterio.features import rasterize, shapes
 
 from fmcache.maps import polygons
 from fmcache.maps.polygons import MOST_ERROR, Polygons, without_straight_vertices
@@ -32,6 +32,14 @@ def test_neighbours_share_their_border_after_simplification(maps):
     assert shapely.union_all(pieces.polygons).area == pytest.approx(labels.size, abs=1e-6)
     assert exact_px == shapely.get_num_coordinates(pieces.polygons).sum()  # the same rows give the same polygons
     assert (back(pieces, labels.shape) != labels).mean() < 0.01
+
+
+def test_borders_are_simplified_where_a_third_region_meets_them_on_a_straight_edge(maps):
+    labels = maps.blobs(300, 800, count=6)
+    found = [shapely.geometry.shape(one) for one, _ in shapes(labels, connectivity=4)]
+    unmatched = shapely.coverage_simplify(found, polygons.TOLERANCES_PX[0], simplify_boundary=False)
+    vertices = [shapely.get_num_coordinates(some).sum() for some in (Polygons().of(labels, 0).polygons, unmatched)]
+    assert vertices[0] < 0.9 * vertices[1]
 
 
 def test_area_errors_of_all_labels_stay_within_the_limit_in_every_strip(maps):
