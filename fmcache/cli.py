@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fmcache.commands import caches, data, encoders, init
+from fmcache.commands import caches, data, encoders, init, predicting
 from fmcache.commands.options import (
     DEFAULT_MANIFEST,
     DEFAULT_WORK,
@@ -62,6 +62,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(caches.app, name="cache")
 app.add_typer(encoders.app, name="encoders")
 app.command("init")(init.init_command)
+app.command("predict")(predicting.predict_command)
 
 
 @app.command("run")

@@ -18,6 +18,8 @@ from fmcache.grid import GridGeometry
 from fmcache.scores.records import RunRecord
 from fmcache.specs import DecoderSpec
 
+CPU = torch.device("cpu")
+
 
 class FittedDecoder(nn.Module):
     """From cached tokens to logits; `labels` are the names of the label axis.
@@ -46,8 +48,8 @@ class FittedDecoder(nn.Module):
         return logits
 
 
-def load_decoder(file: Path, record: RunRecord) -> FittedDecoder:
-    """Return the decoder whose weights a run stored in `file`, on the CPU, in evaluation mode, with gradients off.
+def load_decoder(file: Path, record: RunRecord, device: torch.device = CPU) -> FittedDecoder:
+    """Return the decoder whose weights a run stored in `file`, on `device`, in evaluation mode, with gradients off.
 
     Raises
     ------
@@ -58,10 +60,17 @@ def load_decoder(file: Path, record: RunRecord) -> FittedDecoder:
     """
     recipe, labels = record.recipe, tuple(name for name, _ in record.labels)
     grid = GridGeometry(recipe["tile_px"], record.encoder.patch, recipe["grid"])
-    return decoder_in(file, spec_of(recipe["decoder"]), grid, labels, record.encoder.width)
+    return decoder_in(file, spec_of(recipe["decoder"]), grid, labels, record.encoder.width, device)
 
 
-def decoder_in(file: Path, spec: DecoderSpec, grid: GridGeometry, labels: tuple[str, ...], width: int) -> FittedDecoder:
+def decoder_in(
+    file: Path,
+    spec: DecoderSpec,
+    grid: GridGeometry,
+    labels: tuple[str, ...],
+    width: int,
+    device: torch.device = CPU,
+) -> FittedDecoder:
     """Return the decoder of a kind whose weights are in `file`; raises ResultsCorrupt as `load_decoder`.
 
     `width` is the number of channels of the tokens, for files of earlier releases, which do not state it.
@@ -78,7 +87,7 @@ def decoder_in(file: Path, spec: DecoderSpec, grid: GridGeometry, labels: tuple[
         )
     scaled = set(Scale._fields) <= weights.keys()
     scale = Scale(*(weights.pop(field) for field in Scale._fields)) if scaled else None
-    decoder = Decoder(shape, spec.kind, form_for(torch.device("cpu")))
+    decoder = Decoder(shape, spec.kind, form_for(device))
     try:
         decoder.load_state_dict(weights)
     except RuntimeError as reason:
@@ -87,7 +96,7 @@ def decoder_in(file: Path, spec: DecoderSpec, grid: GridGeometry, labels: tuple[
             found=str(reason).partition("\n")[0],
             next_step="run fmcache fit --recompute",
         ) from None
-    return FittedDecoder(decoder, labels, scale).eval().requires_grad_(False)
+    return FittedDecoder(decoder, labels, scale).eval().requires_grad_(False).to(device)
 
 
 def weights_metadata(decoder: Decoder) -> dict[str, str]:

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from fmcache.bundles.contents import FORMAT, BundleDice, BundleLabel, Facts
 from fmcache.encoders.cards import SUFFIXES, Card
 from fmcache.encoders.load import card_of
-from fmcache.errors import FmcacheError, ResultsCorrupt, ResultsMismatch, ResultsNotFound, SpecError
+from fmcache.errors import FmcacheError, ResultsCorrupt, ResultsMismatch, ResultsNotFound
 from fmcache.grid import GridGeometry
 from fmcache.identity import sha256_file
-from fmcache.report.drawing import side_of
 from fmcache.report.findings import Findings, find
 from fmcache.report.method import REDUCTIONS
 from fmcache.report.summary import run_scores
 from fmcache.runtime.devices import versions
-from fmcache.scores.kept_pictures import tile_pictures
 from fmcache.scores.records import RunRecord, RunResults
 from fmcache.scores.run_files import WEIGHTS, find_runs, read_run, run_folder
 from fmcache.stages.origins import RANDOM, Origin
+from fmcache.stages.run_choice import tile_mpp
 
 T = TypeVar("T")
-_SAME_MPP = 1e-3
-"""Largest relative difference of um/px that are taken as equal."""
 
 
 class Wanted(NamedTuple):
@@ -161,7 +156,7 @@ def facts_of(chosen: ChosenRun, wanted: Wanted, *, standardised: bool) -> Facts:
         format=FORMAT,
         tile_px=grid.tile_px,
         covered_px=grid.covered_px,
-        mpp=_mpp(chosen, wanted),
+        mpp=tile_mpp(chosen.folder.parents[1 if record.fold is None else 2], record, wanted.mpp),
         labels=tuple(BundleLabel(name, colour) for name, colour in record.labels),
         encoder=encoder,
         encoder_display=encoder.display,
@@ -226,43 +221,3 @@ def _dice(chosen: ChosenRun) -> Iterable[BundleDice]:
 
 def _defined(value: float | None) -> float | None:
     return None if value is None or np.isnan(value) else float(value)
-
-
-def _mpp(chosen: ChosenRun, wanted: Wanted) -> float:
-    """Return the um per pixel of a tile: of the listed images, times their side, through the side of a tile."""
-    record = chosen.record
-    sides = _sides(chosen.folder, record)
-    found = {record.mpp * side / record.recipe["tile_px"] for side in sides} if record.mpp else set[float]()
-    if wanted.mpp:
-        if other := [one for one in found if abs(one / wanted.mpp - 1) > _SAME_MPP]:
-            raise SpecError(
-                f"--mpp {wanted.mpp:g} contradicts the results of {record.dataset!r}",
-                expected=", ".join(f"{one:g} um/px for a tile of {record.recipe['tile_px']} px" for one in other),
-                next_step="leave out --mpp",
-            )
-        return wanted.mpp
-    if len(found) == 1:
-        return found.pop()
-    raise SpecError(
-        f"the um per pixel of a tile of {record.dataset!r} are unknown",
-        expected="one value: a bundle states it, because a slide is resampled to it",
-        found="images of different sizes: " + ", ".join(f"{one:g}" for one in sorted(found))
-        if found
-        else "no `mpp:` in the manifest when the run was fitted"
-        if not record.mpp
-        else "no pictures of test tiles beside the results, which state the size of images",
-        next_step=f"pass --mpp, the um per pixel of a tile of {record.recipe['tile_px']} px",
-    )
-
-
-def _sides(folder: Path, record: RunRecord) -> set[int]:
-    """Return the sides (px) of the images of test tiles before they were resized, as their pictures state them."""
-    parents = 2 if record.fold is None else 3
-    sides = set[int]()
-    for jpeg in tile_pictures(folder.parents[parents - 1]).values():
-        try:
-            side = side_of(Image.open(io.BytesIO(jpeg)))
-        except (UnidentifiedImageError, OSError):
-            continue
-        sides |= {side} if side else set()
-    return sides

@@ -27,6 +27,11 @@ def reports(work: Path) -> Path:
     return work / "report"
 
 
+def maps(work: Path, *names: str) -> Path:
+    """Return the folder of the maps of slides: by study, dataset, encoder and runs, or by the name of a bundle."""
+    return (work / "maps").joinpath(*names)
+
+
 def encoder_key(choice: EncoderChoice) -> str:
     """Return an encoder's name for folders and tables; it is the same with and without torch installed.
 

@@ -27,17 +27,23 @@ MAY = {
     "cache": BELOW | {"cache"},
     "scores": BELOW | {"scores"},
     "decoders": BELOW | {"cache", "scores", "decoders"},
+    "prediction": BELOW | {"runtime", "tiles", "maps", "encoders", "cache", "decoders", "prediction"},
     "statistics": BELOW | {"scores", "statistics"},
     "report": BELOW | {"scores", "statistics", "report"},
     "bundles": BELOW | {"cache", "encoders", "decoders", "scores", "report", "bundles"},
     "stages": BELOW
     | {"runtime", "tiles", "slides", "encoders", "cache", "decoders", "scores", "report", "bundles", "stages"},
+    "stages.predict": BELOW | {"runtime", "slides", "maps", "encoders", "scores", "prediction", "bundles", "stages"},
+    "stages.predict_request": BELOW | {"maps", "stages"},
+    "stages.slide_maps": BELOW | {"runtime", "slides", "maps", "prediction", "stages"},
+    "stages.model_setup": BELOW | {"encoders", "cache", "decoders", "scores", "prediction", "bundles", "stages"},
     "stages.fit": BELOW | {"runtime", "cache", "decoders", "scores", "stages"},
     "stages.encoder_runs": BELOW | {"runtime", "cache", "decoders", "scores", "stages"},
     "stages.report": BELOW | {"scores", "report"},
     "planning": BELOW | {"runtime", "encoders", "cache", "decoders", "stages", "planning"},
     "commands": BELOW
-    | {"runtime", "tiles", "encoders", "cache", "scores", "report", "stages", "datasets", "planning", "commands"},
+    | {"runtime", "tiles", "maps", "encoders", "cache", "scores", "report", "stages", "datasets", "planning"}
+    | {"commands"},
     "cli": BELOW | {"stages", "planning", "commands"},
     "study": BELOW | {"cache", "decoders", "runtime", "scores", "stages"},
 }

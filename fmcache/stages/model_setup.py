@@ -1,0 +1,94 @@
+"""How a process loads the model that predicts: the encoder and decoders of runs, or a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import torch
+
+from fmcache.bundles.opening import open_bundle
+from fmcache.bundles.same_encoder import load_same_encoder
+from fmcache.cache.encoding import store_of
+from fmcache.decoders.fitted import load_decoder
+from fmcache.encoders.taps import check_taps
+from fmcache.errors import EncoderUnavailable
+from fmcache.grid import GridGeometry
+from fmcache.prediction.fitted_model import FittedModel, TokenSource
+from fmcache.prediction.tile_model import TileModel
+from fmcache.scores.records import RunRecord
+from fmcache.scores.run_files import WEIGHTS
+from fmcache.specs import EncoderChoice
+from fmcache.stages.origins import Origin
+from fmcache.stages.run_choice import ChosenRuns
+
+
+class ModelSetup(NamedTuple):
+    """The runs whose decoders predict, the um/px of their tiles, and where and how the model is loaded; picklable."""
+
+    chosen: ChosenRuns
+    mpp: float
+    device: str
+    threads: int
+    offline: bool
+    lock: Path
+    weights: str = ""
+
+    @contextmanager
+    def open(self) -> Iterator[TileModel]:
+        """Load the encoder and the decoders; they are freed when the context is left.
+
+        Raises
+        ------
+        EncoderUnavailable, SpecError, WeightsMismatch
+            When the encoder or its weights are not there, or are not those of the runs; the message names each field.
+        """
+        torch.set_num_threads(self.threads)
+        record, device = self.chosen.records[0], torch.device(self.device)
+        stored = tokens_identities(record)
+        encoder = load_same_encoder(
+            self._choice(record), stored[0]["encoder"], device, offline=self.offline, lock=self.lock
+        )
+        grid = GridGeometry(stored[0]["tile_px"], encoder.card.patch, stored[0]["grid"])
+        taps = tuple(one["tap"] for one in stored)
+        check_taps(encoder, taps, grid)
+        source = TokenSource(encoder, grid, stored[0]["precision"], taps, store_of(stored[0]["store"]))
+        decoders = [
+            load_decoder(folder / WEIGHTS, one, device)
+            for folder, one in zip(self.chosen.folders, self.chosen.records, strict=True)
+        ]
+        yield FittedModel(source, decoders, self.chosen.labels, self.mpp, record.recipe["fit"]["batch"])
+
+    def _choice(self, record: RunRecord) -> EncoderChoice:
+        origin = msgspec.convert(record.origin, Origin)
+        if not origin.card:
+            raise EncoderUnavailable(
+                f"the run does not record the card of {record.encoder.name!r}",
+                next_step="fit it again with this fmcache: fmcache fit --recompute",
+            )
+        weights = self.weights or (origin.weights if origin.chosen else "")
+        return EncoderChoice(origin.card, weights, origin.random_weights)
+
+
+class BundleSetup(NamedTuple):
+    """A bundle, and where its model runs; picklable."""
+
+    folder: Path
+    device: str
+    threads: int
+    weights: str = ""
+
+    @contextmanager
+    def open(self) -> Iterator[TileModel]:
+        """Open the bundle; raises as `open_bundle`."""
+        torch.set_num_threads(self.threads)
+        yield open_bundle(self.folder, torch.device(self.device), weights=self.weights)
+
+
+def tokens_identities(record: RunRecord) -> list[dict[str, Any]]:
+    """Return the identity of the token cache of each tap that the decoder of a run reads."""
+    stored = record.identity["tokens"]
+    return stored if isinstance(stored, list) else [stored]

@@ -1,0 +1,290 @@
+"""From runs or a bundle to maps of slides: finds slides, forecasts, skips complete maps, and runs one task a slide."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fmcache.bundles.contents import CHECKSUMS, checked_facts
+from fmcache.encoders.tokens import batch_size
+from fmcache.errors import ExtraMissing, ManifestError, ResultsMismatch, SpecError, TileError, some
+from fmcache.grid import GridGeometry
+from fmcache.identity import canonical_json, sha256_file, sweep
+from fmcache.locks import locked
+from fmcache.manifest import Label, Manifest
+from fmcache.prediction.lattice import Coverage, everywhere
+from fmcache.prediction.windowing import Windows, windows_over
+from fmcache.runtime import runners
+from fmcache.runtime.devices import pick_device, using_threads
+from fmcache.runtime.progress import progress
+from fmcache.scores.run_files import WEIGHTS
+from fmcache.slides.canvas import Canvas, open_canvas
+from fmcache.slides.tissue import region_cells, tissue_cells
+from fmcache.stages import places
+from fmcache.stages.flags import Failure, Flags
+from fmcache.stages.model_setup import BundleSetup, ModelSetup
+from fmcache.stages.predict_request import PredictRequest
+from fmcache.stages.run_choice import ChosenRuns, choose_runs, tile_mpp
+from fmcache.stages.slide_maps import SUFFIX, Refused, SlideTask, is_mapped, map_slide
+
+SUFFIXES = frozenset(
+    ".svs .ndpi .mrxs .scn .vms .vmu .bif .svslide .tif .tiff .dcm .png .jpg .jpeg .bmp".split()  # noqa: SIM905
+)
+"""Ends of the names of files that are taken for slides in a folder."""
+CELLS_PER_TILE = 4
+"""Tissue is searched in cells of a quarter of a tile's side; the edge of a map follows these cells."""
+REGION_CELLS_PER_TILE = 32
+"""The edges of regions that a user drew are followed more closely."""
+
+
+class _Model(NamedTuple):
+    """What is known of the model before it is loaded."""
+
+    setup: runners.Setup[Any]
+    title: str
+    tile_px: int
+    covered_px: int
+    mpp: float
+    labels: tuple[Label, ...]
+    seeds: int
+    identity: dict[str, Any]
+    folder: Path
+
+
+def predict(request: PredictRequest, flags: Flags, say: Callable[[str], None] = print) -> tuple[Path, list[Failure]]:
+    """Write the maps of a slide or of a folder of slides; return their folder, and the slides that failed.
+
+    A map that is complete and was made from the same runs, slide and settings is kept. Labels and colours are those
+    that were trained, whatever the manifest says now.
+
+    Raises
+    ------
+    ResultsNotFound, ResultsCorrupt, ResultsMismatch, BundleNotFound, BundleCorrupt
+        When there are no such runs or no such bundle, or their files are damaged.
+    SpecError
+        When the um/px of the study's tiles is unknown; for a mistake in the request.
+    EncoderUnavailable, WeightsMismatch
+        When the encoder is not there, or is not the one that the runs were trained on.
+    NoRoom, NoMemory, Busy
+        When the disk or memory is full, or another process writes into the same folder.
+    """
+    with using_threads(flags.threads) as threads:
+        model = _model(request, flags, threads)
+        slides = _slides(request)
+        model.folder.mkdir(parents=True, exist_ok=True)
+        with locked(model.folder):
+            sweep(model.folder)
+            with tempfile.TemporaryFile(dir=model.folder):
+                pass  # a folder that cannot be written is an error now, not after the first slide
+            return model.folder, _predict(request, flags, say, model, slides, threads)
+
+
+def _predict(
+    request: PredictRequest,
+    flags: Flags,
+    say: Callable[[str], None],
+    model: _Model,
+    slides: Sequence[Path],
+    threads: int,
+) -> list[Failure]:
+    say(f"{model.title}")
+    say(f"labels, as they were trained: {', '.join(label.name for label in model.labels)}")
+    if line := _changed_labels(request, model):
+        say(line)
+    tasks, failures, complete = [], [], 0
+    for path in slides:
+        try:
+            task = _task(request, flags, say, model, path, threads)
+        except (TileError, SpecError, ExtraMissing, ResultsMismatch) as error:
+            failures.append(Failure(path.name, "not predicted", error.bare()))
+            continue
+        if task:
+            tasks.append(task)
+        else:
+            complete += 1
+    say(_forecast(model, tasks, complete, len(slides)))
+    total = sum(task.weight for task in tasks)
+    with (
+        progress("predict", total, "tiles") as tick,
+        contextlib.closing(runners.run(map_slide, [(model.setup, tasks)], tick, flags.workers)) as ended,
+    ):
+        for task, (line, refused) in ended:  # from a worker process, `refused` comes as a plain tuple
+            if refused:
+                failures.append(Failure(task.name, "not predicted", Refused(*refused).error()))
+            else:
+                say(line)
+    return failures
+
+
+def _model(request: PredictRequest, flags: Flags, threads: int) -> _Model:
+    device = str(pick_device(flags.device))
+    # processes share the cores, unless the user says how many threads each may use
+    of_process = max(1, threads // (1 if flags.threads else max(flags.workers, 1)))
+    if request.runs is None:
+        return _of_bundle(request, flags, device, of_process)
+    results = places.results(flags.work)
+    chosen = choose_runs(results, request.runs)
+    record = chosen.records[0]
+    mpp = tile_mpp(results / record.study / record.dataset, record, request.mpp)
+    grid = GridGeometry(int(record.recipe["tile_px"]), record.encoder.patch, record.recipe["grid"])
+    title = f"{record.encoder.display} on {record.dataset_title}, {chosen.reason}"
+    setup = ModelSetup(chosen, mpp, device, of_process, flags.offline, places.weights_lock(flags.work), request.weights)
+    folder = request.into or places.maps(
+        flags.work, record.study, record.dataset, record.encoder.name, chosen.folder_name
+    )
+    return _Model(
+        setup, title, grid.tile_px, grid.covered_px, mpp, chosen.labels, len(chosen.records), _identity(chosen), folder
+    )
+
+
+def _of_bundle(request: PredictRequest, flags: Flags, device: str, threads: int) -> _Model:
+    if request.bundle is None:
+        raise SpecError("nothing to predict with", next_step="pass --study and --encoder, or --bundle")
+    facts = checked_facts(request.bundle)
+    setup = BundleSetup(request.bundle, device, threads, request.weights)
+    return _Model(
+        setup, facts.title, facts.tile_px, facts.covered_px, facts.mpp,
+        tuple(Label(one.name, one.colour) for one in facts.labels), 1,
+        {"bundle": sha256_file(request.bundle / CHECKSUMS)},
+        request.into or places.maps(flags.work, request.bundle.resolve().name),
+    )  # fmt: skip
+
+
+def _changed_labels(request: PredictRequest, model: _Model) -> str:
+    """Return a line on labels or colours that the manifest states differently now; '' when they are the same.
+
+    A manifest that is not there, or cannot be read, is no error: predict does not need it.
+    """
+    try:
+        dataset = Manifest(request.manifest).dataset(model.identity.get("dataset", ""))
+    except (ManifestError, OSError):
+        return ""
+    now = [(label.name, label.colour) for label in dataset.labels]
+    if now == [(label.name, label.colour) for label in model.labels]:
+        return ""
+    said = ", ".join(f"{name} {colour}" for name, colour in now)
+    return f"{request.manifest} has other labels or colours now ({said}); maps have those that were trained"
+
+
+def _identity(chosen: ChosenRuns) -> dict[str, Any]:
+    """Return what the maps depend on beside the slide and the settings; labels and colours are those of the records."""
+    first = chosen.records[0]
+    runs = [
+        {
+            "fold": record.fold,
+            "seed": record.seed,
+            "identity": record.fingerprint,
+            "decoder": sha256_file(folder / WEIGHTS),
+        }
+        for record, folder in zip(chosen.records, chosen.folders, strict=True)
+    ]
+    return {
+        "study": first.study,
+        "dataset": first.dataset,
+        "encoder": first.encoder.name,
+        "encoder_weights": first.encoder.weights_sha256,
+        "runs": runs,
+    }
+
+
+def _slides(request: PredictRequest) -> list[Path]:
+    """Return the slides in name order.
+
+    Raises
+    ------
+    SpecError
+        When there is none, two have the same name, or one file of regions is given for several slides.
+    """
+    path = request.slides
+    if not path.exists():
+        raise SpecError(f"there is no slide or folder {path}", next_step="check the path")
+    if not path.is_dir():
+        return [path]
+    found = sorted(one for one in path.iterdir() if one.suffix.lower() in SUFFIXES and not one.name.startswith("."))
+    if not found:
+        raise SpecError(
+            f"{path} holds no slide",
+            expected=f"files that end in {', '.join(sorted(SUFFIXES))}",
+            found=some(one.name for one in sorted(path.iterdir())) or "an empty folder",
+            next_step="check the path, or pass a slide",
+        )
+    names = [_name(one) for one in found]
+    if twice := [one.name for one in found if names.count(_name(one)) > 1]:
+        raise SpecError(
+            f"slides of {path} would have maps of the same name",
+            found=some(twice),
+            next_step="rename one of them, or predict them into different folders (--into)",
+        )
+    if request.regions and len(found) > 1:
+        raise SpecError(
+            "--regions holds the regions of one slide",
+            found=f"{len(found)} slides in {path}",
+            next_step="pass one slide",
+        )
+    return found
+
+
+def _name(path: Path) -> str:
+    return path.stem.removesuffix(".ome")
+
+
+def _task(
+    request: PredictRequest, flags: Flags, say: Callable[[str], None], model: _Model, path: Path, threads: int
+) -> SlideTask | None:
+    """Return what must be done for a slide, after finding its tissue; None when its map is complete.
+
+    Raises the errors of a slide that cannot be read, or whose map was made in another way.
+    """
+    with open_canvas(path, model.mpp, request.mpp_of_slide) as canvas:
+        identity = model.identity | {
+            "labels": [[label.name, label.colour] for label in model.labels],
+            "slide": canvas.key,
+            "mpp": model.mpp,
+            "scale": canvas.scale,
+            "overlap": request.overlap,
+            "tissue": sha256_file(request.regions) if request.regions else request.tissue,
+            "outputs": request.outputs._asdict(),
+        }
+        if flags.recompute:
+            (model.folder / f"{canvas.name}{SUFFIX}").unlink(missing_ok=True)
+        elif is_mapped(model.folder, canvas.name, identity):
+            return None
+        coverage = _coverage(request, model, canvas)
+        windows = windows_over(canvas, model.tile_px, model.covered_px, request.overlap, coverage)
+        say(_line(canvas, windows))
+        return SlideTask(
+            path, canvas.name, canonical_json(identity), model.folder, request.mpp_of_slide, request.overlap, coverage,
+            windows.tiles, request.batch or batch_size(pick_device(flags.device)), max(2, threads), model.seeds,
+            request.outputs,
+        )  # fmt: skip
+
+
+def _coverage(request: PredictRequest, model: _Model, canvas: Canvas) -> Coverage:
+    if request.regions:
+        cell_px = max(1, model.tile_px // REGION_CELLS_PER_TILE)
+        return Coverage(cell_px, region_cells(canvas, cell_px, request.regions))
+    if request.tissue == "off":
+        return everywhere(canvas.height, canvas.width)
+    cell_px = max(1, model.tile_px // CELLS_PER_TILE)
+    return Coverage(cell_px, tissue_cells(canvas, cell_px, lambda _: None))
+
+
+def _line(canvas: Canvas, windows: Windows) -> str:
+    mm2 = canvas.height * canvas.width * (canvas.true_mpp / 1000) ** 2
+    share = float(np.mean(windows.coverage.cells))
+    return (
+        f"{canvas.name}: {canvas.width} x {canvas.height} px at {canvas.true_mpp:.4g} um/px, {mm2:.3g} mm2, of which "
+        f"{share:.0%} are predicted; {windows.tiles} tiles"
+    )
+
+
+def _forecast(model: _Model, tasks: Sequence[SlideTask], complete: int, slides: int) -> str:
+    todo = f"predict: {len(tasks)} of {slides} slides to do" + (f" ({complete} complete)" if complete else "")
+    if not tasks:
+        return todo
+    return f"{todo}, {sum(task.tiles for task in tasks):,} tiles; into {model.folder}"
