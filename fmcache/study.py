@@ -211,6 +211,48 @@ class Study:
         folder = run_folder(places.results(self._flags.work), self.recipe.name, dataset, encoder, seed, fold)
         return load_decoder(folder / WEIGHTS, read_record(folder))
 
+    def predict(
+        self,
+        slides: Path | str,
+        dataset: str,
+        encoder: str,
+        *,
+        seed: int | None = None,
+        all_seeds: bool = False,
+        into: Path | str | None = None,
+        overlap: float = 0.5,
+        mpp_of_slide: float | None = None,
+    ) -> Path:
+        """Write label maps of a slide or of a folder of slides, and return their folder; complete maps are kept.
+
+        Without a seed, the median one by validation Dice predicts. The other settings of ``fmcache predict`` have their
+        defaults.
+
+        Raises
+        ------
+        ResultsNotFound, ResultsCorrupt, ResultsMismatch
+            When there is no such run, its files are damaged, or a map there was made in another way.
+        FmcacheError
+            When a slide failed. It is raised at the end, after all other slides.
+        """
+        from fmcache.stages.predict import predict
+        from fmcache.stages.predict_request import PredictRequest
+        from fmcache.stages.run_choice import RunQuery
+
+        self._check_one()
+        request = PredictRequest(
+            Path(slides),
+            RunQuery(self.recipe.name, encoder, dataset, seed, None, all_seeds),
+            into=Path(into) if into else None,
+            overlap=overlap,
+            mpp_of_slide=mpp_of_slide,
+            manifest=self.manifest.path,
+        )
+        with self._progress_shown():
+            folder, failures = predict(request, self._flags, self._say)
+        _raise(failures)
+        return folder
+
     def _check_origin(self, tokens: Cache, encoder: str) -> None:
         from fmcache.remembered import Remembered
         from fmcache.stages.origins import check_origin

@@ -18,10 +18,11 @@ from fmcache.identity import canonical_json, sha256_file, sweep
 from fmcache.locks import locked
 from fmcache.manifest import Label, Manifest
 from fmcache.prediction.lattice import Coverage, everywhere
-from fmcache.prediction.windowing import Windows, windows_over
+from fmcache.prediction.windowing import Windows, memory_bytes, tiles_at_a_time, windows_over
 from fmcache.runtime import runners
 from fmcache.runtime.devices import pick_device, using_threads
 from fmcache.runtime.progress import progress
+from fmcache.runtime.sizes import size_text
 from fmcache.scores.run_files import WEIGHTS
 from fmcache.slides.canvas import Canvas, open_canvas
 from fmcache.slides.tissue import region_cells, tissue_cells
@@ -256,11 +257,11 @@ def _task(
             return None
         coverage = _coverage(request, model, canvas)
         windows = windows_over(canvas, model.tile_px, model.covered_px, request.overlap, coverage)
-        say(_line(canvas, windows))
+        batch = request.batch or batch_size(pick_device(flags.device))
+        say(_line(canvas, windows, model, batch))
         return SlideTask(
             path, canvas.name, canonical_json(identity), model.folder, request.mpp_of_slide, request.overlap, coverage,
-            windows.tiles, request.batch or batch_size(pick_device(flags.device)), max(2, threads), model.seeds,
-            request.outputs,
+            windows.tiles, batch, max(2, threads), model.seeds, request.outputs,
         )  # fmt: skip
 
 
@@ -274,12 +275,17 @@ def _coverage(request: PredictRequest, model: _Model, canvas: Canvas) -> Coverag
     return Coverage(cell_px, tissue_cells(canvas, cell_px, lambda _: None))
 
 
-def _line(canvas: Canvas, windows: Windows) -> str:
+def _line(canvas: Canvas, windows: Windows, model: _Model, batch: int) -> str:
     mm2 = canvas.height * canvas.width * (canvas.true_mpp / 1000) ** 2
     share = float(np.mean(windows.coverage.cells))
+    n_labels = len(model.labels)
+    at_a_time = tiles_at_a_time(batch, model.seeds, n_labels, model.covered_px)
+    memory = memory_bytes(windows.columns, n_labels, model.seeds, at_a_time)
+    maps = canvas.height * canvas.width * (1 + (n_labels + 1) * (model.seeds > 1))
     return (
         f"{canvas.name}: {canvas.width} x {canvas.height} px at {canvas.true_mpp:.4g} um/px, {mm2:.3g} mm2, of which "
-        f"{share:.0%} are predicted; {windows.tiles} tiles"
+        f"{share:.0%} are predicted; {windows.tiles:,} tiles; about {size_text(memory)} of memory beside the model; "
+        f"maps of {size_text(maps)} before compression, which leaves a small part"
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 import zarr
 from PIL import Image
 
+import fmcache
 from fmcache.encoders.load import load_encoder
 from fmcache.errors import NoRoom, ResultsMismatch, ResultsNotFound, SpecError, TileError, WeightsMismatch
 from fmcache.maps.contract import MapOptions
@@ -20,6 +21,8 @@ from fmcache.scores.kept_pictures import TILES as PICTURES
 from fmcache.scores.predictions import read_predictions
 from fmcache.specs import DecoderSpec, FitSpec, Recipe, ViewSpec
 from fmcache.stages import places, predict
+from fmcache.stages.export import export
+from fmcache.stages.exported_run import Wanted
 from fmcache.stages.flags import Flags
 from fmcache.stages.predict_request import PredictRequest
 from fmcache.stages.run_choice import RunQuery, choose_runs, tile_mpp
@@ -115,6 +118,23 @@ def test_a_map_comes_with_regions_areas_an_overview_and_a_record(fitted, slide):
     assert said["identity"]["runs"][0]["seed"] == 0
     assert said["label_pixels"] == [int((found == label).sum()) for label in (0, 1)]
     assert any("labels, as they were trained: a, b" in line for line in lines)
+
+
+def test_from_python_a_study_predicts_slides(fitted, slide):
+    study = fmcache.Study(fitted.recipe, fitted.work, fitted.path, device="cpu", threads=1)
+    folder = study.predict(slide, "toy", "colour-texture", seed=0, into=slide.parent / "maps", mpp_of_slide=MPP)
+    assert labels_in(folder).shape == (2 * SIDE, 4 * SIDE)
+    with pytest.raises(ResultsNotFound, match="uni"):
+        study.predict(slide, "toy", "uni")
+
+
+def test_a_bundle_of_a_run_gives_the_map_of_the_run(fitted, slide):
+    wanted = Wanted("toy", "colour-texture", 0)
+    export(wanted, fitted.work, slide.parent / "bundle", lambda _: None)
+    of_run, _ = predicted(fitted, slide)
+    of_bundle, lines = predicted(fitted, slide, runs=None, bundle=slide.parent / "bundle", into=slide.parent / "other")
+    assert (labels_in(of_run) != labels_in(of_bundle)).mean() < 1e-3  # the same up to rounding
+    assert "seed 0" in lines[0]
 
 
 def test_all_seeds_give_the_mean_probability_and_their_disagreement(fitted, slide):
