@@ -21,6 +21,7 @@ from fmcache.commands.options import (
     DEFAULT_MANIFEST,
     DEFAULT_WORK,
     Compile,
+    Dask,
     DatasetNames,
     Device,
     EncoderNames,
@@ -37,6 +38,7 @@ from fmcache.commands.options import (
     recipe_of,
     say,
     show,
+    workers_of,
 )
 from fmcache.errors import FmcacheError, ResultsNotFound, SpecError
 from fmcache.manifest import Manifest
@@ -73,6 +75,7 @@ def run_command(
     device: Device = "auto",
     threads: Threads = 0,
     workers: Workers = 0,
+    dask: Dask = "",
     recompute: Recompute = False,
     offline: Offline = False,
     yes: Yes = False,
@@ -89,12 +92,15 @@ def run_command(
     if not study.encoders:
         step = f"list encoders below `encoders:` in {recipe}; fmcache encoders list shows their names"
         raise SpecError(f"recipe {study.name!r} names no encoder", next_step=step)
-    flags = Flags(work, device, threads, workers, recompute=recompute, offline=offline, yes=yes)
+    processes = workers_of(workers, dask)
+    flags = Flags(work, device, threads, processes, recompute=recompute, offline=offline, yes=yes)
+    from fmcache.runtime.cluster import keeping_workers
     from fmcache.stages.extract import extract
     from fmcache.stages.fit import fit
 
-    failures = extract(study, listed, flags, say)
-    failures += [f for f in fit(study, listed, flags, say) if not _failed_before(f, failures)]
+    with keeping_workers():
+        failures = extract(study, listed, flags, say)
+        failures += [f for f in fit(study, listed, flags, say) if not _failed_before(f, failures)]
     _print_report(work, study.name)
     _end(failures)
 
@@ -138,6 +144,7 @@ def extract_command(
     device: Device = "auto",
     threads: Threads = 0,
     workers: Workers = 0,
+    dask: Dask = "",
     recompute: Recompute = False,
     offline: Offline = False,
     compiled: Compile = False,
@@ -159,7 +166,8 @@ def extract_command(
     from fmcache.stages.extract import extract
 
     flags = Flags(
-        work, device, threads, workers, recompute=recompute, offline=offline, compiled=compiled, yes=yes
+        work, device, threads, workers_of(workers, dask), recompute=recompute, offline=offline, compiled=compiled,
+        yes=yes,
     )  # fmt: skip
     _end(extract(study, listed, flags, say))
 
@@ -176,6 +184,7 @@ def fit_command(
     device: Device = "auto",
     threads: Threads = 0,
     workers: Workers = 0,
+    dask: Dask = "",
     recompute: Recompute = False,
     yes: Yes = False,
 ) -> None:
@@ -186,7 +195,8 @@ def fit_command(
     study, listed = _chosen(recipe_of(recipe, dataset, tap), seeds, encoder), Manifest(manifest)
     from fmcache.stages.fit import fit
 
-    _end(fit(study, listed, Flags(work, device, threads, workers, recompute=recompute, yes=yes), say))
+    processes = workers_of(workers, dask)
+    _end(fit(study, listed, Flags(work, device, threads, processes, recompute=recompute, yes=yes), say))
 
 
 @app.command("screen")

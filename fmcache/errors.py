@@ -15,6 +15,7 @@
     ├── NoRoom             (OSError)             free disk space or move the working folder
     │   └── NoMemory                             use fewer workers, smaller batches or tiles
     ├── WorkerDied         (RuntimeError)        use fewer workers, or none to see the cause
+    ├── ClusterUnfit       (RuntimeError)        correct the address of the cluster, or the environment of its workers
     ├── CacheNotFound      (FileNotFoundError)   run extract
     ├── CacheUnsealed      (RuntimeError)        run extract again: it continues where it stopped
     ├── CacheMismatch      (ValueError)          recompute, or restore what changed
@@ -126,6 +127,10 @@ class NoMemory(NoRoom):
 
 class WorkerDied(FmcacheError, RuntimeError):
     """A worker process ended before its work was finished."""
+
+
+class ClusterUnfit(FmcacheError, RuntimeError):
+    """There is no Dask cluster at this address, or its workers have other versions or other files."""
 
 
 class CacheNotFound(FmcacheError, FileNotFoundError):

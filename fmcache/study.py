@@ -31,7 +31,8 @@ class Study:
     work, manifest
         The working folder, and the file that lists datasets.
     device, threads, workers, offline
-        As the flags of the commands: they change no number beyond rounding.
+        As the flags of the commands: they change no number beyond rounding. `workers` is a number of processes, or the
+        address of a Dask scheduler (`--dask`).
     say
         Called with each line that the commands would print; None: nothing is printed.
     progress
@@ -51,7 +52,7 @@ class Study:
         *,
         device: str = "auto",
         threads: int = 0,
-        workers: int = 0,
+        workers: int | str = 0,
         offline: bool = False,
         say: Callable[[str], None] | None = None,
         progress: TextIO | None = None,

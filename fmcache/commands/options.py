@@ -33,7 +33,11 @@ Threads = Annotated[
     int,
     typer.Option(min=0, help="CPU threads of torch; 0: all. The number changes rounding and is recorded with results."),
 ]
-Workers = Annotated[int, typer.Option(min=0, help="Processes of a local Dask cluster; 0: no cluster.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes on this machine, each with a GPU of its own; 0: none.")]
+Dask = Annotated[
+    str,
+    typer.Option("--dask", metavar="ADDRESS", help="Use the workers of the Dask scheduler at this address."),
+]
 Recompute = Annotated[bool, typer.Option("--recompute", help="Replace existing caches or results.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Agree to a sweep of more than 200 variants.")]
 Compile = Annotated[
@@ -46,6 +50,15 @@ WIDE = 200
 
 DEFAULT_WORK = Path("work")
 DEFAULT_MANIFEST = Path("data_manifest.yaml")
+
+
+def workers_of(workers: int, dask: str) -> int | str:
+    """Return what `Flags.workers` holds: a number of processes on this machine, or the address of a scheduler."""
+    from fmcache.errors import SpecError
+
+    if workers and dask:
+        raise SpecError("--workers and --dask cannot be combined", next_step="leave out one of them")
+    return dask or workers
 
 
 def recipe_of(recipe: Recipe | Path | None, datasets: list[str] | None, taps: str) -> Recipe:

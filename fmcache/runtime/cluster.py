@@ -1,6 +1,7 @@
-"""A Dask cluster of processes on this machine. It starts without output and ends immediately, even when processes work.
+"""The workers of a Dask cluster: processes started on this machine, or those of a scheduler that runs elsewhere.
 
-Stopping does not wait for the processes. This is safe, because the files they write appear complete or not at all.
+A cluster on this machine starts without output and ends immediately, even when processes work. Stopping does not wait
+for the processes. This is safe, because the files they write appear complete or not at all.
 """
 
 from __future__ import annotations
@@ -9,17 +10,20 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 import psutil
 
-from fmcache.errors import WorkerDied
+from fmcache.errors import ClusterUnfit, WorkerDied
+from fmcache.runtime.admission import VISIBLE
 
 SETTINGS = {
-    # a task that killed one worker would also kill a second one
+    # the lost task is reported at once; lanes.py decides whether it is tried again
     "distributed.scheduler.allowed-failures": 0,
     "distributed.worker.multiprocessing-method": "spawn",
 }
@@ -27,14 +31,117 @@ IDLE_S = 2.0
 """Workers that have finished may take this long to end by themselves."""
 CLOSE_S = 2.0
 LOOK_S = 0.02
+CONNECT_S = 30.0
+
+
+class Crew(NamedTuple):
+    """The workers of a cluster.
+
+    `address` is the scheduler's, or '' for processes of this machine. A task is tried on at most `tries` workers. On
+    this machine these are only 2: what ended a worker is mostly lack of memory, which a third one would lack too.
+    """
+
+    client: Any
+    address: str = ""
+    tries: int = 2
+
+
+class _Kept:
+    """The crew that all runs in the body of `keeping_workers` use."""
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self._crew: Crew | None = None
+
+    def crew(self, workers: int | str) -> Crew:
+        if self._crew is None:
+            self._crew = self._stack.enter_context(crew_of(workers))
+        return self._crew
+
+    def close(self) -> None:
+        """End the workers; at once when this is called while an error is handled."""
+        self._crew = None
+        self._stack.__exit__(*sys.exc_info())
+
+
+_KEPT: ContextVar[_Kept | None] = ContextVar("kept", default=None)
+
+
+@contextlib.contextmanager
+def keeping_workers() -> Iterator[None]:
+    """Keep the workers that the first run in the body starts, for all later runs in the body."""
+    if _KEPT.get():
+        yield
+        return
+    kept = _Kept()
+    before = _KEPT.set(kept)
+    try:
+        yield
+    except BaseException:
+        kept.close()
+        raise
+    else:
+        kept.close()
+    finally:
+        _KEPT.reset(before)
+
+
+@contextlib.contextmanager
+def using(workers: int | str) -> Iterator[Crew]:
+    """Yield the kept crew, or a crew of its own for the body. After an error in the body, no crew is kept."""
+    kept = _KEPT.get()
+    if not kept:
+        with crew_of(workers) as crew:
+            yield crew
+        return
+    crew = kept.crew(workers)
+    try:
+        yield crew
+    except BaseException:
+        kept.close()  # its tasks may still be running
+        raise
+
+
+@contextlib.contextmanager
+def crew_of(workers: int | str) -> Iterator[Crew]:
+    """Yield a crew: `workers` processes of this machine, or the workers of the scheduler at this address.
+
+    Raises
+    ------
+    ClusterUnfit
+        When no scheduler answers at the address.
+    WorkerDied
+        When the processes do not start.
+    """
+    if isinstance(workers, str):
+        with _quiet(), contextlib.closing(_client_at(workers)) as client:
+            yield Crew(client, workers, tries=3)
+    else:
+        with cluster_of(workers) as client:
+            yield Crew(client)
+
+
+def _client_at(address: str) -> Any:
+    from distributed import Client
+
+    try:
+        return Client(address, timeout=CONNECT_S, set_as_default=False)
+    except (OSError, TimeoutError, ValueError, RuntimeError) as reason:
+        raise ClusterUnfit(
+            f"no Dask scheduler answers at {address!r}",
+            expected="the address that `dask scheduler` prints, such as tcp://HOST:8786",
+            found=_first_line(reason),
+            next_step="start dask scheduler and dask worker ADDRESS, or use --workers N on this machine",
+        ) from reason
 
 
 @contextlib.contextmanager
 def cluster_of(n: int) -> Iterator[Any]:
     """Yield a client of `n` worker processes with one thread each. They end when the body is left, also by an error.
 
-    Dask prints nothing in the body (with FMCACHE_DEBUG=1, it prints everything). Workers do not receive Ctrl-C: this
-    process decides when they stop.
+    Each process gets a GPU of its own, as far as there are enough (`CUDA_VISIBLE_DEVICES`). Dask prints nothing in the
+    body (with FMCACHE_DEBUG=1, it prints everything). Workers do not receive Ctrl-C: this process decides when they
+    stop.
 
     Raises
     ------
@@ -42,21 +149,25 @@ def cluster_of(n: int) -> Iterator[Any]:
         When the processes do not start.
     """
     import dask
-    from distributed import Client, LocalCluster
+    from distributed import Client, Nanny, Scheduler, SpecCluster
 
+    local = {"host": "127.0.0.1", "protocol": "tcp://"}
+    of_workers = local | {
+        "nthreads": 1,
+        # with a limit Dask would pause or kill workers at their share of the memory, even if there is enough
+        "memory_limit": 0,
+        "dashboard": False,
+        "silence_logs": logging.CRITICAL,
+    }
+    workers = {
+        i: {"cls": Nanny, "options": of_workers | {"env": environment}} for i, environment in enumerate(environments(n))
+    }
+    # any free port: another cluster may already use 8787
+    scheduler = {"cls": Scheduler, "options": local | {"port": 0, "dashboard_address": "127.0.0.1:0"}}
     before = {child.pid for child in psutil.Process().children()}
     with dask.config.set(SETTINGS), _quiet(), ThreadPoolExecutor(1, "cluster") as pool:
         starting = _unseen_by(
-            pool,
-            lambda: LocalCluster(
-                n_workers=n,
-                threads_per_worker=1,
-                processes=True,
-                # with a limit Dask would pause or kill workers at their share of the memory, even if there is enough
-                memory_limit=0,
-                dashboard_address="127.0.0.1:0",  # any free port: another cluster may already use 8787
-                silence_logs=logging.CRITICAL,
-            ),
+            pool, lambda: SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL)
         )
         patience = 0.0
         try:
@@ -67,6 +178,22 @@ def cluster_of(n: int) -> Iterator[Any]:
             _end(starting, before, patience)
 
 
+def environments(n: int) -> list[dict[str, str]]:
+    """Return the environment variables of each of `n` processes: one GPU each, in turn when there are fewer.
+
+    `CUDA_VISIBLE_DEVICES` of this process says which GPUs there are; without it, torch does. Without GPUs the processes
+    get no variables.
+    """
+    if VISIBLE in os.environ:
+        gpus = [name.strip() for name in os.environ[VISIBLE].split(",")]
+        gpus = gpus[: next((i for i, name in enumerate(gpus) if name in ("", "-1")), len(gpus))]  # as CUDA reads it
+    else:
+        import torch
+
+        gpus = [str(i) for i in range(torch.cuda.device_count())]
+    return [{VISIBLE: gpus[i % len(gpus)]} if gpus else {} for i in range(n)]
+
+
 def _started(starting: Future[Any]) -> Any:
     try:
         while not wait([starting], LOOK_S).done:  # Ctrl-C might not interrupt one long wait: see runners
@@ -75,9 +202,13 @@ def _started(starting: Future[Any]) -> Any:
     except (RuntimeError, OSError, TimeoutError) as reason:
         raise WorkerDied(
             "the processes of --workers do not start",
-            found=str(reason).partition("\n")[0][:200] or type(reason).__name__,
+            found=_first_line(reason),
             next_step="use fewer --workers, or none",
         ) from reason
+
+
+def _first_line(reason: BaseException) -> str:
+    return str(reason).partition("\n")[0][:200] or type(reason).__name__
 
 
 def _unseen_by(pool: ThreadPoolExecutor, start: Callable[[], Any]) -> Future[Any]:

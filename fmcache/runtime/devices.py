@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
+from typing import NamedTuple
 
 import torch
 
-from fmcache.errors import SpecError
+from fmcache.errors import ClusterUnfit, SpecError, some
 
 
 def pick_device(name: str) -> torch.device:
@@ -53,6 +55,56 @@ def using_threads(threads: int) -> Iterator[int]:
         yield count
     finally:
         torch.set_num_threads(before)
+
+
+class Where(NamedTuple):
+    """Where tasks run: the device as torch calls it, its name for the record, the CPU threads of each process,
+    and the number of processes."""
+
+    device: str
+    name: str
+    threads: int
+    processes: int
+
+
+def where(device: str, threads: int, workers: int | str) -> Where:
+    """Return where tasks run: in this process (`workers` 0), in processes of this machine, or at a scheduler's workers.
+
+    With 0 threads, processes of one machine share its cores. All workers use the same number of threads, because it
+    changes rounding: the smallest of their shares. ``auto`` is a GPU when the workers have GPUs.
+
+    Raises
+    ------
+    SpecError
+        When there is no such device; when workers are asked to use one particular GPU, although each uses its own.
+    ClusterUnfit
+        When the scheduler or its workers do not fit (`fmcache.runtime.lanes.facts_of`), or GPUs are missing.
+    """
+    if workers and device.startswith("cuda:"):
+        raise SpecError(
+            f"workers cannot all use {device}: each worker uses a GPU of its own",
+            next_step="pass --device cuda; CUDA_VISIBLE_DEVICES chooses the GPUs of this machine",
+        )
+    if not isinstance(workers, str):
+        picked = pick_device(device)
+        share = thread_count(threads) // (1 if threads else max(workers, 1))
+        return Where(str(picked), device_name(picked), max(share, 1), max(workers, 1))
+    from fmcache.runtime.lanes import facts_of
+
+    facts = facts_of(workers)
+    gpus = {one.gpus[0] for one in facts.values() if one.gpus}
+    if device == "cuda" and not gpus:
+        raise ClusterUnfit(
+            "the workers of the Dask cluster have no GPU",
+            found=some(f"{address} on {one.host}" for address, one in facts.items()),
+            next_step="pass --device cpu, or install the torch build for the GPU driver of the workers",
+        )
+    hosts = Counter(one.host for one in facts.values())
+    share = min(one.cores // hosts[one.host] for one in facts.values())
+    count = threads or max(share, 1)
+    if device == "cpu" or not gpus:
+        return Where("cpu", device_name(torch.device("cpu")), count, len(facts))
+    return Where("cuda", " + ".join(sorted(gpus)), count, len(facts))
 
 
 def device_name(device: torch.device) -> str:

@@ -1,31 +1,31 @@
-"""Running units of work, one after another or on a Dask cluster of processes, with one interface.
+"""Running units of work, one after another or on the workers of a Dask cluster, with one interface.
 
 A unit is a function and a task. No two tasks write the same files, so they may run in any order and in any process.
 Results are yielded when they are ready. What many tasks need (an encoder, grids in memory) is their setup. A process
 opens a setup for its first task, uses it for all tasks of this setup, and frees it before it opens another. The serial
-runner does not need Dask.
+runner does not need Dask. `lanes.py` distributes tasks to workers; `in_worker` is what a worker calls.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import itertools
+import os
+import threading
+import time
+import uuid
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
-from queue import Empty, SimpleQueue
-from typing import Any, Generic, Protocol, TypeVar
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-from fmcache.errors import WorkerDied
-from fmcache.shortage import KEPT, naming_shortage
+from fmcache.runtime.admission import NOTHING, Sees
+from fmcache.shortage import naming_shortage
 
 Tick = Callable[[int], None]
 """Called with the number of further steps of work (views, epochs) that are done."""
-LOOK_S = 0.2
 OPENED = "fmcache_opened"
 """The attribute in which a worker of the cluster keeps its open setup."""
-TOPIC = "fmcache-steps"
-"""The Dask topic on which processes of the cluster report finished steps and results."""
+REPORT_S = 0.2
+"""A worker reports finished steps at most this often, so that many workers do not keep the scheduler busy."""
 
 
 class Task(Protocol):
@@ -50,7 +50,6 @@ class Task(Protocol):
 H = TypeVar("H", covariant=True)
 T = TypeVar("T", bound=Task)
 R = TypeVar("R")
-V = TypeVar("V")
 
 
 class Setup(Protocol[H]):
@@ -88,7 +87,11 @@ class OpenSetup(Generic[H]):
 
 
 def run(
-    function: Function[H, T, R], groups: Iterable[tuple[Setup[H], Sequence[T]]], tick: Tick, workers: int = 0
+    function: Function[H, T, R],
+    groups: Iterable[tuple[Setup[H], Sequence[T]]],
+    tick: Tick,
+    workers: int | str = 0,
+    sees: Sees = NOTHING,
 ) -> Generator[tuple[T, R], None, None]:
     """Yield (task, result) for all results of all tasks, when they are ready.
 
@@ -98,117 +101,112 @@ def run(
     ----------
     function
         A module-level function (or a partial of one). Its arguments are what the setup gives, a task and a `Tick`. It
-        is a generator of results, which are plain values: numbers, text, tuples of them.
+        is a generator of results, which are plain values: numbers, text, tuples of them. Results of a task differ from
+        each other.
     groups
         Tasks by their setup.
     workers
-        0: in this process, in order. N > 0: on a cluster of N processes. Both give equal results.
+        0: in this process, in order. N > 0: on N processes of this machine. Text: on the workers of the Dask scheduler
+        at this address. All give equal results.
+    sees
+        What workers of a scheduler must see; not checked for processes of this machine.
 
     Raises
     ------
     NoMemory, NoRoom
         When memory or disk space ran out; the message names the task.
+    ClusterUnfit
+        When no scheduler answers, or its workers do not fit (`fmcache.runtime.admission.check`).
     WorkerDied
-        When a process of the cluster ended in the middle of a task.
+        When workers ended in the middle of a task, on each of the workers that tried it.
     """
-    units = [(setup, task) for setup, tasks in groups for task in tasks]
-    return _run_on_dask(function, units, tick, workers) if workers else _run_here(function, units, tick)
+    if not workers:
+        return _run_here(function, groups, tick)
+    from fmcache.runtime.lanes import run_on_dask
+
+    return run_on_dask(function, groups, tick, workers, sees)
 
 
 def _run_here(
-    function: Function[H, T, R], units: Sequence[tuple[Setup[H], T]], tick: Tick
+    function: Function[H, T, R], groups: Iterable[tuple[Setup[H], Sequence[T]]], tick: Tick
 ) -> Generator[tuple[T, R], None, None]:
     opened: OpenSetup[H] = OpenSetup()
     with closing(opened):
-        for setup, task in units:
-            with naming_shortage(task.title, task.relief):
-                for result in function(opened.of(setup), task, tick):
-                    yield task, result
+        for setup, tasks in groups:
+            for task in tasks:
+                with naming_shortage(task.title, task.relief):
+                    for result in function(opened.of(setup), task, tick):
+                        yield task, result
 
 
-def _run_on_dask(
-    function: Function[H, T, R], units: Sequence[tuple[Setup[H], T]], tick: Tick, workers: int
-) -> Generator[tuple[T, R], None, None]:
-    from fmcache.runtime.cluster import cluster_of
+class Order(NamedTuple):
+    """Which task a worker does: the Dask topic of its reports, its number, and the folder where paths start.
 
-    if not units:
-        return
-    with cluster_of(min(workers, len(units))) as client:
-        # (number of the task, steps, results, or the future of one that has ended)
-        arrived: SimpleQueue[tuple[int, int, Sequence[R], Any]] = SimpleQueue()
-        client.subscribe_topic(TOPIC, lambda event: arrived.put((*event[1], None)))
-        under_way: dict[int, _Unit[T]] = {}
-        waiting = enumerate(units)
+    `local` workers belong to this command alone: Dask prints nothing in them.
+    """
 
-        def begin_next() -> None:
-            for number, (setup, task) in itertools.islice(waiting, 1):
-                under_way[number] = _Unit(task)
-                future = client.submit(_in_worker, function, setup, task, number, pure=False)
-                future.add_done_callback(functools.partial(_hand_over, arrived, number))
-
-        # one task per worker: if a worker dies, a task that only waited in it would be blamed too
-        for _ in range(workers):
-            begin_next()
-        while under_way:
-            number, steps, results, ended = _next(arrived)
-            if not (unit := under_way.get(number)):
-                continue  # events of a task may arrive after its end, which already reported everything
-            if ended:
-                results = _outcome(ended, unit.task)[unit.results :]
-                steps = unit.task.weight - unit.steps
-                del under_way[number]
-                ended.release()
-                begin_next()
-            unit.steps += steps
-            unit.results += len(results)
-            if steps:
-                tick(steps)
-            yield from ((unit.task, result) for result in results)
+    topic: str
+    number: int
+    folder: str
+    local: bool
 
 
-def _next(arrived: SimpleQueue[V]) -> V:
-    """Return what arrives next. Each wait is short: with Polars loaded, the system resumes a wait after Ctrl-C."""
-    while True:
-        with contextlib.suppress(Empty):
-            return arrived.get(timeout=LOOK_S)
+class Abandoned(Exception):
+    """Ends a task in a worker that nobody waits for any more."""
 
 
-class _Unit(Generic[T]):
-    """A task that runs on the cluster, with the number of its reported steps and results."""
-
-    def __init__(self, task: T) -> None:
-        self.task, self.steps, self.results = task, 0, 0
-
-
-def _hand_over(arrived: SimpleQueue[tuple[int, int, Sequence[Any], Any]], number: int, future: Any) -> None:
-    arrived.put((number, 0, (), future))
-
-
-def _outcome(future: Any, task: Task) -> list[Any]:
-    from distributed import KilledWorker
-
-    try:
-        results: list[Any] = future.result()
-    except KilledWorker as reason:
-        raise WorkerDied(
-            f"a worker process ended before its work was done: {task.title}",
-            found="in most cases the system ended it because memory ran out",
-            next_step=f"{task.relief}; {KEPT}",
-        ) from reason
-    return results
-
-
-def _in_worker(function: Function[H, T, R], setup: Setup[H], task: T, number: int) -> list[R]:
+def in_worker(function: Function[H, T, R], setup: Setup[H], task: T, order: Order) -> None:
+    """Do a task in a worker of a cluster; report its steps, results and end as events of the order's topic."""
     from distributed import get_worker
 
     from fmcache.runtime.cluster import silence
 
-    silence()
-    worker, results = get_worker(), []
-    # a worker runs one task at a time, and its open setup ends with the worker
-    opened: OpenSetup[H] = vars(worker).setdefault(OPENED, OpenSetup())
-    with naming_shortage(task.title, task.relief):
-        for result in function(opened.of(setup), task, lambda steps: worker.log_event(TOPIC, (number, steps, ()))):
-            worker.log_event(TOPIC, (number, 0, (result,)))
-            results.append(result)
-    return results
+    if order.local:
+        silence()
+    worker = get_worker()
+    process: _Process = vars(worker).setdefault(OPENED, _Process())
+    report = _Reporter(worker, order)
+    with process.lock:  # a worker with several threads does one task at a time too
+        report.stop_if_abandoned()
+        if str(Path.cwd()) != order.folder:
+            os.chdir(order.folder)  # relative paths of a recipe mean the same files as where the command runs
+        with naming_shortage(task.title, task.relief):
+            for result in function(process.opened.of(setup), task, report.steps):
+                report.send((result,))
+    report.send(ended=True)
+
+
+class _Process:
+    """What a worker process keeps between tasks: the open setup, which ends with the process, and its lock."""
+
+    def __init__(self) -> None:
+        self.opened: OpenSetup[Any] = OpenSetup()
+        self.lock = threading.Lock()
+
+
+class _Reporter:
+    """Reports an attempt to do a task; called by one thread at a time."""
+
+    def __init__(self, worker: Any, order: Order) -> None:
+        self._worker, self._order, self._attempt = worker, order, uuid.uuid4().hex
+        self._key = worker.get_current_task()
+        self._steps, self._sent = 0, 0.0
+
+    def stop_if_abandoned(self) -> None:
+        """Raise `Abandoned` if the scheduler no longer wants this task: the command was stopped, or has ended."""
+        state = self._worker.state.tasks.get(self._key)
+        if state is None or state.state == "cancelled":
+            raise Abandoned
+
+    def steps(self, steps: int) -> None:
+        """Count finished steps; they are reported from time to time."""
+        self.stop_if_abandoned()
+        self._steps += steps
+        if time.monotonic() - self._sent >= REPORT_S:
+            self.send()
+
+    def send(self, results: tuple[Any, ...] = (), ended: bool = False) -> None:
+        """Report steps that were not reported before, results, and whether the task has ended."""
+        event = (self._order.number, self._attempt, self._steps, results, ended)
+        self._worker.log_event(self._order.topic, event)
+        self._steps, self._sent = 0, time.monotonic()

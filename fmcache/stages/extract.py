@@ -28,6 +28,7 @@ from fmcache.errors import (
 )
 from fmcache.manifest import Manifest
 from fmcache.remembered import Remembered
+from fmcache.runtime.cluster import keeping_workers
 from fmcache.specs import EncoderChoice, Recipe, cache_recipes
 from fmcache.stages import places
 from fmcache.stages.extract_request import ExtractRequest
@@ -55,7 +56,14 @@ def extract(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str
         For an error that affects all encoders: manifest, tiles, disk space, a mask cache with other views, a split
         without a labelled pixel. An error of one encoder (its weights, its cache, another process that writes its
         cache, memory) is not raised but returned.
+    ClusterUnfit
+        When the workers of a Dask cluster do not fit.
     """
+    with keeping_workers():
+        return _extract(recipe, manifest, flags, say)
+
+
+def _extract(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], None]) -> list[Failure]:
     _check_request(recipe, flags)
     failures: list[Failure] = []
     remembered = Remembered(places.remembered(flags.work))
@@ -66,7 +74,7 @@ def extract(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str
             check_boundary(one, demand)
             check_sources(demand, manifest.folder, remembered)
             hashes = content_hashes(demand, manifest.folder)
-            failed = _extract_dataset(ExtractRequest(one, demand, hashes, manifest.folder, flags, say), remembered)
+            failed = _extract_dataset(ExtractRequest(one, demand, hashes, manifest.path, flags, say), remembered)
             failures += [failure for failure in failed if failure[:2] not in {known[:2] for known in failures}]
     return failures
 
@@ -83,7 +91,7 @@ def _check_request(recipe: Recipe, flags: Flags) -> None:
     for choice in recipe.encoder_choices:
         if not choice.name.startswith(TIMM):
             read_card(choice.name)
-    if flags.device not in ("auto", "cpu"):
+    if flags.device not in ("auto", "cpu") and not isinstance(flags.workers, str):
         from fmcache.runtime.devices import pick_device  # torch
 
         pick_device(flags.device)

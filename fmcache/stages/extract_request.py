@@ -14,14 +14,19 @@ from fmcache.stages.identities import Hashes
 
 
 class ExtractRequest(NamedTuple):
-    """What a recipe needs from a dataset, its tiles' hashes, the manifest's folder; `say` receives message lines."""
+    """What a recipe needs from a dataset, its tiles' hashes, the manifest; `say` receives message lines."""
 
     recipe: Recipe
     demand: Demand
     hashes: Hashes
-    folder: Path
+    manifest: Path
     flags: Flags
     say: Callable[[str], None]
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the manifest, where relative roots of datasets start."""
+        return self.manifest.parent
 
     @property
     def mask_cache_path(self) -> Path:

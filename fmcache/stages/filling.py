@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -17,14 +18,16 @@ import torch
 from fmcache.cache.encoding import store_of
 from fmcache.cache.layout import raw_bytes
 from fmcache.cache.writer import Writer, open_writer
-from fmcache.encoders.cards import precision_of
+from fmcache.encoders.building import CPU
+from fmcache.encoders.cards import SUFFIXES, Weights, precision_of
 from fmcache.encoders.load import Encoder
 from fmcache.encoders.taps import LAST, check_taps, grid_at, width_at
 from fmcache.errors import Busy, FmcacheError, NoRoom
 from fmcache.grid import GridGeometry
-from fmcache.manifest import AnyDataset
+from fmcache.manifest import AnyDataset, FileDataset
 from fmcache.runtime import runners
-from fmcache.runtime.devices import device_name, pick_device, using_threads, versions
+from fmcache.runtime.admission import Sees
+from fmcache.runtime.devices import Where, using_threads, versions, where
 from fmcache.runtime.progress import progress
 from fmcache.runtime.sizes import size_text
 from fmcache.scores.records import EncoderInfo
@@ -39,9 +42,11 @@ from fmcache.stages.shards import (
     LESS_MEMORY,
     EncoderSetup,
     LoadedEncoder,
+    ShardBundle,
     ShardTask,
     Target,
     ViewSource,
+    bundles,
     load,
     write_mask_shards,
     write_token_shards,
@@ -49,6 +54,7 @@ from fmcache.stages.shards import (
 from fmcache.strict import builtins
 
 H = TypeVar("H")
+Read = tuple[tuple[str, Path], ...]
 WAIT_S = 0.5
 
 
@@ -85,7 +91,8 @@ def _fill_masks(asked: ExtractRequest) -> None:
         return open_writer(path, "view_bank", identity, item, "uint8", demand.views, about, recompute=recompute)
 
     with _when_free(opened, title, asked.say) as writer:
-        work = _Work(title, title, source, source, write_mask_shards)
+        at = where("cpu", asked.flags.threads, asked.flags.workers)
+        work = _Work(title, title, source, source, write_mask_shards, _read(asked), at)
         _fill(asked, [writer], (), work)
         lacking = without_side(recipe, demand, asked.hashes, path)
         writer.record(scale | sides_of(lacking, asked.hashes, path, source.side_px))
@@ -93,30 +100,44 @@ def _fill_masks(asked: ExtractRequest) -> None:
 
 def _fill_encoder(asked: ExtractRequest, choice: EncoderChoice, make_mask_cache: Callable[[], None]) -> None:
     recipe, flags, name = asked.recipe, asked.flags, asked.demand.name
-    device, lock = pick_device(flags.device), places.weights_lock(flags.work)
+    at, lock = where(flags.device, flags.threads, flags.workers), places.weights_lock(flags.work)
+    # with workers, this process needs only shapes and hashes: each worker loads its own encoder
+    device, compiled = (CPU, False) if flags.workers else (torch.device(at.device), flags.compiled)
     with naming_shortage(f"{name} · {choice.name}", LESS_MEMORY):
-        encoder = load(choice, device, offline=flags.offline, lock=lock, compiled=flags.compiled)
+        encoder = load(choice, device, offline=flags.offline, lock=lock, compiled=compiled)
         card = encoder.card
         grid = GridGeometry(recipe.tile_px, card.patch, recipe.grid)
         check_taps(encoder, recipe.taps, grid)
         make_mask_cache()
         setup = EncoderSetup(
-            _source(asked), choice, grid, precision_of(recipe.precision, card, device.type == "cuda"), recipe.store,
-            str(device), torch.get_num_threads(), flags.offline, lock, flags.compiled,
+            _source(asked), choice, grid, precision_of(recipe.precision, card, at.device != "cpu"), recipe.store,
+            at.device, at.threads, flags.offline, lock, flags.compiled,
         )  # fmt: skip
         title = f"{name} · {_info(encoder, choice, LAST).display}"
         with ExitStack() as stack:
-            writers = [stack.enter_context(_token_writer(asked, setup, encoder, tap)) for tap in recipe.taps]
-            # each worker process loads its own encoder
+            writers = [stack.enter_context(_token_writer(asked, setup, encoder, tap, at.name)) for tap in recipe.taps]
             encoding = None if flags.workers else LoadedEncoder(setup, encoder)
+            read = _read(asked, choice, encoder)
             del encoder
-            work = _Work(title, f"{name} · {choice.name}", setup, encoding, write_token_shards, device_name(device))
+            work = _Work(title, f"{name} · {choice.name}", setup, encoding, write_token_shards, read, at)
             _fill(asked, writers, recipe.taps, work)
 
 
 def _source(asked: ExtractRequest) -> ViewSource:
     bare: AnyDataset = msgspec.structs.replace(asked.demand.dataset, tiles=())
     return ViewSource(asked.folder, asked.demand.name, bare, asked.recipe.tile_px, asked.recipe.views)
+
+
+def _read(asked: ExtractRequest, choice: EncoderChoice | None = None, encoder: Encoder | None = None) -> Read:
+    """Return what tasks of a dataset read: files and folders, by what they are. Each worker gets weights of the hub itself."""
+    found: list[tuple[str, Path]] = [("manifest", asked.manifest)]
+    if isinstance(asked.demand.dataset, FileDataset):
+        found.append(("folder of the tiles", asked.folder / asked.demand.dataset.root))
+    if choice and choice.name.endswith(SUFFIXES):
+        found.append(("card", Path(choice.name)))
+    if choice and encoder and encoder.weights and (choice.weights or not (encoder.card.weights or Weights()).repo):
+        found.append(("weights", encoder.weights))
+    return tuple(found)
 
 
 @contextmanager
@@ -138,7 +159,7 @@ def _when_free(
 
 
 def _token_writer(
-    asked: ExtractRequest, setup: EncoderSetup, encoder: Encoder, tap: str
+    asked: ExtractRequest, setup: EncoderSetup, encoder: Encoder, tap: str, device: str
 ) -> AbstractContextManager[Writer]:
     recipe, flags, demand, choice = asked.recipe, asked.flags, asked.demand, setup.choice
     path = places.tokens_path(flags.work, demand.name, places.encoder_key(choice), recipe, tap)
@@ -147,7 +168,7 @@ def _token_writer(
         encoder.random_weights, setup.precision,
     )  # fmt: skip
     about = {
-        "device": device_name(encoder.device),
+        "device": device,
         "compiled": flags.compiled,
         "versions": versions("fmcache", "torch", "timm", "opencv-python-headless", "pillow"),
         "origin": builtins(origin_of(choice, encoder.card, encoder.weights, encoder.notes)),
@@ -183,7 +204,7 @@ def _info(encoder: Encoder, choice: EncoderChoice, tap: str) -> EncoderInfo:
 class _Work(NamedTuple):
     """How shards are written: `setup` for worker processes; `shared`, the opened setup, for this process.
 
-    `device` is the name of the device of the encoder; '' for masks, for which no cost is recorded.
+    `read` is what tasks read, for workers on other machines; `at` is where tasks run.
     """
 
     title: str
@@ -191,7 +212,8 @@ class _Work(NamedTuple):
     setup: runners.Setup[Any]
     shared: Any
     write: Callable[[Any, Sequence[ShardTask], runners.Tick], None]
-    device: str = ""
+    read: Read
+    at: Where
 
 
 def _fill(asked: ExtractRequest, writers: Sequence[Writer], taps: Sequence[str], work: _Work) -> None:
@@ -199,7 +221,7 @@ def _fill(asked: ExtractRequest, writers: Sequence[Writer], taps: Sequence[str],
 
     Shards of different taps may hold different numbers of views. Then the views go through the encoder once for each
     such number. Without workers, this process writes all tasks as one pipeline: it prepares the next task while the
-    current one runs. With workers, each process gets one task at a time.
+    current one runs. With workers, each process gets one bundle of tasks at a time, and writes it as such a pipeline.
     """
     first, title, say = writers[0], work.title, asked.say
     by_views: dict[tuple[str, int, int], list[Target]] = {}
@@ -235,13 +257,14 @@ def _fill(asked: ExtractRequest, writers: Sequence[Writer], taps: Sequence[str],
         for (tile, _, _), targets in by_views.items()
     ]
     with (
-        _recording_cost(writers, work.device),
+        _recording_cost(writers, work.at.name if taps else ""),
         progress(title, wanted - todo + passes, "views", done=wanted - todo) as tick,
     ):
         if asked.flags.workers:
-            groups = [(work.setup, tasks)]
-            one = functools.partial(_one, work.write)
-            with closing(runners.run(one, groups, tick, asked.flags.workers)) as ended:
+            groups = [(work.setup, bundles(tasks, work.at.processes))]
+            one = functools.partial(_write_bundle, work.write)
+            sees = Sees(work.read, (("working folder", asked.flags.work), ("cache folder", first.path.parent)))
+            with closing(runners.run(one, groups, tick, asked.flags.workers, sees)) as ended:
                 for _ in ended:
                     pass
         elif tasks:
@@ -282,9 +305,9 @@ def _views(writer: Writer) -> int:
     return sum(shard.weight for shard in writer.missing())
 
 
-def _one(
-    write: Callable[[H, Sequence[ShardTask], runners.Tick], None], shared: H, task: ShardTask, tick: runners.Tick
+def _write_bundle(
+    write: Callable[[H, Sequence[ShardTask], runners.Tick], None], shared: H, bundle: ShardBundle, tick: runners.Tick
 ) -> Sequence[None]:
-    """Write the shards of one task in a worker process. The shards are the only result, so it returns no items."""
-    write(shared, [task], tick)
+    """Write the shards of a bundle in a worker process. The shards are the only result, so it returns no items."""
+    write(shared, bundle.tasks, tick)
     return ()

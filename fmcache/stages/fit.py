@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import torch
 
 from fmcache.cache.reader import Cache, open_cache
 from fmcache.decoders.arithmetic import grids_bytes
@@ -30,7 +29,9 @@ from fmcache.locks import locked
 from fmcache.manifest import SPLITS, Manifest
 from fmcache.remembered import Remembered
 from fmcache.runtime import runners
-from fmcache.runtime.devices import pick_device, thread_count, using_threads
+from fmcache.runtime.admission import Sees
+from fmcache.runtime.cluster import keeping_workers
+from fmcache.runtime.devices import Where, using_threads, where
 from fmcache.runtime.progress import progress
 from fmcache.runtime.sizes import size_text
 from fmcache.scores.dice import check_reduction
@@ -73,12 +74,12 @@ def fit(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], N
         When another process is fitting the same study or, in a sweep, other processes are fitting all variants. If
         only some variants are busy, the others are trained, and the busy variants are returned as failed.
     """
-    with using_threads(flags.threads):
+    with using_threads(flags.threads), keeping_workers():
         return _fit(recipe, manifest, flags, say)
 
 
 def _fit(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], None]) -> list[Failure]:
-    device = pick_device(flags.device)
+    at = where(flags.device, flags.threads, flags.workers)
     failures: list[Failure] = []
     busy: list[Failure] = []
     said: set[str] = set()
@@ -94,7 +95,7 @@ def _fit(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], 
     for variant in swept:
         all_runs = []
         for demand in demands(variant, manifest):
-            found, failed = _runs_of_dataset(variant, demand, device, flags, say_once)
+            found, failed = _runs_of_dataset(variant, demand, at, flags, say_once)
             all_runs += _with_label_pixels(found, say_once)
             failures += [failure for failure in failed if failure[:2] not in {known[:2] for known in failures}]
         study = places.results(flags.work) / variant.name
@@ -109,11 +110,13 @@ def _fit(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], 
                 continue
             sweep(study)
             _keep_tile_pictures(all_runs, flags.work, say_once)
-            _train_missing(all_runs, variant.fit.seeds, flags, say)
+            _train_missing(all_runs, variant.fit.seeds, manifest.path, flags, say)
     return failures + busy
 
 
-def _train_missing(all_runs: Sequence[EncoderRuns], seeds: int, flags: Flags, say: Callable[[str], None]) -> None:
+def _train_missing(
+    all_runs: Sequence[EncoderRuns], seeds: int, manifest: Path, flags: Flags, say: Callable[[str], None]
+) -> None:
     if flags.recompute:
         for runs in all_runs:
             for seed in range(seeds):
@@ -122,14 +125,18 @@ def _train_missing(all_runs: Sequence[EncoderRuns], seeds: int, flags: Flags, sa
     todo = [task for _, tasks in groups for task in tasks]
     if all_runs:
         say(_forecast(groups, seeds))
-    _draw_missing_tokens([runs for runs, tasks in groups if not tasks], say)
+    finished = [runs for runs, tasks in groups if not tasks]
+    if isinstance(flags.workers, str):  # this machine may have no GPU
+        finished = [runs._replace(device="cpu") for runs in finished]
+    _draw_missing_tokens(finished, say)
     if not todo:
         return
     epochs = sum(runs.recipe.fit.epochs * seeds for runs in all_runs)
     done = epochs - sum(task.weight for task in todo)
+    sees = _sees(groups, manifest, flags)
     with (
         progress("fit", epochs, "epochs", done) as tick,
-        contextlib.closing(runners.run(fit_runs, groups, tick, flags.workers)) as ended,
+        contextlib.closing(runners.run(fit_runs, groups, tick, flags.workers, sees)) as ended,
     ):
         poor = 0
         for task, (seed, line, needs_help) in ended:  # from a worker process it comes as a plain tuple
@@ -138,6 +145,13 @@ def _train_missing(all_runs: Sequence[EncoderRuns], seeds: int, flags: Flags, sa
     if poor:
         which = f"{poor} run{'s' * (poor > 1)} collapsed, or the loss was still falling at the end"
         say(f"{which}. {WHAT_HELPS}. fmcache plan RECIPE shows the cost of each.")
+
+
+def _sees(groups: Sequence[tuple[EncoderRuns, Sequence[RunTask]]], manifest: Path, flags: Flags) -> Sees:
+    """Return what workers on other machines must see."""
+    reads = [("manifest", manifest)]
+    reads += [("cache", path) for runs, tasks in groups if tasks for path in (runs.mask_cache, *runs.tokens)]
+    return Sees(tuple(dict.fromkeys(reads)), (("folder of the results", places.results(flags.work)),))
 
 
 def _tasks(runs: EncoderRuns, seeds: int, say: Callable[[str], None]) -> list[RunTask]:
@@ -182,7 +196,7 @@ def _draw_missing_tokens(finished: Sequence[EncoderRuns], say: Callable[[str], N
 
 
 def _runs_of_dataset(
-    recipe: Recipe, demand: Demand, device: torch.device, flags: Flags, say: Callable[[str], None] = print
+    recipe: Recipe, demand: Demand, at: Where, flags: Flags, say: Callable[[str], None] = print
 ) -> tuple[list[EncoderRuns], list[Failure]]:
     name, dataset = demand.name, demand.dataset
     check_reduction(recipe.dice, dataset.label_names)
@@ -209,9 +223,7 @@ def _runs_of_dataset(
             notes = [check_origin(cache, key, listed.get(key), recipe, lock, remembered.sha256) for cache in tokens]
             for line in dict.fromkeys(line for of_cache in notes for line in of_cache):
                 say(f"{name} · {key}: {line}")
-            of_folds = [
-                _runs_of_encoder(recipe, demand, fold, tokens, mask_cache, device, flags) for fold in demand.splits
-            ]
+            of_folds = [_runs_of_encoder(recipe, demand, fold, tokens, mask_cache, at, flags) for fold in demand.splits]
             all_runs += [runs._replace(boundary_px=_of_test(runs, tolerances)) for runs in of_folds]
         except CacheNotFound as error:
             failures.append(Failure(name, key, renamed(path, listed.get(key)) or error))
@@ -232,7 +244,7 @@ def _runs_of_encoder(
     fold: int | None,
     tokens: Sequence[Cache],
     mask_cache: Cache,
-    device: torch.device,
+    at: Where,
     flags: Flags,
 ) -> EncoderRuns:
     fields, dataset, splits = builtins(recipe), demand.dataset, demand.splits[fold]
@@ -253,12 +265,10 @@ def _runs_of_encoder(
     info = joined_info(infos, recipe.taps) if recipe.decoder.joins_taps else infos[0]
     labels = tuple((label.name, label.colour) for label in dataset.labels)
     groups = tuple((tile.id, tile.group) for tile in dataset.tiles if tile.group and tile.id in splits.test)
-    # processes share the cores, unless the user says how many threads each may use
-    threads = thread_count(flags.threads) // (1 if flags.threads else max(flags.workers, 1))
     return EncoderRuns(
         recipe, demand.name, dataset.title or demand.name, fold, splits, labels, dataset.mpp,
         tuple(cache.path for cache in tokens), tuple(one.width for one in infos), mask_cache.path,
-        canonical_json(identity), info, places.results(flags.work), str(device), max(threads, 1), groups,
+        canonical_json(identity), info, places.results(flags.work), at.device, at.threads, groups,
         source=dataset.source, licence=dataset.licence,
     )  # fmt: skip
 

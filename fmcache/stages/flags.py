@@ -11,14 +11,15 @@ from fmcache.errors import FmcacheError
 class Flags(NamedTuple):
     """Choices of the user that change no number beyond rounding. They are recorded but are not part of a recipe.
 
-    `workers` 0 runs everything in this process; `threads` 0 means all cores; `recompute` replaces existing caches and
+    `workers` 0 runs everything in this process, N > 0 in N processes of this machine, and text on the workers of the
+    Dask scheduler at this address; `threads` 0 means all cores; `recompute` replaces existing caches and
     results; `compiled` runs encoders through torch.compile; `yes` agrees to a sweep of very many variants.
     """
 
     work: Path
     device: str = "auto"
     threads: int = 0
-    workers: int = 0
+    workers: int | str = 0
     recompute: bool = False
     offline: bool = False
     compiled: bool = False

@@ -38,6 +38,7 @@ from fmcache.tiles.views import opencv_on_one_thread, render_mask, render_view
 STORE = {"float16": torch.float16, "float32": torch.float32}
 VIEWS_BYTES = 64 * 2**20
 LEAST_VIEWS, MOST_VIEWS, PENDING = 4, 128, 2
+BUNDLES_EACH, MOST_SHARDS = 8, 64
 
 
 LESS_MEMORY = "use fewer --workers or another --device, or write a recipe with another name and a smaller tile_px"
@@ -122,6 +123,31 @@ class ShardTask(NamedTuple):
     @property
     def title(self) -> str:
         return f"{self.of} · tile {self.entry.id}"
+
+
+class ShardBundle(NamedTuple):
+    """Shards that one worker writes as one pipeline."""
+
+    tasks: tuple[ShardTask, ...]
+    relief: str = LESS_MEMORY
+
+    @property
+    def weight(self) -> int:
+        return sum(task.weight for task in self.tasks)
+
+    @property
+    def title(self) -> str:
+        first, last = self.tasks[0], self.tasks[-1]
+        return first.title if first.title == last.title else f"{first.title} to tile {last.entry.id}"
+
+
+def bundles(tasks: Sequence[ShardTask], processes: int) -> list[ShardBundle]:
+    """Return tasks in bundles for a number of processes: some for each process, so that all end at about the same time.
+
+    One shard takes milliseconds on a fast GPU, and a scheduler hands out hundreds of tasks a second, not thousands.
+    """
+    size = min(max(len(tasks) // (BUNDLES_EACH * processes), 1), MOST_SHARDS)
+    return [ShardBundle(tuple(tasks[i : i + size])) for i in range(0, len(tasks), size)]
 
 
 def load(choice: EncoderChoice, device: torch.device, *, offline: bool, lock: Path, compiled: bool) -> Encoder:

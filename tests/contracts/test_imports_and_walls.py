@@ -44,7 +44,7 @@ MAY = {
     "commands": BELOW
     | {"runtime", "tiles", "maps", "encoders", "cache", "scores", "report", "stages", "datasets", "planning"}
     | {"commands"},
-    "cli": BELOW | {"stages", "planning", "commands"},
+    "cli": BELOW | {"runtime", "stages", "planning", "commands"},
     "study": BELOW | {"cache", "decoders", "runtime", "scores", "stages"},
 }
 """What each room may import; a module with its own row may import less than its room."""

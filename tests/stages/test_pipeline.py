@@ -103,13 +103,16 @@ def recipe(folder):
     )
 
 
+AT = Where("cpu", "cpu", threads=1, processes=1)
+
+
 def flags(work, **kwargs):
     return Flags(work, device="cpu", threads=1, **kwargs)
 
 
 def jobs(recipe, manifest, work):
     (demand,) = demands(recipe, manifest)
-    return fit_stage._runs_of_dataset(recipe, demand, torch.device("cpu"), flags(work))[0]
+    return fit_stage._runs_of_dataset(recipe, demand, AT, flags(work))[0]
 
 
 def quiet(_):
@@ -320,7 +323,7 @@ def test_an_extraction_that_is_stopped_goes_on_and_ends_byte_for_byte_the_same(t
     if how == signal.SIGINT:
         assert "the same command continues from there" in errors
     (demand,) = demands(many, manifest)
-    unsealed, failures = fit_stage._runs_of_dataset(many, demand, torch.device("cpu"), flags(tmp_path / "stopped"))
+    unsealed, failures = fit_stage._runs_of_dataset(many, demand, AT, flags(tmp_path / "stopped"))
     assert unsealed == []
     assert isinstance(failures[0].error, CacheUnsealed)
     for name in ("stopped", "whole"):
