@@ -132,7 +132,7 @@ def _cores() -> int:
 
 
 def _gpus() -> tuple[str, ...]:
-    if not util.find_spec("torch"):
+    if os.environ.get(VISIBLE) in ("", "-1") or not util.find_spec("torch"):
         return ()
     import torch
 

@@ -129,7 +129,10 @@ def _source(asked: ExtractRequest) -> ViewSource:
 
 
 def _read(asked: ExtractRequest, choice: EncoderChoice | None = None, encoder: Encoder | None = None) -> Read:
-    """Return what tasks of a dataset read: files and folders, by what they are. Each worker gets weights of the hub itself."""
+    """Return what tasks of a dataset read: files and folders, by what they are.
+
+    Weights of the hub are left out: each worker finds or downloads them itself, pinned by the lock file.
+    """
     found: list[tuple[str, Path]] = [("manifest", asked.manifest)]
     if isinstance(asked.demand.dataset, FileDataset):
         found.append(("folder of the tiles", asked.folder / asked.demand.dataset.root))

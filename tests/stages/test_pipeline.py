@@ -41,6 +41,7 @@ from fmcache.grid import GridGeometry
 from fmcache.locks import locked
 from fmcache.manifest import Manifest
 from fmcache.report.summary import summarise
+from fmcache.runtime.devices import Where
 from fmcache.scores.run_files import find_runs, read_run, studies
 from fmcache.specs import DecoderSpec, EncoderChoice, FitSpec, Recipe, ViewSpec
 from fmcache.stages import encoder_runs, places, shards
