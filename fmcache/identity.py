@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,7 +74,7 @@ def whole_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     A reader sees the old file or the new one, never an incomplete one. After an exception no temporary file is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{own_number()}.partial")
     try:
         with partial.open(mode) as file:
             yield file
@@ -87,10 +88,17 @@ def whole_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         partial.unlink(missing_ok=True)
 
 
+def own_number() -> str:
+    """Return digits for the name of a temporary file: another number at each call, also on other machines.
+
+    Processes of several machines or containers that share a folder may have the same process id.
+    """
+    return f"{os.getpid()}{secrets.randbelow(10**9):09}"
+
+
 def remove_folder(folder: Path) -> None:
     """Remove a folder if it exists. It is renamed first, so that a half-removed one is never taken for a whole one."""
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.removed")
-    shutil.rmtree(aside, ignore_errors=True)
+    aside = folder.with_name(f".{folder.name}.{own_number()}.removed")
     with contextlib.suppress(FileNotFoundError):
         folder.rename(aside)
         shutil.rmtree(aside)

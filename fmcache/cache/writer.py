@@ -41,7 +41,7 @@ from fmcache.cache.header import ARRAY, FILLING, METADATA, Header, Kind, check_i
 from fmcache.cache.layout import Layout, Shard, missing_shards, plan_layout
 from fmcache.cache.shardfile import ShardFiles, shard_files
 from fmcache.cache.zarr_array import create_array, open_array, storing_all
-from fmcache.errors import CacheCorrupt, CacheMismatch, CacheNotFound, TokensOverflow
+from fmcache.errors import Busy, CacheCorrupt, CacheMismatch, CacheNotFound, TokensOverflow
 from fmcache.identity import fingerprint, remove_folder, sha256_file, sweep
 from fmcache.locks import locked
 
@@ -296,16 +296,21 @@ def _has_leftovers(path: Path) -> bool:
     return (path / FILLING).exists() or len(lists) > 1 or any(not one.name.endswith(".lock") for one in beside)
 
 
-def write_shard(path: Path, kind: Kind, shard: Shard, values: npt.NDArray[Any]) -> None:
+def write_shard(path: Path, kind: Kind, shard: Shard, values: npt.NDArray[Any], made_for: str = "") -> None:
     """Write one whole shard, flush it to disk, and record it as done. Safe in any process.
 
     Parameters
     ----------
     values
         (view, channel, row, col) for tokens or (view, y, x) for masks, in the stored type.
+    made_for
+        The fingerprint of the cache that the values were made for. A worker on another machine may outlive the command
+        that gave it the task, and meanwhile another command may have made another cache at this path.
 
     Raises
     ------
+    Busy
+        When the cache at `path` has another fingerprint than `made_for`.
     TokensOverflow
         When a value is inf or NaN.
     """
@@ -318,6 +323,13 @@ def write_shard(path: Path, kind: Kind, shard: Shard, values: npt.NDArray[Any]) 
             "precision: float32",
         )
     header, array = _opened(path, _state(path / METADATA), _state(path / ARRAY[kind] / METADATA))
+    if made_for and header.fingerprint != made_for:
+        raise Busy(
+            f"another command has replaced or enlarged {path} since this shard was started",
+            expected=f"fingerprint {made_for[:12]}",
+            found=f"fingerprint {header.fingerprint[:12]}",
+            next_step="wait until it ends, then run the same command again",
+        )
     key = array.metadata.encode_chunk_key((shard.tile, shard.block, *[0] * (values.ndim - 1)))
     written = path / ARRAY[kind] / key
     if is_damaged(path, shard.tile, shard.block):

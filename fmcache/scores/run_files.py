@@ -15,11 +15,11 @@ The results of a run are a folder ``STUDY/DATASET/ENCODER/seed-000`` (with folds
 - ``run.json``       `format`, 2; the fields of a `RunRecord`; `files`, the sha256 (hex) of the files above by name;
   `sha256`, of the canonical JSON (`fmcache.identity.canonical_json`) of everything else in ``run.json``
 
-The folder is written as ``.seed-000.PID.partial`` and then renamed. To remove it, it is first renamed to
-``.seed-000.PID.removed``. The next fit of the study removes such folders that a kill left. A run is done when all files
-exist and match their checksums; otherwise only this run is trained again. White space in ``run.json`` does not matter.
-Unknown fields are included in `sha256` and otherwise ignored. A reader checks the files that it knows and ignores other
-names in `files`: so an earlier release reads a run with files that it does not know, and this one reads a run that
+The folder is written as ``.seed-000.NUMBER.partial`` and then renamed. To remove it, it is first renamed to
+``.seed-000.NUMBER.removed``. The next fit of the study removes such folders that a kill left. A run is done when all
+files exist and match their checksums; otherwise only this run is trained again. White space in ``run.json`` does not
+matter. Unknown fields are included in `sha256` and otherwise ignored. A reader checks the files that it knows and
+ignores other names in `files`: so an earlier release reads a run with files that it does not know, and this one reads a run that
 lacks the files of a later release.
 
 Beside the folders of runs are pictures for the report (`fmcache.scores.kept_pictures`): ``tiles.parquet`` in
@@ -43,7 +43,7 @@ import msgspec
 import polars as pl
 
 from fmcache.errors import ResultsCorrupt, ResultsMismatch, ResultsNotFound
-from fmcache.identity import differences, fingerprint, remove_folder, sha256_file
+from fmcache.identity import differences, fingerprint, own_number, remove_folder, sha256_file
 from fmcache.scores.records import COUNTS_SCHEMA, CURVE_SCHEMA, RunRecord, RunResults
 from fmcache.scores.unchecked import ends_its_reader
 from fmcache.specs import Recipe
@@ -71,8 +71,7 @@ def run_folder(results: Path, study: str, dataset: str, encoder: str, seed: int,
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `folder` to write into; on success rename it to `folder`, otherwise remove it."""
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = folder.with_name(f".{folder.name}.{own_number()}.partial")
     partial.mkdir(parents=True)
     try:
         yield partial

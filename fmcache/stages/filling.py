@@ -234,7 +234,7 @@ def _fill(asked: ExtractRequest, writers: Sequence[Writer], taps: Sequence[str],
         size += raw_bytes(missing, writer.layout.view_bytes)
         for shard in missing:
             views = (writer.header.tiles[shard.tile], shard.first, shard.stop)
-            by_views.setdefault(views, []).append(Target(writer.path, shard))
+            by_views.setdefault(views, []).append(Target(writer.path, shard, writer.header.fingerprint))
     wanted, passes = sum(first.demand), sum(stop - start for _, start, stop in by_views)
     todo = len({(tile, view) for tile, start, stop in by_views for view in range(start, stop)})
     if not by_views and all(writer.header.state == "sealed" for writer in writers):

@@ -101,10 +101,11 @@ class LoadedEncoder(NamedTuple):
 
 
 class Target(NamedTuple):
-    """A shard to write, and the path of its cache."""
+    """A shard to write, with the path and the fingerprint of its cache."""
 
     path: Path
     shard: Shard
+    fingerprint: str
 
 
 class ShardTask(NamedTuple):
@@ -171,7 +172,7 @@ def _write_mask_shard(source: ViewSource, task: ShardTask) -> int:
     (target,) = task.targets
     views = range(target.shard.first, target.shard.stop)
     masks = np.stack([render_mask(source.views, source.name, task.entry.id, view, mask) for view in views])
-    write_shard(target.path, "view_bank", target.shard, masks)
+    write_shard(target.path, "view_bank", target.shard, masks, target.fingerprint)
     return task.weight
 
 
@@ -260,4 +261,5 @@ class HostCopy:
 
 def _write_taps(store: Store, task: ShardTask, parts: list[list[npt.NDArray[Any]]]) -> None:
     for target, part in zip(task.targets, parts, strict=True):
-        write_shard(target.path, "tokens", target.shard, store.rounded(np.concatenate(part)))
+        values = store.rounded(np.concatenate(part))
+        write_shard(target.path, "tokens", target.shard, values, target.fingerprint)

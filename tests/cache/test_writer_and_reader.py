@@ -406,3 +406,16 @@ def test_a_cache_is_complete_only_if_it_holds_what_is_asked_for_and_nothing_is_l
     next(file for file in (path / "tokens" / "c").rglob("*") if file.is_file()).unlink()
     assert not complete()
     assert not is_complete(tmp_path / "none.zarr", "tokens", {}, {})
+
+
+def test_a_shard_made_for_a_cache_that_was_replaced_is_refused_and_writes_nothing(tmp_path):
+    path = tmp_path / "x.zarr"
+    (shard, _) = fill(path, seal=False)
+    old = read_header(path).fingerprint
+    values = np.stack([value_of(shard.tile, view) for view in range(shard.first, shard.stop)])
+    write_shard(path, "tokens", shard, values, old)
+    fill(path, IDENTITY | {"precision": "bfloat16"}, recompute=True)  # meanwhile, another command
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    with pytest.raises(Busy, match="another command has replaced or enlarged"):
+        write_shard(path, "tokens", shard, values + 1, old)
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before

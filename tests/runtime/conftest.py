@@ -1,13 +1,7 @@
-"""A Dask scheduler and workers as a user starts them: processes of the command line, on free ports."""
+"""Units of work for workers of a cluster."""
 
-import contextlib
 import importlib
-import json
-import os
-import subprocess
-import sys
 import textwrap
-import time
 
 import pytest
 
@@ -73,57 +67,6 @@ UNITS = """
 """
 
 
-def until(condition, seconds=240.0):
-    """Wait until a condition is true; fail after a long time."""
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "this takes too long"
-        time.sleep(0.05)
-    return found
-
-
-class Scheduler:
-    """A `dask scheduler`, and the `dask worker` processes that were started for it."""
-
-    def __init__(self, folder, environment):
-        self.folder, self.environment, self._processes = folder, environment, []
-        self.file = folder / "scheduler.json"
-        self._start("scheduler", "--port", "0", "--host", "127.0.0.1", "--no-dashboard")
-        until(self.file.exists)
-        self.address = until(self._address)
-
-    def _address(self):
-        with contextlib.suppress(ValueError):
-            return json.loads(self.file.read_text())["address"]
-
-    until = staticmethod(until)
-
-    def _start(self, kind, *options, **environment):
-        command = [sys.executable, "-m", "dask", kind, "--scheduler-file", str(self.file), *options]
-        with (self.folder / f"{kind}.log").open("a") as log:
-            process = subprocess.Popen(
-                command, stdout=log, stderr=log, cwd=self.folder, env=self.environment | environment
-            )
-        self._processes.append(process)
-        return process
-
-    def worker(self, nanny="--no-nanny", **environment):
-        return self._start("worker", nanny, "--nthreads", "2", "--no-dashboard", "--host", "127.0.0.1", **environment)
-
-    def workers_are(self, n):
-        """Wait until the scheduler has `n` workers; return their pids by address."""
-        from distributed import Client
-
-        with Client(self.address, set_as_default=False) as client:
-            until(lambda: len(client.nthreads()) == n)
-            return client.run(os.getpid)
-
-    def end(self):
-        for process in reversed(self._processes):
-            process.kill()
-            process.wait()
-
-
 @pytest.fixture(scope="module")
 def units_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("units")
@@ -139,12 +82,7 @@ def units(units_folder, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def scheduler(tmp_path_factory, units_folder):
-    """A scheduler without workers."""
-    path = os.pathsep.join([str(units_folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-    made = Scheduler(
-        tmp_path_factory.mktemp("scheduler"),
-        os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )
-    yield made
-    made.end()
+def scheduler(new_scheduler, units_folder):
+    """A scheduler without workers; workers can import the module of units."""
+    with new_scheduler(units_folder) as made:
+        yield made
