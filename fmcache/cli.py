@@ -109,6 +109,10 @@ def run_command(
 def plan_command(
     recipe: Annotated[Path | None, typer.Argument(help="The recipe; default: the paper's protocol.")] = None,
     measure: Annotated[bool, typer.Option(help="Estimate times: measure this device for a few seconds.")] = True,
+    gpus: Annotated[
+        int, typer.Option(min=0, help="Plan for this many GPUs, from published numbers; 0: for this machine.")
+    ] = 0,
+    gpu: Annotated[str, typer.Option(help="The GPU of --gpus: l4, a10, l40s, a100, h100 or h200.")] = "h100",
     manifest: ManifestFile = DEFAULT_MANIFEST,
     work: Work = DEFAULT_WORK,
     device: Device = "auto",
@@ -122,9 +126,11 @@ def plan_command(
     """
     study, listed = recipe_of(recipe, None, ""), Manifest(manifest)
     from fmcache.commands.plan_table import shown
+    from fmcache.planning.gpus import fleet_of
     from fmcache.planning.plan import plan
 
-    show(shown(plan(study, listed, Flags(work, device, threads), measure), work))
+    fleet = fleet_of(gpu, gpus) if gpus else None
+    show(shown(plan(study, listed, Flags(work, device, threads), measure, fleet), work))
 
 
 @app.command("extract")

@@ -12,6 +12,7 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
+from fmcache.commands.gpu_table import gpu_table, time_text
 from fmcache.demand import demand_of
 from fmcache.planning.costs import Cost, cost_of, forward_passes, total_of
 from fmcache.planning.plan import Item, Plan, cheaper
@@ -28,6 +29,8 @@ def shown(plan: Plan, work: Path) -> Group:
     """Return a plan for the terminal: a row per encoder, the sums, and other variants."""
     recipe, total = plan.recipe, total_of([item.cost for item in plan.items])
     parts: list[Table | str] = [_encoders_table(plan, total), _work_table(plan, total)]
+    if plan.fleet:
+        parts += gpu_table(plan.items, plan.fleet, [_name(plan, item) for item in plan.items])
     cached = cache_recipes(recipe)
     views = {
         name: [forward_passes(demand_of(one, name, dataset)) for one in cached]
@@ -145,14 +148,6 @@ def _work(cost: Cost, items: Sequence[Item], speed: Speed | None) -> tuple[str, 
         return encoder, "–", decoder, "–"
     seconds = sum(item.cost.encoder_flop / speed.encoder[item.precision] for item in items)
     return encoder, time_text(seconds), decoder, _decoder_text(cost, speed)
-
-
-def time_text(seconds: float) -> str:
-    """Return a rough time as text."""
-    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def _assumptions(plan: Plan) -> str:

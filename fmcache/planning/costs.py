@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from fmcache.cache.encoding import store_of
+from fmcache.cache.layout import plan_layout
 from fmcache.decoders.arithmetic import grids_bytes, multiply_adds
 from fmcache.decoders.layers import Shape
 from fmcache.demand import Demand, demand_of, splits_of
@@ -24,7 +26,8 @@ class Cost(NamedTuple):
     `raw_bytes` is the size of its tokens on disk before compression, `disk_bytes` the expected size after compression.
     `fit_bytes` is the size of the grids and masks that stage two holds in memory at the same time. `*_flop` are
     floating-point operations; a multiply-add counts as two. `logits` counts the logits at the tile's size whose loss is
-    computed in training: for small decoders, the loss takes most of the time.
+    computed in training: for small decoders, the loss takes most of the time. `objects` is the number of shard files,
+    `runs` that of trained decoders.
     """
 
     forward_passes: int
@@ -34,6 +37,8 @@ class Cost(NamedTuple):
     encoder_flop: int
     decoder_flop: int
     logits: int
+    objects: int
+    runs: int
 
 
 def cost_of(recipe: Recipe, demand: Demand, card: Card) -> Cost:
@@ -61,12 +66,13 @@ def _cost(recipe: Recipe, demand: Demand, card: Card) -> Cost:
     taps = _at_taps(recipe, card, grid)
     passes = forward_passes(demand)
     values = sum(width * at.side**2 for at, width in taps)
-    fit_bytes = decoder_flop = logits = 0
+    fit_bytes = decoder_flop = logits = runs = 0
     for variant in variants(recipe):
         shapes = _shapes(variant, card, taps, len(demand.dataset.labels))
         an_image = sum(2 * multiply_adds(shape, variant.decoder.kind) for shape in shapes)
         for splits in splits_of(variant, demand.name, demand.dataset).values():
             trained, predicted = images_through_decoder(variant.fit, splits)
+            runs += variant.fit.seeds * len(shapes)
             decoder_flop += variant.fit.seeds * (3 * trained + predicted) * an_image
             logits += variant.fit.seeds * trained * sum(shape.labels * shape.grid.covered_px**2 for shape in shapes)
             held = [grids_bytes(variant, splits, sum(shape.channels), shape.grid) for shape in shapes]
@@ -79,12 +85,20 @@ def _cost(recipe: Recipe, demand: Demand, card: Card) -> Cost:
         encoder_flop=passes * encoder_flop(card, grid),
         decoder_flop=decoder_flop,
         logits=logits,
+        objects=sum(_shards(demand, (width, at.side, at.side), store.dtype) for at, width in taps),
+        runs=runs,
     )
 
 
 def forward_passes(demand: Demand) -> int:
     """Return how many views an encoder processes for one set of caches: those of all folds and variants."""
     return sum(demand.views.values())
+
+
+def _shards(demand: Demand, item: tuple[int, int, int], dtype: str) -> int:
+    """Return the number of shards of a cache whose views have the shape `item`."""
+    block = plan_layout(len(demand.views), max(demand.views.values()), item, dtype).block
+    return sum(-(-views // block) * tiles for views, tiles in Counter(demand.views.values()).items())
 
 
 def images_through_decoder(fit: FitSpec, splits: Splits) -> tuple[int, int]:

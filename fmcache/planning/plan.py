@@ -16,6 +16,7 @@ from fmcache.encoders.cards import TIMM, Card, precision_of, read_card, study_en
 from fmcache.grid import GridGeometry
 from fmcache.manifest import AnyDataset, Manifest
 from fmcache.planning.costs import Cost, cost_of
+from fmcache.planning.gpus import Fleet
 from fmcache.settings import Value, value_text, with_setting
 from fmcache.specs import Precision, Recipe
 from fmcache.stages import places
@@ -57,7 +58,7 @@ class Plan(NamedTuple):
     """The costs of a recipe; `speed` is None when nothing was measured. `sweep` states how much work a sweep is.
 
     `against_collapse` are the changes that helped when labels were never predicted, by the lines to write in the
-    recipe.
+    recipe. `fleet` is None when the recipe is planned for this machine.
     """
 
     recipe: Recipe
@@ -66,10 +67,13 @@ class Plan(NamedTuple):
     speed: Speed | None
     sweep: str = ""
     against_collapse: Mapping[str, Change] = MappingProxyType({})
+    fleet: Fleet | None = None
 
 
-def plan(recipe: Recipe, manifest: Manifest, flags: Flags, measure: bool = True) -> Plan:
-    """Return the costs of a recipe. A recipe without encoders is planned for all 15 encoders of the study.
+def plan(recipe: Recipe, manifest: Manifest, flags: Flags, measure: bool = True, fleet: Fleet | None = None) -> Plan:
+    """Return the costs of a recipe on this machine, or on a number of GPUs; for these, nothing is measured.
+
+    A recipe without encoders is planned for all 15 encoders of the study.
 
     Raises
     ------
@@ -82,9 +86,9 @@ def plan(recipe: Recipe, manifest: Manifest, flags: Flags, measure: bool = True)
     datasets = {demand.name: demand.dataset for demand in asked}
     sweep = check_sweep(recipe, manifest, yes=True)
     helping = against_collapse(recipe)
-    if not measure:
+    if fleet or not measure:
         changes = {line: Change(changed, None) for line, changed in helping.items()}
-        return Plan(recipe, datasets, _items(recipe, asked, on_gpu=False), None, sweep, changes)
+        return Plan(recipe, datasets, _items(recipe, asked, on_gpu=bool(fleet)), None, sweep, changes, fleet)
     from fmcache.planning.speed import measure_speed
     from fmcache.runtime.devices import pick_device, using_threads
 

@@ -19,8 +19,8 @@ The folder is written as ``.seed-000.NUMBER.partial`` and then renamed. To remov
 ``.seed-000.NUMBER.removed``. The next fit of the study removes such folders that a kill left. A run is done when all
 files exist and match their checksums; otherwise only this run is trained again. White space in ``run.json`` does not
 matter. Unknown fields are included in `sha256` and otherwise ignored. A reader checks the files that it knows and
-ignores other names in `files`: so an earlier release reads a run with files that it does not know, and this one reads a run that
-lacks the files of a later release.
+ignores other names in `files`: so an earlier release reads a run with files that it does not know, and this one reads a
+run that lacks the files of a later release.
 
 Beside the folders of runs are pictures for the report (`fmcache.scores.kept_pictures`): ``tiles.parquet`` in
 ``STUDY/DATASET``, and ``tokens.parquet`` beside the seeds of an encoder (and fold). No number depends on them.

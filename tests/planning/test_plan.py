@@ -8,7 +8,8 @@ import yaml
 from rich.console import Console
 
 from fmcache.cache.encoding import COMPACT
-from fmcache.commands.plan_table import shown, time_text
+from fmcache.commands.gpu_table import time_text
+from fmcache.commands.plan_table import shown
 from fmcache.decoders.arithmetic import multiply_adds, views_in_fit
 from fmcache.decoders.decoder import Decoder
 from fmcache.decoders.layers import Shape
@@ -78,6 +79,7 @@ def test_costs_are_those_counted_by_hand(manifest):
     forward = 2 * (10 * 6 * 16 + 9 * 36 * (64 + 256 + 1024 + 4096) + 6 * 2 * 4096)
     assert counted.decoder_flop == 2 * (3 * 45 + 3 * 1 + 2) * forward
     assert counted.logits == 2 * 45 * 2 * 64**2  # seeds, images trained on, labels, pixels
+    assert (counted.objects, counted.runs) == (6, 2)  # small grids: all views of a tile are one shard
 
 
 def test_folds_and_swept_values_share_a_cache_and_add_up_in_training(manifest):
