@@ -108,7 +108,7 @@ def listing_s(folder: Path, shards: int) -> tuple[float, float]:
 def manifest_cost(folder: Path, tiles: int) -> tuple[float, float]:
     """Return the seconds and the bytes of memory that a tile of a manifest takes when it is read."""
     rows = [
-        f"      - {{id: tile-{i:07}, group: patient-{i}, image: images/tile-{i:07}.png, image_sha256: {i:064x}, "
+        f"      - {{id: tile-{i:07}, group: patient-{i}, image: images/tile-{i:07}.png, image_sha256: '{i:064x}', "
         f"mask: masks/tile-{i:07}.png, mask_sha256: '{i:064x}'}}"
         for i in range(tiles)
     ]
