@@ -215,6 +215,7 @@ def screen_command(
     device: Device = "auto",
     threads: Threads = 0,
     workers: Workers = 0,
+    dask: Dask = "",
     recompute: Recompute = False,
 ) -> None:
     """Find the encoders that are worth a full study: a linear probe on every cached encoder, and who may be best.
@@ -230,7 +231,7 @@ def screen_command(
     from fmcache.demand import demands
     from fmcache.stages.fit import fit
 
-    flags = Flags(work, device, threads, workers, recompute=recompute)
+    flags = Flags(work, device, threads, workers_of(workers, dask), recompute=recompute)
     failures = fit(study, listed, flags, say)
     try:
         written = _print_reports(work, study.name)

@@ -76,6 +76,7 @@ def _flags(manifest: Path, flags: Flags) -> Iterator[str]:
         yield from ("--work", str(flags.work))
     if flags.device != "auto":
         yield from ("--device", flags.device)
-    for name, count in (("--threads", flags.threads), ("--workers", flags.workers)):
+    processes = "--dask" if isinstance(flags.workers, str) else "--workers"
+    for name, count in (("--threads", flags.threads), (processes, flags.workers)):
         if count:
             yield from (name, str(count))
