@@ -10,6 +10,7 @@ import typer
 from fmcache.commands.options import (
     DEFAULT_MANIFEST,
     DEFAULT_WORK,
+    Dask,
     Device,
     ManifestFile,
     Offline,
@@ -18,6 +19,7 @@ from fmcache.commands.options import (
     Work,
     Workers,
     say,
+    workers_of,
 )
 from fmcache.errors import FmcacheError, SpecError
 from fmcache.stages.flags import Flags
@@ -59,6 +61,7 @@ def predict_command(
     device: Device = "auto",
     threads: Threads = 0,
     workers: Workers = 0,
+    dask: Dask = "",
     recompute: Recompute = False,
     offline: Offline = False,
 ) -> None:
@@ -82,7 +85,7 @@ def predict_command(
         "off" if tissue == "off" else "auto", regions, mpp_of_slide, mpp, batch, weights, manifest,
         MapOptions(ome_tiff=ome_tiff, least_um2=min_area_um2, gzip=gzip),
     )  # fmt: skip
-    flags = Flags(work, device, threads, workers, recompute=recompute, offline=offline)
+    flags = Flags(work, device, threads, workers_of(workers, dask), recompute=recompute, offline=offline)
     folder, failures = predict(request, flags, say)
     for failure in failures:
         typer.echo(f"error: {failure.dataset}: {failure.error}", err=True)

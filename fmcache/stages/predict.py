@@ -20,7 +20,8 @@ from fmcache.manifest import Label, Manifest
 from fmcache.prediction.lattice import Coverage, everywhere
 from fmcache.prediction.windowing import Windows, memory_bytes, tiles_at_a_time, windows_over
 from fmcache.runtime import runners
-from fmcache.runtime.devices import pick_device, using_threads
+from fmcache.runtime.admission import Sees
+from fmcache.runtime.devices import Where, pick_device, using_threads, where
 from fmcache.runtime.progress import progress
 from fmcache.runtime.sizes import size_text
 from fmcache.scores.run_files import WEIGHTS
@@ -75,7 +76,7 @@ def predict(request: PredictRequest, flags: Flags, say: Callable[[str], None] = 
         When the disk or memory is full, or another process writes into the same folder.
     """
     with using_threads(flags.threads) as threads:
-        model = _model(request, flags, threads)
+        model = _model(request, flags)
         slides = _slides(request)
         model.folder.mkdir(parents=True, exist_ok=True)
         with locked(model.folder):
@@ -112,7 +113,9 @@ def _predict(
     total = sum(task.weight for task in tasks)
     with (
         progress("predict", total, "tiles") as tick,
-        contextlib.closing(runners.run(map_slide, [(model.setup, tasks)], tick, flags.workers)) as ended,
+        contextlib.closing(
+            runners.run(map_slide, [(model.setup, tasks)], tick, flags.workers, _sees(request, flags, tasks))
+        ) as ended,
     ):
         for task, (line, refused) in ended:  # from a worker process, `refused` comes as a plain tuple
             if refused:
@@ -122,19 +125,25 @@ def _predict(
     return failures
 
 
-def _model(request: PredictRequest, flags: Flags, threads: int) -> _Model:
-    device = str(pick_device(flags.device))
-    # processes share the cores, unless the user says how many threads each may use
-    of_process = max(1, threads // (1 if flags.threads else max(flags.workers, 1)))
+def _sees(request: PredictRequest, flags: Flags, tasks: Sequence[SlideTask]) -> Sees:
+    """Return what workers on other machines must see."""
+    reads = [("slide", task.path) for task in tasks]
+    reads += [("bundle", request.bundle)] if request.bundle else [("results", places.results(flags.work))]
+    return Sees(tuple(reads), tuple(("folder of the maps", task.folder) for task in tasks[:1]))
+
+
+def _model(request: PredictRequest, flags: Flags) -> _Model:
+    at = where(flags.device, flags.threads, flags.workers)
     if request.runs is None:
-        return _of_bundle(request, flags, device, of_process)
+        return _of_bundle(request, flags, at)
     results = places.results(flags.work)
     chosen = choose_runs(results, request.runs)
     record = chosen.records[0]
     mpp = tile_mpp(results / record.study / record.dataset, record, request.mpp)
     grid = GridGeometry(int(record.recipe["tile_px"]), record.encoder.patch, record.recipe["grid"])
     title = f"{record.encoder.display} on {record.dataset_title}, {chosen.reason}"
-    setup = ModelSetup(chosen, mpp, device, of_process, flags.offline, places.weights_lock(flags.work), request.weights)
+    lock = places.weights_lock(flags.work)
+    setup = ModelSetup(chosen, mpp, at.device, at.threads, flags.offline, lock, request.weights)
     folder = request.into or places.maps(
         flags.work, record.study, record.dataset, record.encoder.name, chosen.folder_name
     )
@@ -143,11 +152,11 @@ def _model(request: PredictRequest, flags: Flags, threads: int) -> _Model:
     )
 
 
-def _of_bundle(request: PredictRequest, flags: Flags, device: str, threads: int) -> _Model:
+def _of_bundle(request: PredictRequest, flags: Flags, at: Where) -> _Model:
     if request.bundle is None:
         raise SpecError("nothing to predict with", next_step="pass --study and --encoder, or --bundle")
     facts = checked_facts(request.bundle)
-    setup = BundleSetup(request.bundle, device, threads, request.weights)
+    setup = BundleSetup(request.bundle, at.device, at.threads, request.weights)
     return _Model(
         setup, facts.title, facts.tile_px, facts.covered_px, facts.mpp,
         tuple(Label(one.name, one.colour) for one in facts.labels), 1,
