@@ -92,7 +92,18 @@ class Scheduler:
         return process
 
     def worker(self, nanny="--no-nanny", **environment):
-        return self._start("worker", nanny, "--nthreads", "2", "--no-dashboard", "--host", "127.0.0.1", **environment)
+        return self._start(
+            "worker",
+            nanny,
+            "--nthreads",
+            "2",
+            "--no-dashboard",
+            "--host",
+            "127.0.0.1",
+            "--death-timeout",
+            "60",
+            **environment,
+        )
 
     def workers_are(self, n):
         """Wait until the scheduler has `n` workers; return their pids by address."""
