@@ -426,9 +426,10 @@ def _print_report(work: Path, study: str) -> None:
 
 def _print_reports(work: Path, study: str) -> list[StudyReport]:
     """Write the reports of one study or, without a name, of all studies; print and return them."""
-    from fmcache.stages import places
+    from fmcache.stages import at_url, places
     from fmcache.stages.report import report
 
+    at_url.fetch_results(work)
     written = report(places.results(work), places.reports(work), study)
     for result in written:
         for table in result.tables:

@@ -8,6 +8,7 @@
     ├── TileError          (ValueError)          correct an image or a mask
     ├── ExtraMissing       (ImportError)         install an optional extra
     ├── DataUnavailable    (RuntimeError)        try again, or put the file in place yourself
+    ├── StoreUnavailable   (RuntimeError)        check URL, credentials, rights and region of a store
     ├── EncoderUnavailable (RuntimeError)        get access, pass a file, or choose another encoder
     │   └── HubUnreachable                       check the network, or pass a file
     ├── WeightsMismatch    (ValueError)          pass the weights of this encoder
@@ -99,6 +100,10 @@ class ExtraMissing(FmcacheError, ImportError):
 
 class DataUnavailable(FmcacheError, RuntimeError):
     """A file of a dataset is unavailable: it could not be downloaded, or is not in its place."""
+
+
+class StoreUnavailable(FmcacheError, RuntimeError):
+    """A store of objects refused a request or did not answer, or lacks what fmcache needs of it."""
 
 
 class EncoderUnavailable(FmcacheError, RuntimeError):

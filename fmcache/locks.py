@@ -101,7 +101,7 @@ class _Held:
     """The lock of a path, held from here to `release`."""
 
     def __init__(self, path: Path) -> None:
-        self._owner, self._me, self._done = _owner(path), _me(), threading.Event()
+        self._owner, self._me, self._done = _owner(path), this_process(), threading.Event()
         self._owner.parent.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(_lock(path), timeout=0)
         try:
@@ -215,7 +215,8 @@ def _busy(path: Path, there: _Seen | None, age: float | None = None) -> Busy:
     return Busy(f"another process is writing {path}", found=found, next_step=next_step)
 
 
-def _me() -> Owner:
+def this_process() -> Owner:
+    """Return this process as the holder of a lock."""
     host, machine = here()
     command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200].encode(errors="replace").decode()
     return Owner(host, machine, os.getpid(), datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"), command)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, TextIO
 
 from fmcache.errors import FmcacheError, ResultsNotFound, SpecError
 from fmcache.manifest import Manifest, Split
+from fmcache.remote.copies import local_work
 from fmcache.specs import Recipe, read_recipe, variants
-from fmcache.stages import places
+from fmcache.stages import at_url, places
 from fmcache.stages.flags import Failure, Flags
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Study:
     recipe
         A recipe, or the path of its YAML file.
     work, manifest
-        The working folder, and the file that lists datasets.
+        The working folder (or ``s3://BUCKET/PREFIX``), and the file that lists datasets.
     device, threads, workers, offline
         As the flags of the commands: they change no number beyond rounding. `workers` is a number of processes, or the
         address of a Dask scheduler (`--dask`).
@@ -60,7 +61,7 @@ class Study:
         self.recipe = recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
         self.manifest = Manifest(Path(manifest))
         # a program cannot be asked whether a large sweep is meant
-        self._flags = Flags(Path(work), device, threads, workers, offline=offline, yes=True)
+        self._flags = Flags(local_work(work), device, threads, workers, offline=offline, yes=True)
         self._say, self._progress = say or (lambda _: None), progress
 
     def __repr__(self) -> str:
@@ -108,6 +109,7 @@ class Study:
         """
         from fmcache.stages.report import report
 
+        at_url.fetch_results(self._flags.work)
         (*_, written) = report(places.results(self._flags.work), places.reports(self._flags.work), self.recipe.name)
         if written.damaged:
             raise written.damaged[0]
@@ -130,6 +132,7 @@ class Study:
         from fmcache.scores.run_files import find_runs, read_run
 
         self._check_one()
+        at_url.fetch_results(self._flags.work)
         runs = [read_run(folder) for folder in find_runs(places.results(self._flags.work), self.recipe.name)]
         if not runs:
             raise ResultsNotFound(
@@ -184,6 +187,7 @@ class Study:
                 f"recipe {recipe.name!r} has no fold {fold}, split {split!r} of {dataset!r}",
                 expected=f"fold {' or '.join(map(str, demand.splits))}; train, val or test",
             )
+        at_url.fetch_for_fit(recipe, demand, work)
         masks = open_masks(recipe, demand, work)
         taps = (tap,) if tap else recipe.taps if recipe.decoder.joins_taps else ("last",)
         caches = open_taps(recipe, demand, encoder, taps, masks, work)
@@ -209,6 +213,7 @@ class Study:
         from fmcache.scores.run_files import WEIGHTS, read_record, run_folder
 
         self._check_one()
+        at_url.fetch_results(self._flags.work)
         folder = run_folder(places.results(self._flags.work), self.recipe.name, dataset, encoder, seed, fold)
         return load_decoder(folder / WEIGHTS, read_record(folder))
 

@@ -9,7 +9,7 @@ import msgspec
 from rich.table import Table
 
 from fmcache.cache.header import read_header
-from fmcache.cache.verify import Verdict, find_caches, verify_cache
+from fmcache.cache.verify import Verdict, verify_cache
 from fmcache.errors import (
     CacheCorrupt,
     CacheMismatch,
@@ -22,14 +22,15 @@ from fmcache.errors import (
 from fmcache.runtime.progress import progress
 from fmcache.runtime.sizes import size_text
 from fmcache.scores.run_files import find_runs, read_run, studies
-from fmcache.stages import places
+from fmcache.stages import at_url, places
 
 
 def list_caches(work: Path) -> Table:
     """Return a table of all caches below the working folder."""
-    table = Table("cache", "kind", "state", "tiles", "views", "on disk", title=f"caches in {places.caches(work)}")
-    for entry in find_caches(places.caches(work)):
-        name = str(entry.path)
+    table = Table(
+        "cache", "kind", "state", "tiles", "views", "on disk", title=f"caches in {at_url.shown(places.caches(work))}"
+    )
+    for name, entry in at_url.list_caches(work):
         if entry.header is None:
             table.add_row(name, "?", entry.problem, "", "", size_text(entry.bytes))
             continue
@@ -41,18 +42,20 @@ def list_caches(work: Path) -> Table:
 
 def describe_cache(path: Path) -> str:
     """Return the header of a cache as JSON."""
-    return msgspec.json.format(msgspec.json.encode(read_header(path)), indent=2).decode()
+    return msgspec.json.format(msgspec.json.encode(at_url.header_of(path)), indent=2).decode()
 
 
 def verify_caches(paths: Sequence[Path], work: Path, say: Callable[[str], None]) -> int:
     """Verify caches (all below `work` if none is named), print the result of each; return the number of problems."""
-    chosen = list(paths) or [entry.path for entry in find_caches(places.caches(work))]
+    chosen = list(paths) or [entry.path for _, entry in at_url.list_caches(work)]
     if not chosen:
-        raise CacheNotFound(f"there is no cache in {places.caches(work)}", next_step="make one with fmcache extract")
+        raise CacheNotFound(
+            f"there is no cache in {at_url.shown(places.caches(work))}", next_step="make one with fmcache extract"
+        )
     problems = 0
     for path in chosen:
         found = _verify(path)
-        say(f"{path}: " + ("no problems" if not found.problems else f"{len(found.problems)} problems"))
+        say(f"{at_url.shown(path)}: " + ("no problems" if not found.problems else f"{len(found.problems)} problems"))
         for line in found.problems:
             say(f"  {line}")
         if found.problems:
@@ -63,6 +66,7 @@ def verify_caches(paths: Sequence[Path], work: Path, say: Callable[[str], None])
 
 def verify_results(work: Path, say: Callable[[str], None]) -> int:
     """Check the files of all runs below `work` against their checksums; print and return the number of damaged runs."""
+    at_url.fetch_results(work)
     results = places.results(work)
     folders = [folder for study in studies(results) for folder in find_runs(results, study)]
     damaged: list[FmcacheError] = []
@@ -72,7 +76,10 @@ def verify_results(work: Path, say: Callable[[str], None]) -> int:
         except (ResultsCorrupt, ResultsMismatch) as reason:
             damaged.append(reason)
     if folders:
-        say(f"{results}: {len(folders)} runs, " + ("no problems" if not damaged else f"{len(damaged)} damaged"))
+        say(
+            f"{at_url.shown(results)}: {len(folders)} runs, "
+            + ("no problems" if not damaged else f"{len(damaged)} damaged")
+        )
     for error in damaged:
         say(f"  {error.problem}\n  next: {error.next_step}")
     return len(damaged)
@@ -81,7 +88,10 @@ def verify_results(work: Path, say: Callable[[str], None]) -> int:
 def _verify(path: Path) -> Verdict:
     """Verify one cache. A cache that cannot be opened counts as a problem and does not stop the check of the others."""
     try:
-        with progress(str(path), sum(read_header(path).stored), "views") as tick:
-            return verify_cache(path, tick)
+        at_url.fetch_to_verify(path)
+        with progress(at_url.shown(path), sum(read_header(path).stored), "views") as tick:
+            verdict = verify_cache(path, tick)
+        at_url.push_marks(path)
+        return verdict
     except (CacheUnsealed, CacheCorrupt, CacheMismatch, CacheNotFound) as error:
         return Verdict([error.problem + (f" ({error.found})" if error.found else "")], error.next_step)

@@ -26,14 +26,15 @@ def cache_ls(work: Work = DEFAULT_WORK) -> None:
 
 
 @app.command("info")
-def cache_info(path: Annotated[Path, typer.Argument(help="A cache (a folder NAME.zarr).")]) -> None:
+def cache_info(path: Annotated[Path, typer.Argument(help="A cache (a folder NAME.zarr, or its URL).")]) -> None:
     """Print what a cache was made from, as JSON.
 
     Example: fmcache cache info work/cache/demo/raw-pixels/128px.zarr
     """
     from fmcache.commands.cache_tables import describe_cache
+    from fmcache.remote.copies import local_cache
 
-    say(describe_cache(path))
+    say(describe_cache(local_cache(path)))
 
 
 @app.command("verify")
@@ -50,8 +51,9 @@ def cache_verify(
     Example: fmcache cache verify
     """
     from fmcache.commands.cache_tables import verify_caches, verify_results
+    from fmcache.remote.copies import local_cache
 
-    problems = verify_caches(path or [], work, say)
+    problems = verify_caches([local_cache(one) for one in path or ()], work, say)
     if not path:
         problems += verify_results(work, say)
     if problems:
@@ -67,14 +69,15 @@ def cache_rm(
 
     Example: fmcache cache rm work/cache/demo/raw-pixels/128px.zarr
     """
-    from fmcache.cache.verify import remove_cache
+    from fmcache.remote.copies import local_cache
     from fmcache.runtime.sizes import size_text
+    from fmcache.stages.at_url import remove
 
     failed: list[FmcacheError] = []
     for folder in path:
         if yes or typer.confirm(f"remove {folder}?"):
             try:
-                say(f"{folder}: removed, {size_text(remove_cache(folder))} freed")
+                say(f"{folder}: removed, {size_text(remove(local_cache(folder)))} freed")
             except (CacheNotFound, Busy) as error:
                 failed.append(error)
     for reason in failed:

@@ -13,7 +13,19 @@ import typer
 if TYPE_CHECKING:
     from fmcache.specs import EncoderChoice, Recipe
 
-Work = Annotated[Path, typer.Option("--work", help="Working folder: caches, results and reports.")]
+
+def _local(work: Path) -> Path:
+    from fmcache.remote.copies import local_work
+
+    return local_work(work)
+
+
+Work = Annotated[
+    Path,
+    typer.Option(
+        "--work", callback=_local, help="Working folder: caches, results and reports; or a URL, s3://BUCKET/PREFIX."
+    ),
+]
 ManifestFile = Annotated[Path, typer.Option("--manifest", help="The data manifest.")]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="Recipe file; default: the paper's protocol.")]
 DatasetNames = Annotated[list[str] | None, typer.Option("--dataset", help="Dataset; may be repeated.")]

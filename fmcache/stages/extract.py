@@ -30,7 +30,7 @@ from fmcache.manifest import Manifest
 from fmcache.remembered import Remembered
 from fmcache.runtime.cluster import keeping_workers
 from fmcache.specs import EncoderChoice, Recipe, cache_recipes
-from fmcache.stages import places
+from fmcache.stages import at_url, places
 from fmcache.stages.extract_request import ExtractRequest
 from fmcache.stages.flags import Failure, Flags
 from fmcache.stages.identities import Hashes, mask_identity, tokens_identity
@@ -74,7 +74,9 @@ def _extract(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[st
             check_boundary(one, demand)
             check_sources(demand, manifest.folder, remembered)
             hashes = content_hashes(demand, manifest.folder)
-            failed = _extract_dataset(ExtractRequest(one, demand, hashes, manifest.path, flags, say), remembered)
+            asked = ExtractRequest(one, demand, hashes, manifest.path, flags, say)
+            with at_url.extracting(asked):
+                failed = _extract_dataset(asked, remembered)
             failures += [failure for failure in failed if failure[:2] not in {known[:2] for known in failures}]
     return failures
 

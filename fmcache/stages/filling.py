@@ -33,7 +33,7 @@ from fmcache.runtime.sizes import size_text
 from fmcache.scores.records import EncoderInfo
 from fmcache.shortage import naming_shortage
 from fmcache.specs import EncoderChoice
-from fmcache.stages import places
+from fmcache.stages import at_url, places
 from fmcache.stages.extract_request import ExtractRequest
 from fmcache.stages.identities import mask_identity, tokens_identity, with_encoder
 from fmcache.stages.origins import origin_of, weights_name
@@ -86,9 +86,14 @@ def _fill_masks(asked: ExtractRequest) -> None:
         for entry in demand.entries:
             source.tile(entry)
 
-    def opened() -> AbstractContextManager[Writer]:
+    @contextmanager
+    def opened() -> Iterator[Writer]:
         recompute = asked.flags.recompute
-        return open_writer(path, "view_bank", identity, item, "uint8", demand.views, about, recompute=recompute)
+        with (
+            at_url.writing(path, recompute=recompute),
+            open_writer(path, "view_bank", identity, item, "uint8", demand.views, about, recompute=recompute) as writer,
+        ):
+            yield writer
 
     with _when_free(opened, title, asked.say) as writer:
         at = where("cpu", asked.flags.threads, asked.flags.workers)
@@ -161,9 +166,10 @@ def _when_free(
         yield writer
 
 
+@contextmanager
 def _token_writer(
     asked: ExtractRequest, setup: EncoderSetup, encoder: Encoder, tap: str, device: str
-) -> AbstractContextManager[Writer]:
+) -> Iterator[Writer]:
     recipe, flags, demand, choice = asked.recipe, asked.flags, asked.demand, setup.choice
     path = places.tokens_path(flags.work, demand.name, places.encoder_key(choice), recipe, tap)
     identity = with_encoder(
@@ -179,17 +185,21 @@ def _token_writer(
     }
     at, store = grid_at(encoder, tap, setup.grid), store_of(recipe.store)
     item = (width_at(encoder, tap), at.side, at.side)
-    return open_writer(
-        path,
-        "tokens",
-        identity,
-        item,
-        store.dtype,
-        demand.views,
-        about,
-        recompute=flags.recompute,
-        compressor=store.compressor,
-    )
+    with (
+        at_url.writing(path, recompute=flags.recompute),
+        open_writer(
+            path,
+            "tokens",
+            identity,
+            item,
+            store.dtype,
+            demand.views,
+            about,
+            recompute=flags.recompute,
+            compressor=store.compressor,
+        ) as writer,
+    ):
+        yield writer
 
 
 def _info(encoder: Encoder, choice: EncoderChoice, tap: str) -> EncoderInfo:

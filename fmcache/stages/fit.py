@@ -39,7 +39,7 @@ from fmcache.scores.missed import WHAT_HELPS
 from fmcache.scores.run_files import check_same_run
 from fmcache.shortage import naming_shortage
 from fmcache.specs import Recipe, variants
-from fmcache.stages import places
+from fmcache.stages import at_url, places
 from fmcache.stages.encoder_runs import LESS_MEMORY, EncoderRuns, RunTask, fit_runs, loader_of
 from fmcache.stages.flags import Failure, Flags
 from fmcache.stages.identities import only_tiles
@@ -95,12 +95,14 @@ def _fit(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], 
     for variant in swept:
         all_runs = []
         for demand in demands(variant, manifest):
+            at_url.fetch_for_fit(variant, demand, flags.work)
             found, failed = _runs_of_dataset(variant, demand, at, flags, say_once)
             all_runs += _with_label_pixels(found, say_once)
             failures += [failure for failure in failed if failure[:2] not in {known[:2] for known in failures}]
         study = places.results(flags.work) / variant.name
         with contextlib.ExitStack() as held:
             try:
+                held.enter_context(at_url.writing_results(study, flags.work))
                 held.enter_context(locked(study))
             except Busy as error:
                 busy.append(Failure(variant.name, "all encoders", error))

@@ -30,9 +30,11 @@ MAY = {
     "prediction": BELOW | {"runtime", "tiles", "maps", "encoders", "cache", "decoders", "prediction"},
     "statistics": BELOW | {"scores", "statistics"},
     "report": BELOW | {"scores", "statistics", "report"},
+    "remote": BELOW | {"cache", "scores", "runtime", "remote"},
     "bundles": BELOW | {"cache", "encoders", "decoders", "scores", "report", "bundles"},
     "stages": BELOW
-    | {"runtime", "tiles", "slides", "encoders", "cache", "decoders", "scores", "report", "bundles", "stages"},
+    | {"runtime", "tiles", "slides", "encoders", "cache", "decoders", "scores", "report", "bundles", "remote"}
+    | {"stages"},
     "stages.predict": BELOW | {"runtime", "slides", "maps", "encoders", "scores", "prediction", "bundles", "stages"},
     "stages.predict_request": BELOW | {"maps", "stages"},
     "stages.slide_maps": BELOW | {"runtime", "slides", "maps", "prediction", "stages"},
@@ -42,10 +44,10 @@ MAY = {
     "stages.report": BELOW | {"scores", "report"},
     "planning": BELOW | {"runtime", "encoders", "cache", "decoders", "stages", "planning"},
     "commands": BELOW
-    | {"runtime", "tiles", "maps", "encoders", "cache", "scores", "report", "stages", "datasets", "planning"}
+    | {"runtime", "tiles", "maps", "encoders", "cache", "scores", "report", "remote", "stages", "datasets", "planning"}
     | {"commands"},
     "cli": BELOW | {"runtime", "stages", "planning", "commands"},
-    "study": BELOW | {"cache", "decoders", "runtime", "scores", "stages"},
+    "study": BELOW | {"cache", "decoders", "runtime", "scores", "remote", "stages"},
 }
 """What each room may import; a module with its own row may import less than its room."""
 REPEATED = {"report"}
@@ -126,7 +128,9 @@ def test_fit_loads_no_timm_no_images_and_no_hub():
 
 
 def test_report_loads_no_torch_and_no_cache():
-    assert not {"torch", "timm", "zarr", "cv2"} & loaded_after("import fmcache.stages.report")
+    assert not {"torch", "timm", "zarr", "cv2"} & loaded_after(
+        "import fmcache.stages.report, fmcache.stages.at_url, fmcache.remote.result_copies"
+    )
 
 
 def test_statistics_need_numpy_scipy_and_polars_alone():
@@ -144,6 +148,31 @@ def test_the_list_of_encoders_loads_no_zarr_and_no_torch():
 
 def test_the_serial_runner_needs_no_dask():
     assert not {"dask", "distributed"} & loaded_after("import fmcache.stages.extract, fmcache.stages.fit")
+
+
+WITHOUT_A_STORE = """
+import sys
+sys.modules["boto3"] = sys.modules["botocore"] = None  # importing them fails; rasterio imports boto3 where it can
+from pathlib import Path
+from fmcache.commands import cache_tables, options
+from fmcache.errors import ExtraMissing
+from fmcache.stages import at_url, extract, filling, fit
+work = options._local(Path(sys.argv[1]))
+at_url.fetch_results(work)
+cache_tables.list_caches(work)
+with at_url.writing(work / "cache" / "a" / "b" / "c.zarr", recompute=False), at_url.writing_results(work / "s", work):
+    pass
+try:
+    options._local(Path("s3://bucket/prefix"))
+except ExtraMissing as missing:
+    print(missing)
+"""
+
+
+def test_without_a_url_no_client_of_a_store_is_imported_and_a_url_names_the_extra(tmp_path):
+    command = [sys.executable, "-c", WITHOUT_A_STORE, str(tmp_path)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said == "s3://bucket/prefix: boto3 is not installed\n  next: pip install 'fmcache[s3]'\n"
 
 
 def test_public_names_exist_and_importing_fmcache_loads_none_of_their_rooms():

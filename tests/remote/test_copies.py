@@ -1,0 +1,45 @@
+"""URLs, and where their local copies are."""
+
+from pathlib import Path
+
+import pytest
+
+from fmcache.errors import SpecError
+from fmcache.remote.copies import home_of, home_of_cache, local_cache, local_work
+
+
+def test_a_url_has_one_copy_however_it_is_written_and_a_folder_has_none(server, tmp_path):
+    copy = local_work("s3://bucket/a/b")
+    assert {local_work(Path("s3://bucket/a/b")), local_work("s3://bucket//a/b/"), local_work("S3://bucket/a/b")} == {
+        copy
+    }
+    assert copy.relative_to(tmp_path / "copies").parts[1:] == ("bucket", "a", "b")
+    assert home_of(copy).objects.url("x") == "s3://bucket/a/b/x"
+    assert local_work(tmp_path / "work") == tmp_path / "work"
+    assert home_of(tmp_path / "work") is None
+    assert local_work("s3://bucket") != local_work("s3://bucket/a")
+
+
+def test_stores_of_other_endpoints_have_other_copies(server, monkeypatch):
+    here = local_work("s3://bucket/a")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    assert local_work("s3://bucket/a") != here
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    assert "aws" in local_work("s3://bucket/a").parts
+
+
+def test_the_url_of_a_cache_leads_to_its_copy(server):
+    path = local_cache(Path("s3://bucket/a/cache/toy/x/c.zarr"))
+    assert path == local_work("s3://bucket/a") / "cache" / "toy" / "x" / "c.zarr"
+    assert home_of_cache(path).url(path) == "s3://bucket/a/cache/toy/x/c.zarr"
+    assert local_cache(Path("work/cache/toy/x/c.zarr")) == Path("work/cache/toy/x/c.zarr")
+    with pytest.raises(SpecError, match="not the URL of a cache"):
+        local_cache(Path("s3://bucket/a"))
+
+
+@pytest.mark.parametrize("url", ["gs://bucket/a", "http://host/bucket", "s3://", "s3://bucket/../other"])
+def test_other_urls_are_refused(url):
+    with pytest.raises(SpecError, match="is not the URL of a working folder") as refused:
+        local_work(url)
+    assert "s3://BUCKET/PREFIX" in refused.value.next_step
