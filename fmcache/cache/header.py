@@ -21,12 +21,19 @@ ZARR_FORMAT = 3
 WHEN_GIVEN = ("order", "fill", "skip", "objects", "class_property")
 """Fields of a mask cache's identity that exist only when the manifest gives them."""
 
-Kind = Literal["tokens", "view_bank"]
-ARRAY: dict[Kind, str] = {"tokens": "tokens", "view_bank": "masks"}
+Kind = Literal["tokens", "view_bank", "slide_tokens"]
+ARRAY: dict[Kind, str] = {"tokens": "tokens", "view_bank": "masks", "slide_tokens": "tokens"}
 AXES: dict[Kind, tuple[str, ...]] = {
     "tokens": ("tile", "view", "channel", "row", "col"),
     "view_bank": ("tile", "view", "y", "x"),
+    "slide_tokens": ("tile", "view", "channel", "row", "col"),
 }
+MADE_BY: dict[Kind, str] = {
+    "tokens": "fmcache extract",
+    "view_bank": "fmcache extract",
+    "slide_tokens": "fmcache predict --cache-tokens",
+}
+"""The command that makes a cache, for the messages that ask for it again."""
 
 
 @decodable

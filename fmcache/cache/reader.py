@@ -14,7 +14,7 @@ from zarr.buffer.cpu import NDBuffer
 
 from fmcache.cache.checksums import read_checksums
 from fmcache.cache.encoding import all_finite
-from fmcache.cache.header import ARRAY, METADATA, Header, Kind, check_identity, positions, read_header
+from fmcache.cache.header import ARRAY, MADE_BY, METADATA, Header, Kind, check_identity, positions, read_header
 from fmcache.cache.shardfile import shard_files
 from fmcache.cache.zarr_array import open_array
 from fmcache.errors import CacheCorrupt, CacheMismatch, CacheNotFound, CacheUnsealed
@@ -92,7 +92,8 @@ class Cache:
             raise CacheCorrupt(
                 f"{self.path}: tile {tile!r} cannot be read",
                 found=str(reason),
-                next_step=f"fmcache cache verify {self.path}: it marks damaged shards; extract rewrites only those",
+                next_step=f"fmcache cache verify {self.path}: it marks damaged shards; then run the same "
+                f"{MADE_BY[self.header.kind]} again",
             ) from reason
         if not there or not (self._files and self._crcs):  # without a list nothing else notices a replaced cache
             _check_unchanged(self.path, self.header, self._stamp)
@@ -138,7 +139,7 @@ def open_cache(path: Path | str, kind: Kind | None = None, expected: Mapping[str
     if header.state != "sealed":
         raise CacheUnsealed(
             f"{path} was never finished",
-            next_step="run the same fmcache extract again: it resumes where it stopped",
+            next_step=f"run the same {MADE_BY[header.kind]} again: it finishes the cache",
         )
     if kind and header.kind != kind:
         raise CacheMismatch(f"{path} is of another kind", expected=kind, found=header.kind, next_step="check the path")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fmcache.cache.checksums import mark_damaged
-from fmcache.cache.header import ARRAY, FILLING, METADATA, Header, read_header
+from fmcache.cache.header import ARRAY, FILLING, MADE_BY, METADATA, Header, Kind, read_header
 from fmcache.cache.reader import open_cache
 from fmcache.errors import Busy, CacheCorrupt, CacheMismatch, CacheNotFound
 from fmcache.identity import remove_folder
@@ -69,18 +69,23 @@ def verify_cache(path: Path, advance: Callable[[int], None]) -> Verdict:
                 problems.append(f"tile {tile} view {view}: {reason.found or reason.problem}")
                 damaged.add((position, view // cache.views_a_shard))
             advance(1)
-    return Verdict(problems, _marked(path, damaged) if damaged else "")
+    return Verdict(problems, _marked(path, cache.header.kind, damaged) if damaged else "")
 
 
-def _marked(path: Path, damaged: Set[tuple[int, int]]) -> str:
+def _marked(path: Path, kind: Kind, damaged: Set[tuple[int, int]]) -> str:
     try:
         with locked(path):
             for tile, block in damaged:
                 mark_damaged(path, tile, block)
     except (Busy, OSError) as reason:
-        return f"the damage could not be marked ({reason}): get write access and verify again before you extract"
+        return (
+            f"the damage could not be marked ({reason}): get write access and verify again before you run "
+            f"{MADE_BY[kind]}"
+        )
+    if kind == "slide_tokens":
+        return f"run the same {MADE_BY[kind]} again: it replaces this cache when it makes a map"
     shards = "1 damaged shard" if len(damaged) == 1 else f"the {len(damaged)} damaged shards"
-    return f"run the same fmcache extract again: it rewrites only {shards}"
+    return f"run the same {MADE_BY[kind]} again: it rewrites only {shards}"
 
 
 def remove_cache(path: Path) -> int:

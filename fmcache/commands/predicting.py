@@ -56,6 +56,10 @@ def predict_command(
     min_area_um2: Annotated[
         float, typer.Option(min=0, help="Leave regions below this area out of the GeoJSON.")
     ] = 100.0,
+    cache_tokens: Annotated[
+        bool,
+        typer.Option("--cache-tokens", help="Keep the slides' tokens: other seeds and decoders then need no encoder."),
+    ] = False,
     manifest: ManifestFile = DEFAULT_MANIFEST,
     work: Work = DEFAULT_WORK,
     device: Device = "auto",
@@ -83,7 +87,7 @@ def predict_command(
     request = PredictRequest(
         slides, query._replace(seed=seed, fold=fold, all_seeds=all_seeds) if query else None, bundle, into, overlap,
         "off" if tissue == "off" else "auto", regions, mpp_of_slide, mpp, batch, weights, manifest,
-        MapOptions(ome_tiff=ome_tiff, least_um2=min_area_um2, gzip=gzip),
+        MapOptions(ome_tiff=ome_tiff, least_um2=min_area_um2, gzip=gzip), cache_tokens,
     )  # fmt: skip
     flags = Flags(work, device, threads, workers_of(workers, dask), recompute=recompute, offline=offline)
     folder, failures = predict(request, flags, say)

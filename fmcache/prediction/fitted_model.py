@@ -7,7 +7,7 @@ tokens rounded as the cache stores them, the run's standardisation, its decoder.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,28 @@ from fmcache.grid import GridGeometry
 from fmcache.manifest import Label
 from fmcache.prediction.tile_model import Probabilities
 from fmcache.specs import Precision
+
+
+class Source(Protocol):
+    """Where the tokens of tiles come from: an encoder, or a cache of the tokens of a slide."""
+
+    def tokens(self, tiles: npt.NDArray[np.uint8]) -> Iterable[torch.Tensor]:
+        """Yield tokens (tile, channel, row, col) float32 of RGB tiles (tile, y, x, 3), on the model's device."""
+        ...
+
+
+class NoEncoder:
+    """The source of a model that is loaded without its encoder, because all its tokens are cached."""
+
+    def tokens(self, tiles: npt.NDArray[np.uint8]) -> Iterable[torch.Tensor]:
+        """Never called: `FittedModel.with_source` replaces it.
+
+        Raises
+        ------
+        RuntimeError
+            Always.
+        """
+        raise RuntimeError(f"no encoder is loaded for {len(tiles)} tiles")
 
 
 class TokenSource(NamedTuple):
@@ -62,25 +84,40 @@ class FittedModel:
 
     Parameters
     ----------
+    grid
+        The geometry of the tiles.
+    device
+        Where the decoders are.
     batch
         The number of tiles that a decoder gets at a time: that of the recipe, whose memory has sufficed in training.
     """
 
     def __init__(
-        self, source: TokenSource, decoders: Sequence[FittedDecoder], labels: tuple[Label, ...], mpp: float, batch: int
+        self,
+        source: Source,
+        grid: GridGeometry,
+        decoders: Sequence[FittedDecoder],
+        device: torch.device,
+        labels: tuple[Label, ...],
+        mpp: float,
+        batch: int,
     ) -> None:
-        self._source, self._decoders, self._batch = source, decoders, batch
-        self.labels, self.mpp = labels, mpp
+        self.source, self.device, self.labels, self.mpp = source, device, labels, mpp
+        self._grid, self._decoders, self._batch = grid, decoders, batch
+
+    def with_source(self, source: Source) -> FittedModel:
+        """Return this model with tokens from another source."""
+        return FittedModel(source, self._grid, self._decoders, self.device, self.labels, self.mpp, self._batch)
 
     @property
     def tile_px(self) -> int:
         """Side of a tile in pixels."""
-        return self._source.grid.tile_px
+        return self._grid.tile_px
 
     @property
     def covered_px(self) -> int:
         """Side of the predicted part of a tile in pixels."""
-        return self._source.grid.covered_px
+        return self._grid.covered_px
 
     def __call__(self, tiles: npt.NDArray[np.uint8]) -> Iterable[Probabilities]:
         """Return probabilities (seed, tile, label, y, x) float32 of RGB tiles (tile, y, x, 3) uint8.
@@ -96,7 +133,7 @@ class FittedModel:
         found = np.empty((len(self._decoders), len(tiles), len(self.labels), side, side), np.float32)
         at = 0
         with torch.inference_mode():
-            for tokens in self._source.tokens(tiles):
+            for tokens in self.source.tokens(tiles):
                 for part in torch.split(tokens, self._batch):
                     for seed, decoder in enumerate(self._decoders):
                         shares = torch.softmax(decoder(part), dim=1)

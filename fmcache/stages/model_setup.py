@@ -17,7 +17,7 @@ from fmcache.decoders.fitted import load_decoder
 from fmcache.encoders.taps import check_taps
 from fmcache.errors import EncoderUnavailable
 from fmcache.grid import GridGeometry
-from fmcache.prediction.fitted_model import FittedModel, TokenSource
+from fmcache.prediction.fitted_model import FittedModel, NoEncoder, Source, TokenSource
 from fmcache.prediction.tile_model import TileModel
 from fmcache.scores.records import RunRecord
 from fmcache.scores.run_files import WEIGHTS
@@ -27,7 +27,10 @@ from fmcache.stages.run_choice import ChosenRuns
 
 
 class ModelSetup(NamedTuple):
-    """The runs whose decoders predict, the um/px of their tiles, and where and how the model is loaded; picklable."""
+    """The runs whose decoders predict, the um/px of their tiles, and where and how the model is loaded; picklable.
+
+    Without `encodes`, the encoder is not loaded: all tokens are cached.
+    """
 
     chosen: ChosenRuns
     mpp: float
@@ -36,6 +39,7 @@ class ModelSetup(NamedTuple):
     offline: bool
     lock: Path
     weights: str = ""
+    encodes: bool = True
 
     @contextmanager
     def open(self) -> Iterator[TileModel]:
@@ -49,18 +53,21 @@ class ModelSetup(NamedTuple):
         torch.set_num_threads(self.threads)
         record, device = self.chosen.records[0], torch.device(self.device)
         stored = tokens_identities(record)
-        encoder = load_same_encoder(
-            self._choice(record), stored[0]["encoder"], device, offline=self.offline, lock=self.lock
-        )
-        grid = GridGeometry(stored[0]["tile_px"], encoder.card.patch, stored[0]["grid"])
-        taps = tuple(one["tap"] for one in stored)
-        check_taps(encoder, taps, grid)
-        source = TokenSource(encoder, grid, stored[0]["precision"], taps, store_of(stored[0]["store"]))
+        grid = GridGeometry(stored[0]["tile_px"], stored[0]["encoder"]["patch"], stored[0]["grid"])
+        source = self._encoding(stored, grid, device) if self.encodes else NoEncoder()
         decoders = [
             load_decoder(folder / WEIGHTS, one, device)
             for folder, one in zip(self.chosen.folders, self.chosen.records, strict=True)
         ]
-        yield FittedModel(source, decoders, self.chosen.labels, self.mpp, record.recipe["fit"]["batch"])
+        batch = record.recipe["fit"]["batch"]
+        yield FittedModel(source, grid, decoders, device, self.chosen.labels, self.mpp, batch)
+
+    def _encoding(self, stored: list[dict[str, Any]], grid: GridGeometry, device: torch.device) -> Source:
+        choice = self._choice(self.chosen.records[0])
+        encoder = load_same_encoder(choice, stored[0]["encoder"], device, offline=self.offline, lock=self.lock)
+        taps = tuple(one["tap"] for one in stored)
+        check_taps(encoder, taps, grid)
+        return TokenSource(encoder, grid, stored[0]["precision"], taps, store_of(stored[0]["store"]))
 
     def _choice(self, record: RunRecord) -> EncoderChoice:
         origin = msgspec.convert(record.origin, Origin)

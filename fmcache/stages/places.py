@@ -32,6 +32,11 @@ def maps(work: Path, *names: str) -> Path:
     return (work / "maps").joinpath(*names)
 
 
+def slide_tokens(work: Path, encoder: str, name: str) -> Path:
+    """Return the path of a cache of the tokens of a slide, by the encoder's name in the results."""
+    return caches(work) / "slides" / encoder / name
+
+
 def encoder_key(choice: EncoderChoice) -> str:
     """Return an encoder's name for folders and tables; it is the same with and without torch installed.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ from fmcache.stages.model_setup import BundleSetup, ModelSetup
 from fmcache.stages.predict_request import PredictRequest
 from fmcache.stages.run_choice import ChosenRuns, choose_runs, tile_mpp
 from fmcache.stages.slide_maps import SUFFIX, Refused, SlideTask, is_mapped, map_slide
+from fmcache.stages.slide_tokens import slide_tokens
 
 SUFFIXES = frozenset(
     ".svs .ndpi .mrxs .scn .vms .vmu .bif .svslide .tif .tiff .dcm .png .jpg .jpeg .bmp".split()  # noqa: SIM905
@@ -114,7 +116,7 @@ def _predict(
     with (
         progress("predict", total, "tiles") as tick,
         contextlib.closing(
-            runners.run(map_slide, [(model.setup, tasks)], tick, flags.workers, _sees(request, flags, tasks))
+            runners.run(map_slide, _groups(model, tasks), tick, flags.workers, _sees(request, flags, tasks))
         ) as ended,
     ):
         for task, (line, refused) in ended:  # from a worker process, `refused` comes as a plain tuple
@@ -125,11 +127,23 @@ def _predict(
     return failures
 
 
+def _groups(model: _Model, tasks: Sequence[SlideTask]) -> list[tuple[runners.Setup[Any], list[SlideTask]]]:
+    """Return tasks by their setup: slides whose tokens are cached do not need the encoder."""
+    cached = [task for task in tasks if task.tokens and task.tokens.sealed]
+    if not (cached and isinstance(model.setup, ModelSetup)):
+        return [(model.setup, list(tasks))]
+    others = [task for task in tasks if not (task.tokens and task.tokens.sealed)]
+    groups: list[tuple[runners.Setup[Any], list[SlideTask]]] = [(model.setup._replace(encodes=False), cached)]
+    return groups + ([(model.setup, others)] if others else [])
+
+
 def _sees(request: PredictRequest, flags: Flags, tasks: Sequence[SlideTask]) -> Sees:
     """Return what workers on other machines must see."""
     reads = [("slide", task.path) for task in tasks]
     reads += [("bundle", request.bundle)] if request.bundle else [("results", places.results(flags.work))]
-    return Sees(tuple(reads), tuple(("folder of the maps", task.folder) for task in tasks[:1]))
+    writes = [("folder of the maps", task.folder) for task in tasks[:1]]
+    writes += [("folder of the slides' tokens", task.tokens.path.parent) for task in tasks[:1] if task.tokens]
+    return Sees(tuple(reads), tuple(writes))
 
 
 def _model(request: PredictRequest, flags: Flags) -> _Model:
@@ -155,6 +169,11 @@ def _model(request: PredictRequest, flags: Flags) -> _Model:
 def _of_bundle(request: PredictRequest, flags: Flags, at: Where) -> _Model:
     if request.bundle is None:
         raise SpecError("nothing to predict with", next_step="pass --study and --encoder, or --bundle")
+    if request.cache_tokens:
+        raise SpecError(
+            "--cache-tokens and --bundle cannot be combined: the model of a bundle gives no tokens",
+            next_step="leave out --cache-tokens, or pass --study and --encoder in place of --bundle",
+        )
     facts = checked_facts(request.bundle)
     setup = BundleSetup(request.bundle, at.device, at.threads, request.weights)
     return _Model(
@@ -267,10 +286,14 @@ def _task(
         coverage = _coverage(request, model, canvas)
         windows = windows_over(canvas, model.tile_px, model.covered_px, request.overlap, coverage)
         batch = request.batch or batch_size(pick_device(flags.device))
+        tokens = None
+        if request.cache_tokens and isinstance(model.setup, ModelSetup) and windows.tiles:
+            tokens = slide_tokens(flags.work, model.setup.chosen, canvas, windows, request.overlap)
+            tokens.path.parent.mkdir(parents=True, exist_ok=True)
         say(_line(canvas, windows, model, batch))
         return SlideTask(
             path, canvas.name, canonical_json(identity), model.folder, request.mpp_of_slide, request.overlap, coverage,
-            windows.tiles, batch, max(2, threads), model.seeds, request.outputs,
+            windows.tiles, batch, max(2, threads), model.seeds, request.outputs, tokens,
         )  # fmt: skip
 
 
@@ -302,4 +325,17 @@ def _forecast(model: _Model, tasks: Sequence[SlideTask], complete: int, slides: 
     todo = f"predict: {len(tasks)} of {slides} slides to do" + (f" ({complete} complete)" if complete else "")
     if not tasks:
         return todo
-    return f"{todo}, {sum(task.tiles for task in tasks):,} tiles; into {model.folder}"
+    return f"{todo}, {sum(task.tiles for task in tasks):,} tiles; into {model.folder}{_forecast_of_tokens(tasks)}"
+
+
+def _forecast_of_tokens(tasks: Sequence[SlideTask]) -> str:
+    tokens = [task.tokens for task in tasks if task.tokens]
+    if not tokens:
+        return ""
+    new = [one for one in tokens if not one.sealed]
+    said = f"; tokens of {len(tokens) - len(new)} slides are read from their cache"
+    if not new:
+        return f"{said}, the encoder is not loaded"
+    free = shutil.disk_usage(new[0].path.parent).free
+    size = size_text(sum(one.bytes for one in new))
+    return f"{said}, those of {len(new)} are written: at most {size}, {size_text(free)} free on disk"

@@ -34,6 +34,8 @@ class PredictRequest(NamedTuple):
         Tiles that the model gets at a time; 0: by device.
     weights
         Weights file of the encoder, if it is not where it was; its sha256 is checked.
+    cache_tokens
+        Read the tokens of each slide from their cache, or write it. A bundle has no such cache.
     manifest
         The manifest, if it exists: labels that it names differently now are reported.
     """
@@ -51,3 +53,4 @@ class PredictRequest(NamedTuple):
     weights: str = ""
     manifest: Path = Path("data_manifest.yaml")
     outputs: MapOptions = MapOptions()
+    cache_tokens: bool = False

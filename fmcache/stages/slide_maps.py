@@ -18,6 +18,7 @@ from fmcache.prediction.tile_model import TileModel
 from fmcache.prediction.windowing import Settings, Windows, predict_bands, tiles_at_a_time, windows_over
 from fmcache.runtime import runners
 from fmcache.slides.canvas import Canvas, open_canvas
+from fmcache.stages.slide_tokens import SlideTokens, with_cache
 
 FORMAT = 1
 SUFFIX = ".predict.json"
@@ -41,6 +42,7 @@ class SlideTask(NamedTuple):
     threads: int
     seeds: int
     outputs: MapOptions
+    tokens: SlideTokens | None = None
     relief: str = LESS_MEMORY
 
     @property
@@ -84,8 +86,11 @@ def _mapped(model: TileModel, task: SlideTask, tick: runners.Tick) -> str:
         n_labels, many = len(model.labels), task.seeds > 1
         batch = tiles_at_a_time(task.batch, task.seeds, n_labels, model.covered_px)
         settings = Settings(batch, task.threads, task.folder, shares=many)
-        with writing(geometry_of(canvas, model), task.folder, task.outputs) as writer:
-            predict_bands(canvas, model, windows, settings, writer.add, tick)
+        with (
+            writing(geometry_of(canvas, model), task.folder, task.outputs) as writer,
+            with_cache(model, task.tokens) as source,
+        ):
+            predict_bands(canvas, source, windows, settings, writer.add, tick)
         totals: MapTotals = writer.totals
         seconds = time.monotonic() - start
         _write_record(task, windows, totals, seconds)

@@ -37,6 +37,8 @@ MAY = {
     | {"stages"},
     "stages.predict": BELOW | {"runtime", "slides", "maps", "encoders", "scores", "prediction", "bundles", "stages"},
     "stages.predict_request": BELOW | {"maps", "stages"},
+    "stages.slide_tokens": BELOW
+    | {"runtime", "slides", "encoders", "cache", "decoders", "scores", "prediction", "stages"},
     "stages.slide_maps": BELOW | {"runtime", "slides", "maps", "prediction", "stages"},
     "stages.model_setup": BELOW | {"encoders", "cache", "decoders", "scores", "prediction", "bundles", "stages"},
     "stages.fit": BELOW | {"runtime", "cache", "decoders", "scores", "stages"},
