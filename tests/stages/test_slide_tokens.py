@@ -183,10 +183,14 @@ def test_other_windows_have_another_cache(fitted, made):
     assert {entry.header.kind for entry in find_caches(places.caches(fitted.work) / "slides")} == {"slide_tokens"}
 
 
-def test_a_worker_process_reads_and_writes_the_same(fitted, made):
-    expected, _ = made("without", cache_tokens=False)
-    assert made("written", workers=1)[0] == expected
-    assert made("read", workers=1)[0] == expected
+def test_a_worker_process_reads_one_slide_and_writes_another(fitted, made, slide):
+    Image.fromarray(blobs(10, 60, 90)[0]).save(slide.with_name("other.png"))
+    expected, _ = made("without", slides=slide.parent, cache_tokens=False)
+    made("first")
+    found, lines = made("both", slides=slide.parent, workers=1)
+    assert found == expected
+    assert any("tokens of 1 slides are read from their cache, those of 1 are written" in line for line in lines)
+    assert len(caches(fitted)) == 2
 
 
 def test_a_bundle_is_refused(fitted, made, tmp_path, monkeypatch):
