@@ -191,8 +191,10 @@ def test_a_sweep_gives_a_study_for_each_value(tmp_path):
 
 
 def test_the_python_code_of_the_readme_runs(tmp_path):
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    code, of_bundle = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert "fmcache.Study(" in code
+    assert "\nmodel = open_bundle(" in of_bundle  # tests/bundles opens bundles
+    exec(of_bundle.partition("\nmodel = ")[0], {})  # noqa: S102 - the imports of this example
     quick = yaml.safe_load((ROOT / "pipelines" / "quickstart.yaml").read_text())
     quick["views"], quick["fit"] = {"count": 1}, quick["fit"] | {"seeds": 1, "epochs": 1, "validate_epochs": 1}
     (tmp_path / "pipelines").mkdir()

@@ -49,8 +49,7 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return (view, width, 2 row, 2 col) of (view, width, row, col)."""
-        larger = functional.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
-        convolved = self.conv(larger)
+        convolved = self.conv(doubled(x))
         return functional.relu(self.norm(convolved) if self.norm else convolved)
 
     def classified(self, x: torch.Tensor, classify: nn.Conv2d) -> torch.Tensor:
@@ -147,9 +146,29 @@ class Decoder(nn.Module):
         return logits
 
 
+def doubled(x: torch.Tensor) -> torch.Tensor:
+    """Return (view, width, 2 row, 2 col), bilinearly upsampled.
+
+    On a GPU, torch's interpolation is reproducible only in a form whose backward pass takes ten times as long as the
+    rest of a training step. There, both axes are upsampled by sums of shifted values.
+    """
+    if not x.is_cuda:
+        return functional.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+    return _doubled_columns(_doubled_columns(x.mT).mT)
+
+
+def _doubled_columns(x: torch.Tensor) -> torch.Tensor:
+    clamped = torch.cat([x[..., :1], x, x[..., -1:]], dim=-1)
+    here = 0.75 * x
+    return torch.stack([here + 0.25 * clamped[..., :-2], here + 0.25 * clamped[..., 2:]], dim=-1).flatten(-2)
+
+
 def resized(logits: torch.Tensor, side: int) -> torch.Tensor:
-    """Return logits (view, label, side, side), interpolated bilinearly from (view, label, row, row)."""
-    if side < MUCH_LARGER * logits.shape[-1]:
+    """Return logits (view, label, side, side), interpolated bilinearly from (view, label, row, row).
+
+    On a GPU matrix products are always used: torch's interpolation is reproducible only in a very slow form there.
+    """
+    if side < MUCH_LARGER * logits.shape[-1] and not logits.is_cuda:
         return functional.interpolate(logits, size=(side, side), mode="bilinear", align_corners=False)
     # the weights of the interpolation are the result for each unit vector
     unit = torch.eye(logits.shape[-1], dtype=logits.dtype, device=logits.device)

@@ -59,8 +59,11 @@ def agree(args: argparse.Namespace, patch: int) -> bool:
     """Print and return whether logits and gradients agree, on one item with a quarter of the tile's side.
 
     In float32 rounding can make a sum near zero positive in one form and negative in the other. Then only one of them
-    passes ReLU, and gradients differ by more than rounding. Therefore the strict test of gradients uses float64.
+    passes ReLU, and gradients differ by more than rounding. Therefore the strict test of gradients uses float64. Tensor
+    cores would round the inputs of float32 convolutions to 10 bits (TF32); here they may not.
     """
+    allowed = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
     small = argparse.Namespace(**{**vars(args), "tile_px": args.tile_px // 4, "batch": 1})
     equal = True
     for dtype, tolerances in ((torch.float64, (1e-10, 1e-10)), (torch.float32, (1e-5, 5e-3))):
@@ -76,6 +79,7 @@ def agree(args: argparse.Namespace, patch: int) -> bool:
             f"patch {patch}, {dtype}: relative difference of logits {first:.1e}, of gradients up to {max(others):.1e}"
         )
         equal = equal and first <= tolerances[0] and max(others) <= tolerances[1]
+    torch.backends.cudnn.allow_tf32 = allowed
     print(f"patch {patch}: the forms {'agree' if equal else 'DISAGREE'}")
     return equal
 

@@ -1,9 +1,11 @@
 import pytest
 import torch
 
+from fmcache.decoders import decoder as decoder_module
 from fmcache.decoders.arithmetic import parameters
 from fmcache.decoders.decoder import Decoder, initialise
 from fmcache.decoders.layers import Shape
+from fmcache.decoders.train import deterministic
 from fmcache.grid import GridGeometry
 
 
@@ -42,3 +44,28 @@ def test_initialising_touches_no_global_generator():
     before = torch.random.get_rng_state()
     initialise(Decoder(Shape((10,), 8, 3, GridGeometry(64, 16))), 0)
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 1, 1), (2, 3, 4, 4), (1, 2, 5, 7)])
+def test_doubling_by_sums_of_shifted_values_equals_interpolation(shape):
+    x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    by_sums = decoder_module._doubled_columns(decoder_module._doubled_columns(x.mT).mT)
+    torch.testing.assert_close(by_sums, decoder_module.doubled(x))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_training_on_a_gpu_repeats_itself_and_agrees_with_the_cpu():
+    grid = GridGeometry(64, 14)
+    tokens = torch.randn(2, 12, grid.side, grid.side, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for device in ("cpu", "cuda", "cuda"):
+        decoder = Decoder(Shape((12,), 16, 3, grid), form="direct")
+        initialise(decoder, 0)
+        decoder.double().to(device)
+        with deterministic(torch.device(device)):
+            decoder(tokens.double().to(device)).square().sum().backward()
+        gradients.append([parameter.grad.cpu() for parameter in decoder.parameters()])
+    for on_cpu, on_gpu, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(on_cpu, on_gpu)
+        assert torch.equal(on_gpu, again)

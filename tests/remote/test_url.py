@@ -319,7 +319,8 @@ def test_recompute_replaces_caches_and_runs_at_the_url(server):
 
 
 def command(*words):
-    done = CliRunner().invoke(app, [str(word) for word in words])
+    # wide enough for the longest name in a table, which would be wrapped otherwise
+    done = CliRunner(env={"COLUMNS": "300"}).invoke(app, [str(word) for word in words])
     return done.exit_code, done.output, done.exception
 
 
