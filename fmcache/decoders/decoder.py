@@ -31,9 +31,10 @@ number depends on it: computed again, the activation has the same bits."""
 
 
 def form_for(device: torch.device) -> Form:
-    """Return the form in which decoders are trained on a device: `fast` on a CPU, where it was measured to be faster.
+    """Return the form in which decoders are trained on a device: the one that was measured to be faster there.
 
-    On a GPU it is `direct`: the library's kernels for the fixed filter may be slow there, and this was not measured.
+    On an H100 the fast form takes two to four times as long, because the library's kernels for the fixed filter are
+    slow; it needs a fifth of the memory (pipelines/bench/LOG.md).
     """
     return "fast" if device.type == "cpu" else "direct"
 
