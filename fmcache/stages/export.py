@@ -27,9 +27,9 @@ from fmcache.manifest import TileEntry
 from fmcache.report.method import bibtex, method
 from fmcache.scores.run_files import WEIGHTS, whole_folder
 from fmcache.shortage import naming_shortage
-from fmcache.specs import EncoderChoice
 from fmcache.stages import places
 from fmcache.stages.exported_run import ChosenRun, Wanted, choose_run, encoder_identity, facts_of
+from fmcache.stages.origins import recorded_choice
 from fmcache.strict import builtins
 from fmcache.tiles.demo import draw_tile
 
@@ -95,9 +95,7 @@ def _check_licence(chosen: ChosenRun, wanted: Wanted) -> None:
 
 def _encoder(chosen: ChosenRun, wanted: Wanted, work: Path) -> Encoder:
     """Return the encoder of the run; raises as `load_same_encoder`."""
-    origin = chosen.origin
-    weights = wanted.weights or (origin.weights if origin.chosen else "")
-    choice = EncoderChoice(origin.card, weights, origin.random_weights)
+    choice = recorded_choice(chosen.record, wanted.weights)
     identity, lock = encoder_identity(chosen.record), places.weights_lock(work)
     return load_same_encoder(choice, identity, torch.device("cpu"), offline=wanted.offline, lock=lock)
 

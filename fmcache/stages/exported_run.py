@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import msgspec
 import numpy as np
 
 from fmcache.bundles.contents import FORMAT, BundleDice, BundleLabel, Facts
@@ -21,8 +20,8 @@ from fmcache.report.summary import run_scores
 from fmcache.runtime.devices import versions
 from fmcache.scores.records import RunRecord, RunResults
 from fmcache.scores.run_files import WEIGHTS, find_runs, read_run, run_folder
-from fmcache.stages.origins import RANDOM, Origin
-from fmcache.stages.run_choice import tile_mpp
+from fmcache.stages.origins import Origin, recorded_origin
+from fmcache.stages.run_choice import tile_mpp, tokens_identities
 
 T = TypeVar("T")
 
@@ -96,7 +95,7 @@ def choose_run(wanted: Wanted, results: Path) -> ChosenRun:
         raise damaged[asked]
     of_dataset = [run for run in runs.values() if run.record.dataset == dataset]
     run = _chosen(wanted, of_dataset)
-    origin = _origin(run.record)
+    origin = recorded_origin(run.record)
     folder = next(path for path, one in runs.items() if one is run)
     return ChosenRun(run, folder, find(of_dataset), origin, card_of(origin.card))
 
@@ -128,19 +127,6 @@ def _choose(what: str, asked: str, known: Sequence[str], flag: str) -> ResultsNo
     )
 
 
-def _origin(record: RunRecord) -> Origin:
-    """Return where the encoder came from; if the results record it not (fmcache 0.1.0), derive it from its name."""
-    try:
-        return msgspec.convert(record.origin, Origin) if record.origin else _derived(record)
-    except msgspec.ValidationError:
-        return _derived(record)
-
-
-def _derived(record: RunRecord) -> Origin:
-    bare = record.encoder.name.partition("@")[0].removesuffix(RANDOM)
-    return Origin(card=bare, random_weights=record.encoder.name.partition("@")[0] != bare)
-
-
 def facts_of(chosen: ChosenRun, wanted: Wanted, *, standardised: bool) -> Facts:
     """Return what the bundle of a run states.
 
@@ -168,7 +154,7 @@ def facts_of(chosen: ChosenRun, wanted: Wanted, *, standardised: bool) -> Facts:
         taps=taps_of(record),
         grid=recipe["grid"],
         store=recipe["store"],
-        precision_of_study=_identities(record)[0]["precision"],
+        precision_of_study=tokens_identities(record)[0]["precision"],
         decoder=recipe["decoder"],
         decoder_words=record.decoder_words,
         decoder_sha256=sha256_file(chosen.folder / WEIGHTS),
@@ -189,21 +175,15 @@ def facts_of(chosen: ChosenRun, wanted: Wanted, *, standardised: bool) -> Facts:
     )
 
 
-def _identities(record: RunRecord) -> list[dict[str, Any]]:
-    """Return the identity of the tokens of each tap that the decoder reads."""
-    tokens = record.identity["tokens"]
-    return tokens if isinstance(tokens, list) else [tokens]
-
-
 def encoder_identity(record: RunRecord) -> dict[str, Any]:
     """Return everything of the encoder that can change a token, as the identity of the run has it."""
-    identity: dict[str, Any] = _identities(record)[0]["encoder"]
+    identity: dict[str, Any] = tokens_identities(record)[0]["encoder"]
     return identity
 
 
 def taps_of(record: RunRecord) -> tuple[str, ...]:
     """Return the taps that the decoder reads."""
-    return tuple(tokens["tap"] for tokens in _identities(record))
+    return tuple(tokens["tap"] for tokens in tokens_identities(record))
 
 
 def _dice(chosen: ChosenRun) -> Iterable[BundleDice]:

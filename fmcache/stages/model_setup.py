@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 import torch
 
 from fmcache.bundles.opening import open_bundle
@@ -15,15 +14,12 @@ from fmcache.bundles.same_encoder import load_same_encoder
 from fmcache.cache.encoding import store_of
 from fmcache.decoders.fitted import load_decoder
 from fmcache.encoders.taps import check_taps
-from fmcache.errors import EncoderUnavailable
 from fmcache.grid import GridGeometry
 from fmcache.prediction.fitted_model import FittedModel, NoEncoder, Source, TokenSource
 from fmcache.prediction.tile_model import TileModel
-from fmcache.scores.records import RunRecord
 from fmcache.scores.run_files import WEIGHTS
-from fmcache.specs import EncoderChoice
-from fmcache.stages.origins import Origin
-from fmcache.stages.run_choice import ChosenRuns
+from fmcache.stages.origins import recorded_choice
+from fmcache.stages.run_choice import ChosenRuns, tokens_identities
 
 
 class ModelSetup(NamedTuple):
@@ -63,21 +59,11 @@ class ModelSetup(NamedTuple):
         yield FittedModel(source, grid, decoders, device, self.chosen.labels, self.mpp, batch)
 
     def _encoding(self, stored: list[dict[str, Any]], grid: GridGeometry, device: torch.device) -> Source:
-        choice = self._choice(self.chosen.records[0])
+        choice = recorded_choice(self.chosen.records[0], self.weights)
         encoder = load_same_encoder(choice, stored[0]["encoder"], device, offline=self.offline, lock=self.lock)
         taps = tuple(one["tap"] for one in stored)
         check_taps(encoder, taps, grid)
         return TokenSource(encoder, grid, stored[0]["precision"], taps, store_of(stored[0]["store"]))
-
-    def _choice(self, record: RunRecord) -> EncoderChoice:
-        origin = msgspec.convert(record.origin, Origin)
-        if not origin.card:
-            raise EncoderUnavailable(
-                f"the run does not record the card of {record.encoder.name!r}",
-                next_step="fit it again with this fmcache: fmcache fit --recompute",
-            )
-        weights = self.weights or (origin.weights if origin.chosen else "")
-        return EncoderChoice(origin.card, weights, origin.random_weights)
 
 
 class BundleSetup(NamedTuple):
@@ -93,9 +79,3 @@ class BundleSetup(NamedTuple):
         """Open the bundle; raises as `open_bundle`."""
         torch.set_num_threads(self.threads)
         yield open_bundle(self.folder, torch.device(self.device), weights=self.weights)
-
-
-def tokens_identities(record: RunRecord) -> list[dict[str, Any]]:
-    """Return the identity of the token cache of each tap that the decoder of a run reads."""
-    stored = record.identity["tokens"]
-    return stored if isinstance(stored, list) else [stored]

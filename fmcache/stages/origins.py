@@ -5,6 +5,7 @@ The check uses neither timm nor the hub. Facts that cannot be compared are repor
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +20,7 @@ from fmcache.encoders.index import is_index, listed_files, sha256_weights
 from fmcache.encoders.weights import hub_name, local_weights, pinned_weights
 from fmcache.errors import CacheCorrupt, CacheMismatch, EncoderUnavailable, FmcacheError
 from fmcache.identity import differences
-from fmcache.scores.records import EncoderInfo
+from fmcache.scores.records import EncoderInfo, RunRecord
 from fmcache.specs import EncoderChoice, Recipe
 from fmcache.stages.identities import CARD_FIELDS
 from fmcache.strict import builtins, decodable
@@ -48,6 +49,21 @@ class Origin(msgspec.Struct, frozen=True):
     hub: str = ""
     random_weights: bool = False
     notes: tuple[str, ...] = ()
+
+
+def recorded_origin(record: RunRecord) -> Origin:
+    """Return where the encoder of a run came from; if the record lacks it (fmcache 0.1.0), derive it from the name."""
+    if record.origin:
+        with contextlib.suppress(msgspec.ValidationError):
+            return msgspec.convert(record.origin, Origin)
+    name = record.encoder.name.partition("@")[0]
+    return Origin(card=name.removesuffix(RANDOM), random_weights=name.endswith(RANDOM))
+
+
+def recorded_choice(record: RunRecord, weights: str = "") -> EncoderChoice:
+    """Return the choice that loads the encoder of a run; `weights` is a file that takes the place of the recorded."""
+    origin = recorded_origin(record)
+    return EncoderChoice(origin.card, weights or (origin.weights if origin.chosen else ""), origin.random_weights)
 
 
 def origin_of(choice: EncoderChoice, card: Card, file: Path | None, notes: tuple[str, ...]) -> Origin:

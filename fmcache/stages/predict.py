@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from fmcache.bundles.contents import CHECKSUMS, checked_facts
 from fmcache.encoders.tokens import batch_size
@@ -22,7 +23,7 @@ from fmcache.prediction.lattice import Coverage, everywhere
 from fmcache.prediction.windowing import Windows, memory_bytes, tiles_at_a_time, windows_over
 from fmcache.runtime import runners
 from fmcache.runtime.admission import Sees
-from fmcache.runtime.devices import Where, pick_device, using_threads, where
+from fmcache.runtime.devices import Where, using_threads, where
 from fmcache.runtime.progress import progress
 from fmcache.runtime.sizes import size_text
 from fmcache.scores.run_files import WEIGHTS
@@ -34,7 +35,7 @@ from fmcache.stages.model_setup import BundleSetup, ModelSetup
 from fmcache.stages.predict_request import PredictRequest
 from fmcache.stages.run_choice import ChosenRuns, choose_runs, tile_mpp
 from fmcache.stages.slide_maps import SUFFIX, Refused, SlideTask, is_mapped, map_slide
-from fmcache.stages.slide_tokens import slide_tokens
+from fmcache.stages.slide_tokens import slide_tokens, tokens_shape
 
 SUFFIXES = frozenset(
     ".svs .ndpi .mrxs .scn .vms .vmu .bif .svslide .tif .tiff .dcm .png .jpg .jpeg .bmp".split()  # noqa: SIM905
@@ -49,7 +50,7 @@ REGION_CELLS_PER_TILE = 32
 class _Model(NamedTuple):
     """What is known of the model before it is loaded."""
 
-    setup: runners.Setup[Any]
+    setup: ModelSetup | BundleSetup
     title: str
     tile_px: int
     covered_px: int
@@ -58,6 +59,8 @@ class _Model(NamedTuple):
     seeds: int
     identity: dict[str, Any]
     folder: Path
+    item: tuple[int, int, int] | None = None
+    """Shape of the tokens of a tile, if they are cached."""
 
 
 def predict(request: PredictRequest, flags: Flags, say: Callable[[str], None] = print) -> tuple[Path, list[Failure]]:
@@ -162,8 +165,9 @@ def _model(request: PredictRequest, flags: Flags) -> _Model:
         flags.work, record.study, record.dataset, record.encoder.name, chosen.folder_name
     )
     return _Model(
-        setup, title, grid.tile_px, grid.covered_px, mpp, chosen.labels, len(chosen.records), _identity(chosen), folder
-    )
+        setup, title, grid.tile_px, grid.covered_px, mpp, chosen.labels, len(chosen.records), _identity(chosen), folder,
+        tokens_shape(chosen) if request.cache_tokens else None,
+    )  # fmt: skip
 
 
 def _of_bundle(request: PredictRequest, flags: Flags, at: Where) -> _Model:
@@ -285,10 +289,11 @@ def _task(
             return None
         coverage = _coverage(request, model, canvas)
         windows = windows_over(canvas, model.tile_px, model.covered_px, request.overlap, coverage)
-        batch = request.batch or batch_size(pick_device(flags.device))
+        batch = request.batch or batch_size(torch.device(model.setup.device))
         tokens = None
-        if request.cache_tokens and isinstance(model.setup, ModelSetup) and windows.tiles:
-            tokens = slide_tokens(flags.work, model.setup.chosen, canvas, windows, request.overlap)
+        if model.item and isinstance(model.setup, ModelSetup) and windows.tiles:
+            record = model.setup.chosen.records[0]
+            tokens = slide_tokens(flags.work, record, model.item, canvas, windows, request.overlap)
             tokens.path.parent.mkdir(parents=True, exist_ok=True)
         say(_line(canvas, windows, model, batch))
         return SlideTask(

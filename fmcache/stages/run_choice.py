@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
@@ -90,6 +90,12 @@ def choose_runs(results: Path, query: RunQuery) -> ChosenRuns:
     ranked = sorted(found, key=lambda pair: (pair[1].val_dice or 0.0, pair[1].fold or 0, pair[1].seed))
     folder, record = ranked[(len(ranked) - 1) // 2]
     return ChosenRuns((record,), (folder,), _reason(record, [one for _, one in ranked], query))
+
+
+def tokens_identities(record: RunRecord) -> list[dict[str, Any]]:
+    """Return the identity of the token cache of each tap that the decoder of a run reads."""
+    stored = record.identity["tokens"]
+    return stored if isinstance(stored, list) else [stored]
 
 
 def tile_mpp(folder: Path, record: RunRecord, given: float | None = None) -> float:

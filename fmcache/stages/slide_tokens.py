@@ -28,11 +28,11 @@ from fmcache.prediction.fitted_model import FittedModel, Source
 from fmcache.prediction.tile_model import TileModel
 from fmcache.prediction.windowing import Windows
 from fmcache.runtime.devices import versions
+from fmcache.scores.records import RunRecord
 from fmcache.scores.run_files import WEIGHTS
 from fmcache.slides.canvas import Canvas
 from fmcache.stages import places
-from fmcache.stages.model_setup import tokens_identities
-from fmcache.stages.run_choice import ChosenRuns
+from fmcache.stages.run_choice import ChosenRuns, tokens_identities
 
 KIND: Kind = "slide_tokens"
 
@@ -66,17 +66,26 @@ class SlideTokens(NamedTuple):
         return windows * Layout(1, 1, self.item, store_of(self.store).dtype, 1).view_bytes
 
 
-def slide_tokens(work: Path, chosen: ChosenRuns, canvas: Canvas, windows: Windows, overlap: float) -> SlideTokens:
-    """Return where the tokens of these windows are cached, and whether they are there; reads no token.
+def tokens_shape(chosen: ChosenRuns) -> tuple[int, int, int]:
+    """Return (channel, row, col) of the tokens that the decoder of runs reads.
 
     Raises
     ------
     ResultsCorrupt, ResultsMismatch
         When the decoder's file is damaged, or is of an unknown kind.
     """
-    record = chosen.records[0]
+    shape = load_decoder(chosen.folders[0] / WEIGHTS, chosen.records[0]).decoder.shape
+    return sum(shape.channels), shape.grid.side, shape.grid.side
+
+
+def slide_tokens(
+    work: Path, record: RunRecord, item: tuple[int, int, int], canvas: Canvas, windows: Windows, overlap: float
+) -> SlideTokens:
+    """Return where the tokens of these windows are cached, and whether they are there; reads no token.
+
+    `item` is the `tokens_shape` of the runs.
+    """
     stored = tokens_identities(record)
-    shape = load_decoder(chosen.folders[0] / WEIGHTS, record).decoder.shape
     identity: dict[str, Any] = {
         "format": FORMAT_VERSION,
         "kind": KIND,
@@ -92,7 +101,6 @@ def slide_tokens(work: Path, chosen: ChosenRuns, canvas: Canvas, windows: Window
     name = f"{canvas.name[:50]}-{fingerprint(identity)[:12]}.zarr"
     path = places.slide_tokens(work, record.encoder.name, name)
     sealed = is_complete(path, KIND, identity, dict(demand))
-    item = (sum(shape.channels), shape.grid.side, shape.grid.side)
     return SlideTokens(path, canonical_json(identity), demand, item, stored[0]["store"], sealed)
 
 

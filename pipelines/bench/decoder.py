@@ -27,6 +27,7 @@ import torch
 from fmcache.decoders.decoder import Decoder, Form, initialise
 from fmcache.decoders.layers import Shape
 from fmcache.decoders.losses import segmentation_loss
+from fmcache.decoders.train import deterministic
 from fmcache.grid import GridGeometry
 from fmcache.specs import FitSpec
 
@@ -147,12 +148,13 @@ def _step(args: argparse.Namespace, patch: int, form: Form) -> Callable[[], None
     rounded = torch.autocast(args.device, torch.bfloat16) if args.precision == "bfloat16" else nullcontext()
 
     def step() -> None:
-        with rounded:
-            logits = decoder(tokens).float()
-        loss = segmentation_loss(logits, truth, FitSpec())
-        optimiser.zero_grad()
-        logits.backward(loss.gradient)
-        optimiser.step()
+        with deterministic(torch.device(args.device)):  # as fit does: on a GPU some kernels are slower
+            with rounded:
+                logits = decoder(tokens).float()
+            loss = segmentation_loss(logits, truth, FitSpec())
+            optimiser.zero_grad()
+            logits.backward(loss.gradient)
+            optimiser.step()
 
     return step
 
