@@ -18,10 +18,12 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "pipelines" / "cluster.md").read_text()
 SCRIPT = ROOT / "pipelines" / "slurm.py"
 SBATCH = """#!{python}
-import subprocess, sys
+import shutil, subprocess, sys
+# as SLURM does: the file may be gone when the job starts
+script = "{folder}/submitted.sh"
+shutil.copy(sys.argv[-1], script)
 log = open("{folder}/jobs.log", "a")
-job = subprocess.Popen(["bash", sys.argv[-1]], stdout=log, stderr=log, start_new_session=True)
-open("{folder}/submitted.sh", "w").write(open(sys.argv[-1]).read())
+job = subprocess.Popen(["bash", script], stdout=log, stderr=log, start_new_session=True)
 print(f"Submitted batch job {{job.pid}}")
 """
 SCANCEL = """#!{python}
@@ -105,7 +107,7 @@ def test_the_script_runs_a_study_on_jobs_and_cancels_them_at_the_end(tmp_path):
     environment = {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, str(SCRIPT), "r.yaml", "--gres", "", "--cores", "2", "--jobs", "1"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=480,
         env=os.environ | environment | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr + (tmp_path / "jobs.log").read_text()

@@ -92,7 +92,7 @@ def test_a_study_on_two_workers_of_which_one_is_killed_equals_that_of_one_proces
             with contextlib.suppress(FileNotFoundError):
                 assert int((tmp_path / "pid").read_text()) in pids.values()
                 os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
-            said, errors = process.communicate()
+            said, errors = process.communicate(timeout=480)
         assert process.returncode == 0, errors
         assert len(scheduler.workers_are(1)) == 1
     assert said.count("seed 1: test Dice") == 2
