@@ -33,8 +33,8 @@ number depends on it: computed again, the activation has the same bits."""
 def form_for(device: torch.device) -> Form:
     """Return the form in which decoders are trained on a device: the one that was measured to be faster there.
 
-    On an H100 the fast form takes two to four times as long, because the library's kernels for the fixed filter are
-    slow; it needs a fifth of the memory (pipelines/bench/LOG.md).
+    On an H100 the fast form takes twice as long, because the library's kernels for the fixed filter are slow; it needs
+    a fifth of the memory (pipelines/bench/LOG.md).
     """
     return "fast" if device.type == "cpu" else "direct"
 
@@ -150,8 +150,8 @@ class Decoder(nn.Module):
 def doubled(x: torch.Tensor) -> torch.Tensor:
     """Return (view, width, 2 row, 2 col), bilinearly upsampled.
 
-    On a GPU, torch's interpolation is reproducible only in a form whose backward pass takes ten times as long as the
-    rest of a training step. There, both axes are upsampled by sums of shifted values.
+    On a GPU, torch's interpolation is reproducible only in a form that takes several times as long as the rest of a
+    training step. There, both axes are upsampled by sums of shifted values.
     """
     if not x.is_cuda:
         return functional.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
