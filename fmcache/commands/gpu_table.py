@@ -47,7 +47,7 @@ def gpu_table(items: Sequence[Item], fleet: Fleet, names: Sequence[str]) -> list
     )
     a_second = f"{tasks / extract_s:,.1f}" if extract_s else "–"
     lines = [
-        f"ASSUMED, not measured on these GPUs: encoders reach {SHARE_ENCODER:.0%} of the published peak "
+        f"ASSUMED, not measured: encoders reach {SHARE_ENCODER:.0%} of the published peak "
         f"({kind.half / 1e12:,.0f} TFLOP/s in 16 bit, {kind.single / 1e12:,.0f} in float32), decoders "
         f"{SHARE_DECODER:.0%} of the TF32 peak, as one H100 did "
         f"({kind.tf32 / 1e12:,.0f} TFLOP/s); the loss moves {LOGIT_BYTES} bytes a logit at "
