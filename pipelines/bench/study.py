@@ -144,7 +144,7 @@ def measure(name: str, arguments: Any, device: torch.device, threads: int) -> No
     """Run the study in both ways, and print the results."""
     recipe = Recipe(
         name="bench", datasets=(DATASET,), encoders=(EncoderChoice(name, random_weights=name != "random-vits16"),),
-        tile_px=arguments.tile_px, views=ViewSpec(count=arguments.views), decoder=DecoderSpec(arguments.width),
+        tile_px=arguments.tile_px, views=ViewSpec(count=arguments.views), decoder=DecoderSpec(width=arguments.width),
         fit=FitSpec(seeds=arguments.seeds, epochs=arguments.views, learning_rate=1e-3),
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
