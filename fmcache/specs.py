@@ -22,6 +22,7 @@ from fmcache.strict import Document, Frozen, decodable
 Positive = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
 GridPolicy = Literal["fit", "pad", "crop"]
+DecoderPrecision = Literal["float32", "float32-ieee", "bfloat16"]
 Precision = Literal["float32", "bfloat16", "float16"]
 DecoderKind = Literal["paper", "paper-norm", "linear", "multi-tap"]
 
@@ -111,6 +112,10 @@ class FitSpec(Frozen, frozen=True):
     Each epoch uses `passes_per_epoch` views of each training tile. The learning rate follows a cosine from
     `learning_rate` to 0, step by step, and restarts every `restart_epochs` epochs. The validation Dice is computed
     every `validate_epochs` epochs and after the last one; the weights with the best Dice are tested.
+
+    `precision` is that of the decoder. With ``float32``, a GPU with tensor cores rounds the inputs of convolutions to
+    TF32 (10 bits), as PyTorch does unless told otherwise; with ``float32-ieee`` it does not. With ``bfloat16``, torch's
+    autocast chooses the operations; weights, logits and loss stay float32.
     """
 
     seeds: Positive = 10
@@ -123,6 +128,7 @@ class FitSpec(Frozen, frozen=True):
     standardise: Literal["none", "channel"] = "none"
     cross_entropy_weight: Annotated[float, Meta(ge=0)] = 1.0
     dice_weight: Annotated[float, Meta(ge=0)] = 1.0
+    precision: DecoderPrecision = "float32"
 
 
 NAME_ONE = "to keep both, name one of them with `as: NAME`, as in {name: uni, weights: FILE, as: uni-mine}"

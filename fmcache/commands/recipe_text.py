@@ -74,6 +74,8 @@ WORDS = {
     "(channel), or leave them as they are (none)",
     "fit.cross_entropy_weight": "weight of the cross-entropy in the loss",
     "fit.dice_weight": "weight of the Dice loss in the loss",
+    "fit.precision": "number format of the decoder's operations. float32: on a GPU with inputs of convolutions rounded "
+    "to TF32, as PyTorch does; float32-ieee: never rounded; bfloat16: faster on a GPU, not on a CPU",
     "dice": "how the Dice of a label combines the test tiles: pixels of all tiles summed (pooled), the mean over tiles "
     "(per_tile), or the formula of the PUMA challenge (puma)",
     "boundary": "also score how much of the boundaries of labels agrees within this distance, for example '2 um' (the "

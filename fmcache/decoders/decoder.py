@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Literal, cast
 
 import psutil
@@ -16,7 +17,7 @@ from fmcache.decoders.layers import Convolution, Layer, Shape, UpsamplingBlock
 from fmcache.decoders.registry import KINDS
 from fmcache.grid import GridGeometry
 from fmcache.identity import random_key
-from fmcache.specs import DecoderKind
+from fmcache.specs import DecoderKind, DecoderPrecision
 
 Form = Literal["fast", "direct"]
 """How blocks are computed: `direct` follows the formula; `fast` is equal up to rounding (upsampled.py)."""
@@ -108,13 +109,21 @@ BLOCKS: dict[Form, type[Block]] = {"direct": Block, "fast": FastBlock}
 class Decoder(nn.Module):
     """A decoder of a kind, for a shape: the layers of the kind, then one interpolation if sizes differ.
 
+    With `precision` bfloat16, its layers run in torch's autocast; parameters and logits are float32 in every precision.
+
     Its parameters are undefined until `initialise` or a state dict sets them: torch's default would draw from the
     global generator. A state dict fits both forms. The form is not part of a run's identity.
     """
 
-    def __init__(self, shape: Shape, kind: DecoderKind = "paper", form: Form = "fast") -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        kind: DecoderKind = "paper",
+        form: Form = "fast",
+        precision: DecoderPrecision = "float32",
+    ) -> None:
         super().__init__()
-        self.shape, self.kind = shape, kind
+        self.shape, self.kind, self.precision = shape, kind, precision
         for name, layers in KINDS[kind].layers(shape).items():
             if isinstance(layers, Layer):
                 self.add_module(name, _module(layers, form))
@@ -128,7 +137,11 @@ class Decoder(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return logits (view, label, y, x) of the tile's covered pixels, from tokens (view, channel, row, col)."""
-        logits = KINDS[self.kind].logits(self, tokens)
+        rounded = self.precision == "bfloat16"
+        with torch.autocast(tokens.device.type, torch.bfloat16) if rounded else nullcontext():
+            logits = KINDS[self.kind].logits(self, tokens)
+        if rounded:
+            logits = logits.float()  # before they are resized: weights of the interpolation are not rounded
         if logits.shape[-1] != self.grid.logits_px:
             logits = resized(logits, self.grid.logits_px)
         covered = self.grid.covered_px

@@ -16,7 +16,7 @@ from fmcache.decoders.train import Scale
 from fmcache.errors import ResultsCorrupt
 from fmcache.grid import GridGeometry
 from fmcache.scores.records import RunRecord
-from fmcache.specs import DecoderSpec
+from fmcache.specs import DecoderPrecision, DecoderSpec
 
 CPU = torch.device("cpu")
 
@@ -60,7 +60,8 @@ def load_decoder(file: Path, record: RunRecord, device: torch.device = CPU) -> F
     """
     recipe, labels = record.recipe, tuple(name for name, _ in record.labels)
     grid = GridGeometry(recipe["tile_px"], record.encoder.patch, recipe["grid"])
-    return decoder_in(file, spec_of(recipe["decoder"]), grid, labels, record.encoder.width, device)
+    precision = recipe["fit"].get("precision", "float32")
+    return decoder_in(file, spec_of(recipe["decoder"]), grid, labels, record.encoder.width, device, precision)
 
 
 def decoder_in(
@@ -70,6 +71,7 @@ def decoder_in(
     labels: tuple[str, ...],
     width: int,
     device: torch.device = CPU,
+    precision: DecoderPrecision = "float32",
 ) -> FittedDecoder:
     """Return the decoder of a kind whose weights are in `file`; raises ResultsCorrupt as `load_decoder`.
 
@@ -87,7 +89,7 @@ def decoder_in(
         )
     scaled = set(Scale._fields) <= weights.keys()
     scale = Scale(*(weights.pop(field) for field in Scale._fields)) if scaled else None
-    decoder = Decoder(shape, spec.kind, form_for(device))
+    decoder = Decoder(shape, spec.kind, form_for(device), precision)
     try:
         decoder.load_state_dict(weights)
     except RuntimeError as reason:

@@ -13,7 +13,8 @@ from fmcache.decoders.multi_tap import MultiTap
 from fmcache.decoders.paper import Paper
 from fmcache.decoders.paper_norm import PaperNorm
 from fmcache.errors import ResultsMismatch
-from fmcache.specs import DecoderKind, DecoderSpec
+from fmcache.specs import DecoderKind, DecoderSpec, FitSpec
+from fmcache.strict import builtins
 
 KINDS: dict[DecoderKind, Kind] = {
     "paper": Paper(),
@@ -32,6 +33,11 @@ def settings(spec: DecoderSpec) -> dict[str, Any]:
     kind: dict[str, Any] = {} if spec.kind == "paper" else {"kind": spec.kind}
     bias: dict[str, Any] = {} if spec.bias == "random" else {"bias": spec.bias}
     return kind | ({"width": spec.width} if KINDS[spec.kind].has_width else {}) | bias
+
+
+def training_settings(spec: FitSpec) -> dict[str, Any]:
+    """Return the fields of `fit` for the identity of runs and their records; float32 is left out, as in `settings`."""
+    return {key: value for key, value in builtins(spec).items() if (key, value) != ("precision", "float32")}
 
 
 def spec_of(settings: Mapping[str, Any]) -> DecoderSpec:

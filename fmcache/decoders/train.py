@@ -21,12 +21,15 @@ from fmcache.scores.calibration import calibration_counts
 from fmcache.scores.counts import count
 from fmcache.scores.dice import Reduction, dice_per_label, mean_of_defined
 from fmcache.scores.predictions import Labels, Predictions, kept_tiles
-from fmcache.specs import FitSpec
+from fmcache.specs import DecoderPrecision, FitSpec
 
 Counts = npt.NDArray[np.int64]
 StateDict = dict[str, torch.Tensor]
 STILL_FALLING = 0.02
 """The loss of a run is still falling when the mean of its last restart cycle is this share below the cycle before."""
+
+TENSOR_CORES = (8, 0)
+"""From this compute capability (Ampere) on, GPUs have TF32."""
 
 NOISE = 2.0
 """The decrease must also be at least this many of its own standard errors."""
@@ -128,7 +131,7 @@ def train(training: Training, seed: int, tick: Callable[[int], None] = lambda _:
     with 1 after each epoch.
     """
     spec, run = training.spec, _Run()
-    with deterministic(training.device):
+    with reproducible(training.device, spec.precision):
         decoder = training.decoder.to(training.device)
         initialise(decoder, seed, training.label_shares)
         optimiser = torch.optim.NAdam(decoder.parameters(), lr=spec.learning_rate)
@@ -301,15 +304,33 @@ def _train_epoch(
 
 
 @contextmanager
-def deterministic(device: torch.device) -> Iterator[None]:
-    """Set torch to reproducible kernels on a GPU (CPU kernels always are); restore its setting afterwards."""
+def reproducible(device: torch.device, precision: DecoderPrecision) -> Iterator[None]:
+    """Set torch to reproducible kernels on a GPU, and to the rounding of a precision; restore its settings afterwards.
+
+    CPU kernels are always reproducible, and never round float32. Settings of the process that change numbers on a GPU
+    (TF32, the search for the fastest kernel) are thus the same in a command and in a notebook.
+    """
     if device.type != "cuda":
         yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS when it starts
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
     before = torch.are_deterministic_algorithms_enabled()
+    flags = convolutions.allow_tf32, convolutions.benchmark, products.allow_tf32
     torch.use_deterministic_algorithms(True)
+    convolutions.allow_tf32, convolutions.benchmark = precision != "float32-ieee", False
+    products.allow_tf32 = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
+        convolutions.allow_tf32, convolutions.benchmark, products.allow_tf32 = flags
+
+
+def number_format(device: torch.device, precision: DecoderPrecision) -> str:
+    """Return in which number format a decoder is trained on a device, for the record and the methods text."""
+    if precision == "bfloat16":
+        return "bfloat16 (autocast), weights and loss in float32"
+    if device.type != "cuda" or precision == "float32-ieee" or torch.cuda.get_device_capability(device) < TENSOR_CORES:
+        return "float32"
+    return "float32, inputs of convolutions rounded to TF32"

@@ -98,7 +98,7 @@ def _decoder_speed(recipe: Recipe, card: Card, labels: int, device: torch.device
     concurrent = concurrent_seed_count(a_step, recipe.fit.seeds, device, threads)
     flop = 3 * 2 * multiply_adds(shape, kind)
     batch = max(1, min(recipe.fit.batch, FLOP_PER_TRY[device.type] // flop))
-    decoder = Decoder(shape, kind, form_for(device)).to(device)
+    decoder = Decoder(shape, kind, form_for(device), recipe.fit.precision).to(device)
     initialise(decoder, 0)
     optimiser = torch.optim.NAdam(decoder.parameters(), lr=recipe.fit.learning_rate)
     tokens = torch.empty(batch, sum(channels), grid.side, grid.side).normal_(generator=torch.Generator().manual_seed(0))

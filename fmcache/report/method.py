@@ -228,6 +228,7 @@ def _training(one: Findings, works: Bibliography) -> str:
         f"Training took {_counted(fit['epochs'], 'epoch')} with {_counted(fit['passes_per_epoch'], 'view')} of each "
         f"training tile, in batches of up to {_counted(fit['batch'], 'view')}: {steps} steps",
         _loss(fit, works),
+        _number_formats(one),
         f"The mean Dice over labels on the validation tiles was computed every "
         f"{_counted(fit['validate_epochs'], 'epoch')} and after the last one; the weights with the highest value were "
         "tested",
@@ -255,6 +256,11 @@ def _loss(fit: Mapping[str, Any], works: Bibliography) -> str:
     if fit["dice_weight"]:
         parts.append(f"soft Dice loss (weight {fit['dice_weight']:g}) {works.cite('milletari2016vnet')}")
     return f"The loss, over the labelled pixels of a batch, was {_listed(parts)}" if parts else ""
+
+
+def _number_formats(one: Findings) -> str:
+    formats = {of.number_format for of in _records(one)}
+    return f"Decoders were computed in {'; '.join(sorted(formats))}" if formats and "" not in formats else ""
 
 
 def _scores(one: Findings, works: Bibliography) -> str:

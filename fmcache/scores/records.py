@@ -117,6 +117,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     collapsed: tuple[str, ...]
     still_falling: bool
     device: str
+    number_format: str = ""
+    """The number format of the decoder's operations, in words; '' in results written before this field existed."""
     threads: int
     together: int = 1
     versions: dict[str, str]

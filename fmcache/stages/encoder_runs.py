@@ -23,8 +23,17 @@ from fmcache.decoders.concurrent_seeds import concurrent_seed_count, threads_of_
 from fmcache.decoders.decoder import Decoder, form_for
 from fmcache.decoders.fitted import weights_metadata
 from fmcache.decoders.layers import Shape
-from fmcache.decoders.registry import KINDS, settings
-from fmcache.decoders.train import Counts, TrainedRun, Training, channel_scale, collapsed, mean_dice, still_falling
+from fmcache.decoders.registry import KINDS, settings, training_settings
+from fmcache.decoders.train import (
+    Counts,
+    TrainedRun,
+    Training,
+    channel_scale,
+    collapsed,
+    mean_dice,
+    number_format,
+    still_falling,
+)
 from fmcache.grid import GridGeometry
 from fmcache.manifest import Split, Splits
 from fmcache.runtime import runners
@@ -207,7 +216,7 @@ def _load(runs: EncoderRuns) -> Training:
     grids = load(runs.splits.train, range(1, recipe.views.count + 1))
     val, test = (load(tiles, range(1)) for tiles in (runs.splits.val, runs.splits.test))
     scale = channel_scale(grids) if recipe.fit.standardise == "channel" else None
-    decoder = Decoder(runs.shape, recipe.decoder.kind, form_for(device))
+    decoder = Decoder(runs.shape, recipe.decoder.kind, form_for(device), recipe.fit.precision)
     shares = label_shares(dict(runs.label_pixels)["train"]) if recipe.decoder.bias == "label-shares" else ()
     return Training(decoder, grids, val, test, recipe.fit, recipe.dice, device, scale, runs.boundary_px, shares)
 
@@ -253,7 +262,7 @@ def _record(
         seed=seed,
         fold=runs.fold,
         identity=runs.run_identity(seed),
-        recipe=builtins(runs.recipe) | {"decoder": settings(runs.recipe.decoder)},
+        recipe=builtins(runs.recipe) | {"decoder": settings(runs.recipe.decoder), "fit": training_settings(spec)},
         labels=runs.labels,
         mpp=runs.mpp,
         tiles={"train": len(runs.splits.train), "val": len(runs.splits.val), "test": len(runs.splits.test)},
@@ -268,6 +277,7 @@ def _record(
         collapsed=collapsed(fitted.test, [name for name, _ in runs.labels]),
         still_falling=still_falling(losses, spec.restart_epochs),
         device=device_name(torch.device(runs.device)),
+        number_format=number_format(torch.device(runs.device), spec.precision),
         threads=runs.seed_threads,
         together=together,
         versions=versions("fmcache", "torch", "numpy", "zarr", "polars"),

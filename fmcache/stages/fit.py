@@ -12,7 +12,7 @@ import msgspec
 from fmcache.cache.reader import Cache, open_cache
 from fmcache.decoders.arithmetic import grids_bytes
 from fmcache.decoders.batches import steps_per_epoch
-from fmcache.decoders.registry import settings
+from fmcache.decoders.registry import settings, training_settings
 from fmcache.demand import Demand, all_tiles, check_sweep, demands, tiles_of
 from fmcache.errors import (
     Busy,
@@ -48,7 +48,6 @@ from fmcache.stages.labelled import check_labelled, label_notes, label_pixels, p
 from fmcache.stages.origins import check_origin, encoder_info, joined_info, renamed
 from fmcache.stages.report_pictures import copy_tile_pictures, has_token_pictures, keep_token_pictures
 from fmcache.stages.scale import tolerances_px
-from fmcache.strict import builtins
 
 MANY_BYTES = 10**8
 """The forecast names the size of predictions when it may be larger than this."""
@@ -249,7 +248,7 @@ def _runs_of_encoder(
     at: Where,
     flags: Flags,
 ) -> EncoderRuns:
-    fields, dataset, splits = builtins(recipe), demand.dataset, demand.splits[fold]
+    dataset, splits = demand.dataset, demand.splits[fold]
     tiles = tiles_of(splits)
     of_tokens = [only_tiles(cache.header.identity, tiles) for cache in tokens]
     identity: dict[str, Any] = {
@@ -258,7 +257,7 @@ def _runs_of_encoder(
         "views": recipe.views.count,
         "splits": {split: list(splits.of(split)) for split in SPLITS},
         "decoder": settings(recipe.decoder),
-        "fit": {key: value for key, value in fields["fit"].items() if key != "seeds"},
+        "fit": {key: value for key, value in training_settings(recipe.fit).items() if key != "seeds"},
         "dice": recipe.dice,
     }
     if length := recipe.boundary_length:  # absent otherwise: identities of runs without boundaries stay as they were

@@ -27,7 +27,7 @@ import torch
 from fmcache.decoders.decoder import Decoder, Form, initialise
 from fmcache.decoders.layers import Shape
 from fmcache.decoders.losses import segmentation_loss
-from fmcache.decoders.train import deterministic
+from fmcache.decoders.train import reproducible
 from fmcache.grid import GridGeometry
 from fmcache.specs import FitSpec
 
@@ -148,7 +148,7 @@ def _step(args: argparse.Namespace, patch: int, form: Form) -> Callable[[], None
     rounded = torch.autocast(args.device, torch.bfloat16) if args.precision == "bfloat16" else nullcontext()
 
     def step() -> None:
-        with deterministic(torch.device(args.device)):  # as fit does: on a GPU some kernels are slower
+        with reproducible(torch.device(args.device), "float32"):  # as fit does: on a GPU some kernels are slower
             with rounded:
                 logits = decoder(tokens).float()
             loss = segmentation_loss(logits, truth, FitSpec())

@@ -5,7 +5,7 @@ from fmcache.decoders import decoder as decoder_module
 from fmcache.decoders.arithmetic import parameters
 from fmcache.decoders.decoder import Decoder, initialise
 from fmcache.decoders.layers import Shape
-from fmcache.decoders.train import deterministic
+from fmcache.decoders.train import reproducible
 from fmcache.grid import GridGeometry
 
 
@@ -63,9 +63,51 @@ def test_training_on_a_gpu_repeats_itself_and_agrees_with_the_cpu():
         decoder = Decoder(Shape((12,), 16, 3, grid), form="direct")
         initialise(decoder, 0)
         decoder.double().to(device)
-        with deterministic(torch.device(device)):
+        with reproducible(torch.device(device), "float32"):
             decoder(tokens.double().to(device)).square().sum().backward()
         gradients.append([parameter.grad.cpu() for parameter in decoder.parameters()])
     for on_cpu, on_gpu, again in zip(*gradients, strict=True):
         torch.testing.assert_close(on_cpu, on_gpu)
         assert torch.equal(on_gpu, again)
+
+
+@pytest.mark.parametrize("form", ["direct", "fast"])
+@pytest.mark.parametrize("patch", [16, 14])
+def test_a_bfloat16_decoder_rounds_in_its_layers_and_nowhere_else(form, patch):
+    grid = GridGeometry(64, patch)
+    tokens = torch.randn(2, 12, grid.side, grid.side, generator=torch.Generator().manual_seed(0))
+    exact, rounded = (Decoder(Shape((12,), 16, 3, grid), form=form, precision=p) for p in ("float32", "bfloat16"))
+    initialise(exact, 0)
+    initialise(rounded, 0)
+    seen = []
+    rounded.project.register_forward_hook(lambda _, __, out: seen.append(out.dtype))
+    logits = rounded(tokens)
+    assert seen == [torch.bfloat16]
+    assert logits.dtype == torch.float32
+    difference = (logits - exact(tokens)).norm() / exact(tokens).norm()
+    assert 1e-4 < difference < 2e-2
+    logits.square().sum().backward()
+    assert {parameter.grad.dtype for parameter in rounded.parameters()} == {torch.float32}
+
+
+def test_settings_of_the_process_that_change_numbers_on_a_gpu_are_fixed_and_given_back():
+    """The settings exist without a GPU."""
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+
+    def settings():
+        return convolutions.allow_tf32, convolutions.benchmark, products.allow_tf32
+
+    own = settings()
+    try:
+        for theirs in ((True, True, True), (False, False, False)):
+            convolutions.allow_tf32, convolutions.benchmark, products.allow_tf32 = theirs
+            for precision, tf32 in (("float32", True), ("float32-ieee", False), ("bfloat16", True)):
+                with reproducible(torch.device("cuda"), precision):
+                    assert torch.are_deterministic_algorithms_enabled()
+                    assert settings() == (tf32, False, False)
+                with pytest.raises(ZeroDivisionError), reproducible(torch.device("cuda"), precision):
+                    raise ZeroDivisionError
+                assert settings() == theirs
+                assert not torch.are_deterministic_algorithms_enabled()
+    finally:
+        convolutions.allow_tf32, convolutions.benchmark, products.allow_tf32 = own

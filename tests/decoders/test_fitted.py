@@ -28,7 +28,7 @@ def stored(folder, kind, *, earlier=False):
 
 
 def record_of(kind):
-    recipe = {"tile_px": 32, "grid": "fit", "decoder": settings(DecoderSpec(kind=kind, width=8))}
+    recipe = {"tile_px": 32, "grid": "fit", "decoder": settings(DecoderSpec(kind=kind, width=8)), "fit": {}}
     labels = (("a", "#000000"), ("b", "#ffffff"))
     return SimpleNamespace(
         recipe=recipe, labels=labels, encoder=SimpleNamespace(width=5, patch=8), identity={"tokens": {}}
@@ -40,6 +40,14 @@ def test_weights_give_the_decoder_that_they_were_stored_from(tmp_path, earlier):
     file, decoder = stored(tmp_path, "paper", earlier=earlier)
     tokens = torch.randn(1, 5, 4, 4, generator=torch.Generator().manual_seed(0))
     assert torch.equal(load_decoder(file, record_of("paper"))(tokens), decoder(tokens))
+
+
+def test_a_decoder_predicts_in_the_precision_of_its_run(tmp_path):
+    file, _ = stored(tmp_path, "paper")
+    record = record_of("paper")
+    assert load_decoder(file, record).decoder.precision == "float32"
+    record.recipe["fit"]["precision"] = "bfloat16"
+    assert load_decoder(file, record).decoder.precision == "bfloat16"
 
 
 @pytest.mark.parametrize(("stored_as", "recorded"), [("linear", "paper"), ("paper", "linear")])

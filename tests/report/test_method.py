@@ -88,7 +88,8 @@ def test_the_text_states_what_the_records_hold(runs_of):
     groups = {f"t{i}": f"p{i // 2}" for i in range(5)}
     facts = {"origin": origin, "identity": {"tokens": tokens}, "dataset_source": "Me 2020", "dataset_licence": "CC0",
              "extraction": Extraction(1.0, 2, 3, 4, "cuda:0 (H100)"), "groups": groups,
-             "versions": {"fmcache": "0.1.0", "torch": "2.9"}, "decoder_params": 2_623_491}  # fmt: skip
+             "versions": {"fmcache": "0.1.0", "torch": "2.9"}, "decoder_params": 2_623_491,
+             "number_format": "float32, inputs of convolutions rounded to TF32"}  # fmt: skip
     other = encoder("other", title="Other", patch=14)
     one = find([*runs_of(uni, **facts), *runs_of(other, **facts | {"origin": {}})])
     text = "\n".join(method([one]))
@@ -106,6 +107,7 @@ def test_the_text_states_what_the_records_hold(runs_of):
         "Class and register tokens were dropped. Encoders ran in float16. Token grids were stored as float16.",
         "It has 2.6 million parameters.",
         "in batches of up to 8 views: 100 steps",  # 15 tiles: 2 batches an epoch, 50 epochs
+        "Decoders were computed in float32, inputs of convolutions rounded to TF32.",
         "Each encoder was used with 3 seeds.",
         "the choice of 3 test units: patients or slides",
         "All pairs of the 2 ranked encoders",
@@ -121,7 +123,7 @@ def test_what_the_records_lack_is_left_out(study):
     text = "\n".join(method([find([run for run in study if run.record.encoder.name == "good"])]))
     assert "2 seeds" in text
     for absent in ("patient", "revision", "licence", "Intervals", "Holm", "control", "Pixels were normalised",
-                   "stored as", "Encoders ran", "random weights", "standardised"):  # fmt: skip
+                   "stored as", "Encoders ran", "random weights", "standardised", "computed in"):  # fmt: skip
         assert absent not in text, absent
 
 

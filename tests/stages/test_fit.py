@@ -84,6 +84,18 @@ def test_biases_that_start_at_label_shares_are_another_run(fitted):
     assert bias == pytest.approx(np.log((pixels + 1) / (pixels + 1).sum()), abs=2e-3)  # one epoch at 1e-4 moved it
 
 
+def test_a_run_in_bfloat16_is_another_run_that_says_so(fitted):
+    fitted.fit(change(fitted.recipe, name="half", fit=change(fitted.recipe.fit, precision="bfloat16")))
+    half, whole = record_of(fitted, "half"), record_of(fitted)
+    assert half.identity["fit"] == whole.identity["fit"] | {"precision": "bfloat16"}
+    assert half.recipe["fit"] == whole.recipe["fit"] | {"precision": "bfloat16"}
+    assert (half.number_format, whole.number_format) == ("bfloat16 (autocast), weights and loss in float32", "float32")
+    weights = [load_file(run_folder(places.results(fitted.work), name, "toy", whole.encoder.name, 0) / WEIGHTS)
+               for name in ("half", "toy")]  # fmt: skip
+    assert {value.dtype for value in weights[0].values()} == {torch.float32}
+    assert not torch.equal(weights[0]["project.weight"], weights[1]["project.weight"])
+
+
 def test_another_decoder_under_the_name_of_a_fitted_study_is_refused_by_field(fitted):
     with pytest.raises(ResultsMismatch, match=r"decoder\.kind"):
         fitted.fit(change(fitted.recipe, decoder=DecoderSpec(kind="linear")))
