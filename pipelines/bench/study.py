@@ -7,7 +7,7 @@ Cached: `extract` and `fit` as a user runs them, with all seeds and all work (ma
 loop: a reasonable training loop. It renders views ahead in threads, encodes each batch in the card's precision
 (autocast), and trains the same decoder in its direct form; the time to encode validation and test tiles is not counted.
 The loop runs `--loop-seeds` seeds, and its time is scaled to all seeds, because every seed costs the same there. It is
-checked that both give the same losses. Weights are random, so no network is needed.
+checked that both begin with the same losses. Weights are random, so no network is needed.
 
 `study-NAME-bound` is (E + D) / (E / S + D'): the ratio if only the steps took time. E, D and D' are the seconds per
 image of encoder, direct decoder step and cached decoder step, and S is the number of seeds; all are measured in the
@@ -57,8 +57,9 @@ from fmcache.tiles.views import render_mask, render_view
 DATASET = "drawn"
 ENCODERS = {"cpu": ["random-vits16"], "cuda": ["kaiko-vitl14", "h-optimus-0"]}
 TARGETS = {"random-vits16": ">=2", "kaiko-vitl14": ">=4", "h-optimus-0": ">=6"}
-LOSS_TOLERANCE = 0.02
-"""Largest accepted difference of losses: the cache holds float16, and rounding errors grow with the steps."""
+LOSS_TOLERANCE = 1e-3
+"""Largest accepted difference of the losses of the first epoch. The cache holds float16; such rounding errors grow with
+the steps, so later losses may differ more. Their largest difference is printed."""
 
 
 class Seconds(NamedTuple):
@@ -186,10 +187,10 @@ def in_the_loop(
         rest.append(time.perf_counter() - start - source.seconds)
         key = places.encoder_key(choice)
         cached = read_run(run_folder(places.results(flags.work), recipe.name, DATASET, key, seed))
-        off = max(abs(ours.loss - theirs) for ours, theirs in zip(fitted.curve, cached.curve["loss"], strict=True))
-        if off > LOSS_TOLERANCE:
-            sys.exit(f"seed {seed}: losses of both ways differ by {off:.3g}, more than {LOSS_TOLERANCE}")
-        print(f"seed {seed}: losses of both ways agree within {off:.1e}")
+        off = [abs(ours.loss - theirs) for ours, theirs in zip(fitted.curve, cached.curve["loss"], strict=True)]
+        if off[0] > LOSS_TOLERANCE:
+            sys.exit(f"seed {seed}: losses of the first epoch differ by {off[0]:.3g}, more than {LOSS_TOLERANCE}")
+        print(f"seed {seed}: losses of both ways agree within {off[0]:.1e} in the first epoch, {max(off):.1e} in all")
     return statistics.mean(encode), statistics.mean(rest)
 
 
