@@ -287,6 +287,9 @@ class Manifest:
 
     def __init__(self, path: Path, text: str | None = None, locks: Mapping[str, str] | None = None) -> None:
         self.path = path
+        if text is None and not path.exists():
+            step = "go to the folder that has it, name it with --manifest, or make one: fmcache data add --help"
+            raise ManifestError(f"there is no manifest {path}: it lists the tiles of all datasets", next_step=step)
         self._document = Document(path, ManifestError, text)
         value = self._document.value
         if value is None or (isinstance(value, dict) and value.get("datasets", ...) in (None, {})):

@@ -205,7 +205,7 @@ def test_a_link_stays_a_link(tmp_path):
         ({"encoder": ["virchow3"]}, EncoderUnavailable, "virchow2"),
         ({"encoder": ["uni", "uni"]}, SpecError, "listed twice"),
         ({"encoder": ["absent.yaml"]}, SpecError, "does not exist"),
-        ({"dataset": ["demo"], "manifest": Path("absent.yaml")}, ManifestError, "absent.yaml does not exist"),
+        ({"dataset": ["demo"], "manifest": Path("absent.yaml")}, ManifestError, "there is no manifest absent.yaml"),
     ],
 )
 def test_a_wrong_name_is_refused_with_those_there_are_and_nothing_is_written(tmp_path, flags, error, says):

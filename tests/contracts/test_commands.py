@@ -247,7 +247,7 @@ def test_the_quickstart_runs_end_to_end_and_says_where_the_report_is(tmp_path):
         (["run", "{tmp}/encoderless.yaml"], "below `encoders:`"),
         (["cache", "info", "{tmp}"], "no cache"),
         (["extract", "--encoder", "raw-pixels", "--device", "abacus"], "unknown device"),
-        (["extract", "--encoder", "raw-pixels", "--manifest", "absent.yaml"], "absent.yaml does not exist"),
+        (["extract", "--encoder", "raw-pixels", "--manifest", "absent.yaml"], "there is no manifest absent.yaml"),
         (["extract", "--encoder", "raw-pixels", "--work", "/proc/nowhere"], "the system refused"),
     ],
 )
