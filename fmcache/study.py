@@ -228,10 +228,12 @@ class Study:
         into: Path | str | None = None,
         overlap: float = 0.5,
         mpp_of_slide: float | None = None,
+        cache_tokens: bool = False,
     ) -> Path:
         """Write label maps of a slide or of a folder of slides, and return their folder; complete maps are kept.
 
-        Without a seed, the median one by validation Dice predicts. The other settings of ``fmcache predict`` have their
+        Without a seed, the median one by validation Dice predicts. With `cache_tokens`, the tokens of the slides are
+        kept, and maps by other seeds or decoders need no encoder. The other settings of ``fmcache predict`` have their
         defaults.
 
         Raises
@@ -253,6 +255,7 @@ class Study:
             overlap=overlap,
             mpp_of_slide=mpp_of_slide,
             manifest=self.manifest.path,
+            cache_tokens=cache_tokens,
         )
         with self._progress_shown():
             folder, failures = predict(request, self._flags, self._say)

@@ -122,8 +122,10 @@ def test_a_map_comes_with_regions_areas_an_overview_and_a_record(fitted, slide):
 
 def test_from_python_a_study_predicts_slides(fitted, slide):
     study = fmcache.Study(fitted.recipe, fitted.work, fitted.path, device="cpu", threads=1)
-    folder = study.predict(slide, "toy", "colour-texture", seed=0, into=slide.parent / "maps", mpp_of_slide=MPP)
+    settings = {"into": slide.parent / "maps", "mpp_of_slide": MPP, "cache_tokens": True}
+    folder = study.predict(slide, "toy", "colour-texture", seed=0, **settings)
     assert labels_in(folder).shape == (2 * SIDE, 4 * SIDE)
+    assert [path.name for path in (fitted.work / "cache" / "slides").rglob("*.zarr")]
     with pytest.raises(ResultsNotFound, match="uni"):
         study.predict(slide, "toy", "uni")
 

@@ -8,10 +8,14 @@ import subprocess
 import sys
 
 import msgspec
+import numpy as np
 import pytest
 import yaml
+import zarr
+from PIL import Image
 
 from fmcache.errors import ClusterUnfit
+from fmcache.manifest import TileEntry
 from fmcache.scores.run_files import WEIGHTS, find_runs, read_run
 from fmcache.specs import DecoderSpec, FitSpec, Recipe, ViewSpec
 from fmcache.stages import places
@@ -19,6 +23,7 @@ from fmcache.stages.extract import extract
 from fmcache.stages.fit import fit
 from fmcache.stages.flags import Flags
 from fmcache.stages.shards import MOST_SHARDS, ShardTask, bundles
+from fmcache.tiles.demo import draw_tile
 
 pytestmark = pytest.mark.slow
 
@@ -68,6 +73,18 @@ def contents(root):
     }
 
 
+def predicted(folder, flags):
+    """Run `fmcache predict` on a drawn slide; return the label map and the regions."""
+    slide, _ = draw_tile(3, TileEntry("slide"), 160)
+    Image.fromarray(slide).save(folder / "slide.png")
+    command = ["predict", "slide.png", "--study", "toy", "--encoder", "raw-pixels", "--seed", "1", "--tissue", "off"]
+    command += ["--mpp", "1", "--mpp-of-slide", "1", "--device", "cpu", "--threads", "1", *flags]
+    subprocess.run([sys.executable, "-m", "fmcache", *command], cwd=folder, check=True, timeout=300)
+    made = folder / flags[flags.index("--into") + 1]
+    labels = zarr.open_group(made / "slide.ome.zarr", mode="r")["labels/map/0"]
+    return np.asarray(labels).tolist(), (made / "slide.geojson").read_bytes()
+
+
 def runs(work):
     return {path.relative_to(work): read_run(path) for path in find_runs(places.results(work), "toy")}
 
@@ -95,7 +112,9 @@ def test_a_study_on_two_workers_of_which_one_is_killed_equals_that_of_one_proces
             said, errors = process.communicate(timeout=480)
         assert process.returncode == 0, errors
         assert len(scheduler.workers_are(1)) == 1
+        mapped = predicted(tmp_path, ["--work", "dask", "--into", "by-a-worker", "--dask", scheduler.address])
     assert said.count("seed 1: test Dice") == 2
+    assert predicted(tmp_path, ["--work", "dask", "--into", "by-itself"]) == mapped
     alone = Flags(tmp_path / "serial", device="cpu", threads=1)
     assert extract(recipe, manifest, alone, lambda _: None) == []
     assert fit(recipe, manifest, alone, lambda _: None) == []
