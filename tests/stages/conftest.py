@@ -1,5 +1,6 @@
 """A study in small on tiles that are files: what stands on disk is what a user has."""
 
+import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -123,3 +124,27 @@ def drawn():
         return Manifest(folder / "data_manifest.yaml")
 
     return write
+
+
+def _content(path):
+    if path.name != "zarr.json":
+        return path.read_bytes()
+    said = json.loads(path.read_text())
+    if header := said.get("attributes", {}).get("fmcache"):
+        del header["checksum"]
+        header["about"].pop("extraction", None)
+    return json.dumps(said).encode()
+
+
+@pytest.fixture(scope="session")
+def contents():
+    """The function that returns the content of all files below a folder by path, but not the times that headers state.
+
+    Locks are left out.
+    """
+
+    def read(root):
+        files = (path for path in root.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
+        return {str(path.relative_to(root)): _content(path) for path in files}
+
+    return read

@@ -120,23 +120,6 @@ def quiet(_):
     pass
 
 
-def content(path):
-    """Return the content of a file; of the header of a cache, without the time that it took."""
-    if path.name != "zarr.json":
-        return path.read_bytes()
-    said = json.loads(path.read_text())
-    if header := said.get("attributes", {}).get("fmcache"):
-        del header["checksum"]
-        header["about"].pop("extraction", None)
-    return json.dumps(said).encode()
-
-
-def contents(root):
-    return {
-        str(p.relative_to(root)): content(p) for p in root.rglob("*") if p.is_file() and not p.name.endswith(".lock")
-    }
-
-
 def runs(work, study="toy"):
     return {
         (part.record.encoder.name, part.record.seed): part
@@ -186,7 +169,7 @@ def test_training_from_the_cache_equals_training_with_the_encoder_in_the_loop(
     assert curves[0][0] != curves[0][-1]  # it did train
 
 
-def test_a_sweep_writes_a_whole_part_per_run_and_a_rerun_does_nothing(tmp_path, manifest, recipe):
+def test_a_sweep_writes_a_whole_part_per_run_and_a_rerun_does_nothing(tmp_path, manifest, recipe, contents):
     assert extract(recipe, manifest, flags(tmp_path), quiet) == fit(recipe, manifest, flags(tmp_path), quiet) == []
     parts = runs(tmp_path)
     assert sorted(parts) == [("raw-pixels", 0), ("raw-pixels", 1), ("tiny", 0), ("tiny", 1)]
@@ -288,7 +271,7 @@ def test_an_extract_of_what_is_complete_loads_no_torch(tmp_path, folder, recipe,
 
 
 @pytest.mark.slow
-def test_dask_workers_give_the_same_caches_and_results_as_the_serial_runner(tmp_path, manifest, recipe):
+def test_dask_workers_give_the_same_caches_and_results_as_the_serial_runner(tmp_path, manifest, recipe, contents):
     for name, workers in (("serial", 0), ("dask", 2)):
         assert extract(recipe, manifest, flags(tmp_path / name, workers=workers), quiet) == []
         assert fit(recipe, manifest, flags(tmp_path / name, workers=workers), quiet) == []
@@ -302,7 +285,9 @@ def test_dask_workers_give_the_same_caches_and_results_as_the_serial_runner(tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_an_extraction_that_is_stopped_goes_on_and_ends_byte_for_byte_the_same(tmp_path, folder, recipe, manifest, how):
+def test_an_extraction_that_is_stopped_goes_on_and_ends_byte_for_byte_the_same(
+    tmp_path, folder, recipe, manifest, how, contents
+):
     many = change(recipe, views=ViewSpec(count=60), encoders=("random-vits16",))
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(msgspec.to_builtins(many)))
     command = [sys.executable, "-m", "fmcache", "extract", "--recipe", str(tmp_path / "r.yaml"), "--threads", "1"]
@@ -425,7 +410,7 @@ def folded(folder, folds, subsets=""):
     return Manifest(path)
 
 
-def test_folds_use_the_cache_of_the_fixed_split_and_give_a_part_per_fold_and_seed(tmp_path, manifest, recipe):
+def test_folds_use_the_cache_of_the_fixed_split_and_give_a_part_per_fold_and_seed(tmp_path, manifest, recipe, contents):
     recipe = change(recipe, encoders=("raw-pixels",))
     extract(recipe, manifest, flags(tmp_path), quiet)
     fit(recipe, manifest, flags(tmp_path), quiet)
@@ -540,7 +525,7 @@ def test_standardised_training_uses_the_statistics_of_the_training_grids(tmp_pat
     assert loaded.train.tokens.shape == (3, 4, 768, 4, 4)
 
 
-def test_several_taps_fill_a_cache_each_that_equals_the_one_filled_alone(tmp_path, folder, manifest, recipe):
+def test_several_taps_fill_a_cache_each_that_equals_the_one_filled_alone(tmp_path, folder, manifest, recipe, contents):
     tiny = change(recipe, encoders=(str(folder / "tiny.yaml"),))
     assert extract(change(tiny, taps=("1", "last")), manifest, flags(tmp_path / "both"), quiet) == []
     for tap in ("1", "last"):
@@ -582,7 +567,9 @@ def test_a_second_process_on_the_same_cache_is_told_that_another_one_writes(tmp_
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_up_during_the_run_loses_nothing_that_was_finished(tmp_path, folder, manifest, recipe):
+def test_a_disk_that_fills_up_during_the_run_loses_nothing_that_was_finished(
+    tmp_path, folder, manifest, recipe, contents
+):
     """A limit on the size of files stands in for the full disk: the system refuses a write in the same way."""
     many = change(recipe, views=ViewSpec(count=12), encoders=("random-vits16",), tile_px=64)
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(msgspec.to_builtins(many)))

@@ -1,7 +1,6 @@
 """Commands that are killed, interrupted, or in each other's way: what was finished stays, nothing is left running."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -74,22 +73,6 @@ def quiet(_):
     pass
 
 
-def content(path):
-    """Return the content of a file; of the header of a cache, without the time that it took."""
-    if path.name != "zarr.json":
-        return path.read_bytes()
-    said = json.loads(path.read_text())
-    if header := said.get("attributes", {}).get("fmcache"):
-        del header["checksum"]
-        header["about"].pop("extraction", None)
-    return json.dumps(said).encode()
-
-
-def contents(root):
-    files = (path for path in root.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
-    return {str(path.relative_to(root)): content(path) for path in files}
-
-
 def alone(recipe, **fields):
     return msgspec.structs.replace(recipe, encoders=("raw-pixels",), **fields)
 
@@ -119,7 +102,7 @@ def group_of(leader):
 @pytest.mark.slow
 @pytest.mark.parametrize(("workers", "how"), [(0, "KILL"), (0, "INT"), (1, "KILL"), (1, "INT"), (1, "TERM")])
 def test_a_fit_that_is_stopped_when_one_of_two_lanes_has_ended_keeps_that_seed_and_leaves_no_process(
-    tmp_path, manifest, recipe, workers, how
+    tmp_path, manifest, recipe, workers, how, contents
 ):
     recipe = alone(recipe)
     extract(recipe, manifest, flags(tmp_path), quiet)
@@ -227,7 +210,7 @@ def full_after(monkeypatch, writes):
 
 @pytest.mark.parametrize("writes", [0, 1, 5, 10, 11, 14])
 def test_a_full_disk_is_told_with_what_was_being_written_and_the_same_command_goes_on(
-    tmp_path, manifest, recipe, monkeypatch, writes
+    tmp_path, manifest, recipe, monkeypatch, writes, contents
 ):
     recipe = alone(recipe)
     with monkeypatch.context() as patch:

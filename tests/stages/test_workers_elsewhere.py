@@ -1,7 +1,6 @@
 """A study on the workers of a Dask scheduler: the same bytes as in one process, also when a worker is killed."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -54,25 +53,6 @@ def recipe(tmp_path):
     return recipe
 
 
-def content(path):
-    """Return the content of a file; of the header of a cache, without the time that it took."""
-    if path.name != "zarr.json":
-        return path.read_bytes()
-    said = json.loads(path.read_text())
-    if header := said.get("attributes", {}).get("fmcache"):
-        del header["checksum"]
-        header["about"].pop("extraction", None)
-    return json.dumps(said).encode()
-
-
-def contents(root):
-    return {
-        str(path.relative_to(root)): content(path)
-        for path in root.rglob("*")
-        if path.is_file() and not path.name.startswith(".")
-    }
-
-
 def predicted(folder, flags):
     """Run `fmcache predict` on a drawn slide; return the label map and the regions."""
     slide, _ = draw_tile(3, TileEntry("slide"), 160)
@@ -90,7 +70,7 @@ def runs(work):
 
 
 def test_a_study_on_two_workers_of_which_one_is_killed_equals_that_of_one_process(
-    tmp_path, drawn, recipe, new_scheduler
+    tmp_path, drawn, recipe, new_scheduler, contents
 ):
     manifest = drawn(tmp_path, 3, 1, 1)
     (tmp_path / "site").mkdir()
