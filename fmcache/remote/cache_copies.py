@@ -166,7 +166,7 @@ class CacheCopy:
             As `writing`, and when there is nothing at the URL.
         """
         if not (listed := self._at.below(self.key())):
-            step = "fmcache cache ls --work s3://BUCKET/PREFIX lists all caches"
+            step = "fmcache cache ls --work URL lists all caches"
             raise CacheNotFound(f"there is no cache {self.home.url(self.path)}", next_step=step)
         with leased(self._at, self._beside("lock")):
             self._remove(listed)

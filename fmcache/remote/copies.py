@@ -16,6 +16,7 @@ import msgspec
 
 from fmcache.errors import SpecError
 from fmcache.identity import whole_file
+from fmcache.remote.clients import SCHEMES
 from fmcache.remote.objects import Objects, connect
 
 HOME = "home.json"
@@ -51,7 +52,7 @@ def local_work(work: Path | str) -> Path:
     Raises
     ------
     SpecError
-        When the URL is not of the form ``s3://BUCKET/PREFIX``.
+        When the URL is not of the form ``s3://BUCKET/PREFIX``, or a setting of the store is missing.
     ExtraMissing
         When the client of the store is not installed.
     """
@@ -59,14 +60,15 @@ def local_work(work: Path | str) -> Path:
         return Path(work)
     bucket, *names = [name for name in parts["rest"].split("/") if name] or [""]
     prefix = "/".join(names)
-    if parts["scheme"].lower() != "s3" or not bucket or {".", ".."} & {bucket, *names}:
-        step = "write s3://BUCKET/PREFIX; AWS_ENDPOINT_URL names a store other than AWS"
+    scheme = parts["scheme"].lower()
+    if scheme not in SCHEMES or not bucket or {".", ".."} & {bucket, *names}:
+        step = "write s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX"
         raise SpecError(f"{work} is not the URL of a working folder", next_step=step)
-    host = re.sub(r"[^A-Za-z0-9.-]", "_", connect(bucket, prefix).host)
-    folder = _copies() / host / bucket / prefix
+    host = re.sub(r"[^A-Za-z0-9.-]", "_", connect(bucket, prefix, scheme).host)
+    folder = _copies(scheme) / host / bucket / prefix
     if not (folder / HOME).exists():
         with whole_file(folder / HOME) as file:
-            file.write(msgspec.json.encode({"bucket": bucket, "prefix": prefix}))
+            file.write(msgspec.json.encode({"scheme": scheme, "bucket": bucket, "prefix": prefix}))
     return folder
 
 
@@ -76,7 +78,7 @@ def local_cache(path: Path) -> Path:
         return path
     parents = path.parents
     if len(parents) < 5 or path.parents[2].name != _CACHES:
-        step = "fmcache cache ls --work s3://BUCKET/PREFIX lists the URLs of all caches"
+        step = "fmcache cache ls --work URL lists the URLs of all caches"
         raise SpecError(f"{path} is not the URL of a cache", next_step=step)
     work = parents[3]
     return local_work(work) / path.relative_to(work)
@@ -96,10 +98,10 @@ def home_of_cache(path: Path) -> Home | None:
 @functools.lru_cache
 def _home(work: Path, said: bytes) -> Home:
     at = msgspec.json.decode(said, type=dict[str, str])
-    return Home(work, connect(at["bucket"], at["prefix"]))
+    return Home(work, connect(at["bucket"], at["prefix"], at.get("scheme", "s3")))  # an older copy names no scheme
 
 
-def _copies() -> Path:
+def _copies(scheme: str) -> Path:
     if named := os.environ.get(COPIES):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fmcache" / "s3"
+        return Path(named) if scheme == "s3" else Path(named) / scheme
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fmcache" / scheme

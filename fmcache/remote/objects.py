@@ -1,58 +1,91 @@
 """The objects of one bucket below one prefix: read, write, list, remove. The only module that speaks to a store.
 
-Credentials, profile, region and endpoint are those that boto3 finds: environment variables (``AWS_ACCESS_KEY_ID``,
-``AWS_PROFILE``, ``AWS_ENDPOINT_URL``, ...), the files in ``~/.aws``, the role of the machine.
+`fmcache.remote.clients` says which store this is, and with whose credentials.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from fmcache.errors import ExtraMissing, SpecError, StoreUnavailable
+from fmcache.errors import StoreUnavailable
+from fmcache.remote.clients import Client, NoCredentials, client
 
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+_T = TypeVar("_T")
 THREADS = 8
 """Requests that run concurrently."""
-ATTEMPTS = 5
-"""How often a request is sent before its failure is reported; boto3 waits longer each time."""
-REMOVED_PER_REQUEST = 1000
 
 _NO_NAMES = {"", ".", ".."}
-_MISSING = {"NoSuchKey", "404", "NotFound"}
-_FAILED_CONDITION = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
+_NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
+_NO_RANGE = {"InvalidRange", "416"}
+_CODE = re.compile(r"<Code>\s*(\w+)\s*</Code>")
+_MESSAGE = re.compile(r"<Message>\s*([^<\r\n]*)")
+_STATUS = re.compile(r"status code: (\d{3}) ?([A-Za-z -]*)")
+_IN_BULK = re.compile(r"request failed for key (?P<key>.*): (?P<message>.*) \(code: (?P<code>\w+)\)")
+_NOT_HERE = "Received redirect without LOCATION"
+_NOT_A_RANGE = "Received non-partial response"
+
+_BUCKET = "check the name of the bucket, or create it with the tools of the store"
+_RIGHTS = "ask the owner of the bucket for the rights to list, read, write and delete objects below it"
+_REGION = "name the region of the bucket (AWS_REGION, or region in ~/.aws/config)"
 _NEXT = {
-    "NoSuchBucket": "check the name of the bucket, or create it with the tools of the store",
-    "AccessDenied": "ask the owner of the bucket for the rights to list, read, write and delete objects below it",
+    "NoSuchBucket": _BUCKET,
+    "ContainerNotFound": _BUCKET,
+    "AccessDenied": _RIGHTS,
+    "AuthorizationPermissionMismatch": _RIGHTS,
     "InvalidAccessKeyId": "check the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE, ~/.aws/credentials)",
     "SignatureDoesNotMatch": "check the credentials (AWS_SECRET_ACCESS_KEY, AWS_PROFILE, ~/.aws/credentials)",
     "ExpiredToken": "log in again, then run the same command again: finished work is kept",
-    "PermanentRedirect": "name the region of the bucket (AWS_REGION, or region in ~/.aws/config)",
-    "NotImplemented": "the store lacks this request of S3: use another store, or a folder on this machine",
+    "PermanentRedirect": _REGION,
+    "AuthorizationHeaderMalformed": _REGION,
+    "IllegalLocationConstraintException": _REGION,
+    "NotImplemented": "the store lacks this request: use another store, or a folder on this machine",
+    "403": _RIGHTS,
 }
-_NEXT |= {"403": _NEXT["AccessDenied"], "301": _NEXT["PermanentRedirect"]}
-_NEXT |= dict.fromkeys(
-    ("AuthorizationHeaderMalformed", "IllegalLocationConstraintException"), _NEXT["PermanentRedirect"]
-)
-_CONNECTION = "check the network, the credentials and AWS_ENDPOINT_URL, then run the same command again"
+_CREDENTIALS = {
+    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run aws configure",
+    "gs": "run gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS to a file of credentials",
+    "az": "set AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN, or run az login and set AZURE_USE_AZURE_CLI=true",
+}
+_NEXT |= dict.fromkeys(("AuthenticationFailed", "AuthorizationFailure"), f"check the credentials: {_CREDENTIALS['az']}")
+_ENDPOINT = {
+    "s3": "AWS_ENDPOINT_URL",
+    "gs": "GOOGLE_BASE_URL",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME (and AZURE_STORAGE_ENDPOINT)",
+}
+
+
+class Tag(NamedTuple):
+    """What names one version of an object in a conditional request: its ETag, and in some stores a number."""
+
+    etag: str
+    version: str = ""
+
+
+NO_TAG = Tag('"00000000000000000000000000000000"', "1")
+"""A tag that no object has."""
 
 
 class Found(NamedTuple):
-    """An object: its bytes (empty when only facts were asked), ETag, metadata, and its age by the store's clock."""
+    """An object: those of its bytes that were asked for, tag, size, metadata, time of writing by the store's clock."""
 
     data: bytes
-    etag: str
+    tag: Tag
     size: int
     metadata: Mapping[str, str]
-    age_s: float
+    modified: datetime
 
 
 class Listed(NamedTuple):
-    """What a listing says about an object. `etag` has no quotes; of an object written at once it is often the MD5."""
+    """What a listing says about an object. `etag` has no quotes; at S3, of an object written at once, it is the MD5."""
 
     size: int
     etag: str
@@ -64,169 +97,203 @@ class Objects:
     Every method raises StoreUnavailable when the store refuses or cannot be reached.
     """
 
-    def __init__(self, bucket: str, prefix: str, client: Any) -> None:
-        self.bucket, self.prefix, self._client = bucket, prefix.strip("/"), client
+    def __init__(self, scheme: str, bucket: str, prefix: str, client: Client) -> None:
+        self.scheme, self.bucket, self.prefix, self._client = scheme, bucket, prefix.strip("/"), client
 
     @property
     def host(self) -> str:
-        """The host of the endpoint, with its port; 'aws' for all hosts of AWS, where names of buckets are unique."""
-        host = str(self._client.meta.endpoint_url).partition("://")[2].strip("/")
-        return "aws" if host.endswith((".amazonaws.com", ".amazonaws.com.cn")) else host
+        """The name of the store, which differs between stores that may have buckets of the same name."""
+        return self._client.host
 
     def url(self, key: str = "") -> str:
         """Return the URL of an object."""
-        return f"s3://{self.bucket}/{self._key(key)}"
+        return f"{self.scheme}://{self.bucket}/{self._key(key)}"
 
     def read(self, key: str) -> Found | None:
         """Return an object; None when there is none."""
-        return self._found(key, "get_object", lambda answer: answer["Body"].read())
+        return self._found(key, {})
 
     def facts(self, key: str) -> Found | None:
         """Return an object without its bytes; None when there is none."""
-        return self._found(key, "head_object", lambda _: b"")
+        return self._found(key, {"head": True})
 
-    def _found(self, key: str, method: str, data_of: Callable[[Any], bytes]) -> Found | None:
+    def read_end(self, key: str, size: int) -> Found | None:
+        """Return an object with only its last bytes, `size` of them or fewer; None when there are none."""
+        if self.scheme == "az":  # it has no ranges that count from the end
+            facts = self.facts(key)
+            first = max(0, facts.size - size) if facts else 0
+            return self._found(key, {"range": (first, facts.size), "if_match": facts.tag.etag}) if facts else None
+        return self._found(key, {"range": {"suffix": size}})
+
+    def read_range(self, key: str, first: int, stop: int, tag: Tag) -> bytes | None:
+        """Return bytes `first` to `stop` - 1 of an object with this tag; None when it is another, or is shorter."""
+        found = self._found(key, {"range": (first, stop), "if_match": tag.etag})
+        return found.data if found and len(found.data) == stop - first else None
+
+    def _found(self, key: str, options: Any) -> Found | None:
+        import obstore
+
+        def ask() -> Found:
+            answer = obstore.get(self._store, self._key(key), options=options)
+            meta = answer.meta
+            data = b"" if "head" in options else bytes(answer.bytes())
+            # the fields of HTTP, such as Content-Type, are among them, with capitals
+            said = {self._named(name): str(value) for name, value in answer.attributes.items() if name.islower()}
+            tag = Tag(meta["e_tag"] or "", meta["version"] or "")
+            return Found(data, tag, meta["size"], MappingProxyType(said), meta["last_modified"])
+
         with self._naming(key, "read"):
-            answer = self._unless(_MISSING, method, Bucket=self.bucket, Key=self._key(key))
-            if answer is None:
-                return None
-            now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
-            age = (now - answer["LastModified"]).total_seconds()
-            data = data_of(answer)
-            return Found(data, answer["ETag"], answer["ContentLength"], MappingProxyType(answer["Metadata"]), age)
+            return _unless_other(ask)
 
     def write(self, key: str, data: bytes, metadata: Mapping[str, str] = MappingProxyType({})) -> None:
         """Write an object in one request: it appears whole or not at all."""
+        import obstore
+
         with self._naming(key, "write"):
-            self._client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, Metadata=dict(metadata))
+            said = {self._stored(name): value for name, value in metadata.items()}
+            obstore.put(self._store, self._key(key), data, attributes=said, use_multipart=False)
 
-    def create(self, key: str, data: bytes) -> str | None:
-        """Write an object only if there is none (``If-None-Match: *``); return its ETag, or None when there is one."""
-        return self._conditionally(key, data, IfNoneMatch="*")
+    def create(self, key: str, data: bytes) -> Tag | None:
+        """Write an object only if there is none; return its tag, or None when there is one."""
+        return self._conditionally(key, data, "create")
 
-    def replace(self, key: str, data: bytes, etag: str) -> str | None:
-        """Write an object only if its ETag is `etag` (``If-Match``); return the new ETag, or None."""
-        return self._conditionally(key, data, IfMatch=etag)
+    def replace(self, key: str, data: bytes, tag: Tag) -> Tag | None:
+        """Write an object only if its tag is `tag`; return the new tag, or None."""
+        return self._conditionally(key, data, {"e_tag": tag.etag} | ({"version": tag.version} if tag.version else {}))
 
-    def _conditionally(self, key: str, data: bytes, **condition: str) -> str | None:
+    def _conditionally(self, key: str, data: bytes, mode: Any) -> Tag | None:
+        import obstore
+
+        def ask() -> Tag:
+            answer = obstore.put(self._store, self._key(key), data, mode=mode, use_multipart=False)
+            return Tag(answer["e_tag"] or "", answer["version"] or "")
+
         with self._naming(key, "write"):
-            answer = self._unless(
-                _FAILED_CONDITION | _MISSING, "put_object",
-                Bucket=self.bucket, Key=self._key(key), Body=data, **condition,
-            )  # fmt: skip
-            return None if answer is None else str(answer["ETag"])
+            return _unless_other(ask)
 
     def below(self, folder: str) -> dict[str, Listed]:
         """Return all objects below a folder, by key; one request for each 1000 of them."""
+        import obstore
+
         found = {}
-        for page in self._pages(folder, Prefix=self._start(folder)):
-            for one in page.get("Contents", ()):
-                key = one["Key"].removeprefix(f"{self.prefix}/") if self.prefix else one["Key"]
-                if not _NO_NAMES & set(key.split("/")):  # such a key is not ours, and is no path of a copy
-                    found[key] = Listed(one["Size"], one["ETag"].strip('"'))
+        with self._naming(folder, "list"):
+            for page in obstore.list(self._store, self._key(folder) or None):
+                for one in page:
+                    key = one["path"].removeprefix(f"{self.prefix}/") if self.prefix else one["path"]
+                    found[key] = Listed(one["size"], (one["e_tag"] or "").strip('"'))
         return found
 
     def folders(self, folder: str) -> list[str]:
         """Return the names of the folders directly in a folder, sorted; objects deeper in it are not listed."""
-        start = self._start(folder)
-        pages = self._pages(folder, Prefix=start, Delimiter="/")
-        found = {
-            one["Prefix"].removeprefix(start).strip("/") for page in pages for one in page.get("CommonPrefixes", ())
-        }
-        return sorted(found - _NO_NAMES)
+        import obstore
+
+        with self._naming(folder, "list"):
+            found = obstore.list_with_delimiter(self._store, self._key(folder) or None)["common_prefixes"]
+        return sorted({name.rpartition("/")[2] for name in found} - _NO_NAMES)
 
     def remove(self, keys: Iterable[str]) -> None:
         """Remove objects; those that do not exist are no error."""
-        names = [{"Key": self._key(key)} for key in keys]
-        for first in range(0, len(names), REMOVED_PER_REQUEST):
-            some = names[first : first + REMOVED_PER_REQUEST]
-            with self._naming("", "remove from"):
-                answer = self._client.delete_objects(Bucket=self.bucket, Delete={"Objects": some, "Quiet": True})
-            for error in answer.get("Errors", ()):
-                raise StoreUnavailable(
-                    f"s3://{self.bucket}/{error.get('Key')}: the store refused to remove it",
-                    found=f"{error.get('Code')}: {error.get('Message')}",
-                    next_step=_NEXT.get(str(error.get("Code")), _CONNECTION),
-                )
+        import obstore
 
-    def _pages(self, folder: str, **asked: str) -> Iterator[Any]:
-        with self._naming(folder, "list"):
-            yield from self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, **asked)
+        names = [self._key(key) for key in keys]
+        if not names:
+            return
+        with self._naming("", "remove from"):
+            try:
+                obstore.delete(self._store, names)
+            except FileNotFoundError:  # S3 ignores missing objects; other stores name the first, and may stop there
+                for name in names:
+                    _unless_other(functools.partial(obstore.delete, self._store, name))
 
-    def _start(self, folder: str) -> str:
-        return f"{self._key(folder)}/" if self._key(folder) else ""
+    @property
+    def _store(self) -> ObjectStore:
+        return self._client.store()
 
     def _key(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix and key else self.prefix or key
 
-    def _unless(self, codes: set[str], method: str, **arguments: Any) -> Any:
-        """Return the answer to a request; None when the store answers with an error of one of these codes."""
-        from botocore.exceptions import ClientError
+    def _stored(self, name: str) -> str:
+        """Return the name of a field of metadata at the store: Azure allows no hyphens."""
+        return name.replace("-", "_") if self.scheme == "az" else name
 
-        try:
-            return getattr(self._client, method)(**arguments)
-        except ClientError as refused:
-            if refused.response["Error"]["Code"] in codes:
-                return None
-            raise
+    def _named(self, stored: str) -> str:
+        return stored.replace("_", "-") if self.scheme == "az" else stored
 
     @contextlib.contextmanager
     def _naming(self, key: str, doing: str) -> Iterator[None]:
-        """Raise what boto3 raises as StoreUnavailable, with the URL and the next step."""
-        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
-        from botocore.exceptions import HTTPClientError as Unanswered
+        """Raise what obstore raises as StoreUnavailable, with the URL and the next step.
 
+        The texts of obstore are not repeated: they hold URLs with their signatures.
+        """
+        from obstore.exceptions import BaseError, InvalidPathError, UnauthenticatedError
+
+        url, again = self.url(key), "then run the same command again"
         try:
             yield
-        except ClientError as refused:
-            error = refused.response["Error"]
-            code = str(error["Code"])
+        except NoCredentials:
+            raise StoreUnavailable(f"there are no credentials for {url}", next_step=_CREDENTIALS[self.scheme]) from None
+        except InvalidPathError as reason:
             raise StoreUnavailable(
-                f"the store refused to {doing} {self.url(key)}",
-                found=f"{code}: {error.get('Message', '')}".rstrip(": "),
-                next_step=_NEXT.get(code, _CONNECTION),
-            ) from None
-        except NoCredentialsError:
+                f"{url}: the store has objects whose names are no paths", found=_first_line(reason),
+                next_step="remove these objects with the tools of the store, or name another prefix",
+            ) from None  # fmt: skip
+        except (BaseError, OSError) as reason:
+            if isinstance(reason, UnauthenticatedError) or "performing token request" in str(reason):
+                raise StoreUnavailable(
+                    f"there are no credentials for {url}, or they are not valid", found=_first_line(reason),
+                    next_step=_CREDENTIALS[self.scheme],
+                ) from None  # fmt: skip
+            code, message = _refusal(reason)
+            if code:
+                raise StoreUnavailable(
+                    f"the store refused to {doing} {url}",
+                    found=f"{code}: {message}".rstrip(": "),
+                    next_step=_NEXT.get(code, f"check the credentials and {_ENDPOINT[self.scheme]}, {again}"),
+                ) from None
+            step = f"check the network, the credentials and {_ENDPOINT[self.scheme]}, {again}"
             raise StoreUnavailable(
-                f"there are no credentials for {self.url(key)}",
-                next_step="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run aws configure",
-            ) from None
-        except (BotoCoreError, Unanswered) as reason:
-            raise StoreUnavailable(
-                f"{self.url(key)}: the store did not answer", found=str(reason)[:300], next_step=_CONNECTION
+                f"{url}: the store did not answer", found=_first_line(reason), next_step=step
             ) from None
 
 
-@functools.lru_cache
-def _client(_environment: frozenset[tuple[str, str]], attempts: int) -> Any:
-    """Return a client for the current environment; making one takes longer than ten requests."""
-    import boto3
-    from botocore.config import Config
-
-    settings = Config(max_pool_connections=2 * THREADS, retries={"mode": "standard", "total_max_attempts": attempts})
-    return boto3.session.Session().client("s3", config=settings)
+def connect(bucket: str, prefix: str, scheme: str = "s3") -> Objects:
+    """Return the objects of a bucket; no request is sent yet. Raises as `fmcache.remote.clients.client`."""
+    return Objects(scheme, bucket, prefix, client(scheme, bucket, f"{scheme}://{bucket}/{prefix}"))
 
 
-def connect(bucket: str, prefix: str) -> Objects:
-    """Return the objects of a bucket; no request is sent yet.
+def _unless_other(ask: Callable[[], _T]) -> _T | None:
+    """Return an answer; None when there is no object, no such bytes, or another version than a condition names."""
+    from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
-    Raises
-    ------
-    ExtraMissing
-        When boto3 is not installed.
-    SpecError
-        When a setting of boto3 is wrong, such as the name of a profile.
-    """
     try:
-        from botocore.exceptions import BotoCoreError
-    except ImportError:
-        raise ExtraMissing(
-            f"s3://{bucket}/{prefix}: boto3 is not installed", next_step="pip install 'fmcache[s3]'"
-        ) from None
-    try:
-        return Objects(bucket, prefix, _client(frozenset(os.environ.items()), ATTEMPTS))
-    except (BotoCoreError, ValueError) as reason:
-        step = "check AWS_PROFILE, AWS_ENDPOINT_URL, AWS_REGION and ~/.aws/config"
-        raise SpecError(
-            f"s3://{bucket}/{prefix}: boto3 refuses its settings", found=str(reason), next_step=step
-        ) from None
+        return ask()
+    except (FileNotFoundError, AlreadyExistsError, PreconditionError) as reason:
+        if _refusal(reason)[0] in _NO_BUCKET:
+            raise
+    except BaseError as reason:
+        if _refusal(reason)[0] not in _NO_RANGE:
+            raise
+    return None
+
+
+def _refusal(reason: Exception) -> tuple[str, str]:
+    """Return code and message of a store's answer, as obstore's text repeats them; ("", "") when it gave none."""
+    text = str(reason)
+    if one := _IN_BULK.search(text):
+        return one["code"], f"{one['key']}: {one['message']}"
+    if _NOT_HERE in text:
+        return "PermanentRedirect", "the bucket is in another region"
+    if code := _CODE.search(text):
+        message = _MESSAGE.search(text)
+        return code[1], message[1].strip() if message else ""
+    if status := _STATUS.search(text):
+        return status[1], status[2].strip()
+    if _NOT_A_RANGE in text:
+        return "InvalidRange", "the object is empty"
+    return "", ""
+
+
+def _first_line(reason: Exception) -> str:
+    """Return what obstore says in one line, without URLs, which may hold a signature."""
+    line = str(reason).partition("\n")[0]
+    return re.sub(r"(https?://[^/\s?]*)\S*", r"\1", line)[:300]

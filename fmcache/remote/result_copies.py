@@ -1,7 +1,7 @@
 """The local copy of results and of small files at a URL: runs appear there whole, with ``run.json`` as the last object.
 
-Files are compared by their MD5, which stores state as the ETag of an object written in one request. A store whose ETags
-are something else costs more requests, and changes nothing.
+Files are compared by their MD5, which S3 states as the ETag of an object written in one request. Where the ETag is
+something else, small files are read and compared: one request for each file and each run.
 """
 
 from __future__ import annotations
@@ -50,6 +50,10 @@ def fetch_results(home: Home, results: Path) -> None:
     missing = [folder for folder in whole if not _same(folder / RECORD, listed[home.key(folder / RECORD)])]
 
     def fetch(folder: Path) -> None:
+        if (mine := folder / RECORD).is_file():  # the ETag may be no MD5
+            found = home.objects.read(home.key(mine))
+            if found is None or found.data == mine.read_bytes():
+                return
         with whole_folder(folder) as partial:
             for key in whole[folder]:
                 if found := home.objects.read(key):
@@ -68,7 +72,8 @@ def fetch_files(home: Home, folder: Path) -> None:
 def push_files(home: Home, folder: Path) -> None:
     """Write the files below a folder of the copy that the URL lacks, or of which it has others."""
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and not file.name.startswith(".")]
-    _push(home, files, home.objects.below(home.key(folder)) if files else {})
+    listed = home.objects.below(home.key(folder)) if files else {}
+    _push(home, [file for file in files if not _same(file, listed.get(home.key(file)))])
 
 
 def share_pins(home: Home, file: Path) -> None:
@@ -90,7 +95,7 @@ def share_pins(home: Home, file: Path) -> None:
             with whole_file(file) as written:
                 written.write(merged)
         if merged == theirs or (
-            home.objects.replace(key, merged, found.etag) if found else home.objects.create(key, merged)
+            home.objects.replace(key, merged, found.tag) if found else home.objects.create(key, merged)
         ):
             return
     raise Busy(f"{home.url(file)} is changed by other processes", next_step="run the same command again")
@@ -111,15 +116,17 @@ def writing_results(home: Home, study: Path) -> Iterator[None]:
     with leased(home.objects, home.key(study.with_name(f".{study.name}.lock"))) as lease:
         fetch_results(home, study)
         ended, failed = threading.Event(), list[Exception]()
-        known = home.objects.below(home.key(study))
+        # what is at the URL was just read, so the copy has the same bytes
+        there = [home.folder / key for key in home.objects.below(home.key(study))]
+        known = {file: _md5(file) for file in there if file.is_file()}
 
         def push() -> None:
             for folder in sorted(study.rglob(f"{_RUN}*")):
                 record = folder / RECORD
-                if folder.name.startswith(_RUN) and record.exists() and not _same(record, known.get(home.key(record))):
+                if folder.name.startswith(_RUN) and record.exists() and _md5(record) != known.get(record):
                     lease.check()
                     _push_run(home, folder)
-                    known[home.key(record)] = Listed(record.stat().st_size, _md5(record))
+                    known[record] = _md5(record)
 
         def poll() -> None:
             while not ended.wait(POLL_S):
@@ -147,7 +154,7 @@ def writing_results(home: Home, study: Path) -> Iterator[None]:
             if file.is_file() and not file.name.startswith(".") and not file.parent.name.startswith(_RUN)
         ]  # fmt: skip
         lease.check()
-        _push(home, loose, known)
+        _push(home, [file for file in loose if _md5(file) != known.get(file)])
 
 
 def _push_run(home: Home, folder: Path) -> None:
@@ -170,12 +177,11 @@ def _fetch(home: Home, keys: Iterable[str], listed: dict[str, Listed]) -> None:
     _concurrently(f"{home.objects.url()} · read", "files", fetch, missing)
 
 
-def _push(home: Home, files: Iterable[Path], listed: dict[str, Listed]) -> None:
+def _push(home: Home, files: list[Path]) -> None:
     def push(file: Path) -> None:
         home.objects.write(home.key(file), file.read_bytes())
 
-    missing = [file for file in files if not _same(file, listed.get(home.key(file)))]
-    _concurrently(f"{home.objects.url()} · write", "files", push, missing)
+    _concurrently(f"{home.objects.url()} · write", "files", push, files)
 
 
 def _concurrently(title: str, unit: str, one: Callable[[Any], None], items: list[Any]) -> None:

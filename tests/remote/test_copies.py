@@ -38,7 +38,30 @@ def test_the_url_of_a_cache_leads_to_its_copy(server):
         local_cache(Path("s3://bucket/a"))
 
 
-@pytest.mark.parametrize("url", ["gs://bucket/a", "http://host/bucket", "s3://", "s3://bucket/../other"])
+def test_copies_of_several_stores_lie_apart_and_a_copy_without_a_scheme_is_of_s3(server, monkeypatch):
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "ours")
+    urls = [f"{scheme}://bucket/a" for scheme in ("s3", "gs", "az")]
+    copies = [local_work(url) for url in urls]
+    assert not [(one, other) for one in copies for other in copies if one != other and other.is_relative_to(one)]
+    assert len(set(copies)) == 3
+    assert [home_of(copy).objects.url("x") for copy in copies] == [f"{url}/x" for url in urls]
+    (copies[0] / "home.json").write_text('{"bucket": "bucket", "prefix": "a"}')  # as older versions wrote it
+    assert home_of(copies[0]).objects.url("x") == "s3://bucket/a/x"
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "theirs")
+    assert local_work(urls[2]) != copies[2]
+    monkeypatch.delenv("FMCACHE_COPIES")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(copies[0] / "cache"))
+    assert local_work(urls[0]).relative_to(copies[0] / "cache" / "fmcache" / "s3").parts[1:] == ("bucket", "a")
+
+
+def test_a_url_in_azure_needs_the_name_of_the_account(monkeypatch):
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
+    with pytest.raises(SpecError, match="az://container/a: the storage account has no name") as refused:
+        local_work("az://container/a")
+    assert "AZURE_STORAGE_ACCOUNT_NAME" in refused.value.next_step
+
+
+@pytest.mark.parametrize("url", ["ftp://bucket/a", "http://host/bucket", "s3://", "s3://bucket/../other", "az://"])
 def test_other_urls_are_refused(url):
     with pytest.raises(SpecError, match="is not the URL of a working folder") as refused:
         local_work(url)

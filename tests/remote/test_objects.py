@@ -1,10 +1,12 @@
 """The objects of a bucket: what is listed, and what a store that refuses or does not answer is reported as."""
 
+from datetime import UTC, datetime
+
 import pytest
 
 from fmcache.errors import SpecError, StoreUnavailable
-from fmcache.remote import objects as module
-from fmcache.remote.objects import connect
+from fmcache.remote import clients
+from fmcache.remote.objects import NO_TAG, Objects, connect
 
 
 def test_keys_are_those_below_the_prefix_and_pages_of_a_listing_are_joined(server):
@@ -13,7 +15,6 @@ def test_keys_are_those_below_the_prefix_and_pages_of_a_listing_are_joined(serve
     for name in names:
         server.client.put_object(Bucket="bucket", Key=f"a/b/{name}", Body=b"1")
     server.client.put_object(Bucket="bucket", Key="a/bc/d", Body=b"other")
-    server.client.put_object(Bucket="bucket", Key="a/b/../../../outside", Body=b"no path of a copy")
     assert sorted(ours.below("")) == sorted(ours.below("c")) == sorted(names)
     assert len(whole.below("")) == 6
     assert (ours.folders(""), whole.folders("a"), whole.folders("")) == (["c"], ["b", "bc"], ["a"])
@@ -28,11 +29,94 @@ def test_a_written_object_is_read_back_with_its_metadata(server):
     ours.write("x", b"bytes", {"fmcache-of": "1"})
     found, facts = ours.read("x"), ours.facts("x")
     assert (found.data, facts.data, facts.size, dict(facts.metadata)) == (b"bytes", b"", 5, {"fmcache-of": "1"})
-    assert abs(found.age_s) < 10
+    assert abs((found.modified - datetime.now(UTC)).total_seconds()) < 10
     assert ours.create("x", b"other") is None
-    assert ours.replace("x", b"new", '"0"') is None
-    assert ours.replace("x", b"new", found.etag) == ours.facts("x").etag
+    assert ours.replace("x", b"new", NO_TAG) is None
+    assert ours.replace("x", b"new", found.tag) == ours.facts("x").tag
     assert ours.read("x").data == b"new"
+
+
+def test_objects_whose_names_lead_out_of_a_copy_are_refused_by_name(server):
+    server.client.put_object(Bucket="bucket", Key="a/b/../../../outside", Body=b"no path of a copy")
+    with pytest.raises(StoreUnavailable, match="names are no paths") as refused:
+        connect("bucket", "a/b").below("")
+    assert "a/b/../../../outside" in refused.value.found
+
+
+def test_parts_of_an_object_are_those_of_one_version(server):
+    ours = connect("bucket", "a")
+    ours.write("x", b"0123456789")
+    end = ours.read_end("x", 3)
+    assert (end.data, end.size) == (b"789", 10)
+    assert ours.read_end("x", 30).data == b"0123456789"
+    assert ours.read_range("x", 2, 5, end.tag) == b"234"
+    assert ours.read_range("x", 8, 12, end.tag) is ours.read_range("x", 20, 30, end.tag) is None
+    ours.write("x", b"another")
+    ours.write("empty", b"")
+    assert ours.read_end("empty", 3) is None
+    assert ours.read_range("x", 2, 5, end.tag) is ours.read_end("absent", 3) is None
+
+
+@pytest.fixture
+def in_memory(monkeypatch):
+    """Objects in a store of obstore's in this process, as if a scheme other than s3 named it."""
+    from obstore.store import MemoryStore
+
+    store = MemoryStore()
+    return lambda scheme: Objects(scheme, "bucket", "a", clients.Client("host", lambda: store))
+
+
+@pytest.mark.parametrize("scheme", ["gs", "az"])
+def test_other_stores_work_in_the_same_way(in_memory, scheme):
+    ours = in_memory(scheme)
+    ours.write("c/x", b"0123456789", {"fmcache-of": "1"})
+    found = ours.read("c/x")
+    assert (found.data, dict(found.metadata), ours.url("c/x")) == (
+        b"0123456789", {"fmcache-of": "1"}, f"{scheme}://bucket/a/c/x",
+    )  # fmt: skip
+    assert (ours.read_end("c/x", 3).data, ours.read_end("c/none", 3)) == (b"789", None)
+    assert ours.read_end("c/x", 30).data == found.data
+    assert ours.read_range("c/x", 2, 5, found.tag) == b"234"
+    assert ours.create("c/x", b"1") is None
+    assert ours.replace("c/x", b"1", ours.facts("c/x").tag) == ours.facts("c/x").tag
+    ours.write("c/y", b"")
+    assert (sorted(ours.below("c")), ours.folders("")) == (["c/x", "c/y"], ["c"])
+
+
+def test_a_store_that_refuses_to_remove_what_is_not_there_loses_nothing(in_memory, monkeypatch):
+    ours, removed = in_memory("az"), []
+
+    def delete(store, keys):  # as Azure: the first missing object ends the request
+        for key in [keys] if isinstance(keys, str) else keys:
+            if key == "a/none":
+                raise FileNotFoundError("Bulk delete request failed for key a/none: no such blob. (code: 404)")
+            removed.append(key)
+
+    monkeypatch.setattr("obstore.delete", delete)
+    ours.remove(["x", "none", "y"])
+    assert set(removed) == {"a/x", "a/y"}
+
+
+def test_azure_gets_names_of_metadata_that_it_allows(in_memory):
+    import obstore
+
+    ours = in_memory("az")
+    ours.write("x", b"", {"fmcache-of": "1"})
+    assert obstore.get(ours._store, "a/x").attributes["fmcache_of"] == "1"
+
+
+def test_no_message_holds_a_signature(server, monkeypatch):
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "ours")
+    monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", "sv=1&sig=secretsecret")
+    monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(clients, "ATTEMPTS", 1)
+    for endpoint in ("http://127.0.0.1:9", server.url):  # nothing answers; it answers with an error
+        monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", endpoint)
+        server.fail = lambda *_: ("403 Forbidden", "AuthenticationFailed")
+        with pytest.raises(StoreUnavailable, match="az://container/a/x") as refused:
+            connect("container", "a", "az").read("x")
+        assert "secretsecret" not in str(refused.value)
+        assert "AZURE_STORAGE" in refused.value.next_step
 
 
 @pytest.mark.parametrize(
@@ -66,7 +150,7 @@ def test_a_bucket_that_does_not_exist_is_named(server):
 
 def test_a_store_that_does_not_answer_and_missing_credentials_are_reported(server, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(module, "ATTEMPTS", 1)
+    monkeypatch.setattr(clients, "ATTEMPTS", 1)
     with pytest.raises(StoreUnavailable, match="did not answer") as refused:
         connect("bucket", "a").read("x")
     assert "AWS_ENDPOINT_URL" in refused.value.next_step

@@ -371,7 +371,7 @@ def test_caches_at_a_url_are_listed_shown_verified_and_removed(server, elsewhere
 def test_commands_report_what_is_wrong_with_a_url(server, elsewhere):
     code, _, error = command("report", "--work", "s3://absent/a")
     assert (code, "NoSuchBucket" in str(error)) == (1, True)
-    code, _, error = command("plan", "--work", "gs://bucket/a")
+    code, _, error = command("plan", "--work", "ftp://bucket/a")
     assert (code, "s3://BUCKET/PREFIX" in str(error)) == (1, True)
 
 
