@@ -20,6 +20,7 @@ import msgspec
 from fmcache.cache.checksums import (
     CHECKSUMS,
     DAMAGED,
+    UNKNOWN,
     Crcs,
     Record,
     bound_to,
@@ -37,6 +38,7 @@ from fmcache.locks import locked
 from fmcache.remote.copies import Home
 from fmcache.remote.lease import Lease, leased
 from fmcache.remote.objects import THREADS, Found
+from fmcache.remote.shard_parts import checked_crc, index_bytes, joined, shard_of, spans_of
 from fmcache.runtime.prefetch import pool_of, prefetch
 from fmcache.runtime.progress import progress
 
@@ -74,13 +76,37 @@ class Shards(NamedTuple):
         named = re.search(rf"/{self.folder.name}/c/([0-9]{{1,18}})/([0-9]{{1,18}})(/0){{{self.axes - 2}}}$", key)
         return (int(named[1]), int(named[2])) if named else None
 
-    def crcs(self, place: Place, views: int) -> list[int] | None:
-        """Return the CRC-32C of the first chunks of a shard; None when they cannot be read."""
-        first = place[1] * self.block
+    def crcs(self, place: Place, views: int, first: int = 0) -> list[int] | None:
+        """Return the CRC-32C of chunks `first` to `views` - 1 of a shard; None when they cannot be read."""
+        at = place[1] * self.block
         try:
-            return self.files.crcs(place[0], first, first + views) if self.files else None
+            return self.files.crcs(place[0], at + first, at + views) if self.files else None
         except (OSError, ValueError):
             return None
+
+    def hold(self, place: Place, views: int) -> bool:
+        """Return whether the first chunks of a shard are in its file; a partial shard has fewer than the cache."""
+        first = place[1] * self.block
+        return self.files.hold(place[0], first, first + views) if self.files else self.path(place).exists()
+
+    def agree(self, place: Place, listed: Sequence[int]) -> bool:
+        """Return whether a shard holds any of the listed chunks, and no other chunk in their place."""
+        if (whole := self.crcs(place, len(listed))) is not None:
+            return whole == listed
+        held = [crcs[0] if (crcs := self.crcs(place, i + 1, i)) else None for i in range(len(listed))]
+        return held.count(None) < len(held) and all(
+            one in (None, other) for one, other in zip(held, listed, strict=True)
+        )
+
+    def chunks(self, place: Place, listed: Sequence[int]) -> dict[int, bytes]:
+        """Return the chunks that a shard has and that are the listed ones, by position; those that are damaged not."""
+        try:
+            data = self.path(place).read_bytes()
+            spans = spans_of(data, self.block)
+        except (OSError, ValueError):
+            return {}
+        found = {position: data[span.first : span.stop] for position, span in spans.items() if position < len(listed)}
+        return {position: chunk for position, chunk in found.items() if _is_listed(chunk, listed[position])}
 
     def stamp(self, place: Place) -> _Stamp | None:
         try:
@@ -119,7 +145,7 @@ class CacheCopy:
         Parameters
         ----------
         demand
-            Number of views by tile: only shards with these views are read. None: all.
+            Number of views by tile: only these views are read. None: all.
         fresh
             Read every shard again, also those that the copy has.
         """
@@ -233,7 +259,7 @@ class CacheCopy:
             place = shards.place(file.as_posix()) if file.is_file() else None
             if place is None or not (views := _stored(header, shards, place)):
                 continue  # of a filling cache: its record decides
-            if listed is None or shards.crcs(place, views) != _listed(listed, shards, place, views):
+            if listed is None or not shards.agree(place, _listed(listed, shards, place, views)):
                 file.unlink()
 
     def shards(self, header: Header) -> Shards:
@@ -244,29 +270,34 @@ class CacheCopy:
     def _fetch_shards(
         self, header: Header, demand: Mapping[str, int] | None, *, fresh: bool = False, strict: bool = False
     ) -> Shards:
-        """Read missing shards. `strict`: raise for one that is missing or not of this cache; else leave it out."""
+        """Read missing shards. `strict`: raise for one that is missing or not of this cache; else leave it out.
+
+        Of a shard from which `demand` needs fewer views than it has, only the chunks of these views are read.
+        """
         shards, listed = self.shards(header), read_checksums(self.path, header)
-        wanted = [
-            (tile, block)
+        wanted = {
+            (tile, block): min(views - block * shards.block, shards.block)
             for tile, (id_, stored) in enumerate(zip(header.tiles, header.stored, strict=False))
-            for block in range(-(-(stored if demand is None else min(stored, demand.get(id_, 0))) // shards.block))
-        ]
-        missing = [place for place in wanted if fresh or not shards.path(place).exists()]
+            for views in [stored if demand is None else min(stored, demand.get(id_, 0))]
+            for block in range(-(-views // shards.block))
+        }
+        missing = [place for place, views in wanted.items() if fresh or not shards.hold(place, views)]
 
         def fetch(place: Place) -> str:
+            views = _stored(header, shards, place)
+            crcs = _listed(listed, shards, place, views) if listed is not None and shards.files else None
+            if crcs and wanted[place] < views:
+                return self._fetch_part(shards, place, crcs[: wanted[place]])
             found = self._at.read(self.key_of(shards, place))
             if found is None:
                 shards.path(place).unlink(missing_ok=True)
-                return "is missing"
+                return _GONE
             _write(shards.path(place), found.data)
-            views = _stored(header, shards, place)
-            if listed is None or not shards.files:
-                return ""
-            crcs, expected = shards.crcs(place, views), _listed(listed, shards, place, views)
-            if crcs is None or any(one != other for one, other in zip(crcs, expected, strict=True) if other):
+            there = shards.crcs(place, views)
+            if crcs and (there is None or any(one != other for one, other in zip(there, crcs, strict=True) if other)):
                 if not fresh:
                     shards.path(place).unlink()
-                return "is damaged, or was written after the cache was opened"
+                return _OTHER
             return ""
 
         for place, problem in self.concurrently("read", fetch, missing):
@@ -274,6 +305,33 @@ class CacheCopy:
                 step = f"fmcache cache verify {self.home.url(self.path)}: it marks damaged shards for extract"
                 raise CacheCorrupt(f"{self._at.url(self.key_of(shards, place))} {problem}", next_step=step)
         return shards
+
+    def _fetch_part(self, shards: Shards, place: Place, listed: Sequence[int]) -> str:
+        """Read the listed chunks, the first of a shard: its index, then ranges of bytes; return what is wrong.
+
+        What the copy has of them is not read again. In the copy the shard is then partial (`shard_parts`).
+        """
+        key, chunks = self.key_of(shards, place), shards.chunks(place, listed)
+        end = self._at.read_end(key, index_bytes(shards.block))
+        if end is None:
+            return _GONE
+        try:
+            spans = spans_of(end.data, shards.block)
+            todo = {position: spans[position] for position in range(len(listed)) if position not in chunks}
+            for first, stop in joined(todo.values()):
+                if (data := self._at.read_range(key, first, stop, end.tag)) is None:
+                    return _OTHER
+                chunks |= {
+                    position: data[span.first - first : span.stop - first]
+                    for position, span in todo.items()
+                    if first <= span.first < stop
+                }
+        except (ValueError, KeyError):
+            return _OTHER
+        if not all(_is_listed(chunks[position], crc) for position, crc in enumerate(listed)):
+            return _OTHER
+        _write(shards.path(place), shard_of(chunks, shards.block))
+        return ""
 
     def key_of(self, shards: Shards, place: Place) -> str:
         """Return the key of a shard."""
@@ -432,6 +490,9 @@ class _Upload:
         if self._stopped.is_set() or stamp is None:
             return
         crcs = shards.crcs(place, views)
+        if crcs is None and shards.files:
+            found = "the file lacks views, or is damaged"
+            raise CacheCorrupt(f"{shards.path(place)} is not uploaded", found=found, next_step=_REDO)
         metadata = {OF: of, VIEWS: str(views), CHUNKS: fingerprint(crcs)}
         self._lease.check()
         self._at.write(self._copy.key_of(shards, place), shards.path(place).read_bytes(), metadata)
@@ -464,6 +525,14 @@ def _listed(listed: Sequence[Crcs], shards: Shards, place: Place, views: int) ->
     return crcs
 
 
+def _is_listed(chunk: bytes, listed: int) -> bool:
+    """Return whether a chunk is complete and has the CRC-32C of the list, where that is known."""
+    try:
+        return checked_crc(chunk) == listed or listed == UNKNOWN
+    except ValueError:
+        return False
+
+
 def _names(folder: Path) -> list[str]:
     return [file.name for file in folder.iterdir()] if folder.is_dir() else []
 
@@ -474,3 +543,5 @@ def _write(path: Path, data: bytes) -> None:
 
 
 _REDO = "run the same fmcache extract again"
+_GONE = "is missing"
+_OTHER = "is damaged, or was written after the cache was opened"

@@ -63,17 +63,21 @@ def fetch_results(home: Home, results: Path) -> None:
     _fetch(home, loose, listed)
 
 
-def fetch_files(home: Home, folder: Path) -> None:
-    """Read the files below a folder that the copy lacks, or of which it has others."""
+Known = dict[Path, str]
+"""The MD5 of the files of a copy that are known to be at the URL."""
+
+
+def fetch_files(home: Home, folder: Path) -> Known:
+    """Read the files below a folder that the copy lacks, or of which it has others; return those that it then has."""
     listed = home.objects.below(home.key(folder))
     _fetch(home, [key for key in listed if not Path(key).name.startswith(".")], listed)
+    return _known(home, listed)
 
 
-def push_files(home: Home, folder: Path) -> None:
-    """Write the files below a folder of the copy that the URL lacks, or of which it has others."""
+def push_files(home: Home, folder: Path, known: Known) -> None:
+    """Write the files below a folder of the copy that are not known to be at the URL."""
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and not file.name.startswith(".")]
-    listed = home.objects.below(home.key(folder)) if files else {}
-    _push(home, [file for file in files if not _same(file, listed.get(home.key(file)))])
+    _push(home, files, known)
 
 
 def share_pins(home: Home, file: Path) -> None:
@@ -116,9 +120,7 @@ def writing_results(home: Home, study: Path) -> Iterator[None]:
     with leased(home.objects, home.key(study.with_name(f".{study.name}.lock"))) as lease:
         fetch_results(home, study)
         ended, failed = threading.Event(), list[Exception]()
-        # what is at the URL was just read, so the copy has the same bytes
-        there = [home.folder / key for key in home.objects.below(home.key(study))]
-        known = {file: _md5(file) for file in there if file.is_file()}
+        known = _known(home, home.objects.below(home.key(study)))
 
         def push() -> None:
             for folder in sorted(study.rglob(f"{_RUN}*")):
@@ -154,7 +156,7 @@ def writing_results(home: Home, study: Path) -> Iterator[None]:
             if file.is_file() and not file.name.startswith(".") and not file.parent.name.startswith(_RUN)
         ]  # fmt: skip
         lease.check()
-        _push(home, [file for file in loose if _md5(file) != known.get(file)])
+        _push(home, loose, known)
 
 
 def _push_run(home: Home, folder: Path) -> None:
@@ -177,11 +179,12 @@ def _fetch(home: Home, keys: Iterable[str], listed: dict[str, Listed]) -> None:
     _concurrently(f"{home.objects.url()} · read", "files", fetch, missing)
 
 
-def _push(home: Home, files: list[Path]) -> None:
+def _push(home: Home, files: Iterable[Path], known: Known) -> None:
     def push(file: Path) -> None:
         home.objects.write(home.key(file), file.read_bytes())
 
-    _concurrently(f"{home.objects.url()} · write", "files", push, files)
+    missing = [file for file in files if _md5(file) != known.get(file)]
+    _concurrently(f"{home.objects.url()} · write", "files", push, missing)
 
 
 def _concurrently(title: str, unit: str, one: Callable[[Any], None], items: list[Any]) -> None:
@@ -189,6 +192,12 @@ def _concurrently(title: str, unit: str, one: Callable[[Any], None], items: list
         with progress(title, len(items), unit) as tick, pool_of(THREADS, "store") as pool:
             for _ in prefetch(pool, one, items, 2 * THREADS):
                 tick(1)
+
+
+def _known(home: Home, listed: Iterable[str]) -> Known:
+    """Return what the copy and the URL have in common, right after what is listed there was read."""
+    files = [home.folder / key for key in listed]
+    return {file: _md5(file) for file in files if file.is_file()}
 
 
 def _same(file: Path, listed: Listed | None) -> bool:

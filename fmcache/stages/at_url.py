@@ -35,7 +35,7 @@ def extracting(asked: ExtractRequest) -> Iterator[None]:
 
     share_pins(home, places.weights_lock(work))
     pictures = places.tile_picture(work, asked.demand.name, asked.recipe.tile_px, "").parent
-    fetch_files(home, pictures)
+    known = fetch_files(home, pictures)
     if not asked.flags.recompute:
         keys = [places.encoder_key(choice) for choice in asked.recipe.encoder_choices]
         caches = [
@@ -45,7 +45,7 @@ def extracting(asked: ExtractRequest) -> Iterator[None]:
             CacheCopy(home, path).fetch()
     yield
     share_pins(home, places.weights_lock(work))
-    push_files(home, pictures)
+    push_files(home, pictures, known)
 
 
 def writing(path: Path, *, recompute: bool) -> AbstractContextManager[None]:

@@ -14,6 +14,7 @@ class Quiet(WSGIRequestHandler):
 class Server:
     """`requests` lists (method, path) in order; `drop` names headers that never arrive at the store.
 
+    `answers` lists (path, bytes that were asked for, number of bytes sent) of each answered GET, in order.
     `fail` says with which (status, code) a request (method, path) is refused; `page` is the length of a listing.
     """
 
@@ -21,7 +22,7 @@ class Server:
         from moto.server import DomainDispatcherApplication, create_backend_app
 
         self._app, self.requests, self.drop, self.fail = DomainDispatcherApplication(create_backend_app), [], (), None
-        self.page, self.client = 1000, None
+        self.page, self.client, self.answers = 1000, None, []
         self._server = make_server("127.0.0.1", 0, self, threaded=True, request_handler=Quiet)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -37,11 +38,21 @@ class Server:
             status, code = answer
             start_response(status, [("Content-Type", "application/xml")])
             return [f"<Error><Code>{code}</Code><Message>as the test asked</Message></Error>".encode()]
-        return self._app(environ, start_response)
+        asked = environ.get("HTTP_RANGE", "")
+        body = self._app(environ, start_response)
+        if method == "GET":
+            body = list(body)
+            self.answers.append((path, asked, sum(map(len, body))))
+        return body
 
     def of(self, method, part=""):
         """Return the paths of the requests of a method that hold `part`."""
         return [path for said, path in self.requests if said == method and part in path]
+
+    def clear(self):
+        """Forget the requests and answers."""
+        self.requests.clear()
+        self.answers.clear()
 
     def close(self):
         self._server.shutdown()
@@ -73,7 +84,7 @@ def server(running, tmp_path, monkeypatch):
         running.client = boto3.session.Session().client("s3", region_name="us-east-1")
     running.drop, running.fail, client = (), None, running.client
     client.create_bucket(Bucket="bucket")
-    running.requests.clear()
+    running.clear()
     yield running
     running.drop, running.fail, running.page = (), None, 1000
     for page in client.get_paginator("list_objects_v2").paginate(Bucket="bucket"):

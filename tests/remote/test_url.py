@@ -3,12 +3,16 @@
 import hashlib
 import json
 import os
+import re
+import struct
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import google_crc32c as crc32c
 import msgspec
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -17,8 +21,9 @@ from typer.testing import CliRunner
 
 import fmcache
 from fmcache.cache import layout, writer
+from fmcache.cache.reader import open_cache
 from fmcache.cli import app
-from fmcache.errors import Busy, CacheNotFound, CacheUnsealed, StoreUnavailable
+from fmcache.errors import Busy, CacheCorrupt, CacheNotFound, CacheUnsealed, StoreUnavailable
 from fmcache.manifest import Manifest
 from fmcache.remote import cache_copies, lease, result_copies
 from fmcache.remote.copies import home_of, local_work
@@ -141,14 +146,14 @@ def test_a_study_at_a_url_equals_a_local_one_and_the_second_run_reads_no_shard(s
     assert timeless(at(server)) == local
     assert len(local) > 2 * SHARDS + 12
     assert at(server) == on_disk(local_work(URL))
-    server.requests.clear()
+    server.clear()
     run(fit, of=recipe(seeds=3))  # the copy has everything
     assert server.of("GET", "/c/") == []
     run(extract)
     assert server.of("GET", "/c/") + server.of("PUT", "/c/") == []
 
     elsewhere()
-    server.requests.clear()
+    server.clear()
     lines = run(fit, of=recipe(seeds=3))
     assert "0 of 3 runs to do" in "\n".join(lines)
     assert len(server.of("GET", "/c/")) == 2 * SHARDS
@@ -156,9 +161,225 @@ def test_a_study_at_a_url_equals_a_local_one_and_the_second_run_reads_no_shard(s
     at_url.fetch_results(local_work(URL))
     for folder in places.results(local_work(URL)).rglob("seed-002"):
         assert folder.is_dir()
-    server.requests.clear()
+    server.clear()
     run(fit, of=msgspec.structs.replace(recipe(views=1), name="fewer"))
     assert len(server.of("GET", "/c/")) == 2 * 5  # views 0 and 1 of each tile: one shard
+
+
+@pytest.fixture(scope="module")
+def sealed(tmp_path_factory):
+    """The files of a cache of tokens and one of masks in which a training tile has six views in one shard."""
+    folder = tmp_path_factory.mktemp("sealed")
+    (folder / "data_manifest.yaml").write_text(yaml.safe_dump(MANIFEST))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run(extract, folder / "work", recipe(views=5))
+    return on_disk(folder / "work")
+
+
+@pytest.fixture
+def shards_of_six(server, sealed, tmp_path):
+    """The same caches at the URL, and in the local folder `work`."""
+    for name, data in sealed.items():
+        server.client.put_object(Bucket="bucket", Key=f"teams/ours/{name}", Body=data)
+        (tmp_path / "work" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "work" / name).write_bytes(data)
+    server.clear()
+    return {name: data for name, data in sealed.items() if re.search("/c/[01]/", name)}  # of the training tiles
+
+
+def index_of(shard):
+    """Return (offset, length) of each chunk of a shard of six views."""
+    numbers = struct.unpack("<12Q", shard[-100:-4])
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
+
+
+def read_of(server, name):
+    """Return (bytes asked for, bytes sent) of each read of an object, and forget it."""
+    found = [(asked, sent) for path, asked, sent in server.answers if path.endswith(name)]
+    server.answers = [one for one in server.answers if not one[0].endswith(name)]
+    return found
+
+
+def few(views, **more):
+    return msgspec.structs.replace(recipe(views=views, seeds=1, epochs=1), name=f"few-{views}", **more)
+
+
+def results_of(work):
+    return {k: v for k, v in timeless(on_disk(work)).items() if k.startswith("results/")}
+
+
+def test_a_fit_that_counts_fewer_views_reads_only_their_bytes_and_equals_a_local_one(server, shards_of_six, tmp_path):
+    run(fit, of=few(1))
+    for name, shard in shards_of_six.items():
+        (first, one), (second, other) = index_of(shard)[:2]
+        assert second == first + one  # neighbours: one request
+        assert read_of(server, name) == [("bytes=-100", 100), (f"bytes={first}-{second + other - 1}", one + other)]
+        held = (local_work(URL) / name).read_bytes()
+        assert held[:-100] == shard[first : second + other]
+        assert index_of(held) == [(0, one), (one, other)] + [(2**64 - 1, 2**64 - 1)] * 4
+        assert crc32c.value(held[-100:-4]).to_bytes(4, "little") == held[-4:]
+    whole = [(asked, sent) for path, asked, sent in server.answers if "/c/" in path]
+    assert [asked for asked, _ in whole] == [""] * 2 * 3  # validation and test tiles have one view
+    run(fit, tmp_path / "work", of=few(1))
+    assert results_of(local_work(URL)) == results_of(tmp_path / "work")
+    server.clear()
+    run(fit, of=few(1, fit=FitSpec(seeds=2, epochs=1, batch=2)))
+    assert server.of("GET", "/c/") == []
+
+
+def test_no_reader_takes_a_hole_of_a_partial_shard_for_data(server, shards_of_six, sealed):
+    run(fit, of=few(1))
+    path = tokens(few(5))
+    cache = open_cache(path)
+    assert cache.read("t0", 0, 2).shape[0] == 2
+    with pytest.raises(CacheCorrupt, match="views of tile 't0' are missing"):
+        cache.read("t0", 1, 3)
+    array = zarr.open_group(path, mode="r")["tokens"]
+    assert np.isnan(array[0, 2:]).all()
+    assert not np.isnan(array[0, :2]).any()
+
+
+def test_a_partial_shard_grows_by_what_it_lacks_and_a_whole_one_is_read_in_one_request(
+    server, shards_of_six, sealed, tmp_path
+):
+    run(fit, of=few(1))
+    server.clear()
+    run(fit, of=few(3))
+    for name, shard in shards_of_six.items():
+        spans = index_of(shard)
+        first, last = spans[2][0], sum(spans[3])
+        assert read_of(server, name) == [("bytes=-100", 100), (f"bytes={first}-{last - 1}", last - first)]
+        assert (local_work(URL) / name).read_bytes()[:-100] == shard[spans[0][0] : last]
+    assert [path for path, *_ in server.answers if "/c/" in path] == []
+    run(fit, tmp_path / "work", of=few(3))
+    run(fit, of=few(5))
+    for name, shard in shards_of_six.items():
+        assert read_of(server, name) == [("", len(shard))]
+    run(fit, tmp_path / "work", of=few(5))
+    assert {k: v for k, v in on_disk(local_work(URL)).items() if k in sealed} == sealed
+    assert {k: v for k, v in results_of(tmp_path / "work").items() if "few-1" not in k} == {
+        k: v for k, v in results_of(local_work(URL)).items() if "few-1" not in k
+    }
+
+
+def test_an_extract_reads_the_rest_of_partial_shards_and_never_uploads_one(server, shards_of_six, sealed, tmp_path):
+    run(fit, of=few(1))
+    server.clear()
+    run(extract, of=recipe(views=5))
+    assert sorted(path.removeprefix("/bucket/teams/ours/") for path in server.of("GET", "/c/")) == sorted(shards_of_six)
+    assert server.of("PUT", "/c/") == []
+    assert {k: v for k, v in at(server).items() if k in sealed} == sealed
+
+
+def test_a_cache_that_grows_from_partial_shards_equals_a_local_one(server, shards_of_six, tmp_path, elsewhere):
+    run(fit, of=few(1))
+    run(extract, of=recipe(views=7))
+    run(extract, tmp_path / "work", of=recipe(views=7))
+    expected = timeless({k: v for k, v in on_disk(tmp_path / "work").items() if ".zarr/" in k})
+    assert timeless(at(server, ".zarr/")) == expected
+
+
+def test_a_partial_shard_stays_when_another_machine_extends_the_cache(server, shards_of_six, elsewhere):
+    run(fit, of=few(1))
+    elsewhere()
+    run(extract, of=recipe(views=7))
+    elsewhere("copies")
+    server.clear()
+    run(fit, of=few(1, fit=FitSpec(seeds=2, epochs=1, batch=2)))
+    assert server.of("GET", "/c/") == []
+    run(fit, of=few(7))  # now the copy has all
+    server.clear()
+    run(extract, of=recipe(views=7))
+    assert server.of("GET", "/c/") + server.of("PUT", "/c/") == []
+
+
+def test_verify_reads_partial_shards_whole(server, shards_of_six, sealed):
+    run(fit, of=few(1))
+    server.clear()
+    assert command("cache", "verify", "--work", URL)[0] == 0
+    assert {k: v for k, v in on_disk(local_work(URL)).items() if k in sealed} == sealed
+
+
+def test_an_interrupted_read_of_parts_resumes_with_the_missing_ones(server, shards_of_six, sealed):
+    asked = []
+
+    def after_the_index(method, path):
+        if method == "GET" and "tokens/c/1/" in path:
+            asked.append(path)
+            return ("403 Forbidden", "AccessDenied") if len(asked) == 2 else None
+        return None
+
+    server.fail = after_the_index
+    with pytest.raises(StoreUnavailable, match=r"refused to read s3://bucket/teams/ours/cache.*/tokens/c/1/0"):
+        run(fit, of=few(1))
+    assert not [file for file in (tokens(few(5)) / "tokens" / "c" / "1").rglob("*") if file.is_file()]
+    server.fail = None
+    server.clear()
+    run(fit, of=few(1))
+    read = {name for name in sealed for path in server.of("GET", "/c/") if path.endswith(name)}
+    assert [name for name in read if "tokens/c/1/" in name]
+    assert not [name for name in read if "masks/c/" in name]
+
+
+@pytest.mark.parametrize("part", ["chunk", "index", "replaced"])
+def test_a_damaged_part_is_refused_and_what_is_not_read_may_be_damaged(server, shards_of_six, part):
+    (name,) = [name for name in shards_of_six if "tokens/c/0/" in name]
+    key, shard = f"teams/ours/{name}", bytearray(shards_of_six[name])
+    spans = index_of(shard)
+
+    def put(position):
+        data = bytearray(shard)
+        data[position] ^= 1
+        server.client.put_object(Bucket="bucket", Key=key, Body=bytes(data))
+
+    if part == "replaced":  # between the request for the index and that for the chunks
+
+        def between(method, path):
+            if method == "GET" and path.endswith(name):
+                between.asked += 1
+                if between.asked == 2:
+                    server.fail = None
+                    put(spans[5][0])
+
+        between.asked, server.fail = 0, between
+    else:
+        put(spans[1][0] + 3 if part == "chunk" else -50)
+    with pytest.raises(CacheCorrupt, match=r"s3://.*tokens/c/0/0/0/0/0 is damaged, or was written") as refused:
+        run(fit, of=few(1))
+    assert "cache verify s3://" in refused.value.next_step
+    assert not (local_work(URL) / name).exists()
+    put(spans[5][0] + 3)
+    run(fit, of=few(1))
+
+
+def test_a_damaged_chunk_of_a_partial_shard_in_the_copy_is_read_again(server, shards_of_six):
+    run(fit, of=few(1))
+    (name,) = [name for name in shards_of_six if "tokens/c/0/" in name]
+    copy = local_work(URL) / name
+    data = bytearray(copy.read_bytes())
+    data[3] ^= 1
+    copy.write_bytes(bytes(data))
+    server.clear()
+    run(fit, of=few(3))
+    (one, length), *_, (other, last) = index_of(shards_of_six[name])[:4]
+    second = one + length
+    third = index_of(shards_of_six[name])[2][0]
+    assert [asked for asked, _ in read_of(server, name)] == [
+        "bytes=-100", f"bytes={one}-{second - 1}", f"bytes={third}-{other + last - 1}",
+    ]  # fmt: skip
+    assert copy.read_bytes()[:-100] == shards_of_six[name][one : other + last]
+
+
+def test_a_partial_shard_is_never_uploaded(server, shards_of_six, sealed):
+    run(fit, of=few(1))
+    (name,) = [name for name in shards_of_six if "tokens/c/0/" in name]
+    partial = (local_work(URL) / name).read_bytes()
+    copy = cache_copies.CacheCopy(home_of(local_work(URL)), tokens(few(5)))
+    with pytest.raises(CacheCorrupt, match="is not uploaded"), copy.writing():
+        assert (local_work(URL) / name).read_bytes() == sealed[name]
+        (local_work(URL) / name).write_bytes(partial)
+    assert at(server, name) == {name: sealed[name]}
 
 
 def test_any_zarr_reader_opens_the_cache_at_the_url_as_the_format_says(server):
@@ -182,10 +403,10 @@ def test_a_report_by_url_is_that_of_the_machine_which_fitted(server, elsewhere):
 
     here = reported()
     elsewhere()
-    server.requests.clear()
+    server.clear()
     assert reported() == here
     assert server.of("GET", ".zarr") == []
-    server.requests.clear()
+    server.clear()
     at_url.fetch_results(local_work(URL))
     assert server.of("GET", "results/") == []
 
@@ -200,7 +421,7 @@ def test_another_machine_extends_a_cache_and_an_old_copy_follows(server, tmp_pat
         {k: v for k, v in on_disk(tmp_path / "work").items() if ".zarr" in k}
     )
     elsewhere("copies")
-    server.requests.clear()
+    server.clear()
     run(fit, of=recipe(views=4))
     # views 0-3 of the training tiles are the same chunks; only the third shard of each is new
     assert len(server.of("GET", "/c/")) == 2 * 2
@@ -249,7 +470,7 @@ def test_a_killed_upload_never_looks_complete_and_is_resumed_on_another_machine(
     monkeypatch.setattr(lease, "STALE_S", 1.0)
     monkeypatch.setattr(lease, "BEAT_S", 0.3)
     time.sleep(2.1)
-    server.requests.clear()
+    server.clear()
     run(extract)
     assert len(server.of("PUT", "tokens/c/")) == SHARDS - len(shards)
     assert timeless(at(server, ".zarr")) == {name: sha256 for name, sha256 in local.items() if ".zarr" in name}
@@ -309,7 +530,7 @@ def test_recompute_replaces_caches_and_runs_at_the_url(server):
     run(extract)
     run(fit)
     before = at(server)
-    server.requests.clear()
+    server.clear()
     run(extract, recompute=True)
     assert len(server.of("PUT", "/c/")) == 2 * SHARDS
     run(fit, recompute=True)
@@ -333,7 +554,7 @@ def test_caches_at_a_url_are_listed_shown_verified_and_removed(server, elsewhere
     assert (code, text.count("sealed"), url in text) == (0, 2, True)
     assert '"fingerprint"' in command("cache", "info", url)[1]
     assert server.of("GET", "/c/") == []
-    server.requests.clear()
+    server.clear()
     code, text, _ = command("cache", "verify", "--work", URL)
     assert (code, text.count("no problems"), f"{url}: no problems" in text) == (0, 3, True)
     assert len(server.of("GET", "/c/")) == 2 * SHARDS
@@ -352,7 +573,7 @@ def test_caches_at_a_url_are_listed_shown_verified_and_removed(server, elsewhere
         True,
     )
     elsewhere("a third machine")
-    server.requests.clear()
+    server.clear()
     run(extract)
     assert sorted(server.of("PUT", "/c/")) == sorted(f"/bucket/{name}" for name in (key, f"teams/ours/{lost}"))
     assert command("cache", "verify", url)[0] == 0
