@@ -1,6 +1,7 @@
 """The lease at a URL: one holder, refusal of another by name, takeover of a dead one, stores without conditions."""
 
 import time
+from datetime import timedelta
 
 import pytest
 
@@ -43,6 +44,21 @@ def test_the_lease_of_a_dead_process_expires_and_one_that_shows_life_does_not(ob
         time.sleep(3.1)
         with pytest.raises(Busy, match="another process"), leased(objects, "a.lock"):
             pass
+
+
+def test_the_age_of_a_lease_is_by_the_clock_of_the_store_and_asking_leaves_nothing(objects, monkeypatch):
+    leases.Lease(objects, "a.lock")._done.set()  # held, and it shows no life
+    with pytest.raises(Busy, match="another process"), leased(objects, "a.lock"):
+        pass
+    facts = type(objects).facts
+
+    def later(self, key):  # the store says that more time has passed than this machine does
+        found = facts(self, key)
+        return found._replace(modified=found.modified + timedelta(seconds=leases.STALE_S))
+
+    monkeypatch.setattr(type(objects), "facts", later)
+    with leased(objects, "a.lock"):
+        assert list(objects.below("")) == ["a.lock"]
 
 
 def test_a_holder_that_was_taken_over_learns_who_did_it(objects, monkeypatch):

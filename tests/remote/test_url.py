@@ -27,6 +27,7 @@ from fmcache.errors import Busy, CacheCorrupt, CacheNotFound, CacheUnsealed, Sto
 from fmcache.manifest import Manifest
 from fmcache.remote import cache_copies, lease, result_copies
 from fmcache.remote.copies import home_of, local_work
+from fmcache.remote.objects import Objects
 from fmcache.specs import DecoderSpec, FitSpec, Recipe, ViewSpec
 from fmcache.stages import at_url, places
 from fmcache.stages.extract import extract
@@ -524,6 +525,20 @@ def test_a_run_without_its_record_is_not_complete(server, elsewhere):
     assert [f.name for f in places.results(local_work(URL)).rglob("seed-*")] == ["seed-000"]
     assert "1 of 2 runs to do" in "\n".join(run(fit))
     assert at(server, "results") == {k: v for k, v in on_disk(local_work(URL)).items() if "results" in k}
+
+
+def test_a_store_whose_etags_are_no_md5_gets_nothing_twice(server, monkeypatch):
+    below = Objects.below
+    monkeypatch.setattr(
+        Objects, "below", lambda self, key: {k: one._replace(etag="0x8D") for k, one in below(self, key).items()}
+    )
+    run(extract)
+    run(fit)
+    server.clear()
+    run(extract)
+    run(fit)
+    assert [path for path in server.of("PUT") if not path.endswith(".lock")] == []
+    assert sorted(path.rpartition("/")[2] for path in server.of("GET", "/seed-")) == ["run.json"] * 2
 
 
 def test_recompute_replaces_caches_and_runs_at_the_url(server):
