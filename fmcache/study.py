@@ -30,7 +30,7 @@ class Study:
     recipe
         A recipe, or the path of its YAML file.
     work, manifest
-        The working folder (or ``s3://BUCKET/PREFIX``), and the file that lists datasets.
+        The working folder (or a URL, such as ``s3://BUCKET/PREFIX``), and the file that lists datasets.
     device, threads, workers, offline
         As the flags of the commands: they change no number beyond rounding. `workers` is a number of processes, or the
         address of a Dask scheduler (`--dask`).

@@ -23,7 +23,9 @@ def _local(work: Path) -> Path:
 Work = Annotated[
     Path,
     typer.Option(
-        "--work", callback=_local, help="Working folder: caches, results and reports; or a URL, s3://BUCKET/PREFIX."
+        "--work",
+        callback=_local,
+        help="Working folder: caches, results and reports; or a URL: s3://, gs:// or az://BUCKET/PREFIX.",
     ),
 ]
 ManifestFile = Annotated[Path, typer.Option("--manifest", help="The data manifest.")]

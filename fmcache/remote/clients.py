@@ -10,6 +10,7 @@ import functools
 import os
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fmcache.errors import ExtraMissing, SpecError
@@ -64,26 +65,30 @@ def client(scheme: str, bucket: str, url: str) -> Client:
 
 
 class NoCredentials(Exception):
-    """There are no credentials: raised by `Client.store`."""
+    """There are no credentials, or they cannot be read: raised by `Client.store`."""
 
 
 @functools.lru_cache
 def _s3(bucket: str, environment: Environment, attempts: int) -> Client:
-    endpoint, region, session = _aws(environment)
+    endpoint, region, authorities, session = _aws(environment)
     host = endpoint.partition("://")[2].strip("/")
 
     @functools.cache
     def store() -> ObjectStore:
+        from botocore.exceptions import BotoCoreError
         from obstore.auth.boto3 import Boto3CredentialProvider
         from obstore.store import S3Store
 
-        if session.get_credentials() is None:
-            raise NoCredentials
+        try:
+            if session.get_credentials() is None:
+                raise NoCredentials
+        except BotoCoreError as reason:
+            raise NoCredentials(str(reason)) from None
         return S3Store(
             bucket,
             config={"aws_endpoint_url_s3": endpoint, "region": region},
             credential_provider=Boto3CredentialProvider(session, ttl=timedelta(seconds=CREDENTIALS_S)),
-            **_limits(endpoint, attempts),
+            **_limits(endpoint, attempts, authorities),
         )
 
     # names of buckets are unique on all hosts of AWS
@@ -91,17 +96,23 @@ def _s3(bucket: str, environment: Environment, attempts: int) -> Client:
 
 
 @functools.lru_cache
-def _aws(_environment: Environment) -> tuple[str, str, Any]:
-    """Return endpoint, region and session of boto3; finding them takes longer than ten requests."""
+def _aws(_environment: Environment) -> tuple[str, str, bytes, Any]:
+    """Return endpoint, region, PEM of the certificate authorities (b"": those of the system) and session of boto3.
+
+    Finding them takes longer than ten requests.
+    """
     import boto3
+    import botocore.session
     from botocore.exceptions import BotoCoreError
 
     try:
-        session = boto3.session.Session()
-        facts = session.client("s3").meta
-        return str(facts.endpoint_url), str(facts.region_name), session
-    except (BotoCoreError, ValueError) as reason:
-        step = "check AWS_PROFILE, AWS_ENDPOINT_URL, AWS_REGION and ~/.aws/config"
+        core = botocore.session.get_session()
+        session = boto3.session.Session(botocore_session=core)
+        facts, bundle = session.client("s3").meta, core.get_config_variable("ca_bundle")
+        authorities = Path(bundle).read_bytes() if bundle else b""
+        return str(facts.endpoint_url), str(facts.region_name), authorities, session
+    except (BotoCoreError, ValueError, OSError) as reason:
+        step = "check AWS_PROFILE, AWS_ENDPOINT_URL, AWS_REGION, AWS_CA_BUNDLE and ~/.aws/config"
         raise SpecError("boto3 refuses its settings", found=str(reason), next_step=step) from None
 
 
@@ -136,13 +147,14 @@ def _az(container: str, environment: Environment, attempts: int) -> Client:
     return Client(f"{account}.{host}", store)
 
 
-def _limits(endpoint: str, attempts: int) -> dict[str, Any]:
+def _limits(endpoint: str, attempts: int, authorities: bytes = b"") -> dict[str, Any]:
     """Return the options of all clients: bounded attempts and times; HTTP only where the endpoint says so."""
     return {
         "client_options": {
             "allow_http": endpoint.startswith("http://"),
             "timeout": timedelta(seconds=REQUEST_S),
             "connect_timeout": timedelta(seconds=CONNECT_S),
+            **({"root_certificate": authorities} if authorities else {}),
         },
         "retry_config": {"max_retries": attempts - 1, "retry_timeout": timedelta(seconds=RETRY_S)},
     }

@@ -51,7 +51,7 @@ _NEXT = {
     "403": _RIGHTS,
 }
 _CREDENTIALS = {
-    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run aws configure",
+    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run aws configure or aws sso login",
     "gs": "run gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS to a file of credentials",
     "az": "set AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN, or run az login and set AZURE_USE_AZURE_CLI=true",
 }
@@ -207,7 +207,12 @@ class Objects:
 
     @property
     def _store(self) -> ObjectStore:
-        return self._client.store()
+        from obstore.exceptions import BaseError
+
+        try:
+            return self._client.store()
+        except BaseError as reason:  # a file of credentials that does not exist, a key that is no key
+            raise NoCredentials(_first_line(reason)) from None
 
     def _key(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix and key else self.prefix or key
@@ -230,19 +235,16 @@ class Objects:
         url, again = self.url(key), "then run the same command again"
         try:
             yield
-        except NoCredentials:
-            raise StoreUnavailable(f"there are no credentials for {url}", next_step=_CREDENTIALS[self.scheme]) from None
+        except NoCredentials as reason:
+            found, step = str(reason), _CREDENTIALS[self.scheme]
+            raise StoreUnavailable(f"there are no credentials for {url}", found=found, next_step=step) from None
         except InvalidPathError as reason:
-            raise StoreUnavailable(
-                f"{url}: the store has objects whose names are no paths", found=_first_line(reason),
-                next_step="remove these objects with the tools of the store, or name another prefix",
-            ) from None  # fmt: skip
+            problem, step = "the store has objects whose names are no paths", "remove them, or name another prefix"
+            raise StoreUnavailable(f"{url}: {problem}", found=_first_line(reason), next_step=step) from None
         except (BaseError, OSError) as reason:
             if isinstance(reason, UnauthenticatedError) or "performing token request" in str(reason):
-                raise StoreUnavailable(
-                    f"there are no credentials for {url}, or they are not valid", found=_first_line(reason),
-                    next_step=_CREDENTIALS[self.scheme],
-                ) from None  # fmt: skip
+                problem, step = f"there are no valid credentials for {url}", _CREDENTIALS[self.scheme]
+                raise StoreUnavailable(problem, found=_first_line(reason), next_step=step) from None
             code, message = _refusal(reason)
             if code:
                 raise StoreUnavailable(

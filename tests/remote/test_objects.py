@@ -6,6 +6,7 @@ import pytest
 
 from fmcache.errors import SpecError, StoreUnavailable
 from fmcache.remote import clients
+from fmcache.remote import objects as module
 from fmcache.remote.objects import NO_TAG, Objects, connect
 
 
@@ -67,7 +68,17 @@ def in_memory(monkeypatch):
 
 
 @pytest.mark.parametrize("scheme", ["gs", "az"])
-def test_other_stores_work_in_the_same_way(in_memory, scheme):
+def test_other_stores_work_in_the_same_way(in_memory, scheme, monkeypatch):
+    import obstore
+
+    get = obstore.get
+
+    def refusing(store, key, *, options):
+        if scheme == "az" and "suffix" in (options.get("range") or ()):
+            raise obstore.exceptions.NotSupportedError("Azure does not support suffix range requests")
+        return get(store, key, options=options)
+
+    monkeypatch.setattr(obstore, "get", refusing)
     ours = in_memory(scheme)
     ours.write("c/x", b"0123456789", {"fmcache-of": "1"})
     found = ours.read("c/x")
@@ -105,6 +116,35 @@ def test_azure_gets_names_of_metadata_that_it_allows(in_memory):
     assert obstore.get(ours._store, "a/x").attributes["fmcache_of"] == "1"
 
 
+def test_credentials_that_cannot_be_read_are_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "ours")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "no key")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
+    for scheme, named in (("az", "AZURE_STORAGE_ACCOUNT_KEY"), ("gs", "GOOGLE_APPLICATION_CREDENTIALS")):
+        with pytest.raises(StoreUnavailable, match=f"no credentials for {scheme}://bucket/a/x") as refused:
+            connect("bucket", "a", scheme).read("x")
+        assert named in refused.value.next_step
+        assert refused.value.found
+
+
+def test_the_certificate_authorities_of_aws_ca_bundle_are_trusted(server, monkeypatch, tmp_path):
+    asked = {}
+    monkeypatch.setattr("obstore.store.S3Store", lambda bucket, **options: asked.update(options))
+    for endpoint in ("https://127.0.0.1", server.url):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        assert connect("bucket", "a")._store is None
+        assert "root_certificate" not in asked["client_options"]
+        assert asked["client_options"]["allow_http"] == endpoint.startswith("http:")
+    (tmp_path / "authorities.pem").write_bytes(b"PEM")
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "authorities.pem"))
+    assert connect("bucket", "a")._store is None
+    assert asked["client_options"]["root_certificate"] == b"PEM"
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "absent.pem"))
+    with pytest.raises(SpecError, match="boto3 refuses its settings") as refused:
+        connect("bucket", "a")
+    assert "AWS_CA_BUNDLE" in refused.value.next_step
+
+
 def test_no_message_holds_a_signature(server, monkeypatch):
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "ours")
     monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", "sv=1&sig=secretsecret")
@@ -117,6 +157,7 @@ def test_no_message_holds_a_signature(server, monkeypatch):
             connect("container", "a", "az").read("x")
         assert "secretsecret" not in str(refused.value)
         assert "AZURE_STORAGE" in refused.value.next_step
+    assert module._first_line(OSError("GET https://a.b/c?sig=secret failed\nand more")) == "GET https://a.b failed"
 
 
 @pytest.mark.parametrize(

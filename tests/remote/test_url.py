@@ -295,6 +295,24 @@ def test_a_partial_shard_stays_when_another_machine_extends_the_cache(server, sh
     assert server.of("GET", "/c/") + server.of("PUT", "/c/") == []
 
 
+def test_shards_of_another_cache_in_the_copy_are_read_again_when_the_header_changes(
+    server, shards_of_six, tmp_path, elsewhere
+):
+    run(fit, of=few(1))
+    folder = tokens(few(5)) / "tokens" / "c"
+    for one, other in (("0", "1"), ("3", "4")):  # partial shards, and whole ones
+        (folder / one).rename(folder / "kept")
+        (folder / other).rename(folder / one)
+        (folder / "kept").rename(folder / other)
+    elsewhere()
+    run(extract, of=recipe(views=7))
+    elsewhere("copies")
+    again = msgspec.structs.replace(few(1), name="again")
+    run(fit, of=again)
+    run(fit, tmp_path / "work", of=again)
+    assert {k: v for k, v in results_of(local_work(URL)).items() if "/again/" in k} == results_of(tmp_path / "work")
+
+
 def test_verify_reads_partial_shards_whole(server, shards_of_six, sealed):
     run(fit, of=few(1))
     server.clear()
