@@ -44,6 +44,11 @@ def test_objects_whose_names_lead_out_of_a_copy_are_refused_by_name(server):
     assert "a/b/../../../outside" in refused.value.found
 
 
+def test_a_large_object_is_written_in_one_request(server):
+    connect("bucket", "a").write("x", bytes(6 << 20))  # obstore would write more than 5 MiB in parts
+    assert server.requests == [("PUT", "/bucket/a/x")]
+
+
 def test_parts_of_an_object_are_those_of_one_version(server):
     ours = connect("bucket", "a")
     ours.write("x", b"0123456789")
