@@ -58,7 +58,7 @@ def writing(path: Path, *, recompute: bool) -> AbstractContextManager[None]:
 
 
 def fetch_for_fit(recipe: Recipe, demand: Demand, work: Path) -> None:
-    """Read the shards that a fit needs, and small files: of every encoder of the recipe that has caches at the URL."""
+    """Read the views that a fit needs, and small files: of every encoder of the recipe that has caches at the URL."""
     if not (home := home_of(work)):
         return
     from fmcache.remote.cache_copies import CacheCopy
