@@ -534,7 +534,10 @@ def _is_listed(chunk: bytes, listed: int) -> bool:
 
 
 def _names(folder: Path) -> list[str]:
-    return [file.name for file in folder.iterdir()] if folder.is_dir() else []
+    try:
+        return [file.name for file in folder.iterdir()]
+    except FileNotFoundError:  # also when the writer removes it in this moment, because it seals the cache
+        return []
 
 
 def _write(path: Path, data: bytes) -> None:

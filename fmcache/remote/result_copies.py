@@ -134,6 +134,8 @@ def writing_results(home: Home, study: Path) -> Iterator[None]:
             while not ended.wait(POLL_S):
                 try:
                     push()
+                except FileNotFoundError:  # a folder got its final name in this moment: the next look finds it
+                    continue
                 except Exception as error:  # noqa: BLE001 - raised in the thread that waits for it
                     failed.append(error)
                     return

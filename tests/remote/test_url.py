@@ -7,6 +7,7 @@ import re
 import struct
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -543,6 +544,28 @@ def test_a_run_without_its_record_is_not_complete(server, elsewhere):
     assert [f.name for f in places.results(local_work(URL)).rglob("seed-*")] == ["seed-000"]
     assert "1 of 2 runs to do" in "\n".join(run(fit))
     assert at(server, "results") == {k: v for k, v in on_disk(local_work(URL)).items() if "results" in k}
+
+
+def test_a_folder_that_vanishes_while_an_upload_looks_for_work_ends_nothing(server, monkeypatch):
+    raised = []
+
+    def vanishing(listing, wanted):
+        def look(self, *pattern):
+            if threading.current_thread().name == "upload" and wanted(self, *pattern) and raised.count(listing) < 2:
+                raised.append(listing)
+                raise FileNotFoundError
+            return listing(self, *pattern)
+
+        return look
+
+    monkeypatch.setattr(Path, "iterdir", vanishing(Path.iterdir, lambda self: self.name == "filling"))
+    monkeypatch.setattr(Path, "rglob", vanishing(Path.rglob, lambda self, pattern: pattern == "seed-*"))
+    monkeypatch.setattr(result_copies, "POLL_S", 0.01)
+    monkeypatch.setattr(cache_copies, "POLL_S", 0.001)
+    run(extract)
+    run(fit)
+    assert len(set(raised)) == 2
+    assert at(server) == on_disk(local_work(URL))
 
 
 def test_a_store_whose_etags_are_no_md5_gets_nothing_twice(server, monkeypatch):
