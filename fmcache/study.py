@@ -187,9 +187,10 @@ class Study:
                 f"recipe {recipe.name!r} has no fold {fold}, split {split!r} of {dataset!r}",
                 expected=f"fold {' or '.join(map(str, demand.splits))}; train, val or test",
             )
-        at_url.fetch_for_fit(recipe, demand, work)
-        masks = open_masks(recipe, demand, work)
         taps = (tap,) if tap else recipe.taps if recipe.decoder.joins_taps else ("last",)
+        at_url.fetch_masks(recipe, demand, work)
+        at_url.fetch_tokens(recipe, demand, encoder, taps, work)
+        masks = open_masks(recipe, demand, work)
         caches = open_taps(recipe, demand, encoder, taps, masks, work)
         for cache in caches:
             self._check_origin(cache, encoder)

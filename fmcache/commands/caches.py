@@ -71,13 +71,14 @@ def cache_rm(
     """
     from fmcache.remote.copies import local_cache
     from fmcache.runtime.sizes import size_text
-    from fmcache.stages.at_url import remove
+    from fmcache.stages.at_url import remove, shown
 
     failed: list[FmcacheError] = []
     for folder in path:
-        if yes or typer.confirm(f"remove {folder}?"):
+        cache = local_cache(folder)
+        if yes or typer.confirm(f"remove {shown(cache)}?"):
             try:
-                say(f"{folder}: removed, {size_text(remove(local_cache(folder)))} freed")
+                say(f"{shown(cache)}: removed, {size_text(remove(cache))} freed")
             except (CacheNotFound, Busy) as error:
                 failed.append(error)
     for reason in failed:

@@ -133,6 +133,10 @@ class CacheCopy:
             raise CacheNotFound(f"there is no cache {url}", next_step=step)
         return _parsed(self.path, found)
 
+    def exists(self) -> bool:
+        """Return whether there is a cache at the URL, in whatever state."""
+        return self._at.facts(self.key(METADATA)) is not None
+
     def bytes(self) -> int:
         """Return the bytes of all objects of the cache."""
         return sum(one.size for one in self._at.below(self.key()).values())

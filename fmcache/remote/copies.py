@@ -22,7 +22,9 @@ from fmcache.remote.objects import Objects, connect
 HOME = "home.json"
 COPIES = "FMCACHE_COPIES"
 """The environment variable that names the folder of all local copies."""
-_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/+(?P<rest>.*)")  # pathlib makes one slash of two
+_URL = re.compile(
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/*(?P<rest>(?<=/).*|)"
+)  # pathlib makes one slash of two, or none
 _CACHES = "cache"
 
 
@@ -46,6 +48,12 @@ def is_url(path: Path | str) -> bool:
     return _URL.fullmatch(str(path)) is not None
 
 
+def _shown(url: Path | str) -> str:
+    """Return a URL with both slashes."""
+    parts = _URL.fullmatch(str(url))
+    return f"{parts['scheme']}://{parts['rest']}" if parts else str(url)
+
+
 def local_work(work: Path | str) -> Path:
     """Return the local copy of a working folder at a URL; any other path as it is.
 
@@ -63,7 +71,7 @@ def local_work(work: Path | str) -> Path:
     scheme = parts["scheme"].lower()
     if scheme not in SCHEMES or not bucket or {".", ".."} & {bucket, *names}:
         step = "write s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX"
-        raise SpecError(f"{work} is not the URL of a working folder", next_step=step)
+        raise SpecError(f"{_shown(work)} is not the URL of a working folder", next_step=step)
     host = re.sub(r"[^A-Za-z0-9.-]", "_", connect(bucket, prefix, scheme).host)
     folder = _copies(scheme) / host / bucket / prefix
     if not (folder / HOME).exists():
@@ -79,7 +87,7 @@ def local_cache(path: Path) -> Path:
     parents = path.parents
     if len(parents) < 5 or path.parents[2].name != _CACHES:
         step = "fmcache cache ls --work URL lists the URLs of all caches"
-        raise SpecError(f"{path} is not the URL of a cache", next_step=step)
+        raise SpecError(f"{_shown(path)} is not the URL of a cache", next_step=step)
     work = parents[3]
     return local_work(work) / path.relative_to(work)
 

@@ -6,7 +6,7 @@ The stages work in the copy. Before, they read what they need from the URL; what
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,8 +57,8 @@ def writing(path: Path, *, recompute: bool) -> AbstractContextManager[None]:
     return CacheCopy(home, path).writing(recompute=recompute)
 
 
-def fetch_for_fit(recipe: Recipe, demand: Demand, work: Path) -> None:
-    """Read the views that a fit needs, and small files: of every encoder of the recipe that has caches at the URL."""
+def fetch_masks(recipe: Recipe, demand: Demand, work: Path) -> None:
+    """Read what a fit needs besides tokens: masks, pictures of tiles, pins of weights. Raises as `CacheCopy.fetch`."""
     if not (home := home_of(work)):
         return
     from fmcache.remote.cache_copies import CacheCopy
@@ -66,11 +66,28 @@ def fetch_for_fit(recipe: Recipe, demand: Demand, work: Path) -> None:
 
     share_pins(home, places.weights_lock(work))
     fetch_files(home, places.tile_picture(work, demand.name, recipe.tile_px, "").parent)
-    taps = {tap for of_decoder in recipe.taps_of_decoders for tap in of_decoder}
-    keys = places.encoder_keys(recipe) or home.objects.folders(home.key(places.caches(work) / demand.name))
-    tokens = [places.tokens_path(work, demand.name, key, recipe, tap) for key in keys for tap in sorted(taps)]
-    for path in (places.mask_cache_path(work, demand.name, recipe), *tokens):
-        CacheCopy(home, path).fetch(demand.views)
+    CacheCopy(home, places.mask_cache_path(work, demand.name, recipe)).fetch(demand.views)
+
+
+def fetch_tokens(recipe: Recipe, demand: Demand, key: str, taps: Sequence[str], work: Path) -> None:
+    """Read the views of an encoder's tokens that a fit needs. Raises as `CacheCopy.fetch`."""
+    if not (home := home_of(work)):
+        return
+    from fmcache.remote.cache_copies import CacheCopy
+
+    for tap in taps:
+        CacheCopy(home, places.tokens_path(work, demand.name, key, recipe, tap)).fetch(demand.views)
+
+
+def cached_encoders(work: Path, dataset: str, recipe: Recipe, taps: Sequence[str]) -> list[str]:
+    """Return the keys of the encoders that have caches of all `taps` for this dataset and recipe, sorted."""
+    if not (home := home_of(work)):
+        return places.cached_encoders(work, dataset, recipe, taps)
+    from fmcache.remote.cache_copies import CacheCopy
+
+    keys = home.objects.folders(home.key(places.caches(work) / dataset))
+    paths = {key: [places.tokens_path(work, dataset, key, recipe, tap) for tap in taps] for key in keys}
+    return [key for key, wanted in paths.items() if all(CacheCopy(home, path).exists() for path in wanted)]
 
 
 def writing_results(study: Path, work: Path) -> AbstractContextManager[None]:

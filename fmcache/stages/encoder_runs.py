@@ -34,6 +34,7 @@ from fmcache.decoders.train import (
     number_format,
     still_falling,
 )
+from fmcache.errors import CacheCorrupt, CacheMismatch
 from fmcache.grid import GridGeometry
 from fmcache.manifest import Split, Splits
 from fmcache.runtime import runners
@@ -45,6 +46,7 @@ from fmcache.scores.predictions import kept_tiles, write_predictions
 from fmcache.scores.records import COUNTS_SCHEMA, CURVE_SCHEMA, EncoderInfo, Extraction, RunRecord, RunResults
 from fmcache.scores.run_files import WEIGHTS, run_folder, whole_folder, write_run
 from fmcache.specs import Recipe
+from fmcache.stages.flags import Refused
 from fmcache.stages.report_pictures import keep_token_pictures
 from fmcache.strict import builtins
 
@@ -111,9 +113,16 @@ class EncoderRuns(NamedTuple):
         return GridGeometry(self.recipe.tile_px, self.encoder.patch, self.recipe.grid)
 
     @contextlib.contextmanager
-    def open(self) -> Iterator[LoadedRuns]:
-        """Load the token grids once for all seeds; they are freed when the context is left."""
-        yield LoadedRuns(self, _load(self), _recorded(self))
+    def open(self) -> Iterator[LoadedRuns | Refused]:
+        """Load the token grids once for all seeds; they are freed when the context is left.
+
+        A cache that cannot be read is the failure of its encoder alone: then the error is given in place of the grids.
+        """
+        try:
+            loaded: LoadedRuns | Refused = LoadedRuns(self, _load(self), _recorded(self))
+        except (CacheMismatch, CacheCorrupt) as error:
+            loaded = Refused.of(error)
+        yield loaded
 
     @property
     def title_of_runs(self) -> str:
@@ -150,11 +159,15 @@ class LoadedRuns(NamedTuple):
 
 
 class EndedRun(NamedTuple):
-    """A run that ended: its seed, a line on how it went, and whether a change of the recipe may help it."""
+    """A run that ended: its seed, a line on how it went, and whether a change of the recipe may help it.
+
+    With `refused`, none of the runs of its task was trained.
+    """
 
     seed: int
-    line: str
-    needs_help: bool
+    line: str = ""
+    needs_help: bool = False
+    refused: Refused | None = None
 
 
 class RunTask(NamedTuple):
@@ -174,8 +187,11 @@ class RunTask(NamedTuple):
         return f"{self.of} · seed {', '.join(map(str, self.seeds))}"
 
 
-def fit_runs(loaded: LoadedRuns, task: RunTask, tick: runners.Tick) -> Iterator[EndedRun]:
+def fit_runs(loaded: LoadedRuns | Refused, task: RunTask, tick: runners.Tick) -> Iterator[EndedRun]:
     """Train the seeds of a task concurrently; when a seed ends, write its results and yield it."""
+    if isinstance(loaded, Refused):
+        yield EndedRun(task.seeds[0], refused=loaded)
+        return
     runs, test = loaded.runs, loaded.training.test
     torch.set_num_threads(runs.threads)
     if isinstance(test, TokenGrids):

@@ -41,7 +41,7 @@ from fmcache.shortage import naming_shortage
 from fmcache.specs import Recipe, variants
 from fmcache.stages import at_url, places
 from fmcache.stages.encoder_runs import LESS_MEMORY, EncoderRuns, RunTask, fit_runs, loader_of
-from fmcache.stages.flags import Failure, Flags
+from fmcache.stages.flags import Failure, Flags, Refused
 from fmcache.stages.identities import only_tiles
 from fmcache.stages.inputs import open_masks, open_taps
 from fmcache.stages.labelled import check_labelled, label_notes, label_pixels, place, split_pixels
@@ -94,10 +94,10 @@ def _fit(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], 
     for variant in swept:
         all_runs = []
         for demand in demands(variant, manifest):
-            at_url.fetch_for_fit(variant, demand, flags.work)
+            at_url.fetch_masks(variant, demand, flags.work)
             found, failed = _runs_of_dataset(variant, demand, at, flags, say_once)
             all_runs += _with_label_pixels(found, say_once)
-            failures += [failure for failure in failed if failure[:2] not in {known[:2] for known in failures}]
+            failures += _others(failed, failures)
         study = places.results(flags.work) / variant.name
         with contextlib.ExitStack() as held:
             try:
@@ -111,13 +111,19 @@ def _fit(recipe: Recipe, manifest: Manifest, flags: Flags, say: Callable[[str], 
                 continue
             sweep(study)
             _keep_tile_pictures(all_runs, flags.work, say_once)
-            _train_missing(all_runs, variant.fit.seeds, manifest.path, flags, say)
+            failures += _others(_train_missing(all_runs, variant.fit.seeds, manifest.path, flags, say), failures)
     return failures + busy
+
+
+def _others(failed: Sequence[Failure], known: Sequence[Failure]) -> list[Failure]:
+    """Return the failures of encoders that have not failed before, in another task or under another variant."""
+    return [failure for failure in failed if failure[:2] not in {other[:2] for other in known}]
 
 
 def _train_missing(
     all_runs: Sequence[EncoderRuns], seeds: int, manifest: Path, flags: Flags, say: Callable[[str], None]
-) -> None:
+) -> list[Failure]:
+    """Train the runs that are missing; return the encoders whose caches cannot be read."""
     if flags.recompute:
         for runs in all_runs:
             for seed in range(seeds):
@@ -131,7 +137,9 @@ def _train_missing(
         finished = [runs._replace(device="cpu") for runs in finished]
     _draw_missing_tokens(finished, say)
     if not todo:
-        return
+        return []
+    of_task = {id(task): runs for runs, tasks in groups for task in tasks}
+    failures: list[Failure] = []
     epochs = sum(runs.recipe.fit.epochs * seeds for runs in all_runs)
     done = epochs - sum(task.weight for task in todo)
     sees = _sees(groups, manifest, flags)
@@ -140,12 +148,17 @@ def _train_missing(
         contextlib.closing(runners.run(fit_runs, groups, tick, flags.workers, sees)) as ended,
     ):
         poor = 0
-        for task, (seed, line, needs_help) in ended:  # from a worker process it comes as a plain tuple
+        for task, (seed, line, needs_help, refused) in ended:  # from a worker process these are plain tuples
+            if refused:
+                runs = of_task[id(task)]
+                failures += _others([Failure(runs.dataset, runs.encoder.name, Refused(*refused).error())], failures)
+                continue
             say(f"{task.of} · seed {seed}: {line}")
             poor += needs_help
     if poor:
         which = f"{poor} run{'s' * (poor > 1)} collapsed, or the loss was still falling at the end"
         say(f"{which}. {WHAT_HELPS}. fmcache plan RECIPE shows the cost of each.")
+    return failures
 
 
 def _sees(groups: Sequence[tuple[EncoderRuns, Sequence[RunTask]]], manifest: Path, flags: Flags) -> Sees:
@@ -207,7 +220,7 @@ def _runs_of_dataset(
     wanted = [
         (key, taps)
         for taps in recipe.taps_of_decoders
-        for key in listed or places.cached_encoders(flags.work, name, recipe, taps)
+        for key in listed or at_url.cached_encoders(flags.work, name, recipe, taps)
     ]
     if not wanted:
         which = f" of each tap ({', '.join(recipe.taps)})" if recipe.decoder.joins_taps else ""
@@ -220,6 +233,7 @@ def _runs_of_dataset(
     for key, taps in wanted:
         path = places.tokens_path(flags.work, name, key, recipe, taps[0])
         try:
+            at_url.fetch_tokens(recipe, demand, key, taps, flags.work)
             tokens = open_taps(recipe, demand, key, taps, mask_cache, flags.work)
             notes = [check_origin(cache, key, listed.get(key), recipe, lock, remembered.sha256) for cache in tokens]
             for line in dict.fromkeys(line for of_cache in notes for line in of_cache):

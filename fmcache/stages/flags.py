@@ -1,10 +1,11 @@
-"""What stages share: the flags that a user passes, and the encoders that failed while the others continued."""
+"""What stages share: the flags that a user passes, and what failed while the rest continued."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import NamedTuple
 
+from fmcache import errors
 from fmcache.errors import FmcacheError
 
 
@@ -32,3 +33,23 @@ class Failure(NamedTuple):
     dataset: str
     encoder: str
     error: FmcacheError
+
+
+class Refused(NamedTuple):
+    """An error as plain values: a task yields it in place of a result, also from a worker process."""
+
+    kind: str
+    problem: str
+    expected: str
+    found: str
+    next_step: str
+
+    @classmethod
+    def of(cls, error: FmcacheError) -> Refused:
+        """Return the values of an error."""
+        return cls(type(error).__name__, error.problem, error.expected, error.found, error.next_step)
+
+    def error(self) -> FmcacheError:
+        """Return the error again."""
+        kind: type[FmcacheError] = getattr(errors, self.kind)
+        return kind(self.problem, expected=self.expected, found=self.found, next_step=self.next_step)

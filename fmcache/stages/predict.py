@@ -30,11 +30,11 @@ from fmcache.scores.run_files import WEIGHTS
 from fmcache.slides.canvas import Canvas, open_canvas
 from fmcache.slides.tissue import region_cells, tissue_cells
 from fmcache.stages import places
-from fmcache.stages.flags import Failure, Flags
+from fmcache.stages.flags import Failure, Flags, Refused
 from fmcache.stages.model_setup import BundleSetup, ModelSetup
 from fmcache.stages.predict_request import PredictRequest
 from fmcache.stages.run_choice import ChosenRuns, choose_runs, tile_mpp
-from fmcache.stages.slide_maps import SUFFIX, Refused, SlideTask, is_mapped, map_slide
+from fmcache.stages.slide_maps import SUFFIX, SlideTask, is_mapped, map_slide
 from fmcache.stages.slide_tokens import slide_tokens, tokens_shape
 
 SUFFIXES = frozenset(

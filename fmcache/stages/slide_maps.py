@@ -18,6 +18,7 @@ from fmcache.prediction.tile_model import TileModel
 from fmcache.prediction.windowing import Settings, Windows, predict_bands, tiles_at_a_time, windows_over
 from fmcache.runtime import runners
 from fmcache.slides.canvas import Canvas, open_canvas
+from fmcache.stages.flags import Refused
 from fmcache.stages.slide_tokens import SlideTokens, with_cache
 
 FORMAT = 1
@@ -54,19 +55,6 @@ class SlideTask(NamedTuple):
         return self.name
 
 
-class Refused(NamedTuple):
-    """An error as plain values, so that other slides continue, also from a worker process."""
-
-    problem: str
-    expected: str
-    found: str
-    next_step: str
-
-    def error(self) -> FmcacheError:
-        """Return the error again."""
-        return FmcacheError(self.problem, expected=self.expected, found=self.found, next_step=self.next_step)
-
-
 def map_slide(model: TileModel, task: SlideTask, tick: runners.Tick) -> Iterator[tuple[str, Refused | None]]:
     """Predict a slide and write its files; yield a line on it, or the error of this slide."""
     try:
@@ -74,7 +62,7 @@ def map_slide(model: TileModel, task: SlideTask, tick: runners.Tick) -> Iterator
     except (NoRoom, WorkerDied):
         raise  # these would end the next slide too
     except FmcacheError as error:
-        yield "", Refused(error.problem, error.expected, error.found, error.next_step)
+        yield "", Refused.of(error)
     else:
         yield line, None
 

@@ -67,3 +67,6 @@ def test_other_urls_are_refused(url):
     with pytest.raises(SpecError, match="is not the URL of a working folder") as refused:
         local_work(url)
     assert "s3://BUCKET/PREFIX" in refused.value.next_step
+    with pytest.raises(SpecError) as refused:
+        local_work(Path(url))  # a path of the command line has one slash
+    assert refused.value.problem.startswith(f"{url} is not")

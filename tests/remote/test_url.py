@@ -373,6 +373,33 @@ def test_a_damaged_part_is_refused_and_what_is_not_read_may_be_damaged(server, s
     run(fit, of=few(1))
 
 
+@pytest.mark.parametrize("listed", [True, False], ids=["encoders in the recipe", "every cached encoder"])
+def test_a_damaged_shard_at_the_url_fails_its_encoder_and_the_others_are_fitted(server, elsewhere, listed):
+    two = msgspec.structs.replace(recipe(), encoders=("raw-pixels", "colour-texture"))
+    run(extract, of=two)
+    (name,) = [name for name in at(server, "raw-pixels") if "tokens/c/0/0/" in name]
+    server.client.put_object(Bucket="bucket", Key=f"teams/ours/{name}", Body=b"damaged")
+    elsewhere()
+    flags = Flags(local_work(URL), "cpu", 1)
+    asked = two if listed else msgspec.structs.replace(two, encoders=())
+    (failure,) = fit(asked, Manifest(Path("data_manifest.yaml")), flags, lambda _: None)
+    assert failure[:2] == ("toy", "raw-pixels")
+    assert isinstance(failure.error, CacheCorrupt)
+    assert failure.error.problem.startswith(f"{URL}/{name} is damaged")
+    assert {path.parts[-3] for path in (flags.work / "results").rglob("run.json")} == {"colour-texture"}
+
+
+def test_grids_of_an_encoder_are_read_without_those_of_others(server, elsewhere):
+    two = msgspec.structs.replace(recipe(), encoders=("raw-pixels", "colour-texture"))
+    run(extract, of=two)
+    elsewhere()
+    server.clear()
+    study = fmcache.Study(two, work=URL, device="cpu", threads=1)
+    assert study.grids("toy", "colour-texture", "test").tokens.shape[:2] == (2, 1)
+    assert server.of("GET", "colour-texture")
+    assert not server.of("GET", "raw-pixels")
+
+
 def test_a_damaged_chunk_of_a_partial_shard_in_the_copy_is_read_again(server, shards_of_six):
     run(fit, of=few(1))
     (name,) = [name for name in shards_of_six if "tokens/c/0/" in name]

@@ -497,6 +497,24 @@ def test_a_cache_that_does_not_say_its_encoder_is_named_and_the_others_are_fitte
     assert {name for name, _ in runs(tmp_path)} == {"tiny"}
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_encoder_with_a_damaged_shard_is_named_and_the_others_are_fitted(tmp_path, manifest, recipe, workers):
+    """The damaged encoder comes first, with two tasks."""
+    extract(recipe, manifest, flags(tmp_path), quiet)
+    first = recipe.encoder_choices[0]
+    (path,) = places.caches(tmp_path).glob(f"*/{places.encoder_key(first)}/*.zarr")
+    shard = path / "tokens" / "c" / "0" / "0" / "0" / "0" / "0"
+    shard.write_bytes(bytes(len(shard.read_bytes())))
+    (failure,) = fit(recipe, manifest, flags(tmp_path, workers=workers), quiet)
+    assert isinstance(failure.error, CacheCorrupt)
+    assert failure.error.problem == f"{path}: tile 't0' cannot be read"
+    assert "fmcache cache verify" in failure.error.next_step
+    assert failure[:2] == ("toy", places.encoder_key(first))
+    others = {places.encoder_key(choice) for choice in recipe.encoder_choices[1:]}
+    assert others
+    assert {name for name, _ in runs(tmp_path)} == others
+
+
 def test_changed_tiles_are_refused_by_name(tmp_path, folder, manifest, recipe):
     extract(recipe, manifest, flags(tmp_path), quiet)
     (tmp_path / "data_manifest.yaml").write_text(
