@@ -147,7 +147,7 @@ def test_boundaries_are_in_the_identity_of_a_run_only_when_they_are_counted(stud
     (place,) = find_runs(places.results(study.work), "toy")
     identity = read_run(place).record.identity
     assert set(identity) == {"tokens", "view_bank", "views", "splits", "decoder", "fit", "dice", "seed"}
-    assert set(identity["fit"]) == set(FitSpec.__struct_fields__) - {"seeds"}
+    assert set(identity["fit"]) == set(FitSpec.__struct_fields__) - {"seeds", "precision"}  # which is at its default
     assert read_boundary(place) is None
     with pytest.raises(ResultsMismatch, match="boundary"):
         study.fit(msgspec.structs.replace(study.recipe, boundary="1 px"))
