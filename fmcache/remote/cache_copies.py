@@ -7,21 +7,16 @@ the shard states on disk: so a cache whose upload was interrupted is resumed on 
 from __future__ import annotations
 
 import contextlib
-import functools
-import re
 import shutil
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from fmcache.cache.checksums import (
     CHECKSUMS,
     DAMAGED,
-    UNKNOWN,
-    Crcs,
     Record,
     bound_to,
     drop_other_checksums,
@@ -29,91 +24,36 @@ from fmcache.cache.checksums import (
     read_checksums,
     write_record,
 )
-from fmcache.cache.header import ARRAY, FILLING, METADATA, ZARR_FORMAT, Header, parse_header, read_header
-from fmcache.cache.shardfile import ShardFiles, shard_files
+from fmcache.cache.header import ARRAY, FILLING, METADATA, Header, parse_header, read_header
+from fmcache.cache.shardfile import shard_files
 from fmcache.cache.zarr_array import open_array
 from fmcache.errors import CacheCorrupt, CacheNotFound
 from fmcache.identity import fingerprint, remove_folder, sha256_file, whole_file
 from fmcache.locks import locked
+from fmcache.remote.copied_shards import (
+    CHUNKS,
+    NAMED,
+    OF,
+    REDO,
+    VIEWS,
+    Place,
+    Shards,
+    Stamp,
+    is_listed,
+    listed_crcs,
+    stored_places,
+    stored_views,
+)
 from fmcache.remote.copies import Home
-from fmcache.remote.lease import Lease, leased
+from fmcache.remote.lease import leased
 from fmcache.remote.objects import THREADS, Found
-from fmcache.remote.shard_parts import checked_crc, index_bytes, joined, shard_of, spans_of
+from fmcache.remote.shard_parts import index_bytes, joined, shard_of, spans_of
+from fmcache.remote.uploads import Upload
 from fmcache.runtime.prefetch import pool_of, prefetch
 from fmcache.runtime.progress import progress
 
-OF, VIEWS, CHUNKS = "fmcache-of", "fmcache-views", "fmcache-chunks"
-"""Metadata of a shard's object: `of` of its record, the number of its views, the fingerprint of their CRC-32C."""
-POLL_S = 1.0
-STOP_S = 5.0
-"""Seconds to wait for uploads under way when the body failed or was interrupted."""
 WAIT_S = 60.0
 """Seconds to wait for another process of this machine that changes the same copy."""
-_NAMED = re.compile(r"([0-9]{1,18})\.([0-9]{1,18})")
-
-Place = tuple[int, int]
-"""(tile, block) of a shard."""
-
-
-class _Stamp(NamedTuple):
-    size: int
-    mtime_ns: int
-
-
-class Shards(NamedTuple):
-    """The shards of the copy of a cache; `files` is None when we do not write its format."""
-
-    folder: Path
-    block: int
-    axes: int
-    files: ShardFiles | None
-
-    def path(self, place: Place) -> Path:
-        return self.folder / "/".join(["c", *map(str, place), *["0"] * (self.axes - 2)])
-
-    def place(self, key: str) -> Place | None:
-        """Return the place of a shard by the end of its key; None for another key."""
-        named = re.search(rf"/{self.folder.name}/c/([0-9]{{1,18}})/([0-9]{{1,18}})(/0){{{self.axes - 2}}}$", key)
-        return (int(named[1]), int(named[2])) if named else None
-
-    def crcs(self, place: Place, views: int, first: int = 0) -> list[int] | None:
-        """Return the CRC-32C of chunks `first` to `views` - 1 of a shard; None when they cannot be read."""
-        at = place[1] * self.block
-        try:
-            return self.files.crcs(place[0], at + first, at + views) if self.files else None
-        except (OSError, ValueError):
-            return None
-
-    def hold(self, place: Place, views: int) -> bool:
-        """Return whether the first chunks of a shard are in its file; a partial shard has fewer than the cache."""
-        first = place[1] * self.block
-        return self.files.hold(place[0], first, first + views) if self.files else self.path(place).exists()
-
-    def agree(self, place: Place, listed: Sequence[int]) -> bool:
-        """Return whether a shard holds any of the listed chunks, and no other chunk in their place."""
-        if (whole := self.crcs(place, len(listed))) is not None:
-            return whole == listed
-        held = [crcs[0] if (crcs := self.crcs(place, i + 1, i)) else None for i in range(len(listed))]
-        return held.count(None) < len(held) and all(
-            one in (None, other) for one, other in zip(held, listed, strict=True)
-        )
-
-    def chunks(self, place: Place, listed: Sequence[int]) -> dict[int, bytes]:
-        """Return the chunks that a shard has and that are the listed ones, by position; those that are damaged not."""
-        try:
-            data = self.path(place).read_bytes()
-            spans = spans_of(data, self.block)
-        except (OSError, ValueError):
-            return {}
-        found = {position: data[span.first : span.stop] for position, span in spans.items() if position < len(listed)}
-        return {position: chunk for position, chunk in found.items() if _is_listed(chunk, listed[position])}
-
-    def stamp(self, place: Place) -> _Stamp | None:
-        try:
-            facts = self.path(place).stat()
-        except FileNotFoundError:
-            return None
-        return _Stamp(facts.st_size, facts.st_mtime_ns)
 
 
 class CacheCopy:
@@ -177,7 +117,7 @@ class CacheCopy:
                 self._remove(self._at.below(self.key()))
             with locked(self.path, WAIT_S):
                 there = self._fetch_for_writing()
-            upload = _Upload(self, lease, there)
+            upload = Upload(self, lease, there)
             with upload.meanwhile():
                 yield
             upload.finish()
@@ -251,9 +191,9 @@ class CacheCopy:
         if mine.array_sha256 != sha256_file(described) or not (listed := read_checksums(self.path, mine)):
             return
         shards = self.shards(mine)
-        for place in _places(mine, shards):
-            views = _stored(mine, shards, place)
-            if (crcs := shards.crcs(place, views)) == _listed(listed, shards, place, views):
+        for place in stored_places(mine, shards):
+            views = stored_views(mine, shards, place)
+            if (crcs := shards.crcs(place, views)) == listed_crcs(listed, shards, place, views):
                 write_record(self.path, *place, Record(bound_to(mine.identity, mine.tiles[place[0]]), tuple(crcs)))
 
     def _prune(self, header: Header) -> None:
@@ -261,9 +201,9 @@ class CacheCopy:
         shards, listed = self.shards(header), read_checksums(self.path, header)
         for file in list((shards.folder / "c").rglob("*")):
             place = shards.place(file.as_posix()) if file.is_file() else None
-            if place is None or not (views := _stored(header, shards, place)):
+            if place is None or not (views := stored_views(header, shards, place)):
                 continue  # of a filling cache: its record decides
-            if listed is None or not shards.agree(place, _listed(listed, shards, place, views)):
+            if listed is None or not shards.agree(place, listed_crcs(listed, shards, place, views)):
                 file.unlink()
 
     def shards(self, header: Header) -> Shards:
@@ -288,8 +228,8 @@ class CacheCopy:
         missing = [place for place, views in wanted.items() if fresh or not shards.hold(place, views)]
 
         def fetch(place: Place) -> str:
-            views = _stored(header, shards, place)
-            crcs = _listed(listed, shards, place, views) if listed is not None and shards.files else None
+            views = stored_views(header, shards, place)
+            crcs = listed_crcs(listed, shards, place, views) if listed is not None and shards.files else None
             if crcs and wanted[place] < views:
                 return self._fetch_part(shards, place, crcs[: wanted[place]])
             found = self._at.read(self.key_of(shards, place))
@@ -332,7 +272,7 @@ class CacheCopy:
                 }
         except (ValueError, KeyError):
             return _OTHER
-        if not all(_is_listed(chunks[position], crc) for position, crc in enumerate(listed)):
+        if not all(is_listed(chunks[position], crc) for position, crc in enumerate(listed)):
             return _OTHER
         _write(shards.path(place), shard_of(chunks, shards.block))
         return ""
@@ -341,7 +281,7 @@ class CacheCopy:
         """Return the key of a shard."""
         return self.home.key(shards.path(place))
 
-    def _fetch_for_writing(self) -> dict[Place, _Stamp]:
+    def _fetch_for_writing(self) -> dict[Place, Stamp]:
         """Make the copy whole, so that a writer finds in it what the URL has; return the shards that are at the URL."""
         header = self._adopted()
         if header is None:
@@ -349,7 +289,7 @@ class CacheCopy:
         shards = self._fetch_shards(header, None)
         keys = self._at.below(self.key())
         for name in (key.rpartition("/")[2] for key in keys if key.startswith(self.key(f"{DAMAGED}/"))):
-            if named := _NAMED.fullmatch(name):
+            if named := NAMED.fullmatch(name):
                 mark_damaged(self.path, int(named[1]), int(named[2]))
         there = {place for key in keys if (place := shards.place(key))}
         if header.state == "filling":
@@ -390,158 +330,13 @@ class CacheCopy:
                 yield place, result
 
 
-class _Upload:
-    """Writes shards to the URL while the body of `CacheCopy.writing` makes them, and at the end the seal."""
-
-    def __init__(self, copy: CacheCopy, lease: Lease, there: dict[Place, _Stamp]) -> None:
-        self._copy, self._lease, self._there = copy, lease, there
-        self._at, self._path, self._begun = copy.home.objects, copy.path, False
-        self._stopped = threading.Event()
-        self._failed: Exception | None = None
-
-    @contextlib.contextmanager
-    def meanwhile(self) -> Iterator[None]:
-        """Upload recorded shards in a thread while the body runs; `finish` raises an error of the thread."""
-        ended = threading.Event()
-
-        def poll() -> None:
-            while not ended.wait(POLL_S):
-                try:
-                    self._upload_recorded()
-                except Exception as error:  # noqa: BLE001 - raised in the thread that waits for it
-                    self._failed = error
-                    return
-
-        thread = threading.Thread(target=poll, name="upload", daemon=True)
-        thread.start()
-        try:
-            yield
-        except BaseException:
-            self._stopped.set()
-            ended.set()
-            thread.join(STOP_S)
-            raise
-        ended.set()
-        thread.join()
-
-    def finish(self) -> None:
-        """Upload what is left; if the copy is sealed, write the seal to the URL, as the last object."""
-        if self._failed:
-            raise self._failed
-        header = read_header(self._path)
-        shards = self._copy.shards(header)
-        stored = _places(header, shards)
-        todo = self._todo(shards, stored)
-        data, key = (self._path / METADATA).read_bytes(), self._copy.key(METADATA)
-        if not (todo or self._begun) and (found := self._at.read(key)) and found.data == data:
-            return
-        self._begin(header, todo)
-        for _ in self._copy.concurrently("write", functools.partial(self._upload, header, shards), todo):
-            pass
-        if header.state != "sealed":
-            return
-        listed, described = CHECKSUMS.format(header.checksums_sha256[:16]), f"{ARRAY[header.kind]}/{METADATA}"
-        for name in (listed, described):
-            self._lease.check()
-            self._at.write(self._copy.key(name), (self._path / name).read_bytes())
-        keep = {self._copy.key(listed), self._copy.key(described), *(self._copy.key_of(shards, one) for one in stored)}
-        listing = self._at.below(self._copy.key())
-        if lacking := keep - listing.keys():
-            raise CacheCorrupt(f"{self._at.url(min(lacking))} is missing: the cache is not sealed", next_step=_REDO)
-        self._lease.check()
-        self._at.write(key, data)  # from here the cache is complete
-        marks = {self._copy.key(f"{DAMAGED}/{name}") for name in _names(self._path / DAMAGED)}
-        self._at.remove(listing.keys() - keep - marks - {key})
-
-    def _upload_recorded(self) -> None:
-        named = [found for found in map(_NAMED.fullmatch, _names(self._path / FILLING)) if found]
-        header = read_header(self._path) if named else None
-        if header is None or header.state != "filling":
-            return
-        shards = self._copy.shards(header)
-        todo = self._todo(shards, [(int(one[1]), int(one[2])) for one in named])
-        self._begin(header, todo)
-        with pool_of(THREADS, "store") as pool:
-            for _ in prefetch(pool, functools.partial(self._upload, header, shards), todo, 2 * THREADS):
-                pass
-
-    def _todo(self, shards: Shards, places: Iterable[Place]) -> list[Place]:
-        return [place for place in places if (stamp := shards.stamp(place)) and stamp != self._there.get(place)]
-
-    def _begin(self, header: Header, todo: Sequence[Place]) -> None:
-        """Say at the URL that the cache is filling, before the first of its shards changes."""
-        if self._begun or not todo:
-            return
-        filling = msgspec.structs.replace(header, state="filling", array_sha256="")
-        if header.state == "sealed":  # what it says is stored is not at the URL yet: metadata of each shard decides
-            filling = msgspec.structs.replace(filling, stored=(), checksums_sha256="")
-        self._lease.check()
-        described = f"{ARRAY[header.kind]}/{METADATA}"
-        self._at.write(self._copy.key(described), (self._path / described).read_bytes())
-        said = {"attributes": filling.attributes(), "zarr_format": ZARR_FORMAT, "node_type": "group"}
-        self._at.write(self._copy.key(METADATA), msgspec.json.encode(said))
-        self._begun = True
-
-    def _upload(self, header: Header, shards: Shards, place: Place) -> None:
-        stamp, name = shards.stamp(place), f"{place[0]}.{place[1]}"
-        of, views = bound_to(header.identity, header.tiles[place[0]]), _stored(header, shards, place)
-        if header.state == "filling":
-            try:
-                record = msgspec.json.decode((self._path / FILLING / name).read_bytes(), type=Record)
-            except (FileNotFoundError, msgspec.DecodeError):  # sealed in this moment: `finish` uploads it
-                return
-            of, views = record.of, len(record.crc32c)
-        if self._stopped.is_set() or stamp is None:
-            return
-        crcs = shards.crcs(place, views)
-        if crcs is None and shards.files:
-            found = "the file lacks views, or is damaged"
-            raise CacheCorrupt(f"{shards.path(place)} is not uploaded", found=found, next_step=_REDO)
-        metadata = {OF: of, VIEWS: str(views), CHUNKS: fingerprint(crcs)}
-        self._lease.check()
-        self._at.write(self._copy.key_of(shards, place), shards.path(place).read_bytes(), metadata)
-        self._there[place] = stamp
-
-
 def _parsed(path: Path, found: Found) -> Header:
     """Return the header in a group's ``zarr.json`` at the URL of `path`; raises as `parse_header`."""
     try:
         attributes = msgspec.json.decode(found.data)["attributes"]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, LookupError, TypeError) as reason:
-        raise CacheCorrupt(f"{path}: {METADATA} cannot be read", found=str(reason)[:200], next_step=_REDO) from None
+        raise CacheCorrupt(f"{path}: {METADATA} cannot be read", found=str(reason)[:200], next_step=REDO) from None
     return parse_header(path, attributes if isinstance(attributes, dict) else {})
-
-
-def _stored(header: Header, shards: Shards, place: Place) -> int:
-    """Return the number of views of a shard that the header says are stored."""
-    tile, block = place
-    return min(max(header.stored[tile] - block * shards.block, 0), shards.block) if tile < len(header.stored) else 0
-
-
-def _places(header: Header, shards: Shards) -> list[Place]:
-    """Return the places of all shards that the header says are stored."""
-    return [(tile, block) for tile, views in enumerate(header.stored) for block in range(-(-views // shards.block))]
-
-
-def _listed(listed: Sequence[Crcs], shards: Shards, place: Place, views: int) -> list[int]:
-    first = place[1] * shards.block
-    crcs: list[int] = listed[place[0]][first : first + views].tolist()
-    return crcs
-
-
-def _is_listed(chunk: bytes, listed: int) -> bool:
-    """Return whether a chunk is complete and has the CRC-32C of the list, where that is known."""
-    try:
-        return checked_crc(chunk) == listed or listed == UNKNOWN
-    except ValueError:
-        return False
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return [file.name for file in folder.iterdir()]
-    except FileNotFoundError:  # also when the writer removes it in this moment, because it seals the cache
-        return []
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -549,6 +344,5 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-_REDO = "run the same fmcache extract again"
 _GONE = "is missing"
 _OTHER = "is damaged, or was written after the cache was opened"

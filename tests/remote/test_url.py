@@ -26,7 +26,7 @@ from fmcache.cache.reader import open_cache
 from fmcache.cli import app
 from fmcache.errors import Busy, CacheCorrupt, CacheNotFound, CacheUnsealed, StoreUnavailable
 from fmcache.manifest import Manifest
-from fmcache.remote import cache_copies, lease, result_copies
+from fmcache.remote import cache_copies, lease, result_copies, uploads
 from fmcache.remote.copies import home_of, local_work
 from fmcache.remote.objects import Objects
 from fmcache.specs import DecoderSpec, FitSpec, Recipe, ViewSpec
@@ -65,7 +65,7 @@ def settings(tmp_path, monkeypatch):
     """One thread, shards of two views, the manifest in the current folder, uploads that start soon."""
     before = torch.get_num_threads()
     monkeypatch.setattr(writer, "plan_layout", lambda *a: layout.plan_layout(*a)._replace(block=2))
-    monkeypatch.setattr(cache_copies, "POLL_S", 0.05)
+    monkeypatch.setattr(uploads, "POLL_S", 0.05)
     monkeypatch.chdir(tmp_path)
     Path("data_manifest.yaml").write_text(yaml.safe_dump(MANIFEST))
     yield
@@ -482,9 +482,9 @@ import test_url
 import fmcache
 from fmcache.cache import layout, writer
 from fmcache.cli import app
-from fmcache.remote import cache_copies, objects
+from fmcache.remote import objects, uploads
 writer.plan_layout = lambda *a: layout.plan_layout(*a)._replace(block=2)
-cache_copies.POLL_S = 0.05
+uploads.POLL_S = 0.05
 send, sent = objects.Objects.write, []
 def write(self, key, data, *more):
     if "raw-pixels" in key:
@@ -588,7 +588,7 @@ def test_a_folder_that_vanishes_while_an_upload_looks_for_work_ends_nothing(serv
     monkeypatch.setattr(Path, "iterdir", vanishing(Path.iterdir, lambda self: self.name == "filling"))
     monkeypatch.setattr(Path, "rglob", vanishing(Path.rglob, lambda self, pattern: pattern == "seed-*"))
     monkeypatch.setattr(result_copies, "POLL_S", 0.01)
-    monkeypatch.setattr(cache_copies, "POLL_S", 0.001)
+    monkeypatch.setattr(uploads, "POLL_S", 0.001)
     run(extract)
     run(fit)
     assert len(set(raised)) == 2
