@@ -183,4 +183,6 @@ def _origin(facts: Facts) -> list[str]:
             f" The study ran the encoder in {facts.precision_of_study}, so tokens here differ by the rounding of "
             f"{facts.precision_of_study}, and pixels close to a boundary may get another label than in the study."
         )
+    if facts.precision_of_fit == "bfloat16":
+        rounding += " The study trained and tested the decoder in bfloat16, so a few pixels may get another label here."
     return ["## Origin", "\n".join(table), rounding]

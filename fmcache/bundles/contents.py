@@ -107,6 +107,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     tiles: dict[str, int]
     collapsed: tuple[str, ...]
     versions: dict[str, str]
+    precision_of_fit: str = "float32"
+    """`fit.precision` of the study; bundles of earlier releases hold decoders that were trained in float32."""
 
     @property
     def title(self) -> str:

@@ -172,6 +172,7 @@ def facts_of(chosen: ChosenRun, wanted: Wanted, *, standardised: bool) -> Facts:
         tiles=record.tiles,
         collapsed=record.collapsed,
         versions=versions("fmcache", "torch", "timm"),
+        precision_of_fit=recipe["fit"].get("precision", "float32"),
     )
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from fmcache.scores.dice import dice
 from fmcache.scores.run_files import read_run
+from fmcache.specs import FitSpec
 
 
 @pytest.fixture
@@ -53,3 +54,12 @@ def test_a_page_without_encoder_weights_does_not_describe_files_that_are_not_the
     named = set(re.findall(r"`([\w.]+\.(?:pt|npy|yaml|json|onnx|safetensors|bib))`", text))
     assert named == {path.name for path in folder.iterdir()} - {"README.md", "SHA256SUMS"}
     assert "The weights of the encoder are not in it" in text
+
+
+def test_a_page_says_that_the_decoder_was_trained_in_another_precision(fitted, page, tmp_path):
+    rounded = "trained and tested the decoder in bfloat16"
+    assert rounded not in page
+    fit = FitSpec(seeds=1, epochs=1, batch=3, validate_epochs=1, precision="bfloat16")
+    fitted.fit(name="rounded", encoders=("raw-pixels",), fit=fit)
+    fitted.export(tmp_path / "bundle", encoder="raw-pixels", study="rounded", seed=0, decoder_only=True)
+    assert rounded in (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
