@@ -15,6 +15,7 @@ import torch
 
 from fmcache.cache.encoding import Store, all_finite
 from fmcache.decoders.fitted import FittedDecoder
+from fmcache.decoders.train import reproducible
 from fmcache.encoders.load import Encoder
 from fmcache.encoders.tokens import grids_of_views
 from fmcache.errors import TokensOverflow
@@ -136,7 +137,9 @@ class FittedModel:
             for tokens in self.source.tokens(tiles):
                 for part in torch.split(tokens, self._batch):
                     for seed, decoder in enumerate(self._decoders):
-                        shares = torch.softmax(decoder(part), dim=1)
+                        # as fit tested its tiles; the encoder runs with the settings of extract
+                        with reproducible(self.device, decoder.decoder.precision):
+                            shares = torch.softmax(decoder(part), dim=1)
                         torch.from_numpy(found[seed, at : at + len(part)]).copy_(shares)
                     at += len(part)
         return found

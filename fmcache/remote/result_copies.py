@@ -19,6 +19,7 @@ import yaml
 from fmcache.errors import Busy
 from fmcache.identity import whole_file
 from fmcache.locks import locked
+from fmcache.remote.background import repeated
 from fmcache.remote.copies import Home
 from fmcache.remote.lease import leased
 from fmcache.remote.objects import THREADS, Listed
@@ -27,7 +28,6 @@ from fmcache.runtime.progress import progress
 from fmcache.scores.run_files import RECORD, whole_folder
 
 POLL_S = 2.0
-STOP_S = 5.0
 WAIT_S = 60.0
 _RUN = "seed-"
 
@@ -119,39 +119,25 @@ def writing_results(home: Home, study: Path) -> Iterator[None]:
     """
     with leased(home.objects, home.key(study.with_name(f".{study.name}.lock"))) as lease:
         fetch_results(home, study)
-        ended, failed = threading.Event(), list[Exception]()
+        stopped = threading.Event()
         known = _known(home, home.objects.below(home.key(study)))
 
         def push() -> None:
             for folder in sorted(study.rglob(f"{_RUN}*")):
+                if stopped.is_set():
+                    return
                 record = folder / RECORD
                 if folder.name.startswith(_RUN) and record.exists() and _md5(record) != known.get(record):
                     lease.check()
                     _push_run(home, folder)
                     known[record] = _md5(record)
 
-        def poll() -> None:
-            while not ended.wait(POLL_S):
-                try:
-                    push()
-                except FileNotFoundError:  # a folder got its final name in this moment: the next look finds it
-                    continue
-                except Exception as error:  # noqa: BLE001 - raised in the thread that waits for it
-                    failed.append(error)
-                    return
+        def push_finished() -> None:
+            with contextlib.suppress(FileNotFoundError):  # a folder got its final name just now: the next look finds it
+                push()
 
-        thread = threading.Thread(target=poll, name="upload", daemon=True)
-        thread.start()
-        try:
+        with repeated(push_finished, POLL_S, stopped):
             yield
-        except BaseException:
-            ended.set()
-            thread.join(STOP_S)
-            raise
-        ended.set()
-        thread.join()
-        for error in failed:
-            raise error
         push()
         loose = [
             file for file in sorted(study.rglob("*"))

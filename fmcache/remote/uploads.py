@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from fmcache.cache.checksums import CHECKSUMS, DAMAGED, Record, bound_to
 from fmcache.cache.header import ARRAY, FILLING, METADATA, ZARR_FORMAT, Header, read_header
 from fmcache.errors import CacheCorrupt
 from fmcache.identity import fingerprint
+from fmcache.remote.background import repeated
 from fmcache.remote.copied_shards import (
     CHUNKS,
     NAMED,
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from fmcache.remote.cache_copies import CacheCopy
 
 POLL_S = 1.0
-STOP_S = 5.0
-"""Seconds to wait for uploads under way when the body failed or was interrupted."""
 
 
 class Upload:
@@ -46,37 +45,13 @@ class Upload:
         self._copy, self._lease, self._there = copy, lease, there
         self._at, self._path, self._begun = copy.home.objects, copy.path, False
         self._stopped = threading.Event()
-        self._failed: Exception | None = None
 
-    @contextlib.contextmanager
-    def meanwhile(self) -> Iterator[None]:
-        """Upload recorded shards in a thread while the body runs; `finish` raises an error of the thread."""
-        ended = threading.Event()
-
-        def poll() -> None:
-            while not ended.wait(POLL_S):
-                try:
-                    self._upload_recorded()
-                except Exception as error:  # noqa: BLE001 - raised in the thread that waits for it
-                    self._failed = error
-                    return
-
-        thread = threading.Thread(target=poll, name="upload", daemon=True)
-        thread.start()
-        try:
-            yield
-        except BaseException:
-            self._stopped.set()
-            ended.set()
-            thread.join(STOP_S)
-            raise
-        ended.set()
-        thread.join()
+    def meanwhile(self) -> AbstractContextManager[None]:
+        """Upload recorded shards in a thread while the body runs; raises as the uploads, after the body."""
+        return repeated(self._upload_recorded, POLL_S, self._stopped)
 
     def finish(self) -> None:
         """Upload what is left; if the copy is sealed, write the seal to the URL, as the last object."""
-        if self._failed:
-            raise self._failed
         header = read_header(self._path)
         shards = self._copy.shards(header)
         stored = stored_places(header, shards)

@@ -13,7 +13,6 @@ from fmcache.bundles.opening import open_bundle
 from fmcache.bundles.same_encoder import load_same_encoder
 from fmcache.cache.encoding import store_of
 from fmcache.decoders.fitted import load_decoder
-from fmcache.decoders.train import reproducible
 from fmcache.encoders.taps import check_taps
 from fmcache.grid import GridGeometry
 from fmcache.prediction.fitted_model import FittedModel, NoEncoder, Source, TokenSource
@@ -56,9 +55,8 @@ class ModelSetup(NamedTuple):
             load_decoder(folder / WEIGHTS, one, device)
             for folder, one in zip(self.chosen.folders, self.chosen.records, strict=True)
         ]
-        of_fit = record.recipe["fit"]
-        with reproducible(device, of_fit.get("precision", "float32")):  # as fit tested its tiles
-            yield FittedModel(source, grid, decoders, device, self.chosen.labels, self.mpp, of_fit["batch"])
+        batch = record.recipe["fit"]["batch"]
+        yield FittedModel(source, grid, decoders, device, self.chosen.labels, self.mpp, batch)
 
     def _encoding(self, stored: list[dict[str, Any]], grid: GridGeometry, device: torch.device) -> Source:
         choice = recorded_choice(self.chosen.records[0], self.weights)

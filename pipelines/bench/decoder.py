@@ -18,7 +18,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 
 import psutil
@@ -63,24 +62,22 @@ def agree(args: argparse.Namespace, patch: int) -> bool:
     passes ReLU, and gradients differ by more than rounding. Therefore the strict test of gradients uses float64. Tensor
     cores would round the inputs of float32 convolutions to 10 bits (TF32); here they may not.
     """
-    allowed = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
     small = argparse.Namespace(**{**vars(args), "tile_px": args.tile_px // 4, "batch": 1})
     equal = True
     for dtype, tolerances in ((torch.float64, (1e-10, 1e-10)), (torch.float32, (1e-5, 5e-3))):
         values = []
         for form in FORMS:
             decoder, tokens, truth = _inputs(small, patch, form, dtype)
-            logits = decoder(tokens)
-            of_step = logits.detach().clone()
-            logits.backward(segmentation_loss(logits, truth, FitSpec()).gradient)
+            with reproducible(torch.device(args.device), "float32-ieee"):
+                logits = decoder(tokens)
+                of_step = logits.detach().clone()
+                logits.backward(segmentation_loss(logits, truth, FitSpec()).gradient)
             values.append([of_step, *(p.grad for p in decoder.parameters())])
         first, *others = (((a - b).norm() / a.norm()).item() for a, b in zip(*values, strict=True))
         print(
             f"patch {patch}, {dtype}: relative difference of logits {first:.1e}, of gradients up to {max(others):.1e}"
         )
         equal = equal and first <= tolerances[0] and max(others) <= tolerances[1]
-    torch.backends.cudnn.allow_tf32 = allowed
     print(f"patch {patch}: the forms {'agree' if equal else 'DISAGREE'}")
     return equal
 
@@ -145,12 +142,11 @@ def _inputs(
 def _step(args: argparse.Namespace, patch: int, form: Form) -> Callable[[], None]:
     decoder, tokens, truth = _inputs(args, patch, form)
     optimiser = torch.optim.NAdam(decoder.parameters(), lr=1e-4)
-    rounded = torch.autocast(args.device, torch.bfloat16) if args.precision == "bfloat16" else nullcontext()
+    decoder.precision = args.precision
 
     def step() -> None:
-        with reproducible(torch.device(args.device), "float32"):  # as fit does: on a GPU some kernels are slower
-            with rounded:
-                logits = decoder(tokens).float()
+        with reproducible(torch.device(args.device), args.precision):  # as fit does: on a GPU some kernels are slower
+            logits = decoder(tokens)
             loss = segmentation_loss(logits, truth, FitSpec())
             optimiser.zero_grad()
             logits.backward(loss.gradient)
